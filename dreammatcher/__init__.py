@@ -1,0 +1,1 @@
+"""DreamMatcher and its relatives. Everything outside ``host`` is pure torch and runs without ComfyUI."""

@@ -1,0 +1,163 @@
+"""Semantic correspondence between a reference and a target (DreamMatcher, Sec. 4.2 and 4.3; Eq. 5-8).
+
+Grids: ``[B, C, H, W]``; positions and flows are in cells, x first. A flow lives on one image's grid and points into the
+other's: the sampled position is ``own position + flow``. Reference and target may have different sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+
+#: side of the blocks in which the similarity matrix is computed: 16 MB in float32
+DEFAULT_TILE = 2048
+
+
+@dataclass(frozen=True)
+class Match:
+    """Best match of every position, in both directions."""
+
+    flow: torch.Tensor  # [B, 2, Ht, Wt], target -> reference, reference cells minus target cells
+    reverse_flow: torch.Tensor  # [B, 2, Hr, Wr], reference -> target
+    similarity: torch.Tensor  # [B, 1, Ht, Wt], cosine of the best match, -1..1
+
+    @property
+    def reference_size(self) -> tuple[int, int]:
+        """(Hr, Wr)."""
+        return tuple(self.reverse_flow.shape[-2:])
+
+    def indices(self) -> torch.Tensor:
+        """For every target position the number of its reference position, row by row. int64 [B, Ht * Wt]."""
+        _, width = self.reference_size
+        x, y = (self.flow + grid_of(self.flow)).round().long().unbind(1)
+        return rearrange(y * width + x, "b h w -> b (h w)")
+
+
+def grid_of(x: torch.Tensor) -> torch.Tensor:
+    """Cell coordinates of ``x`` [..., H, W]: [1, 2, H, W], x then y."""
+    height, width = x.shape[-2:]
+    ys, xs = torch.meshgrid(torch.arange(height, device=x.device), torch.arange(width, device=x.device), indexing="ij")
+    return torch.stack((xs, ys))[None].float()
+
+
+def match(
+    reference: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    tile: int | None = None,
+    reference_mask: torch.Tensor | None = None,
+) -> Match:
+    """Cosine nearest neighbours in both directions (Eq. 5 and its reverse).
+
+    ``reference`` [B, C, Hr, Wr] and ``target`` [B, C, Ht, Wt] are descriptors; a batch of one reference serves every
+    target. The similarity matrix is only ever held in ``tile`` x ``tile`` blocks. ``reference_mask`` [B|1, 1, Hr, Wr]
+    keeps the match to reference positions where it is above one half. Of equal candidates the first, row by row, wins.
+
+    Raises ValueError when channels or batches do not agree, or the mask leaves nothing to match.
+    """
+    _check(reference, target)
+    batch, _, height, width = target.shape
+    reference = reference.expand(batch, -1, -1, -1)
+    sources = F.normalize(rearrange(reference, "b c h w -> b (h w) c").float(), dim=-1)
+    queries = F.normalize(rearrange(target, "b c h w -> b (h w) c").float(), dim=-1)
+    allowed = _allowed(reference_mask, reference)
+
+    step = tile or DEFAULT_TILE
+    best_value = queries.new_full(queries.shape[:2], -torch.inf)
+    best_index = torch.zeros(queries.shape[:2], dtype=torch.long, device=queries.device)
+    back_value = sources.new_full(sources.shape[:2], -torch.inf)
+    back_index = torch.zeros(sources.shape[:2], dtype=torch.long, device=sources.device)
+    for q in range(0, queries.shape[1], step):
+        rows = slice(q, q + step)
+        for s in range(0, sources.shape[1], step):
+            columns = slice(s, s + step)
+            similarity = queries[:, rows] @ sources[:, columns].transpose(1, 2)
+            _keep_better(back_value[:, columns], back_index[:, columns], similarity, dim=1, offset=q)
+            if allowed is not None:
+                similarity = similarity.masked_fill(~allowed[:, None, columns], -torch.inf)
+            _keep_better(best_value[:, rows], best_index[:, rows], similarity, dim=2, offset=s)
+
+    return Match(
+        flow=_flow(best_index, target, reference),
+        reverse_flow=_flow(back_index, reference, target),
+        similarity=rearrange(best_value, "b (h w) -> b 1 h w", h=height, w=width),
+    )
+
+
+def _check(reference: torch.Tensor, target: torch.Tensor) -> None:
+    if reference.ndim != 4 or target.ndim != 4:
+        raise ValueError(f"descriptors must be [B, C, H, W]; got {tuple(reference.shape)} and {tuple(target.shape)}")
+    if reference.shape[1] != target.shape[1]:
+        raise ValueError(f"reference descriptors have {reference.shape[1]} channels, target descriptors have "
+                         f"{target.shape[1]}; make both from the same layers and the same pca")
+    if reference.shape[0] not in (1, target.shape[0]):
+        raise ValueError(f"{reference.shape[0]} references can not serve {target.shape[0]} targets; give one or as many")
+    if 0 in reference.shape or 0 in target.shape:
+        raise ValueError(f"nothing to match in {tuple(reference.shape)} and {tuple(target.shape)}")
+
+
+def _allowed(mask: torch.Tensor | None, reference: torch.Tensor) -> torch.Tensor | None:
+    if mask is None:
+        return None
+    inside = rearrange(mask > 0.5, "b 1 h w -> b (h w)").expand(reference.shape[0], -1)
+    if inside.shape[1] != reference.shape[2] * reference.shape[3]:
+        raise ValueError(f"reference_mask is {tuple(mask.shape[-2:])}, the reference is {tuple(reference.shape[-2:])}")
+    return inside
+
+
+def _keep_better(value: torch.Tensor, index: torch.Tensor, similarity: torch.Tensor, dim: int, offset: int) -> None:
+    """Updates running maxima in place with one block; an earlier equal candidate stays."""
+    block_value, block_index = similarity.max(dim=dim)
+    better = block_value > value
+    value.copy_(torch.where(better, block_value, value))
+    index.copy_(torch.where(better, block_index + offset, index))
+
+
+def _flow(index: torch.Tensor, own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Positions ``index`` [B, N] in ``other``, relative to ``own``'s grid: [B, 2, H, W]."""
+    height, width = own.shape[-2:]
+    positions = torch.stack((index % other.shape[-1], index // other.shape[-1]), 1).float()
+    return rearrange(positions, "b d (h w) -> b d h w", h=height, w=width) - grid_of(own)
+
+
+def warp(x: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
+    """W(x; F) of Eq. 6: bilinear samples of ``x`` [B|1, C, H, W] at ``own position + flow`` -> [B, C, *flow's size].
+
+    Pixel centres are the corners of the grid (align_corners=True), zero outside.
+    """
+    height, width = x.shape[-2:]
+    positions = rearrange(flow + grid_of(flow), "b d h w -> b h w d")
+    span = positions.new_tensor((max(width - 1, 1), max(height - 1, 1)))
+    return F.grid_sample(x.expand(flow.shape[0], -1, -1, -1), (positions / span * 2 - 1).to(x.dtype), align_corners=True)
+
+
+def take(tokens: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """:func:`warp` for matched positions, exact: rows ``indices`` [B, N] of ``tokens`` [B|1, M, C] -> [B, N, C]."""
+    tokens = tokens.expand(indices.shape[0], -1, -1)
+    return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def cycle_error(match: Match) -> torch.Tensor:
+    """Distance in target cells between a position and where the way there and back ends (Eq. 8): [B, 1, Ht, Wt].
+
+    Follows the official code; the paper's Eq. 8 omits the forward flow.
+    """
+    there = rearrange(match.reverse_flow, "b d h w -> b (h w) d")
+    back = rearrange(take(there, match.indices()), "b (h w) d -> b d h w", h=match.flow.shape[-2])
+    return (match.flow + back).norm(dim=1, keepdim=True)
+
+
+def confidence(match: Match, mask: torch.Tensor, threshold: float = 0.4) -> torch.Tensor:
+    """U of Eq. 8: 1 where the cycle error is below ``threshold`` x side x mean(mask), else 0. [B, 1, Ht, Wt].
+
+    ``mask`` [B|1, 1, Ht, Wt] is the soft target foreground: the larger the subject, the more slack. The side of a
+    non-square grid is the square root of its area. Raises ValueError when ``threshold`` is not above 0.
+    """
+    if not threshold > 0:
+        raise ValueError(f"threshold: {threshold} is not above 0; the paper uses 0.4")
+    height, width = match.flow.shape[-2:]
+    slack = threshold * (height * width) ** 0.5 * mask.float().mean((1, 2, 3), keepdim=True)
+    return (cycle_error(match) < slack).float()

@@ -1,0 +1,86 @@
+"""From the host's CONDITIONING to the tensors a UNet call takes, and from prompts to the columns of a subject."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from ..reference import Conditioning, Subject
+
+log = logging.getLogger(__name__)
+
+#: key under which DreamMatcherSubject leaves its columns in a CONDITIONING, for nodes further down
+SUBJECT_KEY = "dreammatcher_subject"
+
+
+def from_host(conditioning: list, name: str) -> tuple[Conditioning, Subject | None]:
+    """The first entry of a CONDITIONING as a value, and the subject it carries, if any.
+
+    Raises ValueError, naming the input, when it is empty.
+    """
+    if not conditioning or conditioning[0][0] is None:
+        raise ValueError(f"{name}: this CONDITIONING is empty; connect the output of a text encoder")
+    if len(conditioning) > 1:
+        log.warning("DreamMatcher: %s has %d parts (combined or regional prompts); the first one is used",
+                    name, len(conditioning))
+    tensor, options = conditioning[0]
+    pooled = options.get("pooled_output")
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"{name}: this CONDITIONING holds NaN or infinity; check the text encoder and embeddings")
+    return Conditioning(tensor[:1].detach().clone(), None if pooled is None else pooled[:1].detach().clone()), \
+        options.get(SUBJECT_KEY)
+
+
+def model_arguments(base: torch.nn.Module, conditioning: Conditioning, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Keyword arguments of ``base.apply_model`` for one prompt, made by the host's own ``extra_conds``."""
+    options = {} if conditioning.pooled is None else {"pooled_output": conditioning.pooled}
+    extra = type(base).extra_conds(
+        base, cross_attn=conditioning.cross_attention, noise=x, device=x.device, prompt_type="positive",
+        width=x.shape[3] * 8, height=x.shape[2] * 8, **options)
+    return {name: value.process_cond(batch_size=x.shape[0], device=x.device, area=None).cond
+            for name, value in extra.items()}
+
+
+def subject_of(clip, prompt: str, words: str) -> Subject:
+    """The token columns of ``words`` in ``prompt``: every piece of every occurrence of every word.
+
+    Words are compared as tokens, so case, weights like ``(dog:1.2)`` and embeddings work. Raises ValueError listing the
+    prompt's words when one of ``words`` is not among them, or when no word is given.
+    """
+    wanted = words.replace(",", " ").split()
+    if not wanted:
+        raise ValueError("subject words: none given; name the subject as it is written in the prompt, e.g. 'dog'")
+    tower, chunks = next(iter(clip.tokenize(prompt, return_word_ids=True).items()))
+    tokens = [(entry[0], entry[2]) for chunk in chunks for entry in chunk]
+    columns: set[int] = set()
+    for word in wanted:
+        pieces = [entry[0] for chunk in clip.tokenize(word, return_word_ids=True)[tower] for entry in chunk if entry[2]]
+        found = [start for start in range(len(tokens)) if pieces and _stands(pieces, tokens, start)]
+        if not found:
+            listed = ", ".join(prompt.split()) or "(the prompt is empty)"
+            raise ValueError(f"subject words: {word!r} is not in the prompt; its words are: {listed}")
+        columns.update(start + offset for start in found for offset in range(len(pieces)))
+    return Subject(words, prompt, tuple(sorted(columns)), len(tokens))
+
+
+def _stands(pieces: list, tokens: list[tuple], start: int) -> bool:
+    window = tokens[start:start + len(pieces)]
+    return len(window) == len(pieces) and all(
+        number and _same(piece, token) for piece, (token, number) in zip(pieces, window))
+
+
+def _same(a, b) -> bool:
+    """Tokens are numbers, or tensors where an embedding stands."""
+    if torch.is_tensor(a) or torch.is_tensor(b):
+        return torch.is_tensor(a) and torch.is_tensor(b) and a.shape == b.shape and bool(torch.equal(a, b))
+    return a == b
+
+
+def encode(clip, prompt: str, subject: Subject | None = None) -> list:
+    """CONDITIONING of a prompt through the host's text encoder; carries the subject when given."""
+    cond, pooled = clip.encode_from_tokens(clip.tokenize(prompt), return_pooled=True)
+    options = {"pooled_output": pooled}
+    if subject is not None:
+        options[SUBJECT_KEY] = subject
+    return [[cond, options]]

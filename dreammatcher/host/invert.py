@@ -1,0 +1,91 @@
+"""Makes a Reference with the host's model: inversion, reconstruction, and features made ahead of sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import comfy.model_management
+import comfy.samplers
+import comfy.utils
+import torch
+
+from ..features import COND, UNCOND, FeatureOptions, FeatureStore
+from ..inversion import invert, psnr, reconstruct
+from ..reference import Conditioning, Reference
+from ..settings import MaskSettings
+from .apply import check_family
+from .capture import evaluate, reference_pass
+from .conditioning import from_host
+from .lifecycle import WrappersMP, weights_identity
+from .structure import structure_of
+
+
+def progress(total: int) -> Callable[[int, int], None]:
+    """Moves the host's progress bar and stops when the user interrupts."""
+    bar = comfy.utils.ProgressBar(total)
+
+    def step(done: int, _: int) -> None:
+        bar.update_absolute(done, total)
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    return step
+
+
+def load(model, latent: torch.Tensor) -> torch.nn.Module:
+    """Puts the model where it computes, by the host's own management, and returns its BaseModel."""
+    comfy.model_management.load_models_gpu([model], model.memory_required([2, *latent.shape[1:]]))
+    return model.model
+
+
+def invert_reference(model, latent: dict, positive: list, negative: list, steps: int, scheduler: str) -> tuple[Reference, dict]:
+    """DM_REFERENCE of a picture's LATENT, and the LATENT that the inversion leads back to.
+
+    The inversion runs with the negative prompt, which the paper leaves empty. Raises ValueError, naming the input, for a
+    model that is no UNet, a latent that is not one finite picture of the model's channels, and empty conditionings.
+    """
+    structure = structure_of(model.model)
+    samples = latent["samples"]
+    channels = model.model.latent_format.latent_channels
+    if samples.ndim != 4 or samples.shape[0] != 1 or 0 in samples.shape:
+        raise ValueError(f"reference LATENT: it is {tuple(samples.shape)}; give one picture, [1, {channels}, height, width]")
+    if samples.shape[1] != channels:
+        raise ValueError(f"reference LATENT: it has {samples.shape[1]} channels, this model takes {channels}; "
+                         "encode the picture with this model's VAE")
+    (prompt, subject), (empty, _) = from_host(positive, "positive"), from_host(negative, "negative")
+    base = load(model, samples)
+    device = model.load_device
+    clean = base.process_latent_in(samples.float()).to(device)
+    sampling = base.model_sampling
+    sigmas = [float(s) for s in comfy.samplers.calculate_sigmas(sampling, scheduler, steps).flip(0) if s > 0]
+    denoise = _denoiser(base, empty)
+    step = progress(2 * len(sigmas))
+    trajectory = invert(denoise, clean, sigmas, float(sampling.sigma_min), step)
+    back = reconstruct(denoise, trajectory, lambda done, total: step(total + done, 2 * total))
+    kept = type(trajectory)(trajectory.sigmas, trajectory.clean.cpu(), trajectory.noise.cpu())
+    reference = Reference(kept, clean.cpu(), prompt, empty, structure.family, subject, psnr(back, clean))
+    return reference, {"samples": base.process_latent_out(back.float()).cpu()}
+
+
+def _denoiser(base: torch.nn.Module, conditioning: Conditioning):
+    return lambda x, sigma: evaluate(base, conditioning, x, sigma)
+
+
+def prepare_features(model, reference: Reference, mask: MaskSettings | None, options: FeatureOptions) -> Reference:
+    """The reference with its features made at every stored sigma, so that sampling never runs the reference again.
+
+    A sampler that visits other sigmas uses the nearest stored one. Raises ValueError for a reference of another family.
+    """
+    structure = structure_of(model.model)
+    check_family(reference, structure.family, model.model.diffusion_model.in_channels)
+    base = load(model, reference.latent)
+    weights = model.patches_uuid if WrappersMP is not None else weights_identity(base.diffusion_model)
+    subject = (mask.reference_subject if mask else None) or reference.subject
+    sigmas = reference.trajectory.sigmas
+    store = FeatureStore(options, capacity=1 << 62, prepared=sigmas)
+    step = progress(len(sigmas))
+    for done, sigma in enumerate(sigmas, 1):
+        for kind in (COND, UNCOND):
+            row = reference_pass(base, structure, reference, kind, subject, sigma, model.load_device)
+            store.put((weights, kind, sigma, subject), row)
+        step(done, len(sigmas))
+    return reference.with_store(store)

@@ -1,0 +1,95 @@
+"""When a sampling run starts and ends.
+
+Hosts with keyed wrappers (since late 2024) say so themselves: the run is made and released around their outer sampling
+function. Older hosts have no such hook. There a run starts when the host encodes the prompts for it, which it does once
+per run through ``extra_conds``, and lives exactly as long as those encoded prompts: they hold the only strong reference
+to it, so it goes with them at the end, on an error and on an interrupt alike.
+"""
+
+from __future__ import annotations
+
+import uuid
+import weakref
+
+import torch
+
+from .run import Plan, Run
+
+try:
+    from comfy.patcher_extension import WrappersMP
+except ImportError:
+    WrappersMP = None
+
+
+class RunHolder:
+    """The current run of one patched model, or nothing between runs. A copy of a holder is the holder itself."""
+
+    def __init__(self) -> None:
+        self._run = lambda: None
+
+    def __deepcopy__(self, memo: dict) -> RunHolder:
+        return self
+
+    def run(self) -> Run | None:
+        return self._run()
+
+    def hold(self, run: Run) -> None:
+        self._run = lambda: run
+
+    def watch(self, run: Run) -> None:
+        self._run = weakref.ref(run)
+
+    def release(self) -> None:
+        self._run = lambda: None
+
+
+def begin(plan: Plan, weights: object) -> Run:
+    """A fresh run: percentages become sigmas here, once."""
+    plan.trace.clear()
+    sampling = plan.base.model_sampling
+    start = float(sampling.percent_to_sigma(plan.settings.start))
+    end = float(sampling.percent_to_sigma(plan.settings.end))
+    return Run(plan, weights, start, end)
+
+
+def install(model, plan: Plan, holder: RunHolder) -> None:
+    """Makes ``model`` (a clone of the user's) begin and end runs in ``holder``."""
+    if WrappersMP is not None and hasattr(model, "add_wrapper_with_key"):
+        _install_wrapper(model, plan, holder)
+    else:
+        _install_prompt_watch(model, plan, holder)
+
+
+def _install_wrapper(model, plan: Plan, holder: RunHolder) -> None:
+    def around_sampling(executor, *args, **kwargs):
+        holder.hold(begin(plan, executor.class_obj.model_patcher.patches_uuid))
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            holder.release()
+
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, f"dreammatcher_{uuid.uuid4().hex}", around_sampling)
+
+
+def _install_prompt_watch(model, plan: Plan, holder: RunHolder) -> None:
+    previous = model.get_model_object("extra_conds")
+
+    def extra_conds(**kwargs):
+        encoded = previous(**kwargs)
+        run = holder.run()
+        if run is None or run.levels or kwargs.get("prompt_type") in run.prompts:
+            run = begin(plan, weights_identity(plan.base.diffusion_model))
+            holder.watch(run)
+        run.prompts.add(kwargs.get("prompt_type"))
+        prompt = encoded["c_crossattn"]
+        prompt.dreammatcher_runs = [*getattr(prompt, "dreammatcher_runs", ()), run]
+        return encoded
+
+    model.add_object_patch("extra_conds", extra_conds)
+
+
+def weights_identity(unet: torch.nn.Module) -> tuple:
+    """Changes when any weight patch changes: a few values of every parameter and the identity of deferred patches."""
+    samples = [parameter.detach().flatten()[:: max(1, parameter.numel() // 8)][:8].float().sum() for parameter in unet.parameters()]
+    deferred = tuple(id(module.weight_function) for module in unet.modules() if getattr(module, "weight_function", None))
+    return tuple(torch.stack(samples).tolist()), deferred

@@ -1,0 +1,29 @@
+"""From the host's MASK ([B, H, W] in 0..1) to mask settings."""
+
+from __future__ import annotations
+
+import torch
+
+from ..reference import Subject
+from ..settings import MaskSettings
+
+
+def mask_settings(
+    reference_subject: Subject | None, target_subject: Subject | None, reference_mask: torch.Tensor | None,
+    target_mask: torch.Tensor | None, threshold: float, otsu: bool,
+) -> MaskSettings:
+    """Raises ValueError, naming the input, for masks that are empty, not finite or not [B, H, W]."""
+    return MaskSettings(reference_subject, target_subject, _grid("reference_mask", reference_mask),
+                        _grid("target_mask", target_mask), threshold, otsu)
+
+
+def _grid(name: str, mask: torch.Tensor | None) -> torch.Tensor | None:
+    if mask is None:
+        return None
+    if mask.ndim == 2:
+        mask = mask[None]
+    if mask.ndim != 3 or 0 in mask.shape:
+        raise ValueError(f"{name}: a MASK is [batch, height, width]; this one is {tuple(mask.shape)}")
+    if not torch.isfinite(mask).all():
+        raise ValueError(f"{name}: it holds NaN or infinity")
+    return mask[:, None].float().clamp(0, 1)

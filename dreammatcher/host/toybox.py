@@ -1,0 +1,128 @@
+"""Builds the Toybox model from the host's own classes, so that the host's CLIP, VAE, UNet and samplers are what runs."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from pathlib import Path
+
+import comfy.latent_formats
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models_base
+import comfy.utils
+import torch
+
+log = logging.getLogger(__name__)
+
+TEXT_WIDTH = 96
+TEXT_LAYERS = 3
+UNET_PREFIX, CLIP_PREFIX, VAE_PREFIX = "model.diffusion_model.", "cond_stage_model.", "first_stage_model."
+
+
+class ToyboxLatents(comfy.latent_formats.LatentFormat):
+    """The Toybox autoencoder already makes latents of unit variance."""
+
+    scale_factor = 1.0
+
+
+class ToyboxFamily(comfy.supported_models_base.BASE):
+    """An SD1.5-shaped UNet of 11 M parameters: 3 levels, one block each, attention on all of them."""
+
+    unet_config = {
+        "image_size": 16, "in_channels": 4, "out_channels": 4, "model_channels": 64,
+        "num_res_blocks": [1, 1, 1], "channel_mult": [1, 2, 3],
+        "transformer_depth": [1, 1, 1], "transformer_depth_output": [1] * 6, "transformer_depth_middle": 1,
+        "use_spatial_transformer": True, "use_linear_in_transformer": False, "context_dim": TEXT_WIDTH,
+        "adm_in_channels": None, "use_temporal_attention": False, "legacy": False,
+    }
+    unet_extra_config = {"num_heads": 4, "num_head_channels": -1}
+    latent_format = ToyboxLatents
+
+
+def unet_model(dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
+    """The host's BaseModel around an uninitialised Toybox UNet."""
+    family = ToyboxFamily(ToyboxFamily.unet_config)
+    family.set_inference_dtype(dtype, None)
+    return family.get_model({}, "", device=device)
+
+
+def text_config(vocabulary: int) -> dict:
+    return {
+        "num_hidden_layers": TEXT_LAYERS, "hidden_size": TEXT_WIDTH, "num_attention_heads": 4,
+        "intermediate_size": 4 * TEXT_WIDTH, "hidden_act": "quick_gelu", "vocab_size": vocabulary,
+        "max_position_embeddings": 77, "eos_token_id": vocabulary - 1,
+    }
+
+
+def clip_target(tokenizer_dir: Path) -> comfy.supported_models_base.ClipTarget:
+    """Tokenizer and text encoder classes for ``comfy.sd.CLIP``; the vocabulary is read from ``tokenizer_dir``."""
+    vocabulary = sum(1 for _ in _read_json(tokenizer_dir / "vocab.json"))
+    special = {"start": vocabulary - 2, "end": vocabulary - 1, "pad": vocabulary - 1}
+
+    class Tokenizer(comfy.sd1_clip.SDTokenizer):
+        def __init__(self, embedding_directory=None, **host_arguments):
+            super().__init__(str(tokenizer_dir), embedding_directory=embedding_directory, embedding_size=TEXT_WIDTH,
+                             **host_arguments)
+
+    class TextTower(comfy.sd1_clip.SDClipModel):
+        def __init__(self, device="cpu", dtype=None, textmodel_json_config=None, **host_arguments):
+            super().__init__(device=device, dtype=dtype, special_tokens=special,
+                             textmodel_json_config=textmodel_json_config or text_config(vocabulary), **host_arguments)
+
+    class TextModel(comfy.sd1_clip.SD1ClipModel):
+        def __init__(self, device="cpu", dtype=None, **host_arguments):
+            super().__init__(device=device, dtype=dtype, clip_model=TextTower, **host_arguments)
+
+    class TextTokenizer(comfy.sd1_clip.SD1Tokenizer):
+        def __init__(self, embedding_directory=None, **host_arguments):
+            super().__init__(embedding_directory=embedding_directory, tokenizer=Tokenizer, **host_arguments)
+
+    return comfy.supported_models_base.ClipTarget(TextTokenizer, TextModel)
+
+
+def _read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def build_clip(tokenizer_dir: Path, embedding_directory=None) -> comfy.sd.CLIP:
+    with torch.no_grad():
+        return comfy.sd.CLIP(clip_target(tokenizer_dir), embedding_directory=embedding_directory)
+
+
+def load(path: Path, tokenizer_dir: Path, embedding_directory=None):
+    """MODEL, CLIP and VAE from one Toybox safetensors file.
+
+    Raises FileNotFoundError or ValueError, naming the file, when it is missing or is not a Toybox model.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"Toybox model {path} is missing; re-install the pack or run `python -m toybox.train`")
+    weights = comfy.utils.load_torch_file(str(path), safe_load=True)
+    parts = {prefix: {key[len(prefix):]: value.float() for key, value in weights.items() if key.startswith(prefix)}
+             for prefix in (UNET_PREFIX, CLIP_PREFIX, VAE_PREFIX)}
+    for prefix, part in parts.items():
+        if not part:
+            raise ValueError(f"{path} is not a Toybox model: it has no weights that start with {prefix!r}")
+
+    device = comfy.model_management.get_torch_device()
+    base = unet_model()
+    base.diffusion_model.load_state_dict(parts[UNET_PREFIX])
+    patcher = comfy.model_patcher.ModelPatcher(
+        base, load_device=device, offload_device=comfy.model_management.unet_offload_device())
+
+    clip = build_clip(tokenizer_dir, embedding_directory)
+    _, unexpected = clip.load_sd(parts[CLIP_PREFIX], full_model=True)
+    if unexpected:
+        raise ValueError(f"{path}: unknown text encoder weights {unexpected[:3]}")
+    vae = comfy.sd.VAE(sd=parts[VAE_PREFIX])
+    return patcher, clip, vae
+
+
+def embedding_folders() -> list[str]:
+    """Where the host looks for textual inversion files."""
+    import folder_paths
+
+    return folder_paths.get_folder_paths("embeddings")

@@ -1,0 +1,127 @@
+"""Pictures of a match: masks, confidence, flow, the warped reference and lines between matched points.
+
+Colours are chosen for colour-blind readers: overlays use blue-to-yellow (cividis-like), lines use Okabe and Ito's set.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+
+from .correspondence import grid_of
+from .settings import Snapshot
+
+LINE_COLOURS = ((0.902, 0.624, 0.0), (0.337, 0.706, 0.914), (0.0, 0.620, 0.451), (0.941, 0.894, 0.259),
+                (0.835, 0.369, 0.0), (0.800, 0.475, 0.655))
+LOW, MIDDLE, HIGH = (0.0, 0.13, 0.30), (0.49, 0.48, 0.46), (1.0, 0.91, 0.27)
+
+
+def panels(snapshot: Snapshot, picture: torch.Tensor, reference: torch.Tensor, index: int = 0) -> list[torch.Tensor]:
+    """Six pictures [3, H, W] of the result's size for batch item ``index``.
+
+    ``picture`` and ``reference`` are [3, H, W] and [3, h, w] in 0..1. In order: reference foreground, target foreground,
+    confidence, flow as a colour wheel, reference warped onto the target, correspondence lines.
+    """
+    size = tuple(picture.shape[-2:])
+    item = index % snapshot.flow.shape[0]
+    flow = snapshot.flow[item:item + 1].float().cpu()
+    mask = snapshot.target_mask[item:item + 1].float().cpu()
+    sure = snapshot.confidence[item:item + 1].float().cpu()
+    small = fit(reference, size)
+    own_mask = snapshot.reference_mask
+    reference_panel = overlay(small, fit(own_mask[0].float().cpu(), size)[None]) if own_mask is not None else small
+    return [
+        reference_panel,
+        overlay(picture, enlarge(mask, size)),
+        overlay(picture, enlarge(sure, size)),
+        enlarge(wheel(flow), size)[0],
+        warped(snapshot, reference, size, item),
+        lines(picture, small, flow, mask * sure, snapshot.reference_size),
+    ]
+
+
+def warped(snapshot: Snapshot, reference: torch.Tensor, size: tuple[int, int], item: int) -> torch.Tensor:
+    """The reference's pixels carried to the target by the flow, dimmed where the match is not trusted: [3, *size]."""
+    flow = snapshot.flow[item:item + 1].float().cpu()
+    positions = flow + grid_of(flow)
+    height, width = snapshot.reference_size
+    scale = torch.tensor((width, height), dtype=torch.float32)[None, :, None, None]
+    centres = enlarge((positions + 0.5) / scale, size)  # where each target cell comes from, 0..1
+    ys, xs = torch.meshgrid(*(((torch.arange(n) + 0.5) * m / n) % 1 - 0.5 for n, m in zip(size, flow.shape[-2:])), indexing="ij")
+    inside = torch.stack((xs, ys))[None] / scale  # and where in the cell
+    where = rearrange((centres + inside) * 2 - 1, "b d h w -> b h w d")
+    pixels = F.grid_sample(reference[None], where, padding_mode="border", align_corners=False)
+    trust = enlarge((snapshot.target_mask[item:item + 1] * snapshot.confidence[item:item + 1]).float().cpu(), size)
+    return (pixels * (0.25 + 0.75 * trust))[0]
+
+
+def enlarge(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return F.interpolate(x, size=size, mode="nearest-exact")
+
+
+def fit(picture: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """[C, h, w] stretched to ``size``."""
+    return F.interpolate(picture[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def overlay(picture: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """``values`` [1, 1, H, W] in 0..1 as colour over a grey ``picture`` [3, H, W]."""
+    low, middle, high = (torch.tensor(colour)[:, None, None] for colour in (LOW, MIDDLE, HIGH))
+    v = values[0].clamp(0, 1)
+    colour = torch.where(v < 0.5, torch.lerp(low, middle, v * 2), torch.lerp(middle, high, v * 2 - 1))
+    grey = picture.mean(0, keepdim=True)
+    return (0.35 * grey + 0.65 * colour).clamp(0, 1)
+
+
+def wheel(flow: torch.Tensor) -> torch.Tensor:
+    """Flow [B, 2, H, W] as hue (direction) and brightness (length): [B, 3, H, W]."""
+    x, y = flow.unbind(1)
+    hue = (torch.atan2(y, x) / (2 * math.pi)) % 1.0
+    length = flow.norm(dim=1)
+    value = length / length.amax((1, 2), keepdim=True).clamp_min(1e-6)
+    offsets = torch.tensor((0.0, 1 / 3, 2 / 3))[None, :, None, None]
+    colour = (torch.abs(((hue[:, None] - offsets) % 1.0) * 6 - 3) - 1).clamp(0, 1)
+    return 1 - value[:, None] * (1 - colour)
+
+
+def lines(picture: torch.Tensor, reference: torch.Tensor, flow: torch.Tensor, trust: torch.Tensor,
+          reference_size: tuple[int, int], count: int = 12) -> torch.Tensor:
+    """Reference and result side by side, squeezed to one picture's size, with lines between trusted matches."""
+    from PIL import Image, ImageDraw
+
+    height, width = picture.shape[-2:]
+    canvas = torch.cat((reference, picture), 2)
+    image = Image.fromarray((rearrange(canvas, "c h w -> h w c") * 255).round().byte().numpy())
+    draw = ImageDraw.Draw(image)
+    rows, columns = flow.shape[-2:]
+    chosen = spread(trust[0, 0], count)
+    for number, (y, x) in enumerate(chosen):
+        source = (x + flow[0, 0, y, x].item() + 0.5, y + flow[0, 1, y, x].item() + 0.5)
+        start = (source[0] / reference_size[1] * width, source[1] / reference_size[0] * height)
+        end = (width + (x + 0.5) / columns * width, (y + 0.5) / rows * height)
+        colour = tuple(round(255 * part) for part in LINE_COLOURS[number % len(LINE_COLOURS)])
+        draw.line((start, end), fill=colour, width=max(1, height // 170))
+        for px, py in (start, end):
+            radius = max(2, height // 90)
+            draw.ellipse((px - radius, py - radius, px + radius, py + radius), outline=colour, width=max(1, radius // 2))
+    side = image.resize((width, height // 2), Image.LANCZOS)
+    framed = Image.new("RGB", (width, height), (24, 24, 28))
+    framed.paste(side, (0, (height - side.height) // 2))
+    data = torch.frombuffer(bytearray(framed.tobytes()), dtype=torch.uint8)
+    return rearrange(data, "(h w c) -> c h w", h=height, c=3).float() / 255
+
+
+def spread(trust: torch.Tensor, count: int) -> list[tuple[int, int]]:
+    """Up to ``count`` positions (row, column) with the most trust, far from one another."""
+    left = trust.clone()
+    rows, columns = torch.meshgrid(*(torch.arange(n) for n in trust.shape), indexing="ij")
+    apart = max(1.0, (trust.numel() / count) ** 0.5 * 0.6)
+    chosen = []
+    while len(chosen) < count and left.max() > 0:
+        y, x = divmod(int(left.argmax()), trust.shape[1])
+        chosen.append((y, x))
+        left[((rows - y) ** 2 + (columns - x) ** 2).float().sqrt() <= apart] = 0
+    return chosen

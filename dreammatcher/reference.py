@@ -1,0 +1,129 @@
+"""The reference of a subject: everything that is learned from one picture, as one value that can be saved."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .features import FeatureStore
+from .inversion import Trajectory
+
+
+FORMAT = "dreammatcher-reference-1"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Which tokens of a prompt name the subject."""
+
+    words: str
+    prompt: str
+    columns: tuple[int, ...]  # token positions in the conditioning
+    tokens: int  # length of the conditioning
+
+    def __post_init__(self) -> None:
+        if not self.columns or min(self.columns) < 0 or max(self.columns) >= self.tokens:
+            raise ValueError(f"subject {self.words!r}: columns {self.columns} do not fit {self.tokens} tokens")
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """A prompt as the UNet takes it."""
+
+    cross_attention: torch.Tensor  # [1, T, C]
+    pooled: torch.Tensor | None = None  # [1, P], models with a pooled text input
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One inverted picture."""
+
+    trajectory: Trajectory
+    latent: torch.Tensor  # [1, C, H, W], in the model's scale
+    positive: Conditioning
+    negative: Conditioning
+    fingerprint: str  # family of the model it came from
+    subject: Subject | None = None
+    psnr: float = 0.0  # of the reconstruction, dB
+    store: FeatureStore | None = None  # features kept between runs; not saved
+
+    def with_store(self, store: FeatureStore) -> Reference:
+        return replace(self, store=store)
+
+    def __deepcopy__(self, memo: dict) -> Reference:
+        return self
+
+
+def save(reference: Reference, path: Path) -> None:
+    """Writes a reference as safetensors; the file appears whole or not at all."""
+    tensors = {
+        "clean": reference.trajectory.clean,
+        "noise": reference.trajectory.noise,
+        "latent": reference.latent,
+        "positive": reference.positive.cross_attention,
+        "negative": reference.negative.cross_attention,
+    }
+    for name, conditioning in (("positive", reference.positive), ("negative", reference.negative)):
+        if conditioning.pooled is not None:
+            tensors[f"{name}_pooled"] = conditioning.pooled
+    metadata = {
+        "format": FORMAT,
+        "sigmas": json.dumps(list(reference.trajectory.sigmas)),
+        "fingerprint": reference.fingerprint,
+        "psnr": repr(reference.psnr),
+        "subject": json.dumps(asdict(reference.subject) if reference.subject else None),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, partial, metadata)
+    os.replace(partial, path)
+
+
+def load(path: Path) -> Reference:
+    """Reads a file that :func:`save` wrote.
+
+    Raises FileNotFoundError when there is none, ValueError saying what is wrong when it is truncated, is no safetensors
+    file, is no reference or holds parts that do not belong together.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"reference file {path} does not exist")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ValueError(f"{path} is a safetensors file but no DreamMatcher reference: its format is "
+                                 f"{metadata.get('format')!r}, not {FORMAT!r}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}); save the reference again") from error
+    try:
+        return _assemble(tensors, metadata)
+    except (KeyError, TypeError, json.JSONDecodeError, ValueError) as error:
+        raise ValueError(f"{path} is a damaged DreamMatcher reference: {error!r}; save it again") from error
+
+
+def _assemble(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> Reference:
+    subject = json.loads(metadata["subject"])
+    trajectory = Trajectory(tuple(map(float, json.loads(metadata["sigmas"]))), tensors["clean"], tensors["noise"])
+    latent = tensors["latent"]
+    if latent.shape[1:] != trajectory.clean.shape[1:] or latent.ndim != 4:
+        raise ValueError(f"latent {tuple(latent.shape)} and trajectory {tuple(trajectory.clean.shape)} differ")
+    conditionings = {}
+    for name in ("positive", "negative"):
+        if tensors[name].ndim != 3:
+            raise ValueError(f"{name} conditioning is {tuple(tensors[name].shape)}, not [1, T, C]")
+        conditionings[name] = Conditioning(tensors[name], tensors.get(f"{name}_pooled"))
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} holds NaN or infinity")
+    return Reference(
+        trajectory=trajectory, latent=latent, **conditionings, fingerprint=metadata["fingerprint"],
+        subject=Subject(**{**subject, "columns": tuple(subject["columns"])}) if subject else None,
+        psnr=float(metadata["psnr"]),
+    )

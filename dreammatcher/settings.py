@@ -1,0 +1,87 @@
+"""What the user chooses, and what a run leaves to look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from .reference import Subject
+
+
+@dataclass(frozen=True, eq=False)
+class MaskSettings:
+    """Where the subject is, and how strictly a match is trusted."""
+
+    reference_subject: Subject | None = None
+    target_subject: Subject | None = None
+    reference_mask: torch.Tensor | None = None  # [1, 1, H, W] in 0..1, replaces the reference's map and limits the match
+    target_mask: torch.Tensor | None = None  # [B, 1, H, W] in 0..1, replaces the target's map
+    threshold: float = 0.4  # lambda_c of Eq. 8
+    otsu: bool = False  # binary instead of soft foreground
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 10:
+            raise ValueError(f"cycle threshold: {self.threshold} is outside 0..10; the paper uses 0.4")
+        if self.target_subject is None and self.target_mask is None:
+            raise ValueError("target: nothing says where the subject is; connect the target's DM_SUBJECT or a MASK")
+        for name, mask in (("reference", self.reference_mask), ("target", self.target_mask)):
+            if mask is not None and not bool((mask > 0.5).any()):
+                raise ValueError(f"{name} MASK: it is empty, so there would be nothing to match; paint the subject white")
+
+    def __deepcopy__(self, memo: dict) -> MaskSettings:
+        return self
+
+
+#: how values are injected: the method itself, and the two ablations of the paper's Table 5
+MATCHED, MATCHED_EVERYWHERE, REPLACED = "matched", "matched everywhere", "keys and values replaced"
+
+
+@dataclass(frozen=True)
+class ApplySettings:
+    """How strongly, when and where the appearance is matched."""
+
+    strength: float = 1.0
+    start: float = 0.08  # share of the sampling schedule, 0..1
+    end: float = 1.0
+    injection: str = MATCHED
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength: {self.strength} is outside 0..1")
+        if not 0 <= self.start <= 1 or not 0 <= self.end <= 1:
+            raise ValueError(f"start and end: {self.start} and {self.end} must lie in 0..1")
+        if self.start >= self.end:
+            raise ValueError(f"start: {self.start} is not before end: {self.end}, so nothing would be matched")
+        if self.injection not in (MATCHED, MATCHED_EVERYWHERE, REPLACED):
+            raise ValueError(f"injection: {self.injection!r} is unknown")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The match of one step at the finest injected grid."""
+
+    sigma: float
+    target_mask: torch.Tensor  # [B, 1, H, W]
+    reference_mask: torch.Tensor | None  # [1, 1, h, w]
+    confidence: torch.Tensor  # [B, 1, H, W]
+    flow: torch.Tensor  # [B, 2, H, W]
+    reference_size: tuple[int, int]
+
+
+@dataclass(eq=False)
+class Trace:
+    """What the last run did; filled while sampling, read by the preview. A copy of it is itself."""
+
+    snapshots: dict[float, Snapshot] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+
+    def __deepcopy__(self, memo: dict) -> Trace:
+        return self
+
+    def clear(self) -> None:
+        self.snapshots.clear()
+        self.skipped.clear()
+
+    def last(self) -> Snapshot | None:
+        return self.snapshots[min(self.snapshots)] if self.snapshots else None

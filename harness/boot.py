@@ -1,0 +1,122 @@
+"""A real ComfyUI in this process: nodes registered, the pack loaded as a custom node, prompts through the executor."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from .library import ROOT, upstream_path, use_library
+
+PACK_NAME = "comfyui-dreammatcher"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one prompt led to."""
+
+    success: bool
+    ui: dict[str, dict]  # outputs by node number
+    messages: list[tuple[str, dict]]
+
+    def error(self) -> str:
+        """The message of the exception that ended the prompt, or an empty string."""
+        return next((data["exception_message"] for event, data in self.messages if event == "execution_error"), "")
+
+
+def install_pack(folder: Path) -> Path:
+    """Links this repository into ``folder``/custom_nodes, as a user's clone would lie there."""
+    custom_nodes = folder / "custom_nodes"
+    custom_nodes.mkdir(parents=True, exist_ok=True)
+    link = custom_nodes / PACK_NAME
+    if not link.exists():
+        os.symlink(ROOT, link, target_is_directory=True)
+    return custom_nodes
+
+
+class Host:
+    """The booted host. Make one per process."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder.resolve()
+        self.upstream = upstream_path() is not None
+        custom_nodes = install_pack(self.folder)
+        use_library(self.folder)
+        if self.upstream:
+            self._boot_upstream()
+        else:
+            self._boot_package(custom_nodes)
+
+    def _boot_package(self, custom_nodes: Path) -> None:
+        import comfy.cmd.execution as execution
+        import comfy.cmd.folder_paths as folder_paths
+        import comfy.nodes.package
+
+        folder_paths.add_model_folder_path("custom_nodes", str(custom_nodes))
+        self.nodes = comfy.nodes.package.import_all_nodes_in_workspace().NODE_CLASS_MAPPINGS
+        self.execution, self.folder_paths = execution, folder_paths
+        self.server = _QuietServer()
+
+    def _boot_upstream(self) -> None:
+        import utils.extra_config  # noqa: F401  must come before nodes
+
+        import execution
+        import folder_paths
+        import nodes
+        import server
+
+        self.loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self.loop)
+        self.server = server.PromptServer(self.loop)
+        self.loop.run_until_complete(nodes.init_extra_nodes(init_custom_nodes=True, init_api_nodes=False))
+        self.nodes, self.execution, self.folder_paths = nodes.NODE_CLASS_MAPPINGS, execution, folder_paths
+
+    def executor(self):
+        """A prompt executor with an empty cache."""
+        return self.execution.PromptExecutor(self.server)
+
+    def run(self, prompt: dict[str, Any], executor=None) -> Result:
+        """Validates and executes an API prompt. Raises ValueError when the host refuses it."""
+        number = uuid.uuid4().hex
+        if self.upstream:
+            valid = self.loop.run_until_complete(self.execution.validate_prompt(number, prompt, None))
+        else:
+            valid = self.execution.validate_prompt(prompt)
+        if not valid[0]:
+            raise ValueError(f"the host refused the prompt: {json.dumps(valid[1:], default=str)}")
+        executor = executor or self.executor()
+        executor.execute(prompt, number, {"client_id": "harness"}, valid[2])
+        if self.upstream:
+            return Result(executor.success, executor.history_result["outputs"], executor.status_messages)
+        return Result(executor.success, executor.outputs_ui, executor.status_messages)
+
+    def pack(self) -> SimpleNamespace:
+        """Our modules as the host loaded them (their names depend on where the pack lies)."""
+        root = sys.modules[self.nodes["DreamMatcherApply"].__module__.rsplit(".nodes", 1)[0]]
+        return SimpleNamespace(name=root.__name__, module=lambda name: sys.modules[f"{root.__name__}.{name}"])
+
+    def images(self, result: Result, node: str) -> list:
+        """Pictures that a save or preview node wrote."""
+        from PIL import Image
+
+        folders = {"output": self.folder_paths.get_output_directory(), "temp": self.folder_paths.get_temp_directory()}
+        return [Image.open(Path(folders[entry["type"]]) / entry["subfolder"] / entry["filename"])
+                for entry in result.ui[node]["images"]]
+
+
+class _QuietServer:
+    """What the packaged host's executor asks of its server."""
+
+    client_id = last_node_id = last_prompt_id = None
+
+    def send_sync(self, *args, **kwargs) -> None:
+        pass
+
+    def queue_updated(self, *args, **kwargs) -> None:
+        pass

@@ -1,0 +1,41 @@
+"""Makes ComfyUI importable in this process: an upstream checkout named by COMFYUI_PATH, or the package from PyPI."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def upstream_path() -> Path | None:
+    """The checkout that COMFYUI_PATH names, or None for the packaged host."""
+    value = os.environ.get("COMFYUI_PATH")
+    if not value:
+        return None
+    path = Path(value).expanduser().resolve()
+    if not (path / "comfy" / "sd.py").is_file():
+        raise RuntimeError(f"COMFYUI_PATH={value} is not a ComfyUI checkout: it has no comfy/sd.py")
+    return path
+
+
+def use_library(folder: Path, *flags: str) -> None:
+    """Parse the host's command line and import it. ``folder`` holds its models, input and output folders.
+
+    Must run before anything else imports comfy. The packaged host is the PyPI ``comfyui==0.0.1``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    warnings.filterwarnings("ignore", message="Failed to load image Python extension")
+    upstream = upstream_path()
+    if upstream is None:
+        sys.argv = ["comfyui", "--cpu", "--cwd", str(folder), "--disable-known-models", *flags]
+        from comfy.cmd.main_pre import args  # noqa: F401  parses the command line
+        return
+    sys.argv = ["main.py", "--cpu", "--base-directory", str(folder), "--disable-api-nodes", *flags]
+    sys.path.insert(0, str(upstream))
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    import comfy.cli_args  # noqa: F401

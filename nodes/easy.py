@@ -1,0 +1,38 @@
+"""The whole method in one node."""
+
+from __future__ import annotations
+
+from ..dreammatcher.host.easy import match_subject
+from .reference import CATEGORY
+
+
+class DreamMatcherEasy:
+    TITLE = "DreamMatcher (Easy)"
+    DESCRIPTION = ("Everything at once: inverts the reference picture, finds the subject by its words and returns a model "
+                   "and prompts ready for the sampler.")
+    CATEGORY = CATEGORY
+    FUNCTION = "match"
+    RETURN_TYPES = ("MODEL", "CONDITIONING", "CONDITIONING", "DM_TRACE")
+    RETURN_NAMES = ("model", "positive", "negative", "trace")
+    OUTPUT_TOOLTIPS = ("The model for the sampler.", "The encoded prompt.", "The encoded negative prompt.",
+                       "What was matched, for DreamMatcher Preview.")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        text = lambda default, tip, **more: ("STRING", {"default": default, "tooltip": tip, **more})  # noqa: E731
+        return {"required": {
+            "model": ("MODEL", {"tooltip": "An SD1.x, SD2.x or SDXL model."}),
+            "clip": ("CLIP", {"tooltip": "Its text encoder."}),
+            "vae": ("VAE", {"tooltip": "Its autoencoder."}),
+            "reference": ("IMAGE", {"tooltip": "One photo of the subject. Any size; the first of a batch is used."}),
+            "reference_prompt": text("a photo of a dog", "Describes the reference photo."),
+            "prompt": text("a photo of a dog on the beach", "The picture you want.", multiline=True, dynamicPrompts=True),
+            "negative": text("", "What you do not want. Empty, as in the paper, inverts best.", multiline=True),
+            "subject_words": text("dog", "The words that name the subject; they must stand in both prompts."),
+        }}
+
+    def match(self, model, clip, vae, reference, reference_prompt, prompt, negative, subject_words):
+        return match_subject(model, clip, vae, reference, reference_prompt, prompt, negative, subject_words)
+
+
+NODES = (DreamMatcherEasy,)

@@ -1,0 +1,74 @@
+"""Nodes that say where the subject is and match its appearance."""
+
+from __future__ import annotations
+
+from ..dreammatcher.host.apply import apply
+from ..dreammatcher.host.masks import mask_settings
+from ..dreammatcher.settings import ApplySettings
+from .reference import CATEGORY
+
+
+class DreamMatcherMask:
+    TITLE = "DreamMatcher Mask"
+    DESCRIPTION = ("Says where the subject is, in the reference and in the picture to come: by its words in the prompts, "
+                   "or by a painted MASK that replaces them.")
+    CATEGORY = CATEGORY
+    FUNCTION = "make"
+    RETURN_TYPES = ("DM_MASK",)
+    RETURN_NAMES = ("mask",)
+    OUTPUT_TOOLTIPS = ("For DreamMatcher Apply and DreamMatcher Features.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "reference_subject": ("DM_SUBJECT", {"tooltip": "The subject's words in the reference's prompt."}),
+                "target_subject": ("DM_SUBJECT", {"tooltip": "The subject's words in the prompt of the new picture."}),
+                "cycle_threshold": ("FLOAT", {"default": 0.4, "min": 0.01, "max": 10.0, "step": 0.01, "tooltip":
+                                    "How far a match may miss on the way there and back. Lower trusts fewer matches. "
+                                    "The paper uses 0.4."}),
+                "binarise": (["soft", "otsu"], {"default": "soft", "tooltip":
+                             "Soft foreground as in the paper, or a hard one by Otsu's threshold."}),
+            },
+            "optional": {
+                "reference_mask": ("MASK", {"tooltip": "White where the subject is in the reference: matches stay inside."}),
+                "target_mask": ("MASK", {"tooltip": "White where the subject will be: replaces the words' own map."}),
+            },
+        }
+
+    def make(self, reference_subject, target_subject, cycle_threshold, binarise, reference_mask=None, target_mask=None):
+        return (mask_settings(reference_subject, target_subject, reference_mask, target_mask, cycle_threshold,
+                              binarise == "otsu"),)
+
+
+class DreamMatcherApply:
+    TITLE = "DreamMatcher Apply"
+    DESCRIPTION = ("Gives the model the reference's appearance: colours and textures are moved to where they belong in the "
+                   "new picture, its layout stays. Works with any sampler, scheduler, LoRA and size.")
+    CATEGORY = CATEGORY
+    FUNCTION = "apply"
+    RETURN_TYPES = ("MODEL", "DM_TRACE")
+    RETURN_NAMES = ("model", "trace")
+    OUTPUT_TOOLTIPS = ("The model for the sampler.", "What was matched, for DreamMatcher Preview.")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "model": ("MODEL", {"tooltip": "An SD1.x, SD2.x or SDXL model, with LoRAs if you like."}),
+            "reference": ("DM_REFERENCE", {"tooltip": "From DreamMatcher Invert, Features or Load Reference."}),
+            "mask": ("DM_MASK", {"tooltip": "From DreamMatcher Mask."}),
+            "strength": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip":
+                         "How much of the reference's appearance is taken. 0 is the plain model."}),
+            "start": ("FLOAT", {"default": 0.08, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip":
+                      "Share of the schedule after which matching begins: earlier, layout is still being found."}),
+            "end": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip":
+                    "Share of the schedule at which matching stops."}),
+            "layers": ("STRING", {"default": "", "tooltip":
+                       "Output blocks to match in, e.g. '6,7,8'. Empty: the two highest decoder levels, as in the paper."}),
+        }}
+
+    def apply(self, model, reference, mask, strength, start, end, layers):
+        return apply(model, reference, mask, ApplySettings(strength, start, end), layers)
+
+
+NODES = (DreamMatcherMask, DreamMatcherApply)

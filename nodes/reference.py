@@ -1,0 +1,150 @@
+"""Nodes that make, prepare, save and load a reference."""
+
+from __future__ import annotations
+
+import torch
+
+from ..dreammatcher.features import FeatureOptions
+from ..dreammatcher.host import files, invert
+from ..dreammatcher.host.conditioning import encode, subject_of
+
+CATEGORY = "DreamMatcher"
+SCHEDULERS = ["ddim_uniform", "normal", "simple", "sgm_uniform", "karras", "exponential"]
+PRECISIONS = {"model": None, "float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+class DreamMatcherSubject:
+    TITLE = "DreamMatcher Subject"
+    DESCRIPTION = "Encodes a prompt and marks the words in it that name the subject."
+    CATEGORY = CATEGORY
+    FUNCTION = "encode"
+    RETURN_TYPES = ("CONDITIONING", "DM_SUBJECT")
+    RETURN_NAMES = ("conditioning", "subject")
+    OUTPUT_TOOLTIPS = ("The encoded prompt, for the sampler or for DreamMatcher Invert.",
+                       "Which tokens of the prompt are the subject, for DreamMatcher Mask.")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "clip": ("CLIP", {"tooltip": "The text encoder of the checkpoint."}),
+            "prompt": ("STRING", {"default": "a photo of a dog", "multiline": True, "dynamicPrompts": True,
+                                  "tooltip": "The prompt, as for CLIP Text Encode: weights and embeddings work."}),
+            "subject_words": ("STRING", {"default": "dog", "tooltip":
+                              "The words of the prompt that name the subject, e.g. 'dog' or 'sks dog'."}),
+        }}
+
+    def encode(self, clip, prompt, subject_words):
+        subject = subject_of(clip, prompt, subject_words)
+        return encode(clip, prompt, subject), subject
+
+
+class DreamMatcherInvert:
+    TITLE = "DreamMatcher Invert Reference"
+    DESCRIPTION = ("Finds the noise that leads to a reference picture (DDIM inversion), once per picture. "
+                   "The reconstruction shows how well that went: below about 20 dB, use more steps.")
+    CATEGORY = CATEGORY
+    FUNCTION = "invert"
+    RETURN_TYPES = ("DM_REFERENCE", "LATENT", "FLOAT")
+    RETURN_NAMES = ("reference", "reconstruction", "psnr")
+    OUTPUT_TOOLTIPS = ("The inverted reference.", "What the inversion leads back to; decode it to check.",
+                       "Likeness of the reconstruction in dB; higher is better.")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "model": ("MODEL", {"tooltip": "The model that will sample, before DreamMatcher Apply."}),
+            "reference": ("LATENT", {"tooltip": "One picture of the subject, VAE-encoded. Any size and aspect."}),
+            "positive": ("CONDITIONING", {"tooltip": "A prompt that describes the reference picture."}),
+            "negative": ("CONDITIONING", {"tooltip": "The prompt of the inversion and of the reference's negative "
+                                          "row. The paper leaves it empty."}),
+            "steps": ("INT", {"default": 50, "min": 1, "max": 1000, "tooltip": "Inversion steps. The paper uses 50."}),
+            "scheduler": (SCHEDULERS, {"default": "ddim_uniform", "tooltip":
+                          "Noise levels of the inversion. Sampling may use any other scheduler."}),
+        }}
+
+    def invert(self, model, reference, positive, negative, steps, scheduler):
+        made, reconstruction = invert.invert_reference(model, reference, positive, negative, steps, scheduler)
+        return made, reconstruction, made.psnr
+
+
+class DreamMatcherFeatures:
+    TITLE = "DreamMatcher Features"
+    DESCRIPTION = ("Optional: makes the reference's features ahead of sampling, so that every picture after it costs "
+                   "little more than a plain one. Without it they are made while the first picture samples.")
+    CATEGORY = CATEGORY
+    FUNCTION = "prepare"
+    RETURN_TYPES = ("DM_REFERENCE",)
+    RETURN_NAMES = ("reference",)
+    OUTPUT_TOOLTIPS = ("The reference with its features.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "model": ("MODEL", {"tooltip": "The model that will sample."}),
+            "reference": ("DM_REFERENCE", {"tooltip": "From DreamMatcher Invert Reference."}),
+            "mask": ("DM_MASK", {"tooltip": "From DreamMatcher Mask: whose subject map is recorded."}),
+            "pca": ("INT", {"default": 256, "min": 0, "max": 4096, "tooltip":
+                    "Rank of the descriptors per level; the paper uses 256. 0 turns the projection off."}),
+            "storage_device": (["cpu", "model"], {"default": "cpu", "tooltip":
+                               "Where features wait between steps: main memory, or the model's device."}),
+            "dtype": (list(PRECISIONS), {"default": "model", "tooltip":
+                      "Precision of the stored features; 'model' keeps the model's own."}),
+        }}
+
+    def prepare(self, model, reference, mask, pca, storage_device, dtype):
+        options = FeatureOptions(pca or None, storage_device, PRECISIONS[dtype])
+        return (invert.prepare_features(model, reference, mask, options),)
+
+
+class DreamMatcherSaveReference:
+    TITLE = "DreamMatcher Save Reference"
+    DESCRIPTION = "Writes an inverted reference as safetensors into ComfyUI's output folder."
+    CATEGORY = CATEGORY
+    FUNCTION = "save"
+    RETURN_TYPES = ("STRING",)
+    RETURN_NAMES = ("path",)
+    OUTPUT_TOOLTIPS = ("Where the file is.",)
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "reference": ("DM_REFERENCE", {"tooltip": "From DreamMatcher Invert Reference."}),
+            "filename_prefix": ("STRING", {"default": "dreammatcher/reference", "tooltip":
+                                "Name in the output folder; a number is added."}),
+        }}
+
+    def save(self, reference, filename_prefix):
+        path = files.save_reference(reference, filename_prefix)
+        return {"ui": {"text": [str(path)]}, "result": (str(path),)}
+
+
+class DreamMatcherLoadReference:
+    TITLE = "DreamMatcher Load Reference"
+    DESCRIPTION = "Reads a saved reference from models/dreammatcher or from the output folder."
+    CATEGORY = CATEGORY
+    FUNCTION = "load"
+    RETURN_TYPES = ("DM_REFERENCE",)
+    RETURN_NAMES = ("reference",)
+    OUTPUT_TOOLTIPS = ("The reference, for DreamMatcher Apply with a model of the same family.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "file": (files.reference_names() or ["(no saved reference)"], {"tooltip":
+                     "Files of models/dreammatcher and output/dreammatcher."}),
+        }}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, file):
+        return True  # files saved after the page was loaded are welcome; a missing one is reported by load
+
+    @classmethod
+    def IS_CHANGED(cls, file):
+        return files.modified(file)
+
+    def load(self, file):
+        return (files.load_reference(file),)
+
+
+NODES = (DreamMatcherInvert, DreamMatcherSubject, DreamMatcherFeatures, DreamMatcherSaveReference, DreamMatcherLoadReference)

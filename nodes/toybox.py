@@ -1,0 +1,54 @@
+"""The small trained world that ships with the pack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..dreammatcher.host import toybox as host
+from ..toybox.picture import reference_picture
+from ..toybox.world import CLASSES, SCENES
+
+CATEGORY = "DreamMatcher/toybox"
+FOLDER = Path(__file__).resolve().parent.parent / "toybox"
+
+
+class ToyboxLoader:
+    TITLE = "Toybox Loader"
+    DESCRIPTION = ("Loads the tiny model that ships with the pack: 128-pixel drawings of robots, birds, fish, cars and cats. "
+                   "For trying graphs without a checkpoint.")
+    CATEGORY = CATEGORY
+    FUNCTION = "load"
+    RETURN_TYPES = ("MODEL", "CLIP", "VAE")
+    OUTPUT_TOOLTIPS = ("UNet of 11 M parameters, 16x16 latents.", "Text encoder with a small vocabulary.", "Autoencoder.")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    def load(self):
+        return host.load(FOLDER / "model.safetensors", FOLDER / "tokenizer", host.embedding_folders())
+
+
+class ToyboxReference:
+    TITLE = "Toybox Reference"
+    DESCRIPTION = "Draws a subject that the Toybox model has never seen, in a pose and a scene."
+    CATEGORY = CATEGORY
+    FUNCTION = "draw"
+    RETURN_TYPES = ("IMAGE", "MASK")
+    OUTPUT_TOOLTIPS = ("The picture, 128x128.", "White where the subject is.")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        largest = 0xFFFFFFFFFFFFFFFF
+        return {"required": {
+            "subject": ("INT", {"default": 1, "min": 0, "max": largest, "tooltip": "Which subject: its colours."}),
+            "kind": (list(CLASSES), {"default": "robot", "tooltip": "What the subject is."}),
+            "pose": ("INT", {"default": 1, "min": 0, "max": largest, "tooltip": "Which pose."}),
+            "background": (sorted(SCENES), {"default": "grass", "tooltip": "Where it stands."}),
+        }}
+
+    def draw(self, subject, kind, pose, background):
+        return reference_picture(subject, kind, pose, background)
+
+
+NODES = (ToyboxLoader, ToyboxReference)

@@ -1,0 +1,68 @@
+"""Training pictures on disk (build/toybox, outside git): rendered once, read as memory maps."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .draw import SIZE, render
+from .world import Pose, Scene, Subject, random_caption, random_pose, random_scene, training_subject
+
+BUILD = Path(__file__).resolve().parent.parent / "build" / "toybox"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What one training picture shows."""
+
+    subject: Subject
+    pose: Pose
+    scene: Scene
+
+    def caption(self, rng: random.Random) -> str:
+        return random_caption(rng, self.subject, self.pose, self.scene)
+
+
+def picture(index: int) -> Picture:
+    rng = random.Random(f"training-{index}")
+    return Picture(training_subject(rng), random_pose(rng), random_scene(rng))
+
+
+def _draw(index: int) -> tuple[np.ndarray, np.ndarray]:
+    shown = picture(index)
+    return render(shown.subject, shown.pose, shown.scene)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    pictures: np.ndarray  # uint8 [N, 128, 128, 3]
+    labels: np.ndarray  # uint8 [N, 128, 128], indices into PART_LABELS
+    shown: list[Picture]
+
+    def __len__(self) -> int:
+        return len(self.shown)
+
+
+def render_dataset(count: int, folder: Path = BUILD) -> None:
+    """Draws ``count`` training pictures with two processes and writes them to ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = np.lib.format.open_memmap(folder / "pictures.npy", "w+", np.uint8, (count, SIZE, SIZE, 3))
+    labels = np.lib.format.open_memmap(folder / "labels.npy", "w+", np.uint8, (count, SIZE, SIZE))
+    with multiprocessing.Pool(2) as pool:
+        for index, (image, label) in enumerate(pool.imap(_draw, range(count), chunksize=64)):
+            pictures[index], labels[index] = image, label
+    (folder / "count.json").write_text(json.dumps({"count": count, "example": asdict(picture(0))}))
+
+
+def open_dataset(folder: Path = BUILD) -> Dataset:
+    """The rendered pictures. Raises FileNotFoundError when ``python -m toybox.render`` has not run."""
+    if not (folder / "count.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no rendered pictures; run `python -m toybox.render` first")
+    count = json.loads((folder / "count.json").read_text())["count"]
+    return Dataset(np.load(folder / "pictures.npy", mmap_mode="r"), np.load(folder / "labels.npy", mmap_mode="r"),
+                   [picture(index) for index in range(count)])

@@ -1,0 +1,19 @@
+"""A subject, pose and background by numbers, as the host's IMAGE and MASK."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+
+from .draw import render
+from .world import random_pose, random_scene, unseen_subject
+
+
+def reference_picture(subject: int, kind: str, pose: int, background: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """IMAGE [1, 128, 128, 3] and MASK [1, 128, 128] of a subject whose palette no training picture had."""
+    picture, labels = render(
+        unseen_subject(subject, kind), random_pose(random.Random(f"pose-{pose}")),
+        random_scene(random.Random(f"scene-{pose}"), background))
+    return torch.from_numpy(np.array(picture)).float()[None] / 255, torch.from_numpy(labels > 0).float()[None]

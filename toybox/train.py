@@ -1,0 +1,73 @@
+"""``python -m toybox.train [--steps N]``: trains autoencoder, text encoder and UNet and writes toybox/model.safetensors.
+
+Each part resumes from its checkpoint in build/toybox. ``--export-now`` writes the model from the latest checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+import torch
+from safetensors.torch import save_file
+
+from harness.library import use_library
+
+from .dataset import BUILD, open_dataset
+from .vocab import TOKENIZER_DIR
+
+MODEL_FILE = TOKENIZER_DIR.with_name("model.safetensors")
+log = logging.getLogger("toybox")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=2_800, help="length of the denoiser's schedule")
+    parser.add_argument("--pictures", type=int, default=20_000, help="pictures the denoiser learns from")
+    parser.add_argument("--export-now", action="store_true")
+    options = parser.parse_args()
+    use_library(BUILD / "host", "--use-pytorch-cross-attention")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    torch.manual_seed(0)
+
+    import comfy.taesd.taesd
+
+    from dreammatcher.host import toybox
+
+    from . import train_autoencoder, train_diffusion
+
+    data = open_dataset()
+    done = BUILD / "autoencoder.pt"
+    narrow = train_autoencoder.Autoencoder()
+    if done.exists():
+        narrow.load_state_dict(torch.load(done, weights_only=True))
+    else:
+        narrow = train_autoencoder.train(data, BUILD)
+        torch.save(narrow.state_dict(), done)
+    vae = comfy.taesd.taesd.TAESD()
+    train_autoencoder.widen(narrow, vae)
+    log.info("autoencoder: mean absolute error %.4f", train_autoencoder.reconstruction_error(vae, data))
+
+    latent_file = BUILD / "latents.pt"
+    if not latent_file.exists():
+        torch.save(train_autoencoder.encode(narrow, data, min(options.pictures, len(data))), latent_file)
+    latents = torch.load(latent_file, weights_only=True)
+
+    base = toybox.unet_model()
+    clip = toybox.build_clip(TOKENIZER_DIR)
+    denoiser = train_diffusion.Denoiser(base.diffusion_model, clip.cond_stage_model.clip_l.transformer, clip.tokenize)
+    denoiser.requires_grad_(True)
+    sigmas = base.model_sampling.sigmas
+    step = train_diffusion.train(denoiser, latents, data, 1 / (1 + sigmas**2), BUILD, options.steps,
+                                 limit=1 if options.export_now else None)
+
+    parts = {toybox.UNET_PREFIX: base.diffusion_model, toybox.VAE_PREFIX: vae,
+             toybox.CLIP_PREFIX + "clip_l.transformer.": denoiser.text}
+    weights = {prefix + key: value.detach().half().contiguous()
+               for prefix, module in parts.items() for key, value in module.state_dict().items()}
+    save_file(weights, MODEL_FILE, metadata={"format": "toybox-1", "denoiser_steps": str(step)})
+    log.info("wrote %s after %d steps", MODEL_FILE, step)
+
+
+if __name__ == "__main__":
+    main()
