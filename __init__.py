@@ -1,6 +1,8 @@
 """DreamMatcher for ComfyUI: registration only."""
 
-if __package__:  # the host imports the pack as a package; test runners may look at this file alone
+import sys
+
+if "folder_paths" in sys.modules:  # inside a host; test runners import this file too, without one
     from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
     WEB_DIRECTORY = "./web"

@@ -1,0 +1,32 @@
+# Every target makes .venv itself on first use; a second run installs nothing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+endif
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test quality lint examples
+demo: $(STAMP)
+	$(BIN)/python -m benchmarks.demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+quality: $(STAMP)
+	$(BIN)/python -m benchmarks.quality
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+examples: $(STAMP)
+	$(BIN)/python -m harness.examples
+
+# torch first and exact: an open range would pull CUDA. The packaged host declares more than it needs.
+$(STAMP): requirements-host.txt requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps comfyui==0.0.1 torchvision==0.16.2
+	$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements-host.txt -r requirements-dev.txt
+	$(PYTHON) -c "open('$(STAMP)', 'w').close()"

@@ -1,0 +1,93 @@
+"""``python -m harness.examples``: writes the workflows of example_workflows from the prompts below."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .boot import Host
+from .library import ROOT
+from .workflow import to_workflow
+
+FOLDER = ROOT / "example_workflows"
+STEPS, CFG = 50, 4.0
+
+
+def node(class_type: str, /, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def sampler(model: list, positive: list, negative: list, latent: list, seed: int = 1) -> dict[str, Any]:
+    return node("KSampler", model=model, positive=positive, negative=negative, latent_image=latent, seed=seed, steps=STEPS,
+                cfg=CFG, sampler_name="ddim", scheduler="ddim_uniform", denoise=1.0)
+
+
+def full_control() -> dict[str, Any]:
+    return {
+        "1": node("ToyboxLoader"),
+        "2": node("ToyboxReference", subject=1, kind="robot", pose=1, background="grass"),
+        "3": node("VAEEncode", pixels=["2", 0], vae=["1", 2]),
+        "4": node("DreamMatcherSubject", clip=["1", 1], prompt="a photo of a robot on grass", subject_words="robot"),
+        "5": node("DreamMatcherSubject", clip=["1", 1], prompt="a photo of a robot in the snow", subject_words="robot"),
+        "6": node("CLIPTextEncode", clip=["1", 1], text=""),
+        "7": node("DreamMatcherInvert", model=["1", 0], reference=["3", 0], positive=["4", 0], negative=["6", 0], steps=50,
+                  scheduler="ddim_uniform"),
+        "8": node("DreamMatcherMask", reference_subject=["4", 1], target_subject=["5", 1], cycle_threshold=0.4,
+                  binarise="soft"),
+        "9": node("DreamMatcherApply", model=["1", 0], reference=["7", 0], mask=["8", 0], strength=1.0, start=0.08, end=1.0,
+                  layers=""),
+        "10": node("EmptyLatentImage", width=128, height=128, batch_size=1),
+        "11": sampler(["1", 0], ["5", 0], ["6", 0], ["10", 0]),
+        "12": sampler(["9", 0], ["5", 0], ["6", 0], ["10", 0]),
+        "13": node("VAEDecode", samples=["11", 0], vae=["1", 2]),
+        "14": node("VAEDecode", samples=["12", 0], vae=["1", 2]),
+        "15": node("SaveImage", images=["13", 0], filename_prefix="dreammatcher/plain"),
+        "16": node("SaveImage", images=["14", 0], filename_prefix="dreammatcher/matched"),
+        "17": node("DreamMatcherPreview", trace=["9", 1], images=["14", 0], reference=["2", 0]),
+    }
+
+
+def easy() -> dict[str, Any]:
+    return {
+        "1": node("ToyboxLoader"),
+        "2": node("ToyboxReference", subject=3, kind="cat", pose=2, background="desert"),
+        "3": node("DreamMatcherEasy", model=["1", 0], clip=["1", 1], vae=["1", 2], reference=["2", 0],
+                  reference_prompt="a photo of a cat in the desert", prompt="a photo of a cat at night", negative="",
+                  subject_words="cat"),
+        "4": node("EmptyLatentImage", width=128, height=128, batch_size=1),
+        "5": sampler(["3", 0], ["3", 1], ["3", 2], ["4", 0], seed=2),
+        "6": node("VAEDecode", samples=["5", 0], vae=["1", 2]),
+        "7": node("SaveImage", images=["6", 0], filename_prefix="dreammatcher/easy"),
+        "8": node("DreamMatcherPreview", trace=["3", 3], images=["6", 0], reference=["2", 0]),
+    }
+
+
+def save_and_load() -> dict[str, Any]:
+    prompt = {number: entry for number, entry in full_control().items() if int(number) < 15 and number not in ("11", "13")}
+    prompt["15"] = node("DreamMatcherSaveReference", reference=["18", 0], filename_prefix="dreammatcher/robot")
+    prompt["16"] = node("SaveImage", images=["14", 0], filename_prefix="dreammatcher/prepared")
+    prompt["18"] = node("DreamMatcherFeatures", model=["1", 0], reference=["7", 0], mask=["8", 0], pca=256,
+                        storage_device="cpu", dtype="model")
+    prompt["9"]["inputs"]["reference"] = ["18", 0]
+    return prompt
+
+
+EXAMPLES = {
+    "dreammatcher_toybox": (full_control, [
+        "Every step of the method in its own node, on the small model that ships with the pack.\n\nChange the subject, pose "
+        "and background of Toybox Reference, the target prompt, or the seed (in both samplers).\n\nWith your own checkpoint: "
+        "replace Toybox Loader by Load Checkpoint, Toybox Reference by Load Image, and set the latent to 512x512."]),
+    "dreammatcher_easy_toybox": (easy, [
+        "The whole method in one node.\n\nGive it a picture of the subject, a prompt for that picture, the prompt of the "
+        "picture you want, and the words that name the subject in both."]),
+    "dreammatcher_save_reference_toybox": (save_and_load, [
+        "Prepares a reference's features once, samples with them, and saves the inverted reference.\n\nRead it back in "
+        "another graph with DreamMatcher Load Reference."]),
+}
+
+
+if __name__ == "__main__":
+    host = Host(ROOT / "build" / "host")
+    for name, (make, notes) in EXAMPLES.items():
+        text = json.dumps(to_workflow(make(), host.nodes, notes), indent=1)
+        (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")

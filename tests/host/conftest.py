@@ -1,0 +1,33 @@
+"""One real host for all host tests, and the small models that run in it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from harness.boot import Host
+from harness.library import ROOT
+
+
+@pytest.fixture(scope="session")
+def host() -> Host:
+    booted = Host(ROOT / "build" / "host-tests")
+    torch.set_grad_enabled(False)
+    return booted
+
+
+@pytest.fixture(scope="session")
+def pack(host):
+    return host.pack()
+
+
+@pytest.fixture(scope="session")
+def toybox(host):
+    """MODEL, CLIP and VAE that ship with the pack."""
+    with torch.inference_mode():
+        return host.nodes["ToyboxLoader"]().load()

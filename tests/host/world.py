@@ -1,0 +1,98 @@
+"""Small models and one-line runs, the same on both hosts."""
+
+from __future__ import annotations
+
+import torch
+
+
+def random_unet(width: int = 32, prediction: str = "EPS"):
+    """An SD1.5-shaped UNet with random weights: two levels, 1.1 M parameters, context of 96."""
+    import comfy.model_base
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.supported_models_base
+
+    class Family(comfy.supported_models_base.BASE):
+        unet_config = {
+            "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": width, "num_res_blocks": [1, 1],
+            "channel_mult": [1, 2], "transformer_depth": [1, 1], "transformer_depth_output": [1] * 4,
+            "transformer_depth_middle": 1, "use_spatial_transformer": True, "use_linear_in_transformer": False,
+            "context_dim": 96, "adm_in_channels": None, "use_temporal_attention": False, "legacy": False,
+        }
+        unet_extra_config = {"num_heads": 4, "num_head_channels": -1}
+
+        def model_type(self, state_dict, prefix=""):
+            return comfy.model_base.ModelType[prediction]
+
+    family = Family(Family.unet_config)
+    family.set_inference_dtype(torch.float32, None)
+    base = family.get_model({}, "", device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in base.named_parameters():
+        if parameter.ndim > 1:
+            fan = parameter[0].numel()
+            parameter.data = torch.randn(parameter.shape, generator=generator) / fan**0.5
+        else:
+            parameter.data = torch.ones_like(parameter) if name.endswith("weight") else torch.zeros_like(parameter)
+    return comfy.model_patcher.ModelPatcher(base, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
+
+
+def prompt(seed: int, tokens: int = 77, width: int = 96) -> list:
+    generator = torch.Generator().manual_seed(seed)
+    return [[torch.randn(1, tokens, width, generator=generator), {}]]
+
+
+def picture(seed: int, height: int = 16, width: int = 16, batch: int = 1, channels: int = 4) -> torch.Tensor:
+    return torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def sample(model, positive, negative, *, seed=0, steps=6, cfg=5.0, sampler="euler", scheduler="normal",
+           height=16, width=16, batch=1, noise=None, denoise=1.0, latent=None, callback=None) -> torch.Tensor:
+    """The host's own sampling. Noise is made per item, so that a batch equals its singles."""
+    import comfy.sample
+
+    with torch.inference_mode():
+        if noise is None:
+            noise = torch.cat([picture(1000 + seed + item, height, width) for item in range(batch)])
+        latent = torch.zeros_like(noise) if latent is None else latent
+        torch.manual_seed(seed)  # as the host does when it draws the noise itself
+        return comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler, positive, negative, latent,
+                                   denoise=denoise, seed=seed, callback=callback, disable_pbar=True)
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.model.state_dict().items()}
+
+
+def same_weights(model, before: dict[str, torch.Tensor]) -> bool:
+    now = model.model.state_dict()
+    return now.keys() == before.keys() and all(torch.equal(now[name], value) for name, value in before.items())
+
+
+class Bench:
+    """A model with an inverted reference and everything needed to apply it."""
+
+    def __init__(self, pack, model, *, height=16, width=16, steps=10, tokens=77, subject=(5,), target=(6,)):
+        self.module = pack.module
+        self.model = model
+        self.positive, self.negative, self.target = prompt(1, tokens), prompt(2, tokens), prompt(3, tokens)
+        Subject = self.module("dreammatcher.reference").Subject
+        self.subjects = (Subject("dog", "a dog", subject, tokens), Subject("dog", "the dog", target, tokens))
+        invert = self.module("dreammatcher.host.invert").invert_reference
+        with torch.inference_mode():
+            self.reference, self.reconstruction = invert(
+                model, {"samples": picture(7, height, width)}, self.positive, self.negative, steps, "ddim_uniform")
+
+    def mask(self, **changes):
+        settings = dict(reference_subject=self.subjects[0], target_subject=self.subjects[1])
+        return self.module("dreammatcher.settings").MaskSettings(**{**settings, **changes})
+
+    def apply(self, model=None, mask=None, layers="", reference=None, **settings):
+        """(patched model, trace)."""
+        settings.setdefault("start", 0.0)
+        chosen = self.module("dreammatcher.settings").ApplySettings(**settings)
+        return self.module("dreammatcher.host.apply").apply(
+            model or self.model, reference or self.reference, mask or self.mask(), chosen, layers)
+
+    def sample(self, model=None, **options) -> torch.Tensor:
+        return sample(model or self.model, self.target, self.negative, **options)

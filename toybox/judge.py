@@ -1,0 +1,145 @@
+"""The judge: sees which parts of which class stand where in a picture, and measures results against ground truth.
+
+``python -m toybox.judge`` trains it on renders (resumable) and writes toybox/judge.safetensors and its own accuracy.
+The measures: colours by CIEDE2000 between part medians, structure by part overlap, class and scene by its two heads.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .shapes import PART_LABELS, PART_ROLES
+from .world import CLASSES, SCENES
+
+JUDGE_FILE = Path(__file__).with_name("judge.safetensors")
+SCENE_NAMES = sorted(SCENES)
+
+#: parts smaller than this many pixels are not measured
+SMALLEST_PART = 12
+
+
+class Stage(nn.Module):
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.first = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(outputs), nn.BatchNorm2d(outputs)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.norms[0](self.first(x)))
+        return x + F.relu(self.norms[1](self.second(x)))
+
+
+class Judge(nn.Module):
+    """A small U-shaped segmenter with a head for the class and one for the scene. Pictures [B, 3, 128, 128] in 0..1."""
+
+    def __init__(self, widths: tuple[int, ...] = (24, 48, 96, 128)):
+        super().__init__()
+        self.stem = nn.Conv2d(3, widths[0], 4, stride=2, padding=1)
+        self.down = nn.ModuleList([Stage(a, b) for a, b in zip((widths[0], *widths), widths)])
+        self.up = nn.ModuleList([Stage(a + b, b) for a, b in zip(widths[:0:-1], widths[-2::-1])])
+        self.parts = nn.Conv2d(widths[0], 4 * len(PART_LABELS), 1)
+        self.kind = nn.Linear(widths[-1], len(CLASSES))
+        self.scene = nn.Linear(widths[-1], len(SCENE_NAMES))
+
+    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits of parts [B, 34, 128, 128], class [B, 5] and scene [B, 5]."""
+        x = F.relu(self.stem(pictures * 2 - 1))
+        skips = []
+        for stage in self.down:
+            x = stage(x if not skips else F.max_pool2d(x, 2))
+            skips.append(x)
+        deep = x.mean((2, 3))
+        for stage, skip in zip(self.up, skips[-2::-1]):
+            x = stage(torch.cat((F.interpolate(x, scale_factor=2.0), skip), 1))
+        return F.pixel_shuffle(self.parts(x), 2), self.kind(deep), self.scene(deep)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge sees in one picture."""
+
+    parts: np.ndarray  # uint8 [128, 128], indices into PART_LABELS
+    kind: str
+    scene: str
+
+
+def load_judge(path: Path = JUDGE_FILE) -> Judge:
+    from safetensors.torch import load_file
+
+    judge = Judge()
+    judge.load_state_dict({name: value.float() if value.is_floating_point() else value
+                           for name, value in load_file(path).items()})
+    return judge.eval()
+
+
+@torch.no_grad()
+def look(judge: Judge, picture: np.ndarray) -> Verdict:
+    """``picture`` uint8 [128, 128, 3]."""
+    x = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+    parts, kind, scene = judge(x)
+    return Verdict(parts.argmax(1)[0].byte().numpy(), CLASSES[kind.argmax()], SCENE_NAMES[scene.argmax()])
+
+
+def part_colours(picture: np.ndarray, parts: np.ndarray, kind: str) -> dict[str, tuple[np.ndarray, int]]:
+    """Median RGB (0..255) and area of every part of ``kind`` that is large enough to be measured; eyes and windows,
+    which are the same for all subjects, are left out."""
+    found = {}
+    for label, role in PART_ROLES[kind].items():
+        inside = parts == PART_LABELS.index(f"{kind}/{label}")
+        if role != "white" and inside.sum() >= SMALLEST_PART:
+            found[label] = np.median(picture[inside], axis=0), int(inside.sum())
+    return found
+
+
+def subject_error(picture: np.ndarray, parts: np.ndarray, reference: np.ndarray, reference_parts: np.ndarray,
+                  kind: str) -> float | None:
+    """Mean CIEDE2000 between the subject's parts here and in the reference, weighted by area here.
+
+    Over parts found in both; None when there are none. Lower is better.
+    """
+    from skimage.color import deltaE_ciede2000, rgb2lab
+
+    here, there = part_colours(picture, parts, kind), part_colours(reference, reference_parts, kind)
+    shared = [label for label in here if label in there]
+    if not shared:
+        return None
+    lab = [rgb2lab(np.array([side[label][0] for label in shared]) / 255) for side in (here, there)]
+    return float(np.average(deltaE_ciede2000(*lab), weights=[here[label][1] for label in shared]))
+
+
+def structure_iou(parts: np.ndarray, other: np.ndarray) -> float | None:
+    """Mean overlap of the part maps over all parts that either picture shows; None when neither shows a subject."""
+    labels = [label for label in np.union1d(np.unique(parts), np.unique(other)) if label]
+    if not labels:
+        return None
+    return float(np.mean([((parts == label) & (other == label)).sum() / ((parts == label) | (other == label)).sum()
+                          for label in labels]))
+
+
+def main() -> None:
+    import logging
+
+    from .dataset import BUILD, open_dataset
+    from .train_judge import accuracy, train
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    from safetensors.torch import save_file
+
+    judge = train(open_dataset(), BUILD)
+    save_file({name: value.half() if value.is_floating_point() else value for name, value in judge.state_dict().items()},
+              JUDGE_FILE)
+    figures = accuracy(load_judge())
+    JUDGE_FILE.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
+    logging.getLogger("toybox").info("judge: %s", figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Trains the judge on renders as the model would show them: noisy, blurred, and through the autoencoder."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .dataset import Dataset
+from .draw import render
+from .judge import SCENE_NAMES, Judge
+from .optimisation import Run
+from .train_autoencoder import Autoencoder
+from .world import CLASSES, random_pose, random_scene, unseen_subject
+
+STEPS, BATCH, RATE = 2_600, 16, 3e-3
+ROUND_TRIPS = 3_000  # of the training pictures, how many are also seen through the autoencoder
+
+
+def tensor_of(pictures: np.ndarray) -> torch.Tensor:
+    """uint8 [B, H, W, 3] -> [B, 3, H, W] in 0..1."""
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float().div_(255)
+
+
+@torch.no_grad()
+def round_trips(data: Dataset, folder: Path) -> np.ndarray:
+    """The first pictures through the autoencoder with noisy latents, uint8 [N, 128, 128, 3]; made once."""
+    file = folder / "round_trips.npy"
+    if not file.exists():
+        model = Autoencoder()
+        model.load_state_dict(torch.load(folder / "autoencoder.pt", weights_only=True))
+        made = np.empty((ROUND_TRIPS, 128, 128, 3), np.uint8)
+        noise = torch.Generator().manual_seed(0)
+        for start in range(0, ROUND_TRIPS, 25):
+            latent = model.taesd_encoder(tensor_of(data.pictures[start:start + 25]))
+            strength = 0.35 * torch.rand(len(latent), 1, 1, 1, generator=noise)
+            decoded = model.taesd_decoder(latent + strength * torch.randn(latent.shape, generator=noise))
+            made[start:start + 25] = (decoded.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        np.save(file, made)
+    return np.load(file)
+
+
+def worn(pictures: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Noise and blur of random strength, per picture."""
+    blurred = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    amount = torch.from_numpy(rng.uniform(0, 1, (len(pictures), 1, 1, 1))).float() ** 2
+    grain = torch.from_numpy(rng.uniform(0, 0.06, (len(pictures), 1, 1, 1))).float()
+    return torch.lerp(pictures, blurred, amount) + grain * torch.randn_like(pictures)
+
+
+def train(data: Dataset, folder: Path) -> Judge:
+    torch.manual_seed(0)
+    judge = Judge().train().to(memory_format=torch.channels_last)
+    run = Run("judge", folder, judge, STEPS, RATE, average=False)
+    seen = round_trips(data, folder)
+    rng = np.random.default_rng(run.step)
+    kinds = torch.tensor([CLASSES.index(shown.subject.kind) for shown in data.shown])
+    scenes = torch.tensor([SCENE_NAMES.index(shown.scene.name) for shown in data.shown])
+    while run.step < run.steps:
+        through, plain = rng.integers(0, len(seen), BATCH // 2), rng.integers(0, len(data), BATCH // 2)
+        rows = np.concatenate((through, plain))
+        pictures = tensor_of(np.concatenate((seen[through], data.pictures[plain])))
+        labels = torch.from_numpy(data.labels[rows].astype(np.int64))
+        parts, kind, scene = judge(worn(pictures, rng).contiguous(memory_format=torch.channels_last))
+        run.descend(F.cross_entropy(parts, labels) + 0.1 * F.cross_entropy(kind, kinds[rows])
+                    + 0.1 * F.cross_entropy(scene, scenes[rows]))
+    return judge.eval()
+
+
+@torch.no_grad()
+def accuracy(judge: Judge, count: int = 200) -> dict[str, float]:
+    """On renders of subjects that no training picture had: shares of pixels and pictures told right."""
+    right = {"foreground_pixels": [], "all_pixels": [], "class": [], "scene": []}
+    for index in range(count):
+        rng = random.Random(f"held-out-{index}")
+        subject, pose, scene = unseen_subject(index), random_pose(rng), random_scene(rng)
+        picture, labels = render(subject, pose, scene)
+        parts, kind, background = judge(tensor_of(picture[None]))
+        hit = parts.argmax(1)[0].numpy() == labels
+        right["foreground_pixels"].append(hit[labels > 0].mean())
+        right["all_pixels"].append(hit.mean())
+        right["class"].append(CLASSES[kind.argmax()] == subject.kind)
+        right["scene"].append(SCENE_NAMES[background.argmax()] == scene.name)
+    return {name: round(float(np.mean(values)), 4) for name, values in right.items()} | {"pictures": count}
