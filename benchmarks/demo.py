@@ -42,7 +42,8 @@ def change(prompt: dict, kind: str, subject: int, pose: int, background: str, wa
 
 
 def number_of(prompt: dict, kind: str, index: int = 0) -> str:
-    return [number for number, entry in sorted(prompt.items(), key=lambda item: int(item[0])) if entry["class_type"] == kind][index]
+    ordered = sorted(prompt.items(), key=lambda item: int(item[0]))
+    return [number for number, entry in ordered if entry["class_type"] == kind][index]
 
 
 def run_row(host: Host, executor, workflow: dict, row: tuple | None) -> list[Image.Image]:

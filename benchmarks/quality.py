@@ -86,6 +86,8 @@ class Studio:
         picture, parts = case.reference()
         reference, _ = self.module("dreammatcher.host.invert").invert_reference(
             self.model, self.encode(picture), positive, negative, STEPS, "ddim_uniform")
+        features = self.module("dreammatcher.features")
+        reference = reference.with_store(features.FeatureStore())  # every arm reads the same features
         mask = self.module("dreammatcher.settings").MaskSettings(*subjects)
         return SimpleNamespace(picture=picture, parts=parts, reference=reference, mask=mask, target=target, negative=negative)
 
@@ -154,7 +156,7 @@ def markdown(table: dict[str, dict[str, float]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=60)
+    parser.add_argument("--cases", type=int, default=50)
     parser.add_argument("--pictures", type=Path, help="folder for a strip of pictures per case")
     options = parser.parse_args()
     studio, judge = Studio(Host(ROOT / "build" / "host")), load_judge()

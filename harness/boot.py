@@ -64,12 +64,12 @@ class Host:
         self.server = _QuietServer()
 
     def _boot_upstream(self) -> None:
-        import utils.extra_config  # noqa: F401  must come before nodes
-
         import execution
         import folder_paths
-        import nodes
         import server
+        import utils.extra_config  # noqa: F401  must come before nodes
+
+        import nodes
 
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)

@@ -38,4 +38,4 @@ def use_library(folder: Path, *flags: str) -> None:
     import comfy.options
 
     comfy.options.enable_args_parsing()
-    import comfy.cli_args  # noqa: F401
+    import comfy.cli_args

@@ -21,7 +21,7 @@ class Fixture:
     def __init__(self, name: str):
         with safe_open(FIXTURES / f"{name}.safetensors", framework="pt") as file:
             self.metadata = file.metadata()
-            self.tensors = {key: file.get_tensor(key) for key in file.keys()}
+            self.tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  safe_open is no dict
         self.size, self.heads = int(self.metadata["size"]), int(self.metadata["heads"])
 
     def __getitem__(self, key: str) -> torch.Tensor:

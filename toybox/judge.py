@@ -51,6 +51,11 @@ class Judge(nn.Module):
 
     def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logits of parts [B, 34, 128, 128], class [B, 5] and scene [B, 5]."""
+        parts, kind, scene = self.at_half_size(pictures)
+        return F.pixel_shuffle(parts, 2), kind, scene
+
+    def at_half_size(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The same with parts as [B, 34 * 4, 64, 64]: the four pixels of a 2x2 block are channels."""
         x = F.relu(self.stem(pictures * 2 - 1))
         skips = []
         for stage in self.down:
@@ -59,7 +64,7 @@ class Judge(nn.Module):
         deep = x.mean((2, 3))
         for stage, skip in zip(self.up, skips[-2::-1]):
             x = stage(torch.cat((F.interpolate(x, scale_factor=2.0), skip), 1))
-        return F.pixel_shuffle(self.parts(x), 2), self.kind(deep), self.scene(deep)
+        return self.parts(x), self.kind(deep), self.scene(deep)
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,6 @@ def _install_prompt_watch(model, plan: Plan, holder: RunHolder) -> None:
 
 def weights_identity(unet: torch.nn.Module) -> tuple:
     """Changes when any weight patch changes: a few values of every parameter and the identity of deferred patches."""
-    samples = [parameter.detach().flatten()[:: max(1, parameter.numel() // 8)][:8].float().sum() for parameter in unet.parameters()]
+    samples = [value.detach().flatten()[:: max(1, value.numel() // 8)][:8].float().sum() for value in unet.parameters()]
     deferred = tuple(id(module.weight_function) for module in unet.modules() if getattr(module, "weight_function", None))
     return tuple(torch.stack(samples).tolist()), deferred

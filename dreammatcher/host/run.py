@@ -203,7 +203,8 @@ class Call:
     def _replace(self, layer: Layer, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The ablation: keys and values of the reference as they are (MasaCtrl, Cao et al. 2023)."""
         size = value.shape[0] // len(self.kinds)
-        hidden = [self.run.reference_features(kind, self.sigma, value).hidden[layer].expand(size, -1, -1) for kind in self.kinds]
+        hidden = [self.run.reference_features(kind, self.sigma, value).hidden[layer].expand(size, -1, -1)
+                  for kind in self.kinds]
         return torch.cat(hidden), torch.cat(hidden)
 
     def _record(self, found: Match, mask: torch.Tensor, sure: torch.Tensor) -> None:

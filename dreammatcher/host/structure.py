@@ -59,7 +59,7 @@ def structure_of(base: torch.nn.Module) -> Structure:
     """The structure of the host's BaseModel. Raises ValueError when it is no UNet with attention in its decoder."""
     unet = getattr(base, "diffusion_model", None)
     if not hasattr(unet, "output_blocks") or not hasattr(unet, "input_blocks"):
-        raise ValueError(f"model: {type(unet).__name__} is not a UNet, and DreamMatcher works inside a UNet's "
+        raise ValueError(f"model: {type(base if unet is None else unet).__name__} is not a UNet, and DreamMatcher works inside a UNet's "
                          "self-attention; use an SD1.x, SD2.x or SDXL checkpoint")
     cross: dict[Layer, int] = {}
     level = 0

@@ -1,4 +1,4 @@
-"""One real host for all host tests, and the small models that run in it."""
+"""One real host for all tests that need one, and the small models that run in it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "host"))  # for world.py, the small models
 
 from harness.boot import Host
 from harness.library import ROOT

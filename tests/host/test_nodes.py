@@ -1,0 +1,197 @@
+"""Every node and every shipped workflow through the real executor, and what users are told when something is wrong."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+
+from harness.examples import EXAMPLES, easy, full_control, node, save_and_load
+from harness.library import ROOT
+from harness.workflow import inputs_of, to_prompt, to_workflow
+
+OURS = ("DreamMatcherInvert", "DreamMatcherSubject", "DreamMatcherMask", "DreamMatcherFeatures", "DreamMatcherApply",
+        "DreamMatcherPreview", "DreamMatcherSaveReference", "DreamMatcherLoadReference", "DreamMatcherEasy",
+        "ToyboxLoader", "ToyboxReference")
+
+
+def quick(prompt: dict, **changes) -> dict:
+    """The same graph with few steps; ``changes`` are inputs by class, e.g. DreamMatcherApply={...}."""
+    prompt = copy.deepcopy(prompt)
+    for entry in prompt.values():
+        if entry["class_type"] in ("KSampler", "DreamMatcherInvert"):
+            entry["inputs"]["steps"] = 6
+        if entry["class_type"] in ("KSampler",):
+            entry["inputs"]["cfg"] = 4.0
+        entry["inputs"].update(changes.get(entry["class_type"], {}))
+    return prompt
+
+
+def fails(host, prompt: dict, words: str) -> None:
+    result = host.run(prompt)
+    assert not result.success and words in result.error(), result.error()
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_input_and_output_explains_itself(host, name):
+    kind = host.nodes[name]
+    assert kind.DESCRIPTION and kind.CATEGORY.startswith("DreamMatcher")
+    for declared, declaration in inputs_of(kind).items():
+        assert declaration[1]["tooltip"], declared
+    assert len(kind.OUTPUT_TOOLTIPS) == len(kind.RETURN_TYPES)
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_the_shipped_workflow_is_what_its_prompt_says_and_runs(host, name):
+    workflow = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text())
+    make, notes = EXAMPLES[name]
+    assert workflow == json.loads(json.dumps(to_workflow(make(), host.nodes, notes))), "run make examples"
+    prompt = to_prompt(workflow, host.nodes)
+    assert prompt == make()
+    result = host.run(quick(prompt))
+    assert result.success, result.error()
+
+
+def test_the_matched_picture_differs_from_the_plain_one_and_the_preview_shows_six_panels(host):
+    result = host.run(quick(full_control()))
+    plain, matched = (host.images(result, number)[0] for number in ("15", "16"))
+    strip = host.images(result, "17")[0]
+    assert plain.size == matched.size == (128, 128) and plain.tobytes() != matched.tobytes()
+    assert strip.width == 6 * strip.height
+
+
+def test_removing_the_node_gives_the_picture_it_never_touched(host):
+    executor = host.executor()
+    prompt = quick(full_control())
+    without = {number: entry for number, entry in prompt.items() if number in ("1", "5", "6", "10", "11", "13", "15")}
+    before = host.images(host.run(without, executor), "15")[0].tobytes()
+    assert host.run(prompt, executor).success
+    again = copy.deepcopy(without)
+    again["11"]["inputs"]["seed"] = 77
+    assert host.images(host.run(again, executor), "15")[0].tobytes() != before
+    assert host.images(host.run(without, executor), "15")[0].tobytes() == before
+
+
+def test_the_same_prompt_twice_is_bit_identical(host):
+    first, second = (host.images(host.run(quick(full_control())), "16")[0].tobytes() for _ in range(2))
+    assert first == second
+
+
+def test_a_saved_reference_samples_the_same_picture_after_loading(host):
+    prompt = quick(save_and_load())
+    prompt["9"]["inputs"]["reference"] = ["7", 0]
+    prompt["15"]["inputs"]["reference"] = ["7", 0]
+    result = host.run(prompt)
+    name = result.ui["15"]["text"][0].replace("\\", "/").rsplit("/", 1)[1]
+    loaded = copy.deepcopy(prompt)
+    del loaded["15"], loaded["18"]
+    loaded["7"] = node("DreamMatcherLoadReference", file=name)
+    again = host.run(loaded)
+    assert again.success, again.error()
+    assert host.images(again, "16")[0].tobytes() == host.images(result, "16")[0].tobytes()
+
+
+def test_a_painted_mask_takes_the_place_of_the_words(host):
+    prompt = quick(full_control())
+    prompt["8"]["inputs"].update(reference_mask=["2", 1], target_mask=["2", 1], binarise="otsu")
+    result = host.run(prompt)
+    assert result.success, result.error()
+    assert host.images(result, "16")[0].tobytes() != host.images(host.run(quick(full_control())), "16")[0].tobytes()
+
+
+def test_a_lora_like_patch_and_weighted_words_compose(host):
+    prompt = quick(full_control(), DreamMatcherSubject={"prompt": "a (photo:1.2) of a (robot:1.3) in the snow"})
+    prompt["20"] = node("FreeU_V2", model=["1", 0], b1=1.1, b2=1.1, s1=0.9, s2=0.2)
+    prompt["9"]["inputs"]["model"] = ["20", 0]
+    result = host.run(prompt)
+    assert result.success, result.error()
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"DreamMatcherSubject": {"subject_words": "zebra"}}, "'zebra' is not in the prompt; its words are: a, photo"),
+    ({"DreamMatcherSubject": {"subject_words": " , "}}, "subject words: none given"),
+    ({"DreamMatcherSubject": {"prompt": ""}}, "(the prompt is empty)"),
+    ({"DreamMatcherApply": {"start": 0.9, "end": 0.3}}, "start: 0.9 is not before end: 0.3"),
+    ({"DreamMatcherApply": {"layers": "7"}}, "layers: '7' is not among this model's output blocks 2, 3, 4, 5"),
+    ({"DreamMatcherApply": {"strength": 0.0}}, "trace: nothing was matched"),
+])
+def test_a_wrong_setting_is_named_with_its_value_and_the_fix(host, changes, words):
+    fails(host, quick(full_control(), **changes), words)
+
+
+def test_an_empty_mask_is_refused(host):
+    prompt = quick(full_control())
+    prompt["20"] = node("SolidMask", value=0.0, width=64, height=64)
+    prompt["8"]["inputs"]["target_mask"] = ["20", 0]
+    fails(host, prompt, "target MASK: it is empty")
+
+
+def test_several_reference_pictures_at_once_are_refused(host):
+    prompt = quick(full_control())
+    prompt["7"]["inputs"]["reference"] = ["10", 0]
+    prompt["10"]["inputs"]["batch_size"] = 2
+    fails(host, prompt, "reference LATENT: it is (2, 4, 16, 16); give one picture")
+
+
+def test_a_missing_reference_file_is_named(host):
+    prompt = quick(save_and_load())
+    prompt["7"] = node("DreamMatcherLoadReference", file="nowhere.safetensors")
+    fails(host, prompt, "'nowhere.safetensors' is in none of")
+    prompt["7"] = node("DreamMatcherLoadReference", file="../../secret.safetensors")
+    fails(host, prompt, "is a path; give the name of a file")
+
+
+def test_a_latent_of_other_channels_is_refused(host, toybox):
+    inverter = host.nodes["DreamMatcherInvert"]()
+    with pytest.raises(ValueError, match="it has 16 channels, this model takes 4"):
+        inverter.invert(toybox[0], {"samples": torch.zeros(1, 16, 8, 8)}, [], [], 5, "normal")
+
+
+def test_an_empty_conditioning_is_refused(host, toybox):
+    inverter = host.nodes["DreamMatcherInvert"]()
+    with pytest.raises(ValueError, match="positive: this CONDITIONING is empty"):
+        inverter.invert(toybox[0], {"samples": torch.zeros(1, 4, 8, 8)}, [], [], 5, "normal")
+
+
+def test_a_model_that_is_no_unet_is_refused(host, toybox):
+    clip_model = toybox[1].patcher
+    inverter = host.nodes["DreamMatcherInvert"]()
+    with pytest.raises(ValueError, match="is not a UNet"):
+        inverter.invert(clip_model, {"samples": torch.zeros(1, 4, 8, 8)}, [], [], 5, "normal")
+
+
+def test_an_interrupt_ends_the_inversion_and_the_next_run_is_whole(host):
+    import comfy.model_management as management
+
+    expected = host.images(host.run(quick(full_control())), "16")[0].tobytes()
+    prompt = quick(full_control())
+    executor = host.executor()
+    inverter = host.nodes["DreamMatcherInvert"]
+    original = inverter.invert
+
+    def interrupted(self, *args, **kwargs):
+        management.interrupt_current_processing()
+        return original(self, *args, **kwargs)
+
+    inverter.invert = interrupted
+    try:
+        assert not host.run(prompt, executor).success
+    finally:
+        inverter.invert = original
+        management.interrupt_current_processing(False)
+    assert host.images(host.run(prompt, executor), "16")[0].tobytes() == expected
+
+
+def test_the_easy_node_equals_the_full_graph(host):
+    prompt = quick(easy())
+    full = full_control()
+    full["2"]["inputs"].update(prompt["2"]["inputs"])
+    for number, name in (("4", "reference_prompt"), ("5", "prompt")):
+        full[number]["inputs"]["prompt"] = prompt["3"]["inputs"][name]
+    for number in ("4", "5"):
+        full[number]["inputs"]["subject_words"] = "cat"
+    full["12"]["inputs"].update(seed=prompt["5"]["inputs"]["seed"], steps=6)
+    full = {number: entry for number, entry in full.items() if number not in ("11", "13", "15")}
+    assert host.images(host.run(full), "16")[0].tobytes() == host.images(host.run(prompt), "7")[0].tobytes()

@@ -1,0 +1,103 @@
+"""Pictures of a match, and the store of features."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from dreammatcher.features import FeatureOptions, FeatureStore, RowFeatures
+from dreammatcher.preview import panels, spread, warped, wheel
+from dreammatcher.settings import ApplySettings, MaskSettings, Snapshot, Trace
+
+
+def snapshot(height=6, width=9, reference=(6, 9), batch=1, flow=None) -> Snapshot:
+    return Snapshot(1.0, torch.ones(batch, 1, height, width), torch.rand(1, 1, 4, 4), torch.ones(batch, 1, height, width),
+                    torch.zeros(batch, 2, height, width) if flow is None else flow, reference)
+
+
+def row(fill: float) -> RowFeatures:
+    return RowFeatures((torch.full((1, 2, 4, 4), fill),), {("output", 3, 0): torch.full((1, 16, 8), fill)}, None)
+
+
+@pytest.mark.parametrize("size, reference", [((48, 72), (48, 72)), ((50, 31), (64, 20)), ((16, 160), (33, 33))])
+def test_every_panel_has_the_size_of_the_result(size, reference):
+    made = panels(snapshot(), torch.rand(3, *size), torch.rand(3, *reference), index=3)
+    assert len(made) == 6
+    for panel in made:
+        assert panel.shape == (3, *size) and panel.min() >= 0 and panel.max() <= 1
+
+
+def test_zero_flow_with_full_trust_shows_the_reference_itself():
+    reference = torch.rand(3, 48, 72)
+    assert torch.allclose(warped(snapshot(), reference, (48, 72), 0), reference, atol=1e-4)
+
+
+def test_a_flipping_flow_shows_each_cell_from_the_other_side():
+    reference = torch.rand(3, 6, 9)
+    flow = torch.zeros(1, 2, 6, 9)
+    flow[:, 0] = 8 - 2 * torch.arange(9.0)
+    assert torch.allclose(warped(snapshot(flow=flow), reference, (6, 9), 0), reference.flip(2), atol=1e-4)
+
+
+def test_no_flow_is_white_on_the_wheel_and_opposite_flows_have_opposite_colours():
+    flow = torch.zeros(1, 2, 1, 3)
+    flow[0, 0] = torch.tensor([0.0, 5.0, -5.0])
+    colours = wheel(flow)[0, :, 0]
+    assert torch.equal(colours[:, 0], torch.ones(3))
+    assert torch.allclose(colours[:, 1], torch.tensor([1.0, 0, 0])) and torch.allclose(colours[:, 2], torch.tensor([0, 1.0, 1.0]))
+
+
+def test_points_are_spread_and_only_where_there_is_trust():
+    trust = torch.zeros(16, 16)
+    trust[:, :4] = 1
+    chosen = spread(trust, 12)
+    assert 4 <= len(chosen) <= 12 and all(x < 4 for _, x in chosen)
+    assert spread(torch.zeros(8, 8), 12) == []
+
+
+def test_the_store_gives_back_what_it_was_given_and_forgets_the_oldest():
+    store = FeatureStore(capacity=2 * row(0).bytes())
+    for key in range(3):
+        store.put((key,), row(key))
+    assert store.get((0,), torch.device("cpu"), torch.float32) is None
+    assert store.get((2,), torch.device("cpu"), torch.float32).levels[0].max() == 2
+    assert store.bytes() == 2 * row(0).bytes()
+
+
+def test_using_an_entry_keeps_it_from_being_forgotten():
+    store = FeatureStore(capacity=2 * row(0).bytes())
+    store.put((0,), row(0))
+    store.put((1,), row(1))
+    store.get((0,), torch.device("cpu"), torch.float32)
+    store.put((2,), row(2))
+    assert store.get((1,), torch.device("cpu"), torch.float32) is None
+
+
+def test_storage_precision_halves_the_bytes():
+    full, half = FeatureStore(), FeatureStore(FeatureOptions(dtype=torch.float16))
+    for store in (full, half):
+        store.put((0,), row(1.0))
+    assert half.bytes() * 2 == full.bytes()
+    assert half.get((0,), torch.device("cpu"), torch.float32).levels[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("thing", [FeatureStore(), Trace(), MaskSettings(target_mask=torch.ones(1, 1, 2, 2))])
+def test_the_hosts_deep_copies_are_the_same_object(thing):
+    assert copy.deepcopy({"patches": [thing]})["patches"][0] is thing
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda: FeatureOptions(pca=0), "pca: 0"),
+    (lambda: FeatureOptions(device="tpu"), "'tpu' is neither"),
+    (lambda: ApplySettings(strength=1.5), "strength: 1.5"),
+    (lambda: ApplySettings(start=-0.1), "start and end: -0.1"),
+    (lambda: ApplySettings(start=0.5, end=0.5), "not before end"),
+    (lambda: MaskSettings(), "nothing says where the subject is"),
+    (lambda: MaskSettings(target_mask=torch.zeros(1, 1, 4, 4)), "target MASK: it is empty"),
+    (lambda: MaskSettings(target_mask=torch.ones(1, 1, 4, 4), threshold=0), "cycle threshold: 0"),
+])
+def test_settings_out_of_range_are_named(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

@@ -1,0 +1,99 @@
+"""The drawn world: seeds name subjects, training and evaluation never share one, the judge's measures are what they say."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from toybox.dataset import picture
+from toybox.draw import render
+from toybox.judge import load_judge, structure_iou, subject_error
+from toybox.picture import reference_picture
+from toybox.shapes import PART_LABELS, PART_ROLES
+from toybox.train_judge import accuracy
+from toybox.vocab import END, START, merges, vocabulary, words
+from toybox.world import CLASSES, SCENES, Pose, Scene, caption, is_held_out, random_pose, random_scene, unseen_subject
+
+
+def drawn(seed: int, kind: str, subject: int = 1):
+    rng = random.Random(seed)
+    return render(unseen_subject(subject, kind), random_pose(rng), random_scene(rng))
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_a_seed_draws_the_same_picture_and_every_part_is_labelled(kind):
+    (picture_, labels), (again, _) = drawn(3, kind), drawn(3, kind)
+    assert np.array_equal(picture_, again) and picture_.shape == (128, 128, 3)
+    seen = {PART_LABELS[label] for label in np.unique(labels)} - {"background"}
+    assert seen <= {f"{kind}/{part}" for part in PART_ROLES[kind]} and len(seen) >= 5
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_each_part_has_its_subjects_colour(kind):
+    subject = unseen_subject(5, kind)
+    picture_, labels = render(subject, Pose(), Scene("snow"))
+    for part, role in PART_ROLES[kind].items():
+        inside = labels == PART_LABELS.index(f"{kind}/{part}")
+        if role != "white" and inside.sum() > 80:
+            assert np.abs(np.median(picture_[inside], axis=0) - np.array(subject.colour(role))).max() <= 3
+
+
+def test_training_pictures_never_show_a_palette_of_the_evaluation():
+    assert not any(is_held_out(picture(index).subject) for index in range(300))
+    assert all(is_held_out(unseen_subject(seed)) for seed in range(100))
+
+
+def test_captions_say_what_they_are_asked_to():
+    subject = unseen_subject(1, "cat")
+    assert caption(subject) == "a photo of a cat"
+    assert caption(subject, facing="left", scene="night") == "a photo of a cat facing left at night"
+    assert " and " in caption(subject, colours=True)
+
+
+def test_the_hosts_picture_and_mask_agree():
+    image, mask = reference_picture(1, "robot", 2, "grass")
+    assert image.shape == (1, 128, 128, 3) and mask.shape == (1, 128, 128) and 0.1 < mask.mean() < 0.6
+    assert torch.equal(image, reference_picture(1, "robot", 2, "grass")[0])
+
+
+def test_unknown_kinds_and_scenes_are_refused_with_the_choices():
+    with pytest.raises(ValueError, match="'dog' is not a Toybox class; choose one of robot"):
+        unseen_subject(1, "dog")
+    with pytest.raises(ValueError, match="'moon' is not a Toybox scene"):
+        random_scene(random.Random(0), "moon")
+
+
+def test_every_word_of_the_world_is_one_token_and_the_end_token_is_the_largest():
+    tokens = vocabulary()
+    assert all(word + "</w>" in tokens for word in words()) and len(set(tokens)) == len(tokens)
+    assert tokens[-2:] == [START, END] and len(merges()) < 200
+    assert set(SCENES["desert"].split()) <= set(words())
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_the_same_subject_has_no_error_and_another_one_has_much(kind):
+    here, there, other = drawn(1, kind), drawn(2, kind), drawn(2, kind, subject=8)
+    assert subject_error(*here, *here, kind) == 0
+    assert subject_error(*here, *there, kind) < 3 < 12 < subject_error(*here, *other, kind)
+
+
+def test_a_picture_without_the_subject_has_no_error_to_measure():
+    picture_, labels = drawn(1, "car")
+    assert subject_error(picture_, np.zeros_like(labels), picture_, labels, "car") is None
+    assert structure_iou(np.zeros_like(labels), np.zeros_like(labels)) is None
+
+
+def test_structure_overlap_is_one_for_the_same_parts_and_half_for_half():
+    parts = np.zeros((4, 4), np.uint8)
+    parts[:2] = 3
+    half = parts.copy()
+    half[1] = 0
+    assert structure_iou(parts, parts) == 1 and structure_iou(parts, half) == 0.5
+
+
+def test_the_shipped_judge_tells_parts_classes_and_scenes_of_unseen_subjects():
+    figures = accuracy(load_judge(), count=60)
+    assert figures["foreground_pixels"] > 0.85 and figures["class"] > 0.95 and figures["scene"] > 0.95
