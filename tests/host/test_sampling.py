@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+
 import pytest
 import torch
 from world import Bench, prompt, random_unet, same_weights, sample, weights
@@ -120,6 +123,28 @@ def test_an_exception_in_the_middle_releases_the_run_and_leaves_the_model_as_it_
         bench.sample(matched, callback=stop)
     assert torch.equal(bench.sample(), plain) and same_weights(bench.model, before)
     assert torch.equal(bench.sample(matched), expected)
+
+
+def runs_alive() -> int:
+    gc.collect()
+    return sum(type(thing).__module__.endswith("dreammatcher.host.run") and type(thing).__name__ == "Run"
+               for thing in gc.get_objects())
+
+
+def test_nothing_of_a_run_is_alive_after_its_end_or_an_error(bench):
+    matched, _ = bench.apply()
+    alive = []
+
+    def look(step, *_):
+        alive.append(runs_alive())
+        if step == 3:
+            raise RuntimeError("stopped")
+
+    with contextlib.suppress(RuntimeError):
+        bench.sample(matched, callback=look)
+    assert alive == [1] * 4 and runs_alive() == 0
+    bench.sample(matched)
+    assert runs_alive() == 0
 
 
 def test_several_seeds_share_the_reference_passes(bench):

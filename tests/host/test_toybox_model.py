@@ -1,0 +1,110 @@
+"""The shipped model in the host: its prompts, embeddings, LoRAs and pictures are the host's own business."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from harness.examples import full_control, node
+from harness.library import ROOT
+
+MODEL = ROOT / "toybox" / "model.safetensors"
+
+
+def encode(host, clip, text: str) -> torch.Tensor:
+    with torch.inference_mode():
+        return host.nodes["CLIPTextEncode"]().encode(clip, text)[0][0][0]
+
+
+def test_the_file_is_small_enough_to_ship():
+    assert MODEL.stat().st_size <= 30_000_000
+
+
+def test_prompts_weights_and_unknown_words_are_encoded(host, toybox):
+    plain = encode(host, toybox[1], "a photo of a robot")
+    assert plain.shape == (1, 77, 96) and torch.isfinite(plain).all()
+    assert not torch.equal(plain, encode(host, toybox[1], "a photo of a (robot:1.4)"))
+    assert torch.equal(plain, encode(host, toybox[1], "A Photo of a ROBOT"))
+    assert torch.isfinite(encode(host, toybox[1], "ein Foto, 写真 of zebras & quartz " * 40)).all()
+
+
+def test_an_embedding_file_can_name_the_subject(host, toybox, pack):
+    folder = Path(host.folder_paths.get_folder_paths("embeddings")[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"emb_params": torch.randn(2, 96)}, folder / "mytoy.safetensors")
+    clip = host.nodes["ToyboxLoader"]().load()[1]
+    subject = pack.module("dreammatcher.host.conditioning").subject_of(clip, "a photo of embedding:mytoy at night", "embedding:mytoy")
+    assert subject.columns == (4, 5)
+
+
+def test_words_of_several_pieces_and_repeated_words_count_every_piece(toybox, pack):
+    subject_of = pack.module("dreammatcher.host.conditioning").subject_of
+    assert subject_of(toybox[1], "a photo of a zebra", "zebra").columns == (5, 6, 7, 8, 9)
+    assert subject_of(toybox[1], "a red robot and a blue robot", "robot").columns == (3, 7)
+    assert subject_of(toybox[1], "a (red:1.3) robot, at night", "red, robot").columns == (2, 3)
+
+
+def test_a_subject_behind_the_77_token_border_is_found_in_the_second_chunk(toybox, pack):
+    prompt = "grass " * 80 + "robot"
+    subject = pack.module("dreammatcher.host.conditioning").subject_of(toybox[1], prompt, "robot")
+    assert subject.tokens == 154 and subject.columns == (77 + 1 + 5,)
+
+
+def test_the_autoencoder_brings_a_picture_back(host, toybox):
+    image, _ = host.nodes["ToyboxReference"]().draw(1, "cat", 1, "snow")
+    with torch.inference_mode():
+        back = toybox[2].decode(toybox[2].encode(image))
+    assert back.shape == image.shape and (back - image).abs().mean() < 0.04
+
+
+def test_widening_the_autoencoder_changes_nothing_it_computes(host):
+    import comfy.taesd.taesd
+
+    from toybox.train_autoencoder import Autoencoder, widen
+
+    torch.manual_seed(0)
+    narrow, wide = Autoencoder(16), comfy.taesd.taesd.TAESD()
+    widen(narrow, wide)
+    picture = torch.rand(1, 3, 40, 24)
+    latent = narrow.taesd_encoder(picture)
+    assert torch.allclose(wide.taesd_encoder(picture), latent, atol=1e-5)
+    assert torch.allclose(wide.taesd_decoder(latent), narrow.taesd_decoder(latent), atol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["before", "behind"])
+def test_a_lora_file_composes_on_either_side_of_apply(host, where):
+    folder = host.folder / "models" / "loras"
+    folder.mkdir(parents=True, exist_ok=True)
+    host.folder_paths.add_model_folder_path("loras", str(folder))
+    name = "lora_unet_output_blocks_4_1_transformer_blocks_0_attn1_to_v"
+    generator = torch.Generator().manual_seed(0)
+    save_file({f"{name}.lora_down.weight": torch.randn(4, 64, generator=generator) * 0.2,
+               f"{name}.lora_up.weight": torch.randn(64, 4, generator=generator) * 0.2,
+               f"{name}.alpha": torch.tensor(4.0)}, folder / "toy.safetensors")
+    prompt = full_control()
+    for number in ("7", "11", "12"):
+        prompt[number]["inputs"]["steps"] = 6
+    plain = host.run(prompt)
+    prompt["20"] = node("LoraLoaderModelOnly", model=["1", 0], lora_name="toy.safetensors", strength_model=1.0)
+    if where == "before":
+        prompt["9"]["inputs"]["model"] = ["20", 0]
+    else:
+        prompt["20"]["inputs"]["model"] = ["9", 0]
+        prompt["12"]["inputs"]["model"] = ["20", 0]
+    result = host.run(prompt)
+    assert result.success, result.error()
+    with_lora, without = (host.images(r, "16")[0].tobytes() for r in (result, plain))
+    assert with_lora != without
+    assert host.images(result, "15")[0].tobytes() == host.images(plain, "15")[0].tobytes()
+
+
+def test_a_missing_or_foreign_model_file_is_named(host, pack, tmp_path):
+    load = pack.module("dreammatcher.host.toybox").load
+    with pytest.raises(FileNotFoundError, match="nowhere.safetensors is missing"):
+        load(tmp_path / "nowhere.safetensors", ROOT / "toybox" / "tokenizer")
+    save_file({"x": torch.ones(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="other.safetensors is not a Toybox model"):
+        load(tmp_path / "other.safetensors", ROOT / "toybox" / "tokenizer")
