@@ -28,9 +28,14 @@ def attention_columns(query: torch.Tensor, key: torch.Tensor, heads: int, column
 
 
 def repeated_columns(columns: tuple[int, ...], tokens: int, context_length: int) -> list[int]:
-    """Where ``columns`` of a prompt of ``tokens`` tokens stand in a context that repeats the prompt to a length."""
-    return [start + column for start in range(0, context_length, tokens) for column in columns
-            if start + column < context_length]
+    """Where ``columns`` of a prompt of ``tokens`` tokens stand in a context of ``context_length``.
+
+    Hosts repeat the shorter of two prompts up to a common length: every repeat counts. A length that is no multiple
+    means that another pack appended tokens of its own: only the prompt at the front counts.
+    """
+    if context_length % tokens:
+        return list(columns)
+    return [start + column for start in range(0, context_length, tokens) for column in columns]
 
 
 def foreground(maps: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:

@@ -106,6 +106,10 @@ def test_a_context_that_repeats_the_prompt_repeats_the_columns():
     assert repeated_columns((2, 3), 77, 231) == [2, 3, 79, 80, 156, 157]
 
 
+def test_tokens_that_another_pack_appends_are_not_the_subject():
+    assert repeated_columns((2, 3), 77, 81) == [2, 3]
+
+
 def test_columns_outside_the_text_are_refused():
     with pytest.raises(ValueError, match="columns .9. do not fit a text of 7"):
         attention_columns(tensor(1, 4, 8), tensor(1, 7, 8), 2, [9])

@@ -140,7 +140,9 @@ class Call:
             chunks.append(self._match_chunk(layer, kind, grid, value[rows], weight_for_all))
         return context, torch.cat(chunks)
 
-    def _match_chunk(self, layer: Layer, kind: str, grid: tuple[int, int], value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _match_chunk(
+        self, layer: Layer, kind: str, grid: tuple[int, int], value: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
         found = self._match(kind, grid, value)
         if found is None:
             return value

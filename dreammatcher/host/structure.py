@@ -59,8 +59,9 @@ def structure_of(base: torch.nn.Module) -> Structure:
     """The structure of the host's BaseModel. Raises ValueError when it is no UNet with attention in its decoder."""
     unet = getattr(base, "diffusion_model", None)
     if not hasattr(unet, "output_blocks") or not hasattr(unet, "input_blocks"):
-        raise ValueError(f"model: {type(base if unet is None else unet).__name__} is not a UNet, and DreamMatcher works inside a UNet's "
-                         "self-attention; use an SD1.x, SD2.x or SDXL checkpoint")
+        found = type(base if unet is None else unet).__name__
+        raise ValueError(f"model: {found} is not a UNet, and DreamMatcher works inside a UNet's self-attention; use an "
+                         "SD1.x, SD2.x or SDXL checkpoint")
     cross: dict[Layer, int] = {}
     level = 0
     for number, block in enumerate(unet.input_blocks):

@@ -36,7 +36,8 @@ def test_an_embedding_file_can_name_the_subject(host, toybox, pack):
     folder.mkdir(parents=True, exist_ok=True)
     save_file({"emb_params": torch.randn(2, 96)}, folder / "mytoy.safetensors")
     clip = host.nodes["ToyboxLoader"]().load()[1]
-    subject = pack.module("dreammatcher.host.conditioning").subject_of(clip, "a photo of embedding:mytoy at night", "embedding:mytoy")
+    subject_of = pack.module("dreammatcher.host.conditioning").subject_of
+    subject = subject_of(clip, "a photo of embedding:mytoy at night", "embedding:mytoy")
     assert subject.columns == (4, 5)
 
 
