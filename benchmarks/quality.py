@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -91,10 +91,15 @@ class Studio:
         mask = self.module("dreammatcher.settings").MaskSettings(*subjects)
         return SimpleNamespace(picture=picture, parts=parts, reference=reference, mask=mask, target=target, negative=negative)
 
-    def matched(self, ready: SimpleNamespace, **settings):
-        """The model with one arm's settings."""
+    def matched(self, ready: SimpleNamespace, mask: dict | None = None, pca: int | None = 256, **settings):
+        """The model with one arm's settings; ``mask`` changes mask settings."""
         chosen = self.module("dreammatcher.settings").ApplySettings(**settings)
-        return self.module("dreammatcher.host.apply").apply(self.model, ready.reference, ready.mask, chosen)[0]
+        reference = ready.reference
+        if pca != reference.store.options.pca:
+            options = replace(reference.store.options, pca=pca)
+            reference = reference.with_store(replace(reference.store, options=options))
+        return self.module("dreammatcher.host.apply").apply(
+            self.model, reference, replace(ready.mask, **(mask or {})), chosen)[0]
 
 
 def arms(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
@@ -104,6 +109,20 @@ def arms(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
         REPLACED: studio.matched(ready, injection=settings.REPLACED),
         MATCHED: studio.matched(ready),
         EVERYWHERE: studio.matched(ready, injection=settings.MATCHED_EVERYWHERE),
+    }
+
+
+def ablations(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
+    """Choices that the specification leaves open."""
+    inside = torch.from_numpy(ready.parts > 0).float()[None, None]
+    return {
+        PLAIN: studio.model,
+        MATCHED: studio.matched(ready),
+        "reference mask limits the match": studio.matched(ready, {"reference_mask": inside}),
+        "Otsu foreground": studio.matched(ready, {"otsu": True}),
+        "no PCA": studio.matched(ready, pca=None),
+        "cycle threshold 0.2": studio.matched(ready, {"threshold": 0.2}),
+        "start 0.3": studio.matched(ready, start=0.3),
     }
 
 
@@ -158,7 +177,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=50)
     parser.add_argument("--pictures", type=Path, help="folder for a strip of pictures per case")
+    parser.add_argument("--ablations", action="store_true", help="measure open choices instead; writes no quality.json")
     options = parser.parse_args()
+    made = ablations if options.ablations else arms
     studio, judge = Studio(Host(ROOT / "build" / "host")), load_judge()
     chosen, rows = cases(options.cases), []
     with torch.inference_mode():
@@ -166,14 +187,15 @@ def main() -> None:
         for number, case in enumerate(chosen):
             ready = studio.prepare(case)
             pictures = {name: studio.sample(model, ready.target, ready.negative, case.seed)
-                        for name, model in arms(studio, ready).items()}
+                        for name, model in made(studio, ready).items()}
             seen = {name: look(judge, picture) for name, picture in pictures.items()}
             rows.append({name: measure(case, ready, pictures[name], seen[name], seen[PLAIN]) for name in pictures})
             if options.pictures:
                 save_strip(options.pictures, number, [ready.picture, *pictures.values()])
             print(f"case {number + 1} of {len(chosen)}", flush=True)
     table = summarise(rows)
-    FILE.write_text(json.dumps({**table, "bounds": limits}, indent=1) + "\n", encoding="utf-8")
+    if not options.ablations:
+        FILE.write_text(json.dumps({**table, "bounds": limits}, indent=1) + "\n", encoding="utf-8")
     print(markdown(table))
     print(f"bounds of subject error: same subject {limits['floor']:.1f}, another subject {limits['ceiling']:.1f}")
 
