@@ -7,6 +7,10 @@ BIN := $(VENV)/Scripts
 endif
 STAMP := $(VENV)/.installed
 
+# glibc otherwise gives large buffers back to the system after every operation, which costs up to half of the time.
+export MALLOC_MMAP_MAX_ = 0
+export MALLOC_TRIM_THRESHOLD_ = 17179869184
+
 .PHONY: demo test quality lint examples toybox
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo
@@ -23,10 +27,7 @@ lint: $(STAMP)
 examples: $(STAMP)
 	$(BIN)/python -m harness.examples
 
-# Trains everything of Toybox anew. glibc otherwise gives large buffers back to the system at every step, which
-# costs half of the time.
-toybox: export MALLOC_MMAP_MAX_=0
-toybox: export MALLOC_TRIM_THRESHOLD_=17179869184
+# Trains everything of Toybox anew.
 toybox: $(STAMP)
 	$(BIN)/python -m toybox.render
 	$(BIN)/python -m toybox.train

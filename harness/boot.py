@@ -114,6 +114,7 @@ class _QuietServer:
     """What the packaged host's executor asks of its server."""
 
     client_id = last_node_id = last_prompt_id = None
+    receive_all_progress_notifications = True
 
     def send_sync(self, *args, **kwargs) -> None:
         pass

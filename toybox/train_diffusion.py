@@ -38,6 +38,7 @@ class Denoiser(nn.Module):
 
 
 def prepare(denoiser: Denoiser) -> None:
+    denoiser.float()  # the host makes its text encoder in float16, in which AdamW diverges
     initialise(denoiser)
     for block in denoiser.unet.modules():  # residual branches start at zero, as in the original UNet
         if type(block).__name__ == "ResBlock":
@@ -45,6 +46,10 @@ def prepare(denoiser: Denoiser) -> None:
         if type(block).__name__ == "SpatialTransformer":
             nn.init.zeros_(block.proj_out.weight)
     nn.init.zeros_(denoiser.unet.out[-1].weight)
+    for layer in denoiser.text.modules():  # words must stand out in the residual stream, or captions stay unread
+        if isinstance(layer, nn.Linear) and layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    nn.init.normal_(denoiser.text.get_input_embeddings().weight, std=0.3)
     nn.init.eye_(denoiser.text.text_projection.weight)
     denoiser.text.text_projection.requires_grad_(False)
     keep_norm_inputs(denoiser)

@@ -26,6 +26,7 @@ def test_the_plain_model_is_untouched_before_during_and_after(bench):
     assert not torch.equal(bench.sample(matched), plain)
     assert torch.equal(bench.sample(), plain)
     assert same_weights(bench.model, before)
+    assert bench.model.model.extra_conds.__func__ is type(bench.model.model).extra_conds
     assert not bench.model.model_options["transformer_options"].get("patches")
 
 
