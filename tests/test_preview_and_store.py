@@ -46,7 +46,8 @@ def test_no_flow_is_white_on_the_wheel_and_opposite_flows_have_opposite_colours(
     flow[0, 0] = torch.tensor([0.0, 5.0, -5.0])
     colours = wheel(flow)[0, :, 0]
     assert torch.equal(colours[:, 0], torch.ones(3))
-    assert torch.allclose(colours[:, 1], torch.tensor([1.0, 0, 0])) and torch.allclose(colours[:, 2], torch.tensor([0, 1.0, 1.0]))
+    for column, expected in ((1, (1.0, 0.0, 0.0)), (2, (0.0, 1.0, 1.0))):
+        assert torch.allclose(colours[:, column], torch.tensor(expected), atol=1e-5)
 
 
 def test_points_are_spread_and_only_where_there_is_trust():

