@@ -139,8 +139,8 @@ def main() -> None:
     from safetensors.torch import save_file
 
     judge = train(open_dataset(), BUILD)
-    save_file({name: value.half() if value.is_floating_point() else value for name, value in judge.state_dict().items()},
-              JUDGE_FILE)
+    save_file({name: (value.half() if value.is_floating_point() else value).contiguous()
+               for name, value in judge.state_dict().items()}, JUDGE_FILE)
     figures = accuracy(load_judge())
     JUDGE_FILE.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
     logging.getLogger("toybox").info("judge: %s", figures)
