@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import sys
@@ -79,7 +80,11 @@ class Host:
 
     def executor(self):
         """A prompt executor with an empty cache."""
-        return self.execution.PromptExecutor(self.server)
+        options = {}
+        if "cache_args" in inspect.signature(self.execution.PromptExecutor).parameters:
+            options = {"cache_type": self.execution.CacheType.CLASSIC,
+                       "cache_args": {"lru": 0, "ram": 0.0, "ram_inactive": 0.0}}
+        return self.execution.PromptExecutor(self.server, **options)
 
     def run(self, prompt: dict[str, Any], executor=None) -> Result:
         """Validates and executes an API prompt. Raises ValueError when the host refuses it."""

@@ -71,6 +71,10 @@ def clip_target(tokenizer_dir: Path) -> comfy.supported_models_base.ClipTarget:
         def __init__(self, device="cpu", dtype=None, textmodel_json_config=None, **host_arguments):
             super().__init__(device=device, dtype=dtype, special_tokens=special,
                              textmodel_json_config=textmodel_json_config or text_config(vocabulary), **host_arguments)
+            known = self.transformer.get_input_embeddings()
+            if known.num_embeddings != vocabulary:  # newer hosts take CLIP's vocabulary for granted
+                self.transformer.set_input_embeddings(type(known)(
+                    vocabulary, TEXT_WIDTH, device=known.weight.device, dtype=known.weight.dtype))
 
     class TextModel(comfy.sd1_clip.SD1ClipModel):
         def __init__(self, device="cpu", dtype=None, **host_arguments):

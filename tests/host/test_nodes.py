@@ -47,7 +47,8 @@ def test_every_input_and_output_explains_itself(host, name):
 def test_the_shipped_workflow_is_what_its_prompt_says_and_runs(host, name):
     workflow = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text())
     make, notes = EXAMPLES[name]
-    assert workflow == json.loads(json.dumps(to_workflow(make(), host.nodes, notes))), "run make examples"
+    if not host.upstream:  # the layout follows the packaged host's declarations
+        assert workflow == json.loads(json.dumps(to_workflow(make(), host.nodes, notes))), "run make examples"
     prompt = to_prompt(workflow, host.nodes)
     assert prompt == make()
     result = host.run(quick(prompt))
