@@ -56,7 +56,7 @@ class FeatureStore:
 
     options: FeatureOptions = FeatureOptions()
     capacity: int = 2 << 30  # bytes
-    prepared: tuple[float, ...] = ()  # sigmas made ahead of sampling; calls snap to the nearest of them
+    prepared: bool = False  # made ahead of sampling at every stored sigma; calls snap to the nearest of them
     rows: OrderedDict = field(default_factory=OrderedDict, repr=False)
 
     def __deepcopy__(self, memo: dict) -> FeatureStore:

@@ -10,7 +10,7 @@ import comfy.utils
 import torch
 
 from ..features import COND, UNCOND, FeatureOptions, FeatureStore
-from ..inversion import invert, psnr, reconstruct
+from ..inversion import Trajectory, invert, psnr, reconstruct
 from ..reference import Conditioning, Reference
 from ..settings import MaskSettings
 from .apply import check_family
@@ -61,7 +61,7 @@ def invert_reference(model, latent: dict, positive: list, negative: list, steps:
     step = progress(2 * len(sigmas))
     trajectory = invert(denoise, clean, sigmas, float(sampling.sigma_min), step)
     back = reconstruct(denoise, trajectory, lambda done, total: step(total + done, 2 * total))
-    kept = type(trajectory)(trajectory.sigmas, trajectory.clean.cpu(), trajectory.noise.cpu())
+    kept = Trajectory(trajectory.sigmas, trajectory.clean.cpu(), trajectory.noise.cpu())
     reference = Reference(kept, clean.cpu(), prompt, empty, structure.family, subject, psnr(back, clean))
     return reference, {"samples": base.process_latent_out(back.float()).cpu()}
 
@@ -81,7 +81,7 @@ def prepare_features(model, reference: Reference, mask: MaskSettings | None, opt
     weights = model.patches_uuid if WrappersMP is not None else weights_identity(base.diffusion_model)
     subject = (mask.reference_subject if mask else None) or reference.subject
     sigmas = reference.trajectory.sigmas
-    store = FeatureStore(options, capacity=1 << 62, prepared=sigmas)
+    store = FeatureStore(options, capacity=1 << 62, prepared=True)
     step = progress(len(sigmas))
     for done, sigma in enumerate(sigmas, 1):
         for kind in (COND, UNCOND):

@@ -69,7 +69,7 @@ class Run:
         """Features of the reference at ``sigma``: from this step, from the store, or from a pass of the UNet."""
         plan = self.plan
         if plan.store.prepared:
-            sigma = min(plan.store.prepared, key=lambda known: abs(known - sigma))
+            sigma = plan.reference.trajectory.nearest(sigma)
         subject = plan.mask.reference_subject or plan.reference.subject
         key = (self.weights, kind, sigma, subject)
         if key not in self.references:
@@ -193,10 +193,9 @@ class Call:
             given = settings.target_mask.to(device)
             given = given[torch.arange(size, device=device) % given.shape[0]]
             soft = F.interpolate(given, size=grid, mode="area")
-        elif self.maps:
-            soft = foreground(self.maps, grid)
-            self.run.maps = foreground(self.maps, self.maps[0].shape[-2:])
-        elif self.run.maps is not None and self.run.maps.shape[0] == size:
+        elif self.maps or (self.run.maps is not None and self.run.maps.shape[0] == size):
+            if self.maps:
+                self.run.maps = foreground(self.maps, self.maps[0].shape[-2:])
             soft = F.interpolate(self.run.maps, size=grid, mode="nearest")
         else:
             return None

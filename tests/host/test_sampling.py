@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 
 import pytest
 import torch
@@ -189,6 +190,24 @@ def test_prepared_features_save_every_reference_pass_and_change_nothing_at_store
         found = bench.sample(bench.apply(reference=prepared)[0], **run)
     assert calls.count == 10
     assert torch.equal(found, expected)
+
+
+def test_a_sampler_that_visits_other_sigmas_snaps_to_the_nearest_in_log_distance(bench, pack):
+    features = pack.module("dreammatcher.features")
+    prepare = pack.module("dreammatcher.host.invert").prepare_features
+    with torch.inference_mode():
+        prepared = prepare(bench.model, bench.reference, bench.mask(), features.FeatureOptions())
+    asked = []
+    original = prepared.store.get
+    prepared.store.get = lambda key, *where: asked.append(key[2]) or original(key, *where)
+    matched, trace = bench.apply(reference=prepared)
+    calls = count_calls(bench.model)
+    with calls:
+        bench.sample(matched, sampler="dpmpp_2m", scheduler="karras", steps=6)
+    assert calls.count == 6, "the reference must not run again"
+    visited = sorted(trace.snapshots)
+    expected = {min(bench.reference.trajectory.sigmas, key=lambda own: abs(math.log(own / sigma))) for sigma in visited}
+    assert expected <= set(asked) <= set(bench.reference.trajectory.sigmas)
 
 
 def test_half_precision_features_take_half_the_room_and_stay_close(bench, pack):
