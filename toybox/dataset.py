@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .draw import SIZE, render
-from .world import Pose, Scene, Subject, random_caption, random_pose, random_scene, training_subject
+from .world import SCENES, Pose, Scene, Subject, random_caption, random_pose, random_scene, training_subject
 
 BUILD = Path(__file__).resolve().parent.parent / "build" / "toybox"
 
@@ -26,6 +26,14 @@ class Picture:
 
     def caption(self, rng: random.Random) -> str:
         return random_caption(rng, self.subject, self.pose, self.scene)
+
+    def told(self, rng: random.Random) -> tuple[str, tuple[str, str, str, str, str]]:
+        """A caption, and what it tells: class, two colours, facing, scene; empty where it is silent."""
+        caption = self.caption(rng)
+        colours = self.subject.colour_names[:2] if " and " in caption else ("", "")
+        facing = self.pose.facing if " facing " in caption else ""
+        scene = self.scene.name if caption.endswith(SCENES[self.scene.name]) else ""
+        return caption, (self.subject.kind, *colours, facing, scene)
 
 
 def picture(index: int) -> Picture:

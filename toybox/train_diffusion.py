@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from pathlib import Path
 
@@ -9,12 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dreammatcher.host.toybox import TEXT_WIDTH, zero_padding
+
 from .dataset import Dataset
 from .optimisation import Run, initialise, keep_norm_inputs
+from .world import CLASSES, COLOURS, SCENES
+
+log = logging.getLogger("toybox")
 
 BATCH = 24
 CAPTION_DROPOUT = 0.11
-SNR_CAP = 5.0
+PICTURE_STEPS = 2_600
+LEVELS = 20
+#: noise MSE that a model without captions reaches, at its levels of equal width, where the running means start
+TYPICAL = (0.45, 0.22, 0.17, 0.145, 0.125, 0.11, 0.095, 0.085, 0.076, 0.067, 0.058, 0.05, 0.042, 0.034, 0.027, 0.021,
+           0.016, 0.012, 0.0085, 0.0065)
 
 
 class Denoiser(nn.Module):
@@ -24,17 +34,23 @@ class Denoiser(nn.Module):
         super().__init__()
         self.unet, self.text = unet, text
         self.tokenize, self.cache = tokenize, {}
+        self.register_buffer("typical", torch.tensor(TYPICAL))
 
-    def tokens(self, captions: list[str]) -> torch.Tensor:
-        """[B, 77] token numbers."""
+    def tokens(self, captions: list[str]) -> tuple[torch.Tensor, list[int]]:
+        """[B, 77] token numbers, and where each caption's end token is."""
         for caption in captions:
             if caption not in self.cache:
                 self.cache[caption] = [pair[0] for pair in self.tokenize(caption)["l"][0]]
-        return torch.tensor([self.cache[caption] for caption in captions])
+        rows = [self.cache[caption] for caption in captions]
+        return torch.tensor(rows), [row.index(max(row)) for row in rows]
+
+    def context(self, captions: list[str]) -> torch.Tensor:
+        """[B, 77, 96] as the host's CLIPTextEncode makes it."""
+        tokens, ends = self.tokens(captions)
+        return zero_padding(self.text(tokens)[0], ends)
 
     def forward(self, noisy: torch.Tensor, timesteps: torch.Tensor, captions: list[str]) -> torch.Tensor:
-        context = self.text(self.tokens(captions))[0]
-        return self.unet(noisy, timesteps.float(), context=context)
+        return self.unet(noisy, timesteps.float(), context=self.context(captions))
 
 
 def prepare(denoiser: Denoiser) -> None:
@@ -46,14 +62,20 @@ def prepare(denoiser: Denoiser) -> None:
         if type(block).__name__ == "SpatialTransformer":
             nn.init.zeros_(block.proj_out.weight)
     nn.init.zeros_(denoiser.unet.out[-1].weight)
-    for layer in denoiser.text.modules():  # words must stand out in the residual stream, or captions stay unread
-        if isinstance(layer, nn.Linear) and layer.bias is not None:
-            nn.init.zeros_(layer.bias)
-    nn.init.normal_(denoiser.text.get_input_embeddings().weight, std=0.3)
-    nn.init.eye_(denoiser.text.text_projection.weight)
+    prepare_text(denoiser.text)
     denoiser.text.text_projection.requires_grad_(False)
     keep_norm_inputs(denoiser)
     denoiser.unet.to(memory_format=torch.channels_last)
+
+
+def prepare_text(text: nn.Module) -> None:
+    """Words must stand out in the residual stream, or captions stay unread."""
+    initialise(text)
+    for layer in text.modules():
+        if isinstance(layer, nn.Linear) and layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    nn.init.normal_(text.get_input_embeddings().weight, std=0.3)
+    nn.init.eye_(text.text_projection.weight)
 
 
 def fast_bfloat16() -> bool:
@@ -62,27 +84,79 @@ def fast_bfloat16() -> bool:
 
 
 def noise_loss(denoiser: Denoiser, clean: torch.Tensor, captions: list[str], alphas: torch.Tensor) -> torch.Tensor:
-    """Min-SNR-5 weighted noise MSE (Hang et al. 2023, Eq. 7 for noise prediction). ``clean`` [B, 4, H, W]."""
+    """Noise MSE divided by what is usual at its noise level, so that every level counts the same.
+
+    The purpose of EDM2's uncertainty weights (Karras et al. 2024, Sec. B.2) with running means in their place: captions
+    matter most where noise is high, and there the plain MSE is a hundredth of its value elsewhere. ``clean`` [B, 4, H, W].
+    """
     noise, t = torch.randn_like(clean), torch.randint(0, len(alphas), (len(clean),))
     alpha = alphas[t][:, None, None, None]
     noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
     with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
         made = denoiser(noisy.contiguous(memory_format=torch.channels_last), t, captions)
-    snr = alphas[t] / (1 - alphas[t])
     error = F.mse_loss(made.float(), noise, reduction="none").mean((1, 2, 3))
-    return (error * snr.clamp(max=SNR_CAP) / snr).mean()
+    level = t * LEVELS // len(alphas)
+    usual = denoiser.typical[level]
+    with torch.no_grad():
+        for index, value in zip(level.tolist(), error.tolist()):
+            denoiser.typical[index].lerp_(torch.tensor(value), 0.01)
+    return (error / usual).mean()
+
+
+def learn_words(denoiser: Denoiser, data: Dataset, steps: int = 500) -> None:
+    """The text encoder alone first learns to say what a caption tells, so that its words differ for the UNet to read.
+
+    The mean of a caption's token states must tell class, both colours, facing and scene, or that it names none.
+    """
+    prepare_text(denoiser.text)
+    answers = [list(CLASSES), ["", *COLOURS], ["", *COLOURS], ["", "left", "right"], ["", *SCENES]]
+    heads = nn.Linear(TEXT_WIDTH, sum(map(len, answers)))
+    optimiser = torch.optim.AdamW([*denoiser.text.parameters(), *heads.parameters()], lr=1e-3)
+    rng = random.Random(0)
+    for step in range(steps):
+        told = [rng.choice(data.shown).told(rng) for _ in range(32)]
+        captions = [caption for caption, _ in told]
+        states = denoiser.context(captions)
+        guesses = heads(states.sum(1) / states.any(-1).sum(1, keepdim=True)).split([len(a) for a in answers], 1)
+        loss = sum(F.cross_entropy(guess, torch.tensor([possible.index(facts[index]) for _, facts in told]))
+                   for index, (guess, possible) in enumerate(zip(guesses, answers)))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if (step + 1) % 100 == 0:
+            log.info("words %d/%d loss %.4f", step + 1, steps, loss.item())
+
+
+def sharpen_cross_attention(denoiser: Denoiser) -> None:
+    """Cross-attention anew, with scores large enough to tell words apart from the first step on."""
+    for block in denoiser.unet.modules():
+        if type(block).__name__ == "BasicTransformerBlock":
+            for layer in (block.attn2.to_q, block.attn2.to_k, block.attn2.to_v):
+                nn.Linear.reset_parameters(layer)
+            for layer in (block.attn2.to_q, block.attn2.to_k):
+                layer.weight.data.mul_(2.5)
 
 
 def train(denoiser: Denoiser, latents: torch.Tensor, data: Dataset, alphas: torch.Tensor, folder: Path, steps: int,
           limit: int | None = None) -> int:
-    """Trains up to step ``limit`` of a schedule of ``steps``; leaves the averaged weights in the module."""
+    """Trains without captions first, then with them, up to step ``limit`` of ``steps``; leaves the averaged weights."""
     prepare(denoiser)
-    run = Run("denoiser", folder, denoiser, steps, 6e-4)
+    done = folder / "denoiser.pt"
+    if not done.exists():
+        descend(Run("pictures", folder, denoiser, min(steps, PICTURE_STEPS), 6e-4), denoiser, latents, None, alphas, None)
+        learn_words(denoiser, data)
+        sharpen_cross_attention(denoiser)
+    return descend(Run("denoiser", folder, denoiser, steps, 6e-4), denoiser, latents, data, alphas, limit)
+
+
+def descend(run: Run, denoiser: Denoiser, latents: torch.Tensor, data: Dataset | None, alphas: torch.Tensor,
+            limit: int | None) -> int:
+    """``data`` None trains with empty captions."""
     rng = random.Random(run.step)
     torch.manual_seed(run.step)
-    while run.step < min(steps, limit or steps):
+    while run.step < min(run.steps, limit or run.steps):
         rows = [rng.randrange(len(latents)) for _ in range(BATCH)]
-        captions = ["" if rng.random() < CAPTION_DROPOUT else data.shown[row].caption(rng) for row in rows]
+        captions = ["" if data is None or rng.random() < CAPTION_DROPOUT else data.shown[row].caption(rng) for row in rows]
         run.descend(noise_loss(denoiser, latents[rows].float(), captions, alphas))
     run.finish()
     return run.step

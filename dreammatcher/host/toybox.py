@@ -76,6 +76,10 @@ def clip_target(tokenizer_dir: Path) -> comfy.supported_models_base.ClipTarget:
                 self.transformer.set_input_embeddings(type(known)(
                     vocabulary, TEXT_WIDTH, device=known.weight.device, dtype=known.weight.dtype))
 
+        def forward(self, tokens):
+            states, *others = super().forward(tokens)
+            return zero_padding(states, [row.index(special["end"]) for row in _numbers(tokens)]), *others
+
     class TextModel(comfy.sd1_clip.SD1ClipModel):
         def __init__(self, device="cpu", dtype=None, **host_arguments):
             super().__init__(device=device, dtype=dtype, clip_model=TextTower, **host_arguments)
@@ -85,6 +89,17 @@ def clip_target(tokenizer_dir: Path) -> comfy.supported_models_base.ClipTarget:
             super().__init__(embedding_directory=embedding_directory, tokenizer=Tokenizer, **host_arguments)
 
     return comfy.supported_models_base.ClipTarget(TextTokenizer, TextModel)
+
+
+def zero_padding(states: torch.Tensor, ends: list[int]) -> torch.Tensor:
+    """Sets what follows the end token to zero, so that the UNet has to read words. ``states`` [B, L, D], ``ends`` [B]."""
+    places = torch.arange(states.shape[1], device=states.device)
+    return states * (places <= torch.tensor(ends, device=states.device)[:, None])[..., None]
+
+
+def _numbers(rows: list) -> list[list[int | None]]:
+    """Token numbers, with None for a textual inversion's vectors, whatever form the host gives those."""
+    return [[token if isinstance(token, int) else None for token in row] for row in rows]
 
 
 def _read_json(path: Path) -> dict:

@@ -31,6 +31,18 @@ def test_prompts_weights_and_unknown_words_are_encoded(host, toybox):
     assert torch.isfinite(encode(host, toybox[1], "ein Foto, 写真 of zebras & quartz " * 40)).all()
 
 
+def test_training_reads_prompts_exactly_as_the_host_encodes_them(host, toybox):
+    from toybox.train_diffusion import Denoiser
+
+    clip = toybox[1]
+    prompts = ["", "a photo of a robot", "a photo of a red and blue cat facing left in the snow"]
+    denoiser = Denoiser(torch.nn.Identity(), clip.cond_stage_model.clip_l.transformer, clip.tokenize)
+    with torch.inference_mode():
+        learned = denoiser.context(prompts)
+    assert torch.allclose(learned, torch.cat([encode(host, clip, text) for text in prompts]), atol=1e-5)
+    assert not learned[1, 7:].any() and learned[1, :7].any(-1).all(), "the UNet must read words, not padding"
+
+
 def test_an_embedding_file_can_name_the_subject(host, toybox, pack):
     folder = Path(host.folder_paths.get_folder_paths("embeddings")[0])
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,6 +51,8 @@ def test_an_embedding_file_can_name_the_subject(host, toybox, pack):
     subject_of = pack.module("dreammatcher.host.conditioning").subject_of
     subject = subject_of(clip, "a photo of embedding:mytoy at night", "embedding:mytoy")
     assert subject.columns == (4, 5)
+    states = encode(host, clip, "a photo of embedding:mytoy at night")
+    assert states[0, :9].any(-1).all() and not states[0, 9:].any()
 
 
 def test_words_of_several_pieces_and_repeated_words_count_every_piece(toybox, pack):
