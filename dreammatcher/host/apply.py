@@ -1,19 +1,25 @@
-"""Installs appearance matching on a clone of the user's model: three lists of patches and the start of a run."""
+"""Installs appearance matching on a clone of the user's model: four lists of patches and the start of a run."""
 
 from __future__ import annotations
 
 import logging
 import uuid
 
-from ..features import FeatureOptions, FeatureStore
-from ..reference import Reference
+import torch
+
+from ..reference import Reference, ReferenceSet, views_of
 from ..settings import ApplySettings, MaskSettings, Trace
+from .call import Call
 from .capture import SubjectMaps, layer_of
 from .lifecycle import RunHolder, install
-from .run import Call, Plan, kinds_of
+from .plan import PLANS_KEY, Plan, Seat, seats_of, views
+from .run import Run, kinds_of
 from .structure import structure_of
 
 log = logging.getLogger(__name__)
+
+#: values of the first block's output that tell which rows see the same picture
+ENTRY_PROBES = 64
 
 
 def check_family(reference: Reference, family: str, channels: int) -> None:
@@ -25,41 +31,48 @@ def check_family(reference: Reference, family: str, channels: int) -> None:
                          f"({family}). Invert the reference again with this model")
 
 
-def apply(model, reference: Reference, mask: MaskSettings, settings: ApplySettings, layers: str = ""):
+def apply(model, reference: Reference | ReferenceSet, mask: MaskSettings, settings: ApplySettings, layers: str = ""):
     """A clone of ``model`` that matches ``reference`` while sampling, and the trace it fills.
 
     Raises ValueError for a model that is no UNet, a reference of another family and layers the model does not have.
     """
     structure = structure_of(model.model)
-    check_family(reference, structure.family, model.model.diffusion_model.in_channels)
-    trace = Trace()
-    store = reference.store or FeatureStore(FeatureOptions())
-    plan = Plan(model.model, structure, structure.chosen(layers), reference, store, mask, settings, trace)
+    for member in views_of(reference):
+        check_family(member.reference, structure.family, model.model.latent_format.latent_channels)
+    plan = Plan(model.model, structure, structure.chosen(layers), views(reference, mask), mask, settings, Trace())
     clone = model.clone()
-    holder = RunHolder()
-    install(clone, plan, holder)
-    _install_patches(clone, plan, holder)
-    return clone, trace
+    seat = Seat(f"dreammatcher_{uuid.uuid4().hex}", plan, RunHolder())
+    install(clone, plan, seat.holder)
+    options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])
+    options[PLANS_KEY] = (*seats_of(options), seat)
+    _install_patches(clone, seat)
+    return clone, plan.trace
 
 
-def _install_patches(model, plan: Plan, holder: RunHolder) -> None:
-    key = f"dreammatcher_{uuid.uuid4().hex}"
+def _install_patches(model, seat: Seat) -> None:
+    key, plan = seat.key, seat.plan
 
     def begin(h, options):
         if options["block"] == ("input", 0):
-            options[key] = _begin_call(plan, holder, h, options)
+            options[key] = _begin_call(seat, h, options)
         return h
 
     def read_maps(n, context, value, extra):
         call = extra.get(key)
+        if call and call.detached:
+            n, context, value = (x.detach() if torch.is_tensor(x) else x for x in (n, context, value))
         if call:
-            call.read_map(layer_of(extra), n, context)
+            with torch.no_grad():
+                call.read_map(layer_of(extra), n, context)
         return n, context, value
 
     def inject(n, context, value, extra):
         call, layer = extra.get(key), layer_of(extra)
+        if call and call.detached:
+            n, context, value = (x.detach() for x in (n, context, value))
         if call and layer in plan.layers and call.run.active(call.sigma):
-            context, value = call.inject(layer, context, value)
+            with torch.no_grad():
+                context, value = call.inject(layer, context, value)
         return n, context, value
 
     def keep_level(h, skip, options):
@@ -74,16 +87,24 @@ def _install_patches(model, plan: Plan, holder: RunHolder) -> None:
     model.set_model_output_block_patch(keep_level)
 
 
-def _begin_call(plan: Plan, holder: RunHolder, h, options: dict) -> Call | None:
-    run = holder.run()
+def _begin_call(seat: Seat, h: torch.Tensor, options: dict) -> Call | None:
+    run, plan = seat.holder.run(), seat.plan
     if run is None or plan.settings.strength == 0:
         return None
     sigma = float(options["sigmas"].flatten()[0])
     if sigma < run.sigma_end:
         return None
-    kinds = kinds_of(options["cond_or_uncond"])
     latent_size = tuple(h.shape[-2:])
     readers = None
     if plan.mask.target_mask is None and run.active(sigma):
         readers = SubjectMaps.of(plan.base, plan.structure, plan.mask.target_subject, latent_size)
-    return Call(run, sigma, kinds, latent_size, readers)
+    entry = h.detach().flatten(1)
+    entry = entry[:, :: max(1, entry.shape[1] // ENTRY_PROBES)]
+    detached = torch.is_grad_enabled() and h.requires_grad
+    return Call(run, sigma, kinds_of(options["cond_or_uncond"]), latent_size, readers, entry, rival_runs(seat, options), detached)
+
+
+def rival_runs(seat: Seat, options: dict) -> list[Run]:
+    """Runs of other subjects on the same model."""
+    others = (other.holder.run() for other in seats_of(options) if seat.plan.rivals(other.plan))
+    return [run for run in others if run is not None]

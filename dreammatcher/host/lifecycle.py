@@ -13,7 +13,9 @@ import weakref
 
 import torch
 
-from .run import Plan, Run
+from .plan import Plan
+from .prompts import Prompt
+from .run import Run
 
 try:
     from comfy.patcher_extension import WrappersMP
@@ -68,7 +70,16 @@ def _install_wrapper(model, plan: Plan, holder: RunHolder) -> None:
         finally:
             holder.release()
 
-    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, f"dreammatcher_{uuid.uuid4().hex}", around_sampling)
+    def read_prompts(executor, guider, *args, **kwargs):
+        run = holder.run()
+        if run is not None:
+            run.prompts = [Prompt.of(entry, entry["model_conds"]["c_crossattn"].cond)
+                           for entry in guider.conds.get("positive", ()) if "c_crossattn" in entry.get("model_conds", ())]
+        return executor(guider, *args, **kwargs)
+
+    key = f"dreammatcher_{uuid.uuid4().hex}"
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, around_sampling)
+    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, key, read_prompts)
 
 
 def _install_prompt_watch(model, plan: Plan, holder: RunHolder) -> None:
@@ -76,12 +87,15 @@ def _install_prompt_watch(model, plan: Plan, holder: RunHolder) -> None:
 
     def extra_conds(**kwargs):
         encoded = previous(**kwargs)
-        run = holder.run()
-        if run is None or run.levels or kwargs.get("prompt_type") in run.prompts:
+        run, kind = holder.run(), kwargs.get("prompt_type")
+        if run is None or run.levels or (kind in run.prompt_types and kind != run.last_prompt_type):
             run = begin(plan, weights_identity(plan.base.diffusion_model))
             holder.watch(run)
-        run.prompts.add(kwargs.get("prompt_type"))
+        run.prompt_types.add(kind)
+        run.last_prompt_type = kind
         prompt = encoded["c_crossattn"]
+        if kind == "positive":
+            run.prompts.append(Prompt.of(kwargs, prompt.cond))
         prompt.dreammatcher_runs = [*getattr(prompt, "dreammatcher_runs", ()), run]
         return encoded
 
