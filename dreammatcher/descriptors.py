@@ -79,12 +79,13 @@ def _project(tokens: list[torch.Tensor], pca: int | None) -> list[torch.Tensor]:
 def principal_directions(centred: torch.Tensor, rank: int) -> torch.Tensor:
     """Leading right singular vectors [C, rank] of ``centred`` [N, C], by torch's randomised method with a fixed seed.
 
-    The global random state is left as it was: samplers draw their noise from it.
+    The global random state is left as it was: samplers draw their noise from it. A broken picture (NaN, infinity) counts
+    as zeros here, so that it ends as the host's own would.
     """
     devices = [centred.device] if centred.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
-        return torch.pca_lowrank(centred, q=rank, center=False)[2]
+        return torch.pca_lowrank(torch.nan_to_num(centred), q=rank, center=False)[2]
 
 
 def resize(descriptor: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

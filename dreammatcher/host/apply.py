@@ -44,6 +44,7 @@ def apply(model, reference: Reference | ReferenceSet, mask: MaskSettings, settin
     seat = Seat(f"dreammatcher_{uuid.uuid4().hex}", plan, RunHolder())
     install(clone, plan, seat.holder)
     options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])
+    options["patches"] = dict(options.get("patches", {}))
     options[PLANS_KEY] = (*seats_of(options), seat)
     _install_patches(clone, seat)
     return clone, plan.trace
@@ -81,10 +82,18 @@ def _install_patches(model, seat: Seat) -> None:
             call.keep_level(options["block"][1], h)
         return h, skip
 
-    model.set_model_patch(begin, "input_block_patch")
-    model.set_model_attn2_patch(read_maps)
-    model.set_model_attn1_patch(inject)
-    model.set_model_output_block_patch(keep_level)
+    for patch, name in ((begin, "input_block_patch"), (read_maps, "attn2_patch"), (inject, "attn1_patch"),
+                        (keep_level, "output_block_patch")):
+        _set_first(model, patch, name)
+
+
+def _set_first(model, patch, name: str) -> None:
+    """Adds a patch in front of those of other packs, which may regroup tokens: ours sees them as the UNet made them."""
+    model.set_model_patch(patch, name)
+    patches = model.model_options["transformer_options"]["patches"]
+    ours = [p for p in patches[name] if getattr(p, "dreammatcher", False)]
+    patch.dreammatcher = True
+    patches[name] = [*ours, patch, *(p for p in patches[name][:-1] if p not in ours)]
 
 
 def _begin_call(seat: Seat, h: torch.Tensor, options: dict) -> Call | None:
@@ -98,10 +107,11 @@ def _begin_call(seat: Seat, h: torch.Tensor, options: dict) -> Call | None:
     readers = None
     if plan.mask.target_mask is None and run.active(sigma):
         readers = SubjectMaps.of(plan.base, plan.structure, plan.mask.target_subject, latent_size)
-    entry = h.detach().flatten(1)
+    entry = (h - h.mean((2, 3), keepdim=True)).detach().flatten(1)
     entry = entry[:, :: max(1, entry.shape[1] // ENTRY_PROBES)]
     detached = torch.is_grad_enabled() and h.requires_grad
-    return Call(run, sigma, kinds_of(options["cond_or_uncond"]), latent_size, readers, entry, rival_runs(seat, options), detached)
+    return Call(run, sigma, kinds_of(options["cond_or_uncond"]), latent_size, readers, entry, rival_runs(seat, options),
+                dict(run.levels), detached)
 
 
 def rival_runs(seat: Seat, options: dict) -> list[Run]:

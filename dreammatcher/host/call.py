@@ -31,6 +31,7 @@ class Call:
     readers: SubjectMaps | None
     entry: torch.Tensor  # [B, k] values of the first block's output: equal for rows that see the same picture
     rivals: list[Run]
+    known: dict[Row, tuple[float, tuple[torch.Tensor, ...]]]  # decoder features of the calls before this one
     detached: bool = False  # guidance wants gradients, with attention constant
     rows: list[Row | None] | None = None  # of each chunk; None: this chunk is not the plan's
     maps: dict[int, list[torch.Tensor]] = field(default_factory=dict)  # prompt -> [B, 1, h, w] of the layers run so far
@@ -48,7 +49,7 @@ class Call:
         if self.readers is None or layer not in self.readers.modules:
             return
         for number, row in enumerate(self.rows):
-            if row is None or row[0] != COND or row in self.rows[:number]:
+            if row is None or row[0] != COND or row in self.rows[:number] or self._seen_before(row):
                 continue
             part = self.chunk(number, query.shape[0])
             found = self._reader(row[1]).read(layer, query[part], context[part], self.latent_size)
@@ -56,6 +57,10 @@ class Call:
                 self.run.skip(f"another pack changed the token count of {layer}; its subject map is not used")
             else:
                 self.maps.setdefault(row[1], []).append(found)
+
+    def _seen_before(self, row: Row) -> bool:
+        """Whether an earlier call at this sigma had the row: samplers and other packs may call again, with other prompts."""
+        return self.known.get(row, (None,))[0] == self.sigma
 
     def _reader(self, prompt: int) -> SubjectMaps:
         """The prompt's own columns where it names the subject itself."""
@@ -68,7 +73,7 @@ class Call:
         known by their prompt and uncond chunks by the cond rows that see the same picture."""
         prompts, subject = self.run.prompts, self.run.plan.mask.target_subject
         if len(prompts) < 2:
-            return [(kind, 0) for kind in self.kinds]
+            return self._assign_whole(context)
         serving = [number for number, prompt in enumerate(prompts) if prompt.names(subject)]
         if not serving:
             self.run.skip("this run has several positive prompts and none comes from DreamMatcher Subject with the words "
@@ -92,6 +97,27 @@ class Call:
                 rows[number] = None if beside is None else (UNCOND, beside)
         return rows
 
+    def _assign_whole(self, context: torch.Tensor) -> list[Row | None]:
+        """One positive prompt: every row is its own, unless the picture comes in tiles, which have no common features.
+
+        Packs that call again at the same sigma (SAG, PerpNeg) say "cond" of whatever they give: what is not the positive
+        prompt counts as uncond.
+        """
+        kinds = self.kinds
+        if COND in kinds:
+            start = self.chunk(kinds.index(COND), context.shape[0]).start
+            entry = self.entry[start]
+            sigma, seen = self.run.entries.get(0, (None, entry))
+            if sigma == self.sigma and self.run.prompts and not self.run.prompts[0].is_in(context[start]):
+                kinds = tuple(UNCOND for _ in kinds)
+            elif sigma == self.sigma and not _alike(seen, entry):
+                self.run.in_tiles = True
+                self.run.skip("the picture is sampled in tiles or windows, and a tile alone can not be matched; it is left "
+                              "as it is")
+            else:
+                self.run.entries[0] = (self.sigma, entry)
+        return [None if self.run.in_tiles else (kind, 0) for kind in kinds]
+
     def _same_picture(self, prompt: int, entry: torch.Tensor) -> bool:
         """Whether a row sees what the prompt's cond row saw, in this call or in an earlier one at the same sigma."""
         sigma, seen = self.run.entries.get(prompt, (None, None))
@@ -107,7 +133,7 @@ class Call:
         if self.maps:
             self._settle()
         for chunk, row in enumerate(self.rows):
-            if row is None or row in self.rows[:chunk] or self.run.levels.get(row, (None,))[0] == self.sigma:
+            if row is None or row in self.rows[:chunk] or self._seen_before(row):
                 continue
             self.run.sizes[row[1]] = self.latent_size
             self.run.levels[row] = (self.sigma, tuple(level[self.chunk(chunk, level.shape[0])] for level in levels))
@@ -119,8 +145,8 @@ class Call:
 
     def inject(self, layer: Layer, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Context and value of one self-attention layer, [batch, N, C], with the references' appearance matched in."""
-        if self.rows is None:
-            self.rows = [(kind, 0) for kind in self.kinds]
+        if self.rows is None:  # a decoder layer before any cross-attention: nothing is known yet
+            return context, value
         level = self.run.plan.structure.self_attention[layer]
         grid = halved(self.latent_size, level)
         if value.shape[1] != grid[0] * grid[1]:
@@ -154,9 +180,9 @@ class Call:
 
     def _match(self, row: Row, grid: Grid, level: int, size: int) -> JointMatch | None:
         """Correspondence at one grid: once per call, grid and row. None on the first call, which has no features yet."""
-        if row not in self.run.levels:
+        if row not in self.known:
             return None
-        levels = self.run.levels[row][1]
+        levels = self.known[row][1]
         if levels[0].shape[0] != size:
             return None
         if (row, grid) not in self.matches:
@@ -180,3 +206,8 @@ class Call:
         self.run.plan.trace.snapshots[self.sigma] = Snapshot(
             self.sigma, mask, reference_mask, sure, first.flow, first.reference_size,
             tuple((match.flow, match.reference_size) for match in found.matches[1:]), found.best)
+
+
+def _alike(seen: torch.Tensor, entry: torch.Tensor) -> bool:
+    """Whether two rows may show one picture at one noise level. Tiles differ in all their noise."""
+    return seen.shape == entry.shape and bool(torch.cosine_similarity(seen.float(), entry.float(), dim=0) > 0.5)

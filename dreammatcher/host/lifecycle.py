@@ -88,10 +88,10 @@ def _install_prompt_watch(model, plan: Plan, holder: RunHolder) -> None:
     def extra_conds(**kwargs):
         encoded = previous(**kwargs)
         run, kind = holder.run(), kwargs.get("prompt_type")
-        if run is None or run.levels or (kind in run.prompt_types and kind != run.last_prompt_type):
+        # A run's positive prompts come first and together; packs may encode others at any time while it lasts.
+        if run is None or (kind == "positive" and (run.levels or run.last_prompt_type != kind)):
             run = begin(plan, weights_identity(plan.base.diffusion_model))
             holder.watch(run)
-        run.prompt_types.add(kind)
         run.last_prompt_type = kind
         prompt = encoded["c_crossattn"]
         if kind == "positive":

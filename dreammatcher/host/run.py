@@ -37,13 +37,13 @@ class Run:
     sigma_start: float
     sigma_end: float
     prompts: list[Prompt] = field(default_factory=list)  # the positive prompts, in the host's order
-    prompt_types: set = field(default_factory=set)  # seen so far, where the host has no start-of-sampling hook
-    last_prompt_type: str | None = None
+    last_prompt_type: str | None = None  # where the host has no start-of-sampling hook
     levels: dict[Row, tuple[float, tuple[torch.Tensor, ...]]] = field(default_factory=dict)  # sigma, decoder features
     maps: dict[int, torch.Tensor] = field(default_factory=dict)  # prompt -> foreground [B, 1, h, w] at the maps' size
     references: dict[tuple, RowFeatures] = field(default_factory=dict)  # of the current sigma, on the device
     sizes: dict[int, Grid] = field(default_factory=dict)  # prompt -> size of the picture its rows see
     entries: dict[int, tuple[float, torch.Tensor]] = field(default_factory=dict)  # prompt -> sigma, what its rows see
+    in_tiles: bool = False  # calls at one sigma saw different pictures
     without_gradient: bool = False  # guidance found no gradient here
     spans: dict[tuple, tuple[float, float]] = field(default_factory=dict)  # guidance start and end -> sigmas
 
