@@ -112,3 +112,22 @@ def test_a_refiner_like_prompt_of_another_width_is_the_hosts_own_error(pack):
     with pytest.raises(RuntimeError):
         sample(matched, prompt(3, width=64, pooled=1280), bench.negative, steps=2)
     assert torch.isfinite(bench.sample(matched, steps=2)).all(), "the model must work after the error"
+
+
+def test_subject_words_are_found_through_sdxls_two_tokenizers(pack):
+    """Both text encoders see the same positions; the first one's tokens name the columns."""
+    import comfy.sdxl_clip
+
+    class Tokens:
+        def tokenize(self, text, return_word_ids=False, **_):
+            return self.tokenizer.tokenize_with_weights(text, return_word_ids)
+
+    clip = Tokens()
+    clip.tokenizer = comfy.sdxl_clip.SDXLTokenizer()
+    subject_of = pack.module("dreammatcher.host.conditioning").subject_of
+    subject = subject_of(clip, "a photo of a (fluffy:1.2) labradoodle on grass", "labradoodle")
+    tokens = clip.tokenize("a photo of a (fluffy:1.2) labradoodle on grass", return_word_ids=True)
+    for encoder in ("g", "l"):
+        row = [entry[2] for entry in tokens[encoder][0]]
+        assert {row[column] for column in subject.columns} == {6}, "every piece of the sixth word, in both encoders"
+    assert subject.tokens == 77 and len(subject.columns) > 1
