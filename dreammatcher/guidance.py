@@ -69,11 +69,13 @@ def correction(gradient: torch.Tensor, sigma: float, weight: float) -> torch.Ten
     return weight * PAPER_LAMBDA * sigma * sigma * gradient
 
 
-def accepted(change: torch.Tensor, clean: torch.Tensor, warped: torch.Tensor, trust: torch.Tensor) -> torch.Tensor:
-    """Whether each picture's change is to be used, bool [B].
+def accepted(
+    change: torch.Tensor, clean: torch.Tensor, goals: list[tuple[torch.Tensor, torch.Tensor]]
+) -> torch.Tensor:
+    """Whether each picture's change is to be used, bool [B]. ``goals``: warped reference and M' of every subject.
 
     It is not when it is NaN or infinite, or longer than twice the masked distance: such a step can not come nearer.
     """
     length = change.pow(2).sum((1, 2, 3)).sqrt()
-    distance = (trust * (clean - warped)).pow(2).sum((1, 2, 3)).sqrt()
+    distance = sum((trust * (clean - warped)).pow(2).sum((1, 2, 3)) for warped, trust in goals).sqrt()
     return torch.isfinite(length) & (length <= 2 * distance)

@@ -95,8 +95,8 @@ class DreamMatcherGuidance:
             "end": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip":
                     "Share of the schedule at which guidance stops."}),
             "mode": ([FAST, PAPER], {"default": FAST, "tooltip":
-                     "fast: no gradient, nearly free. paper: the authors' gradient through the UNet, about half a step "
-                     "more time and more memory."}),
+                     "fast: no gradient, one more match per step. paper: the authors' gradient through the UNet, which takes "
+                     "more time and memory."}),
         }}
 
     def guide(self, model, weight, start, end, mode):

@@ -68,7 +68,15 @@ def test_a_change_that_can_not_come_nearer_is_refused_picture_by_picture():
     towards = trust * (warped - clean)
     change = torch.stack([0.1 * towards[0], 2.1 * towards[1], towards[2], towards[3]])
     change[2, 0, 0, 0], change[3, 0, 0, 0] = torch.nan, torch.inf
-    assert accepted(change, clean, warped, trust).tolist() == [True, False, False, False]
+    assert accepted(change, clean, [(warped, trust)]).tolist() == [True, False, False, False]
+
+
+def test_a_change_for_two_subjects_is_measured_against_the_way_to_both():
+    clean, warped, trust = scene(batch=1)
+    empty = torch.zeros_like(trust)
+    step = 0.5 * trust * (warped - clean)
+    assert accepted(step, clean, [(warped, trust), (warped, empty)]).tolist() == [True]
+    assert accepted(step, clean, [(warped, empty)]).tolist() == [False]
 
 
 @pytest.mark.parametrize("wrong, said", [

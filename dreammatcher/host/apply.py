@@ -13,13 +13,11 @@ from .call import Call
 from .capture import SubjectMaps, layer_of
 from .lifecycle import RunHolder, install
 from .plan import PLANS_KEY, Plan, Seat, seats_of, views
-from .run import Run, kinds_of
+from .prompts import looks
+from .run import Run
 from .structure import structure_of
 
 log = logging.getLogger(__name__)
-
-#: values of the first block's output that tell which rows see the same picture
-ENTRY_PROBES = 64
 
 
 def check_family(reference: Reference, family: str, channels: int) -> None:
@@ -107,14 +105,12 @@ def _begin_call(seat: Seat, h: torch.Tensor, options: dict) -> Call | None:
     readers = None
     if plan.mask.target_mask is None and run.active(sigma):
         readers = SubjectMaps.of(plan.base, plan.structure, plan.mask.target_subject, latent_size)
-    entry = (h - h.mean((2, 3), keepdim=True)).detach().flatten(1)
-    entry = entry[:, :: max(1, entry.shape[1] // ENTRY_PROBES)]
     detached = torch.is_grad_enabled() and h.requires_grad
-    return Call(run, sigma, kinds_of(options["cond_or_uncond"]), latent_size, readers, entry, rival_runs(seat, options),
-                dict(run.levels), detached)
+    return Call(run, sigma, tuple(options["cond_or_uncond"]), latent_size, readers, looks(h, sigma),
+                rival_runs(seat, options, sigma), detached)
 
 
-def rival_runs(seat: Seat, options: dict) -> list[Run]:
-    """Runs of other subjects on the same model."""
+def rival_runs(seat: Seat, options: dict, sigma: float) -> list[Run]:
+    """Runs of other subjects on the same model that are matched at ``sigma``."""
     others = (other.holder.run() for other in seats_of(options) if seat.plan.rivals(other.plan))
-    return [run for run in others if run is not None]
+    return [run for run in others if run is not None and run.active(sigma)]

@@ -12,10 +12,12 @@ import torch
 
 from ..appearance import match_appearance
 from ..correspondence import JointMatch
-from ..features import COND, UNCOND, Layer
+from ..features import COND, Layer
 from ..foreground import foreground
 from ..settings import MATCHED_EVERYWHERE, REPLACED, Snapshot
 from .capture import SubjectMaps
+from .prompts import Look
+from .rows import assign
 from .run import Grid, Row, Run
 from .structure import halved
 
@@ -26,102 +28,52 @@ class Call:
 
     run: Run
     sigma: float
-    kinds: tuple[str, ...]  # of each chunk of the batch
+    numbers: tuple[int, ...]  # the host's number of each chunk of the batch: 0 is the first prompt, mostly the positive
     latent_size: Grid
     readers: SubjectMaps | None
-    entry: torch.Tensor  # [B, k] values of the first block's output: equal for rows that see the same picture
+    looks: list[Look]  # of every row of the batch
     rivals: list[Run]
-    known: dict[Row, tuple[float, tuple[torch.Tensor, ...]]]  # decoder features of the calls before this one
     detached: bool = False  # guidance wants gradients, with attention constant
     rows: list[Row | None] | None = None  # of each chunk; None: this chunk is not the plan's
+    again: frozenset[Row] = frozenset()  # rows that an earlier call at this sigma had
     maps: dict[int, list[torch.Tensor]] = field(default_factory=dict)  # prompt -> [B, 1, h, w] of the layers run so far
     levels: dict[int, torch.Tensor] = field(default_factory=dict)
     matches: dict[tuple, object] = field(default_factory=dict)
 
     def chunk(self, number: int, batch: int) -> slice:
-        size = batch // len(self.kinds)
+        size = batch // len(self.numbers)
         return slice(number * size, (number + 1) * size)
 
     def read_map(self, layer: Layer, query: torch.Tensor, context: torch.Tensor) -> None:
         """Finds out whose rows these are, and keeps the subject maps if this layer is one that is read."""
         if self.rows is None:
-            self.rows = self._assign(context)
+            self._assign(context)
         if self.readers is None or layer not in self.readers.modules:
             return
         for number, row in enumerate(self.rows):
-            if row is None or row[0] != COND or row in self.rows[:number] or self._seen_before(row):
+            if row is None or row[0] != COND or row in self.again or row in self.rows[:number]:
                 continue
             part = self.chunk(number, query.shape[0])
             found = self._reader(row[1]).read(layer, query[part], context[part], self.latent_size)
             if found is None:
                 self.run.skip(f"another pack changed the token count of {layer}; its subject map is not used")
             else:
-                self.maps.setdefault(row[1], []).append(found)
+                maps = self.maps.setdefault(row[1], [])
+                maps.append(found)
+                self.run.maps[row[1]] = foreground(maps, maps[0].shape[-2:])
 
-    def _seen_before(self, row: Row) -> bool:
-        """Whether an earlier call at this sigma had the row: samplers and other packs may call again, with other prompts."""
-        return self.known.get(row, (None,))[0] == self.sigma
+    def _assign(self, context: torch.Tensor) -> None:
+        looks = [self.looks[self.chunk(number, context.shape[0]).start] for number in range(len(self.numbers))]
+        texts = [context[self.chunk(number, context.shape[0]).start] for number in range(len(self.numbers))]
+        self.rows = assign(self.run, self.numbers, looks, texts)
+        self.again = frozenset(row for row in self.rows if row and self.run.levels.get(row, (None,))[0] == self.sigma)
+        self.run.rows = [None if row in self.again else row for row in self.rows]
 
     def _reader(self, prompt: int) -> SubjectMaps:
         """The prompt's own columns where it names the subject itself."""
         prompts = self.run.prompts
         named = prompts[prompt].subject if len(prompts) > 1 else None
         return replace(self.readers, subject=named) if named else self.readers
-
-    def _assign(self, context: torch.Tensor) -> list[Row | None]:
-        """The row of each chunk. With one positive prompt in the run that is its kind; with several, cond chunks are
-        known by their prompt and uncond chunks by the cond rows that see the same picture."""
-        prompts, subject = self.run.prompts, self.run.plan.mask.target_subject
-        if len(prompts) < 2:
-            return self._assign_whole(context)
-        serving = [number for number, prompt in enumerate(prompts) if prompt.names(subject)]
-        if not serving:
-            self.run.skip("this run has several positive prompts and none comes from DreamMatcher Subject with the words "
-                          f"{subject.words!r}, so nothing is matched" if subject else
-                          "this run has several positive prompts and DreamMatcher Mask has no target subject to tell them "
-                          "apart by, so nothing is matched")
-            return [None] * len(self.kinds)
-        batch = context.shape[0]
-        starts = [self.chunk(number, batch).start for number in range(len(self.kinds))]
-        rows: list[Row | None] = [None] * len(self.kinds)
-        for number, kind in enumerate(self.kinds):
-            if kind == COND:
-                own = next((p for p in serving if prompts[p].is_in(context[starts[number]])), None)
-                rows[number] = None if own is None else (COND, own)
-        for number, row in enumerate(rows):
-            if row is not None:
-                self.run.entries[row[1]] = (self.sigma, self.entry[starts[number]])
-        for number, kind in enumerate(self.kinds):
-            if kind == UNCOND:
-                beside = next((p for p in serving if self._same_picture(p, self.entry[starts[number]])), None)
-                rows[number] = None if beside is None else (UNCOND, beside)
-        return rows
-
-    def _assign_whole(self, context: torch.Tensor) -> list[Row | None]:
-        """One positive prompt: every row is its own, unless the picture comes in tiles, which have no common features.
-
-        Packs that call again at the same sigma (SAG, PerpNeg) say "cond" of whatever they give: what is not the positive
-        prompt counts as uncond.
-        """
-        kinds = self.kinds
-        if COND in kinds:
-            start = self.chunk(kinds.index(COND), context.shape[0]).start
-            entry = self.entry[start]
-            sigma, seen = self.run.entries.get(0, (None, entry))
-            if sigma == self.sigma and self.run.prompts and not self.run.prompts[0].is_in(context[start]):
-                kinds = tuple(UNCOND for _ in kinds)
-            elif sigma == self.sigma and not _alike(seen, entry):
-                self.run.in_tiles = True
-                self.run.skip("the picture is sampled in tiles or windows, and a tile alone can not be matched; it is left "
-                              "as it is")
-            else:
-                self.run.entries[0] = (self.sigma, entry)
-        return [None if self.run.in_tiles else (kind, 0) for kind in kinds]
-
-    def _same_picture(self, prompt: int, entry: torch.Tensor) -> bool:
-        """Whether a row sees what the prompt's cond row saw, in this call or in an earlier one at the same sigma."""
-        sigma, seen = self.run.entries.get(prompt, (None, None))
-        return sigma == self.sigma and seen.shape == entry.shape and torch.allclose(seen, entry, rtol=1e-3, atol=1e-3)
 
     def keep_level(self, number: int, h: torch.Tensor) -> None:
         """Keeps a decoder feature; with the last one, the call's features become those that the next calls match."""
@@ -130,18 +82,13 @@ class Call:
         if number != taps[-1] or self.rows is None:
             return
         levels = tuple(self.levels[tap] for tap in taps)
-        if self.maps:
-            self._settle()
         for chunk, row in enumerate(self.rows):
-            if row is None or row in self.rows[:chunk] or self._seen_before(row):
+            if row is None or row in self.rows[:chunk] or row in self.again:
                 continue
+            if row in self.run.levels:
+                self.run.before[row] = self.run.levels[row]
             self.run.sizes[row[1]] = self.latent_size
             self.run.levels[row] = (self.sigma, tuple(level[self.chunk(chunk, level.shape[0])] for level in levels))
-
-    def _settle(self) -> None:
-        """The foregrounds of the layers run so far become the run's."""
-        for prompt, found in self.maps.items():
-            self.run.maps[prompt] = foreground(found, found[0].shape[-2:])
 
     def inject(self, layer: Layer, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Context and value of one self-attention layer, [batch, N, C], with the references' appearance matched in."""
@@ -153,10 +100,8 @@ class Call:
             self.run.skip(f"another pack changed the token count of {layer} to {value.shape[1]} from {grid[0] * grid[1]}; "
                           "the layer is left as it is")
             return context, value
-        if self.run.plan.settings.injection == REPLACED:
+        if self.run.plan.settings.injection == REPLACED and None not in self.rows:
             return self._replace(layer, context, value)
-        if self.maps:
-            self._settle()
         chunks = []
         for number, row in enumerate(self.rows):
             part = value[self.chunk(number, value.shape[0])]
@@ -179,12 +124,12 @@ class Call:
         return match_appearance(value, hidden, found.indices(), weight)
 
     def _match(self, row: Row, grid: Grid, level: int, size: int) -> JointMatch | None:
-        """Correspondence at one grid: once per call, grid and row. None on the first call, which has no features yet."""
-        if row not in self.known:
+        """Correspondence at one grid: once per call, grid and row. The features are those of the sigma before: None at
+        the first."""
+        known = self.run.before if row in self.again or self.run.levels.get(row, (None,))[0] == self.sigma else self.run.levels
+        if row not in known or known[row][1][0].shape[0] != size:
             return None
-        levels = self.known[row][1]
-        if levels[0].shape[0] != size:
-            return None
+        levels = known[row][1]
         if (row, grid) not in self.matches:
             if row not in self.matches:
                 self.matches[row] = self.run.describe(row[0], self.sigma, levels)
@@ -193,9 +138,9 @@ class Call:
 
     def _replace(self, layer: Layer, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The ablation: keys and values of the reference as they are (MasaCtrl, Cao et al. 2023)."""
-        size = value.shape[0] // len(self.kinds)
-        hidden = torch.cat([torch.cat([row.hidden[layer] for row in self.run.features(kind, self.sigma, value)], 1)
-                            .expand(size, -1, -1) for kind in self.kinds])
+        size = value.shape[0] // len(self.numbers)
+        hidden = torch.cat([torch.cat([known.hidden[layer] for known in self.run.features(row[0], self.sigma, value)], 1)
+                            .expand(size, -1, -1) for row in self.rows])
         return hidden, hidden
 
     def _record(self, found: JointMatch, mask: torch.Tensor, sure: torch.Tensor) -> None:
@@ -207,7 +152,3 @@ class Call:
             self.sigma, mask, reference_mask, sure, first.flow, first.reference_size,
             tuple((match.flow, match.reference_size) for match in found.matches[1:]), found.best)
 
-
-def _alike(seen: torch.Tensor, entry: torch.Tensor) -> bool:
-    """Whether two rows may show one picture at one noise level. Tiles differ in all their noise."""
-    return seen.shape == entry.shape and bool(torch.cosine_similarity(seen.float(), entry.float(), dim=0) > 0.5)

@@ -48,9 +48,9 @@ def with_gradients(base: torch.nn.Module, x: torch.Tensor, arguments: Any, actio
         leaf = x.clone().requires_grad_()
         try:
             return functional_call(_Around(unet, lambda: action(leaf, ready)), plain, ())
-        except RuntimeError as error:
-            if "nference tensor" not in str(error) and "does not require grad" not in str(error):
-                raise
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # an error of the model itself comes again in the plain call that follows
             raise NoGradient(str(error).splitlines()[0]) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from dataclasses import dataclass
 
 import torch
 
@@ -13,7 +14,7 @@ from .apply import rival_runs
 from .gradients import NoGradient, with_gradients
 from .lifecycle import WrappersMP
 from .plan import PLANS_KEY, Seat, seats_of
-from .run import Run, kinds_of
+from .run import Row, Run
 
 log = logging.getLogger(__name__)
 
@@ -34,27 +35,30 @@ def guide(model, settings: GuidanceSettings):
     return clone
 
 
-def _goals(seats: tuple[Seat, ...], settings: GuidanceSettings, kind: str, sigma: float, clean: torch.Tensor):
-    """Run, warped reference and trust of every plan that knows where to lead a ``clean`` [B, C, H, W] of one kind."""
-    options = {PLANS_KEY: seats}
-    for seat in seats:
-        run = seat.holder.run()
-        if run is None or not run.active(sigma) or not run.within(sigma, settings.start, settings.end):
-            continue
-        for prompt in sorted({row[1] for row in run.levels if row[0] == kind}):
-            goal = _goal(run, (kind, prompt), sigma, clean, rival_runs(seat, options))
-            if goal is not None:
-                yield run, *goal
+@dataclass(frozen=True, eq=False)
+class Goal:
+    """Where one plan leads some rows of a batch."""
+
+    run: Run
+    rows: slice
+    warped: torch.Tensor  # [B, C, H, W]
+    trust: torch.Tensor  # [B, 1, H, W]
 
 
-def _goal(run: Run, row: tuple[str, int], sigma: float, clean: torch.Tensor, rivals: list[Run]):
-    known, levels = run.levels[row]
-    if known != sigma or levels[0].shape[0] != clean.shape[0]:
-        return None
-    if run.sizes.get(row[1]) != tuple(clean.shape[-2:]):
+def _goal(seat: Seat, seats: tuple[Seat, ...], row: Row, rows: slice, sigma: float, size: tuple[int, int]) -> Goal | None:
+    run = seat.holder.run()
+    if run.sizes.get(row[1]) != size:
         run.skip("guidance leads whole pictures only: a prompt limited to an area is left to appearance matching")
         return None
-    return run.goal(row, sigma, tuple(clean.shape[-2:]), rivals)
+    found = run.goal(row, sigma, size, rival_runs(seat, {PLANS_KEY: seats}, sigma))
+    return None if found is None else Goal(run, rows, *found)
+
+
+def _guided_seats(seats: tuple[Seat, ...], settings: GuidanceSettings, sigma: float) -> list[Seat]:
+    """Those whose run is matched and guided at ``sigma``."""
+    running = [(seat, seat.holder.run()) for seat in seats]
+    return [seat for seat, run in running
+            if run is not None and run.active(sigma) and run.within(sigma, settings.start, settings.end)]
 
 
 def _lead(arguments: dict, settings: GuidanceSettings) -> torch.Tensor:
@@ -62,9 +66,15 @@ def _lead(arguments: dict, settings: GuidanceSettings) -> torch.Tensor:
     clean = arguments["denoised"]
     sigma = float(arguments["sigma"].flatten()[0])
     seats = seats_of(arguments["model_options"].get("transformer_options", {}))
-    for run, warped, trust in _goals(seats, settings, COND, sigma, clean):
-        if settings.mode != PAPER or run.without_gradient:
-            clean = lead(clean, warped, trust, settings.weight)
+    for seat in _guided_seats(seats, settings, sigma):
+        run = seat.holder.run()
+        if settings.mode == PAPER and not run.without_gradient:
+            continue
+        for row in sorted(row for row, (known, levels) in run.levels.items()
+                          if row[0] == COND and known == sigma and levels[0].shape[0] == clean.shape[0]):
+            goal = _goal(seat, seats, row, slice(None), sigma, tuple(clean.shape[-2:]))
+            if goal is not None:
+                clean = lead(clean, goal.warped, goal.trust, settings.weight)
     return clean
 
 
@@ -93,64 +103,86 @@ def _guided(base, apply_model, settings: GuidanceSettings, options: dict, x, t, 
     """The clean estimate [B, C, H, W] of one call, corrected row by row."""
     sigma = float(t.flatten()[0])
     seats = seats_of(options)
-    runs = [run for run in (seat.holder.run() for seat in seats) if run is not None]
-    wanted = [run for run in runs if run.active(sigma) and run.within(sigma, settings.start, settings.end)
-              and not run.without_gradient]
-    if not wanted or not options.get("cond_or_uncond"):
+    wanted = [seat for seat in _guided_seats(seats, settings, sigma) if not seat.holder.run().without_gradient]
+    if not wanted:
         return apply_model(x, t, *args, **kwargs)
-    kinds = kinds_of(options["cond_or_uncond"])
 
     def estimate(leaf: torch.Tensor, ready: tuple) -> torch.Tensor:
         time, positional, named = ready
         clean = apply_model(leaf, time, *positional, **named)
+        if not clean.requires_grad:
+            _give_up(wanted, "another pack runs the model without gradients")
+            return clean
         with torch.no_grad():
-            slopes, goals = _slopes(seats, settings, kinds, sigma, clean.detach())
+            goals = _call_goals(wanted, seats, sigma, clean.detach())
+            slopes = _slopes(clean.detach(), goals)
         if not goals:
             return clean.detach()
-        gradient = _prediction_gradient(base, clean, leaf, time, slopes)
+        try:
+            gradient = prediction_gradient(base, clean, leaf, time, slopes)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            _give_up(wanted, str(error).splitlines()[0])
+            return clean.detach()
         with torch.no_grad():
             return _corrected(clean.detach(), correction(gradient, sigma, settings.weight), goals)
 
     try:
         return with_gradients(base, x, (t, args, kwargs), estimate)
     except NoGradient as error:
-        for run in wanted:
-            run.without_gradient = True
-            run.skip(f"mode paper is not possible here ({error}); this run is guided in mode fast")
+        _give_up(wanted, str(error))
         return apply_model(x, t, *args, **kwargs)
 
 
-def _slopes(seats, settings, kinds: tuple[str, ...], sigma: float, clean: torch.Tensor):
-    """The loss's slope [B, C, H, W] by the clean estimate, and where it comes from: (run, rows, warped, trust)."""
-    slopes, goals = torch.zeros_like(clean), []
-    size = clean.shape[0] // len(kinds)
-    for chunk, kind in enumerate(kinds):
-        if kind in kinds[:chunk]:
-            continue
-        rows = slice(chunk * size, (chunk + 1) * size)
-        for run, warped, trust in _goals(seats, settings, kind, sigma, clean[rows]):
-            slopes[rows] += slope(clean[rows], warped, trust)
-            goals.append((run, rows, warped, trust))
-    return slopes, goals
+def _give_up(seats: list[Seat], reason: str) -> None:
+    for seat in seats:
+        run = seat.holder.run()
+        run.without_gradient = True
+        run.skip(f"mode paper is not possible here ({reason}); this run is guided in mode fast")
 
 
-def _prediction_gradient(base, clean: torch.Tensor, x: torch.Tensor, t: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
-    """The loss's derivative by ``x`` through the network's prediction alone: all of it less what goes past the network."""
-    if not clean.requires_grad:
-        raise NoGradient("another pack runs the model without gradients")
-    whole, = torch.autograd.grad(clean, x, slopes)
+def _call_goals(wanted: list[Seat], seats: tuple[Seat, ...], sigma: float, clean: torch.Tensor) -> list[Goal]:
+    """The goals of a call's chunks; what an earlier call at this sigma had is not led again."""
+    goals = []
+    for seat in wanted:
+        chunks = seat.holder.run().rows
+        size = clean.shape[0] // max(1, len(chunks))
+        for number, row in enumerate(chunks):
+            if row is not None:
+                rows = slice(number * size, (number + 1) * size)
+                goals.append(_goal(seat, seats, row, rows, sigma, tuple(clean.shape[-2:])))
+    return [goal for goal in goals if goal is not None]
+
+
+def _slopes(clean: torch.Tensor, goals: list[Goal]) -> torch.Tensor:
+    """The loss's slope [B, C, H, W] by the clean estimate."""
+    slopes = torch.zeros_like(clean)
+    for goal in goals:
+        slopes[goal.rows] += slope(clean[goal.rows], goal.warped, goal.trust)
+    return slopes
+
+
+def prediction_gradient(base, clean: torch.Tensor, x: torch.Tensor, t: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
+    """The loss's derivative by ``x`` through the network's prediction alone: all of it less what goes past the network.
+
+    Slopes are scaled to 1 on the way, since half precision loses small ones.
+    """
+    scale = slopes.abs().amax().clamp_min(1e-30)
+    whole, = torch.autograd.grad(clean, x, slopes / scale)
     beside = base.model_sampling.calculate_denoised(t, torch.zeros_like(x), x)
-    direct, = torch.autograd.grad(beside, x, slopes)
-    return whole - direct
+    direct, = torch.autograd.grad(beside, x, slopes / scale)
+    return (whole - direct) * scale
 
 
-def _corrected(clean: torch.Tensor, change: torch.Tensor, goals: list) -> torch.Tensor:
+def _corrected(clean: torch.Tensor, change: torch.Tensor, goals: list[Goal]) -> torch.Tensor:
     """Adds the change to every picture where it is finite and can come nearer."""
     result = clean.clone()
-    for run, rows, warped, trust in goals:
-        good = accepted(change[rows], clean[rows], warped, trust)
+    for rows in {(goal.rows.start, goal.rows.stop): goal.rows for goal in goals}.values():
+        own = [goal for goal in goals if goal.rows == rows]
+        good = accepted(change[rows], clean[rows], [(goal.warped, goal.trust) for goal in own])
         if not bool(good.all()):
-            run.skip("the guidance gradient was not finite, or longer than the way to the reference; such steps stay "
-                     "unguided (lower the weight if this goes on)")
+            own[0].run.skip("the guidance gradient was not finite, or longer than the way to the reference; such steps stay "
+                            "unguided (lower the weight if this goes on)")
         result[rows] = torch.where(good[:, None, None, None], clean[rows] + change[rows], clean[rows])
     return result

@@ -12,12 +12,13 @@ import torch
 
 from ..features import COND, UNCOND, FeatureOptions, FeatureStore
 from ..inversion import Trajectory, invert, psnr, reconstruct
-from ..reference import Conditioning, Reference, ReferenceSet, Subject, views_of
+from ..reference import Conditioning, Reference, ReferenceSet, Subject
 from ..settings import MaskSettings
 from .apply import check_family
 from .capture import evaluate, reference_pass
 from .conditioning import from_host
 from .lifecycle import WrappersMP, weights_identity
+from .plan import members_in_use
 from .structure import structure_of
 
 
@@ -76,14 +77,10 @@ def prepare_features(model, reference: Reference | ReferenceSet, mask: MaskSetti
 
     A sampler that visits other sigmas uses the nearest stored one. Raises ValueError for a reference of another family.
     """
-    members = views_of(reference)
-    step = progress(sum(len(member.reference.trajectory.sigmas) for member in members))
-    total = 0
-    ready = []
-    for member in members:
-        subject = (mask.reference_subject if mask and len(members) == 1 else None) or member.reference.subject
-        if subject is None and mask is not None:
-            subject = mask.reference_subject
+    members = members_in_use(reference, mask)
+    step = progress(sum(len(member.reference.trajectory.sigmas) for member, _ in members))
+    total, ready = 0, []
+    for member, subject in members:
         ready.append(replace(member, reference=_prepared(model, member.reference, subject, options, step, total)))
         total += len(member.reference.trajectory.sigmas)
     return ReferenceSet(tuple(ready)) if isinstance(reference, ReferenceSet) else ready[0].reference

@@ -45,10 +45,9 @@ class RunHolder:
         self._run = lambda: None
 
 
-def begin(plan: Plan, weights: object) -> Run:
-    """A fresh run: percentages become sigmas here, once."""
+def begin(plan: Plan, weights: object, sampling: object) -> Run:
+    """A fresh run: percentages become sigmas here, once, by the model's noise schedule ``sampling``."""
     plan.trace.clear()
-    sampling = plan.base.model_sampling
     start = float(sampling.percent_to_sigma(plan.settings.start))
     end = float(sampling.percent_to_sigma(plan.settings.end))
     return Run(plan, weights, start, end)
@@ -64,15 +63,20 @@ def install(model, plan: Plan, holder: RunHolder) -> None:
 
 def _install_wrapper(model, plan: Plan, holder: RunHolder) -> None:
     def around_sampling(executor, *args, **kwargs):
-        holder.hold(begin(plan, executor.class_obj.model_patcher.patches_uuid))
+        model = executor.class_obj.model_patcher
+        outer = holder.run()  # a sampler inside a sampler
+        holder.hold(begin(plan, model.patches_uuid, model.get_model_object("model_sampling")))
         try:
             return executor(*args, **kwargs)
         finally:
             holder.release()
+            if outer is not None:
+                holder.hold(outer)
 
     def read_prompts(executor, guider, *args, **kwargs):
         run = holder.run()
         if run is not None:
+            run.areas = any(entry.get("area") is not None for entries in guider.conds.values() for entry in entries or ())
             run.prompts = [Prompt.of(entry, entry["model_conds"]["c_crossattn"].cond)
                            for entry in guider.conds.get("positive", ()) if "c_crossattn" in entry.get("model_conds", ())]
         return executor(guider, *args, **kwargs)
@@ -90,13 +94,15 @@ def _install_prompt_watch(model, plan: Plan, holder: RunHolder) -> None:
         run, kind = holder.run(), kwargs.get("prompt_type")
         # A run's positive prompts come first and together; packs may encode others at any time while it lasts.
         if run is None or (kind == "positive" and (run.levels or run.last_prompt_type != kind)):
-            run = begin(plan, weights_identity(plan.base.diffusion_model))
+            run = begin(plan, weights_identity(plan.base.diffusion_model), plan.base.model_sampling)
             holder.watch(run)
         run.last_prompt_type = kind
+        run.areas = run.areas or kwargs.get("area") is not None
         prompt = encoded["c_crossattn"]
         if kind == "positive":
             run.prompts.append(Prompt.of(kwargs, prompt.cond))
-        prompt.dreammatcher_runs = [*getattr(prompt, "dreammatcher_runs", ()), run]
+        if kind == "positive" or not run.prompts:  # others may outlive the sampling in a pack's hands
+            prompt.dreammatcher_runs = [*getattr(prompt, "dreammatcher_runs", ()), run]
         return encoded
 
     model.add_object_patch("extra_conds", extra_conds)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ..features import FeatureOptions, FeatureStore, Layer
-from ..reference import Reference, ReferenceSet, Subject, views_of
+from ..reference import Member, Reference, ReferenceSet, Subject, views_of
 from ..settings import ApplySettings, MaskSettings, Trace
 from .structure import Structure
 
@@ -68,20 +68,26 @@ def seats_of(options: dict) -> tuple[Seat, ...]:
     return options.get(PLANS_KEY, ())
 
 
-def views(given: Reference | ReferenceSet, mask: MaskSettings) -> tuple[View, ...]:
-    """The references in use. The mask node's own subject and MASK are those of a reference that stands alone.
+def members_in_use(given: Reference | ReferenceSet, mask: MaskSettings | None) -> list[tuple[Member, Subject | None]]:
+    """The references of weight above 0 and the subject of each: the mask node's where a reference stands alone, else its own.
 
-    Raises ValueError when every reference of a set has weight 0.
+    Raises ValueError when every reference has weight 0, and for a reference MASK that could belong to any of several.
     """
     members = [member for member in views_of(given) if member.weight > 0]
     if not members:
         raise ValueError("reference: every combined reference has weight 0; give one of them a weight above 0")
-    alone = len(members) == 1
-    made = []
-    for member in members:
-        own = member.reference.subject
-        subject = (mask.reference_subject or own) if alone else (own or mask.reference_subject)
-        limit = member.mask if member.mask is not None else (mask.reference_mask if alone else None)
-        store = member.reference.store or FeatureStore(FeatureOptions())
-        made.append(View(member.reference, store, subject, limit, member.weight))
-    return tuple(made)
+    marked = mask.reference_subject if mask else None
+    if len(members) == 1:
+        return [(members[0], marked or members[0].reference.subject)]
+    if mask is not None and mask.reference_mask is not None:
+        raise ValueError(f"reference_mask: {len(members)} references are combined; give each its own mask in DreamMatcher "
+                         "Combine References")
+    return [(member, member.reference.subject or marked) for member in members]
+
+
+def views(given: Reference | ReferenceSet, mask: MaskSettings) -> tuple[View, ...]:
+    """What :func:`members_in_use` finds, with feature stores."""
+    return tuple(
+        View(member.reference, member.reference.store or FeatureStore(FeatureOptions()), subject,
+             mask.reference_mask if member.mask is None else member.mask, member.weight)
+        for member, subject in members_in_use(given, mask))

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from ..appearance import trusted
 from ..correspondence import JointMatch, match
 from ..descriptors import joint_descriptors, resize
-from ..features import COND, UNCOND, RowFeatures
+from ..features import RowFeatures
 from ..foreground import otsu
 from .capture import reference_pass
 from .plan import Plan, View
-from .prompts import Prompt
+from .prompts import Look, Prompt
 from .structure import halved
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 #: a row of the guidance pair: its kind, and the number of the positive prompt it belongs to
 Row = tuple[str, int]
 Grid = tuple[int, int]
+#: sigma, and the decoder features of a row in its first call there
+Levels = tuple[float, tuple[torch.Tensor, ...]]
 
 
 @dataclass(eq=False)
@@ -38,12 +40,17 @@ class Run:
     sigma_end: float
     prompts: list[Prompt] = field(default_factory=list)  # the positive prompts, in the host's order
     last_prompt_type: str | None = None  # where the host has no start-of-sampling hook
-    levels: dict[Row, tuple[float, tuple[torch.Tensor, ...]]] = field(default_factory=dict)  # sigma, decoder features
+    areas: bool = False  # some prompt is limited to an area
+    kinds: dict[int, str] = field(default_factory=dict)  # the host's number of a row -> its kind
+    rows: list[Row | None] = field(default_factory=list)  # of the last call's chunks; None: not the plan's, or seen before
+    levels: dict[Row, Levels] = field(default_factory=dict)
+    before: dict[Row, Levels] = field(default_factory=dict)  # those of the sigma before
     maps: dict[int, torch.Tensor] = field(default_factory=dict)  # prompt -> foreground [B, 1, h, w] at the maps' size
     references: dict[tuple, RowFeatures] = field(default_factory=dict)  # of the current sigma, on the device
     sizes: dict[int, Grid] = field(default_factory=dict)  # prompt -> size of the picture its rows see
-    entries: dict[int, tuple[float, torch.Tensor]] = field(default_factory=dict)  # prompt -> sigma, what its rows see
-    in_tiles: bool = False  # calls at one sigma saw different pictures
+    looks: dict[Row, Look] = field(default_factory=dict)  # what each row saw last
+    torn: float | None = None  # the last sigma at which calls saw different pictures
+    after_torn: float | None = None  # the first one after it
     without_gradient: bool = False  # guidance found no gradient here
     spans: dict[tuple, tuple[float, float]] = field(default_factory=dict)  # guidance start and end -> sigmas
 
@@ -104,6 +111,7 @@ class Run:
         mine = self._soft(prompt, grid, size, device)
         if mine is None or self.plan.mask.target_mask is not None:
             return mine
+        rivals = [rival for rival in rivals if rival.plan.settings.strength > 0]
         for rival in rivals:
             theirs = rival._soft(prompt, grid, size, device)
             if theirs is not None:
@@ -113,6 +121,10 @@ class Run:
     def _soft(self, prompt: int, grid: Grid, size: int, device: torch.device) -> torch.Tensor | None:
         settings = self.plan.mask
         if settings.target_mask is not None:
+            if self.prompts and self.prompts[prompt].limited:
+                self.skip("a painted target MASK belongs to the whole picture, not to a prompt's area; that prompt is left "
+                          "as it is")
+                return None
             given = settings.target_mask.to(device)
             given = given[torch.arange(size, device=device) % given.shape[0]]
             soft = F.interpolate(given, size=grid, mode="area")
@@ -150,7 +162,3 @@ def _limit(mask: torch.Tensor | None, grid: Grid, device: torch.device) -> torch
         return None
     return (F.adaptive_max_pool2d(mask.to(device), grid) > 0.5).float()
 
-
-def kinds_of(cond_or_uncond: list[int]) -> tuple[str, ...]:
-    """Row of each chunk: 0 is the positive prompt, everything else goes with the negative one."""
-    return tuple(COND if index == 0 else UNCOND for index in cond_or_uncond)

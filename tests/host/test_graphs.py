@@ -106,3 +106,69 @@ def test_a_schedule_in_two_samplers_goes_on_where_the_first_stopped(bench, host)
         first = len(trace.snapshots)
         whole = node.sample(matched, "disable", 5, 8, *common, half, 4, 8, "disable")[0]
     assert torch.isfinite(whole["samples"]).all() and first == 3 and len(trace.snapshots) == 3
+
+
+def test_a_guider_whose_first_prompt_is_the_negative_is_matched_by_content(bench, host):
+    """DualCFGGuider hands the host negative, middle and positive, in this order."""
+    if "DualCFGGuider" not in host.nodes:
+        pytest.skip("this host has no DualCFGGuider")
+    import comfy.samplers
+    from world import prompt
+
+    def run(model):
+        node = host.nodes["DualCFGGuider"]
+        arguments = dict(model=model, cond1=bench.target, cond2=prompt(31), negative=bench.negative, cfg_conds=4.0,
+                         cfg_cond2_negative=2.0)
+        made = getattr(node(), node.FUNCTION)(**arguments) if not hasattr(node, "execute") else node.execute(**arguments)
+        guider = made[0] if isinstance(made, tuple) else made.args[0]
+        with torch.inference_mode():
+            return guider.sample(picture(50), torch.zeros(1, 4, 16, 16), comfy.samplers.sampler_object("euler"),
+                                 torch.tensor([14.6, 5.0, 1.3, 0.0]), disable_pbar=True, seed=1)
+
+    matched, trace = bench.apply()
+    runs = []
+    holder = matched.model_options["transformer_options"]["dreammatcher"][0].holder
+    original = holder.run
+    holder.run = lambda: runs.append(original()) or runs[-1]
+    assert not torch.equal(run(matched), run(bench.model))
+    kinds = runs[-1].kinds
+    positive = [number for number, kind in kinds.items() if kind == "cond"]
+    assert positive == [2] or positive == [0] and len(kinds) < 3, kinds
+    assert trace.last() is not None
+
+
+def test_a_restart_with_fresh_noise_at_one_sigma_costs_a_step_and_a_message_not_the_run(bench):
+    import comfy.samplers
+
+    def sampler(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        ones = x.new_ones(len(x))
+        generator = torch.Generator().manual_seed(1)
+        for sigma, following in zip(sigmas, sigmas[1:]):
+            for repeat in range(2 if float(sigma) == 2.0 else 1):
+                if repeat:
+                    x = torch.randn(x.shape, generator=generator) * sigma
+                clean = model(x, sigma * ones, **extra_args)
+            x = clean + (x - clean) / sigma * following
+        return x
+
+    import comfy.sample
+
+    matched, trace = bench.apply()
+    sigmas = torch.tensor([14.6, 5.0, 2.0, 1.5, 1.2, 0.9, 0.6, 0.3, 0.0])
+    with torch.inference_mode():
+        out = comfy.sample.sample_custom(matched, picture(51), 5.0, comfy.samplers.KSAMPLER(sampler), sigmas, bench.target,
+                                         bench.negative, torch.zeros(1, 4, 16, 16), disable_pbar=True, seed=1)
+    assert torch.isfinite(out).all() and len(trace.skipped) == 1
+    served = sorted(trace.snapshots, reverse=True)
+    assert [round(sigma, 1) for sigma in served] == [5.0, 2.0, 0.9, 0.6, 0.3] or len(served) >= 4
+
+
+def test_looks_are_spread_over_the_whole_picture_whatever_the_width(pack):
+    looks = pack.module("dreammatcher.host.prompts").looks
+    h = torch.randn(1, 320, 64, 64, generator=torch.Generator().manual_seed(0))
+    first = looks(h, 1.0)[0]
+    changed = h.clone()
+    changed[..., 32:] = torch.randn(1, 320, 64, 32, generator=torch.Generator().manual_seed(1))
+    assert first.likeness(looks(h, 1.0)[0]) > 0.999
+    assert 0.2 < first.likeness(looks(changed, 1.0)[0]) < 0.8, "half of the picture is another"
+    assert first.values.untyped_storage().nbytes() < 10_000, "a look must not keep the block's output alive"

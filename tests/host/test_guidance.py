@@ -71,7 +71,7 @@ def test_the_gradient_equals_finite_differences_with_attention_held_constant(pac
             time, text = ready
             options = {"patches": {"attn1_patch": [detach], "attn2_patch": [detach]}, "cond_or_uncond": [0]}
             clean = base.apply_model(leaf, time, c_crossattn=text, transformer_options=options)
-            return guide._prediction_gradient(base, clean, leaf, time, slopes)
+            return guide.prediction_gradient(base, clean, leaf, time, slopes)
 
         found = gradients.with_gradients(base, x, (t, context), gradient)
     assert all(value.is_inference() for value in base.diffusion_model.parameters())
@@ -91,8 +91,8 @@ def distances(pack, sample):
 
     def watch_corrected(clean, change, goals):
         made = corrected(clean, change, goals)
-        for _, rows, warped, trust in goals:
-            seen.append([guidance.masked_distance(x[rows], warped, trust).mean().item() for x in (clean, made)])
+        for goal in goals:
+            seen.append([guidance.masked_distance(x[goal.rows], goal.warped, goal.trust).mean().item() for x in (clean, made)])
         return made
 
     guide.lead, guide._corrected = watch_lead, watch_corrected

@@ -87,6 +87,11 @@ def test_wrong_combinations_are_named(bench, second, combined, wrong, said):
         combined(bench.reference, second, **wrong)
 
 
+def test_a_mask_that_could_belong_to_any_of_several_is_refused(bench, second, combined):
+    with pytest.raises(ValueError, match="reference_mask: 2 references are combined"):
+        bench.apply(mask=bench.mask(reference_mask=torch.ones(1, 1, 16, 16)), reference=combined(bench.reference, second))
+
+
 def test_references_of_two_families_do_not_combine(bench, second, combined):
     with pytest.raises(ValueError, match="different model families"):
         combined(bench.reference, replace(second, fingerprint="another"))
@@ -182,3 +187,61 @@ def test_a_prompt_schedule_uses_each_prompts_own_columns(pack, bench):
     out = sample(matched, early + late, bench.negative, steps=8)
     assert torch.isfinite(out).all() and not trace.skipped
     assert len(trace.snapshots) >= 5
+
+
+def test_a_prompt_in_an_area_leaves_the_negative_of_the_whole_picture_alone(bench):
+    area = [[bench.target[0][0], {"area": (16, 16, 0, 0), "strength": 1.0}]]
+    matched, trace = bench.apply()
+    plain, out = (sample(model, area, bench.negative, width=32, steps=2) for model in (bench.model, matched))
+    changed = (out - plain).abs().amax((0, 1, 2))
+    assert changed[:16].max() > 0 and changed[16:].max() == 0
+    assert trace.last().flow.shape[-2:] == (16, 16) and not trace.skipped
+
+
+def test_one_prompt_in_two_areas_is_matched_in_both_with_features_of_their_own(bench):
+    left, right = (marked(bench.target, bench.subjects[1], area=(16, 16, 0, x), strength=1.0) for x in (0, 16))
+    matched, trace = bench.apply()
+    plain, out = (sample(model, left + right, bench.negative, width=32, steps=2) for model in (bench.model, matched))
+    alone = sample(matched, left + [[prompt(21)[0][0], right[0][1] | {"dreammatcher_subject": None}]], bench.negative,
+                   width=32, steps=2)
+    changed = (out - plain).abs().amax((0, 1, 2))
+    assert changed[:16].max() > 0 and changed[16:].max() > 0 and not trace.skipped
+    assert torch.allclose(out[..., :15], alone[..., :15], atol=1e-4), "the other area must make no difference"
+
+
+def test_a_painted_mask_is_not_squeezed_into_an_area(bench):
+    area = [[bench.target[0][0], {"area": (16, 16, 0, 0), "strength": 1.0}]]
+    matched, trace = bench.apply(mask=bench.mask(target_mask=torch.ones(1, 1, 16, 32)))
+    plain, out = (sample(model, area, bench.negative, width=32) for model in (bench.model, matched))
+    assert torch.equal(out, plain) and "painted target MASK" in trace.skipped[0]
+
+
+def test_conditioning_masks_keep_each_subject_to_the_rows_of_its_prompt(bench):
+    """Two prompts for the whole picture, blended by masks: only the rows of the one that names the subject are matched."""
+    west = torch.zeros(1, 16, 16)
+    west[..., :8] = 1
+    dog = marked(bench.target, bench.subjects[1], mask=west, mask_strength=1.0, strength=1.0)
+    grass = [[prompt(21)[0][0], {"mask": 1 - west, "mask_strength": 1.0, "strength": 1.0}]]
+    matched, trace = bench.apply()
+    plain, out = (sample(model, dog + grass, bench.negative, steps=2) for model in (bench.model, matched))
+    assert not torch.equal(out, plain) and not trace.skipped and trace.last() is not None
+
+
+@pytest.mark.parametrize("mode", ["fast", "paper"])
+def test_guidance_leads_the_rows_of_the_subjects_prompt_only(pack, bench, mode):
+    guide = pack.module("dreammatcher.host.guide")
+    settings = pack.module("dreammatcher.guidance").GuidanceSettings(0.01, 0.0, 1.0, mode)
+    dog, grass = marked(bench.target, bench.subjects[1]), prompt(21)
+    matched, trace = bench.apply()
+    seen = []
+    original = guide._corrected
+    guide._corrected = lambda clean, change, goals: (
+        seen.append(sorted((goal.rows.start, goal.run.rows[goal.rows.start]) for goal in goals)), original(clean, change, goals))[1]
+    try:
+        out = sample(guide.guide(matched, settings), dog + grass, bench.negative, steps=3)
+    finally:
+        guide._corrected = original
+    assert torch.isfinite(out).all() and not torch.equal(out, sample(matched, dog + grass, bench.negative, steps=3))
+    if mode == "paper":
+        kinds = [[row[0] for _, row in call] for call in seen]
+        assert seen and all(sorted(call) in (["cond"], ["cond", "uncond"], ["uncond"]) for call in kinds), seen

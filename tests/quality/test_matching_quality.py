@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import quality, studio as studios
+from benchmarks import quality
+from benchmarks import studio as studios
 
 
 @pytest.fixture(scope="module")
