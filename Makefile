@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export MALLOC_MMAP_MAX_ = 0
 export MALLOC_TRIM_THRESHOLD_ = 17179869184
 
-.PHONY: demo test quality lint examples toybox
+.PHONY: demo test quality views bench lint examples toybox
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo
 
@@ -20,6 +20,12 @@ test: $(STAMP)
 
 quality: $(STAMP)
 	$(BIN)/python -m benchmarks.quality
+
+views: $(STAMP)
+	$(BIN)/python -m benchmarks.views
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.bench
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from dataclasses import dataclass, replace
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,88 +18,12 @@ from harness.boot import Host
 from harness.library import ROOT
 from toybox.draw import render
 from toybox.judge import Verdict, load_judge, look, structure_iou, subject_error
-from toybox.world import CLASSES, SCENES, Pose, Scene, Subject, caption, random_pose, random_scene, unseen_subject
+from toybox.world import random_pose, random_scene, unseen_subject
+
+from .studio import Case, Studio, cases, save_strip
 
 FILE = ROOT / "build" / "quality.json"
-STEPS, CFG = 50, 4.0
 PLAIN, REPLACED, MATCHED, EVERYWHERE = "plain", "K+V replacement", "DreamMatcher", "DreamMatcher without mask"
-
-
-@dataclass(frozen=True)
-class Case:
-    """One reference and one picture to make of it."""
-
-    subject: Subject
-    pose: Pose
-    scene: Scene
-    wanted_scene: str
-    facing: str | None
-    seed: int
-
-    def reference(self) -> tuple[np.ndarray, np.ndarray]:
-        return render(self.subject, self.pose, self.scene)
-
-    def reference_prompt(self) -> str:
-        return caption(self.subject, scene=self.scene.name)
-
-    def prompt(self) -> str:
-        return caption(self.subject, facing=self.facing, scene=self.wanted_scene)
-
-
-def cases(count: int) -> list[Case]:
-    """Classes in turn; every case has its own subject, poses, scenes and seed, all unseen in training."""
-    made = []
-    for index in range(count):
-        rng = random.Random(f"quality-{index}")
-        scene = random_scene(rng)
-        wanted = rng.choice([name for name in sorted(SCENES) if name != scene.name])
-        made.append(Case(unseen_subject(10_000 + index, CLASSES[index % len(CLASSES)]), random_pose(rng), scene, wanted,
-                         rng.choice((None, "left", "right")), 500 + index))
-    return made
-
-
-class Studio:
-    """Toybox in the host, and one way to sample for every arm."""
-
-    def __init__(self, host: Host):
-        self.host, self.module = host, host.pack().module
-        self.model, self.clip, self.vae = host.nodes["ToyboxLoader"]().load()
-
-    def encode(self, picture: np.ndarray) -> dict:
-        return {"samples": self.vae.encode(torch.from_numpy(np.array(picture)).float()[None] / 255)}
-
-    def decode(self, latent: dict) -> np.ndarray:
-        return (self.vae.decode(latent["samples"])[0].clamp(0, 1) * 255).round().byte().numpy()
-
-    def sample(self, model, positive: list, negative: list, seed: int) -> np.ndarray:
-        empty = {"samples": torch.zeros(1, 4, 16, 16)}
-        latent = self.host.nodes["KSampler"]().sample(
-            model, seed, STEPS, CFG, "ddim", "ddim_uniform", positive, negative, empty, 1.0)[0]
-        return self.decode(latent)
-
-    def prepare(self, case: Case) -> SimpleNamespace:
-        """Reference, prompts and masks of a case."""
-        text = self.module("dreammatcher.host.conditioning")
-        subjects = [text.subject_of(self.clip, prompt, case.subject.kind) for prompt in (case.reference_prompt(), case.prompt())]
-        positive, target = (text.encode(self.clip, s.prompt, s) for s in subjects)
-        negative = text.encode(self.clip, "")
-        picture, parts = case.reference()
-        reference, _ = self.module("dreammatcher.host.invert").invert_reference(
-            self.model, self.encode(picture), positive, negative, STEPS, "ddim_uniform")
-        features = self.module("dreammatcher.features")
-        reference = reference.with_store(features.FeatureStore())  # every arm reads the same features
-        mask = self.module("dreammatcher.settings").MaskSettings(*subjects)
-        return SimpleNamespace(picture=picture, parts=parts, reference=reference, mask=mask, target=target, negative=negative)
-
-    def matched(self, ready: SimpleNamespace, mask: dict | None = None, pca: int | None = 256, **settings):
-        """The model with one arm's settings; ``mask`` changes mask settings."""
-        chosen = self.module("dreammatcher.settings").ApplySettings(**settings)
-        reference = ready.reference
-        if pca != reference.store.options.pca:
-            options = replace(reference.store.options, pca=pca)
-            reference = reference.with_store(replace(reference.store, options=options))
-        return self.module("dreammatcher.host.apply").apply(
-            self.model, reference, replace(ready.mask, **(mask or {})), chosen)[0]
 
 
 def arms(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
@@ -124,6 +48,21 @@ def ablations(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
         "cycle threshold 0.2": studio.matched(ready, {"threshold": 0.2}),
         "start 0.3": studio.matched(ready, start=0.3),
     }
+
+
+def guidances(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
+    """Matching alone, and led further in both modes."""
+    matched = studio.matched(ready)
+    return {
+        PLAIN: studio.model,
+        MATCHED: matched,
+        "+ guidance fast 0.5": studio.guided(matched, mode="fast", weight=0.5),
+        "+ guidance fast": studio.guided(matched, mode="fast"),
+        "+ guidance paper": studio.guided(matched, mode="paper"),
+    }
+
+
+STUDIES = {"arms": arms, "ablations": ablations, "guidance": guidances}
 
 
 def measure(case: Case, ready: SimpleNamespace, picture: np.ndarray, seen: Verdict, plain: Verdict) -> dict[str, float | None]:
@@ -158,6 +97,7 @@ def summarise(rows: list[dict[str, dict]]) -> dict[str, dict[str, float]]:
         table[name] = {key: round(float(np.mean([row[name][key] for row in rows if row[name][key] is not None])), 3)
                        for key in ("structure_iou", "scene_accuracy", "class_accuracy")}
         table[name]["subject_error"] = round(float(np.mean([row[name]["subject_error"] for row in comparable])), 2)
+        table[name]["time"] = round(float(np.median([row[name].get("time", 1.0) for row in rows])), 2)
         table[name]["n"] = len(rows)
         table[name]["n_subject"] = len(comparable)
     return table
@@ -165,10 +105,10 @@ def summarise(rows: list[dict[str, dict]]) -> dict[str, dict[str, float]]:
 
 def markdown(table: dict[str, dict[str, float]]) -> str:
     plain = table[PLAIN]["subject_error"]
-    lines = ["| arm | subject error ↓ | against plain | structure IoU ↑ | scene accuracy ↑ | class accuracy ↑ |",
-             "|---|---|---|---|---|---|"]
+    lines = ["| arm | subject error ↓ | against plain | structure IoU ↑ | scene accuracy ↑ | class accuracy ↑ | time |",
+             "|---|---|---|---|---|---|---|"]
     lines += [f"| {name} | {row['subject_error']:.1f} | {100 * (row['subject_error'] / plain - 1):+.0f}% | "
-              f"{row['structure_iou']:.2f} | {row['scene_accuracy']:.2f} | {row['class_accuracy']:.2f} |"
+              f"{row['structure_iou']:.2f} | {row['scene_accuracy']:.2f} | {row['class_accuracy']:.2f} | {row['time']:.2f} |"
               for name, row in table.items()]
     return "\n".join(lines)
 
@@ -177,34 +117,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=50)
     parser.add_argument("--pictures", type=Path, help="folder for a strip of pictures per case")
-    parser.add_argument("--ablations", action="store_true", help="measure open choices instead; writes no quality.json")
+    parser.add_argument("--study", choices=STUDIES, default="arms", help="'arms' writes build/quality.json, others only print")
     options = parser.parse_args()
-    made = ablations if options.ablations else arms
+    made = STUDIES[options.study]
     studio, judge = Studio(Host(ROOT / "build" / "host")), load_judge()
     chosen, rows = cases(options.cases), []
     with torch.inference_mode():
         limits = bounds(judge, chosen, studio)
         for number, case in enumerate(chosen):
-            ready = studio.prepare(case)
-            pictures = {name: studio.sample(model, ready.target, ready.negative, case.seed)
-                        for name, model in made(studio, ready).items()}
+            ready = studio.ahead(studio.prepare(case))
+            pictures, seconds = {}, {}
+            for name, model in made(studio, ready).items():
+                start = time.perf_counter()
+                pictures[name] = studio.sample(model, ready.target, ready.negative, case.seed)
+                seconds[name] = time.perf_counter() - start
             seen = {name: look(judge, picture) for name, picture in pictures.items()}
-            rows.append({name: measure(case, ready, pictures[name], seen[name], seen[PLAIN]) for name in pictures})
+            rows.append({name: {**measure(case, ready, pictures[name], seen[name], seen[PLAIN]),
+                                "time": seconds[name] / seconds[PLAIN]} for name in pictures})
             if options.pictures:
                 save_strip(options.pictures, number, [ready.picture, *pictures.values()])
             print(f"case {number + 1} of {len(chosen)}", flush=True)
     table = summarise(rows)
-    if not options.ablations:
+    if options.study == "arms":
         FILE.write_text(json.dumps({**table, "bounds": limits}, indent=1) + "\n", encoding="utf-8")
     print(markdown(table))
     print(f"bounds of subject error: same subject {limits['floor']:.1f}, another subject {limits['ceiling']:.1f}")
-
-
-def save_strip(folder: Path, number: int, pictures: list[np.ndarray]) -> None:
-    from PIL import Image
-
-    folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(pictures, 1)).save(folder / f"{number:03}.png")
 
 
 if __name__ == "__main__":

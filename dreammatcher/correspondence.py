@@ -150,6 +150,44 @@ def cycle_error(match: Match) -> torch.Tensor:
     return (match.flow + back).norm(dim=1, keepdim=True)
 
 
+@dataclass(frozen=True)
+class JointMatch:
+    """Matches of one target with several references: every target position belongs to its most similar reference."""
+
+    matches: tuple[Match, ...]
+    best: torch.Tensor | None  # int64 [B, 1, Ht, Wt], number of the reference; None with only one
+
+    @staticmethod
+    def of(matches: list[Match]) -> JointMatch:
+        if len(matches) == 1:
+            return JointMatch(tuple(matches), None)
+        return JointMatch(tuple(matches), torch.cat([m.similarity for m in matches], 1).argmax(1, keepdim=True))
+
+    def pick(self, values: list[torch.Tensor]) -> torch.Tensor:
+        """At every position the value [B|1, C, Ht, Wt] of its own reference."""
+        picked = values[0]
+        for number, value in enumerate(values[1:], 1):
+            picked = torch.where(self.best == number, value, picked)
+        return picked
+
+    def indices(self) -> torch.Tensor:
+        """Positions in the references' tokens laid end to end. int64 [B, Ht * Wt]."""
+        offset, found = 0, []
+        for match in self.matches:
+            height, width = match.flow.shape[-2:]
+            found.append(rearrange(match.indices() + offset, "b (h w) -> b 1 h w", h=height, w=width))
+            offset += match.reference_size[0] * match.reference_size[1]
+        return rearrange(self.pick(found), "b 1 h w -> b (h w)")
+
+    def confidence(self, mask: torch.Tensor, threshold: float) -> torch.Tensor:
+        """:func:`confidence` of each position in its own reference, [B, 1, Ht, Wt]."""
+        return self.pick([confidence(match, mask, threshold) for match in self.matches])
+
+    def warp(self, pictures: list[torch.Tensor]) -> torch.Tensor:
+        """:func:`warp` of one picture [1|B, C, Hr, Wr] per reference, [B, C, Ht, Wt]."""
+        return self.pick([warp(x, match.flow) for x, match in zip(pictures, self.matches)])
+
+
 def confidence(match: Match, mask: torch.Tensor, threshold: float = 0.4) -> torch.Tensor:
     """U of Eq. 8: 1 where the cycle error is below ``threshold`` x side x mean(mask), else 0. [B, 1, Ht, Wt].
 

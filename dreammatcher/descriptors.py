@@ -25,24 +25,37 @@ def descriptors(
 
     Raises ValueError when the levels do not pair up or ``pca`` is not positive.
     """
-    if len(reference_levels) != len(target_levels) or not target_levels:
-        raise ValueError(f"{len(reference_levels)} reference levels do not pair with {len(target_levels)} target levels")
+    (reference,), target = joint_descriptors([reference_levels], target_levels, pca=pca)
+    return reference, target
+
+
+def joint_descriptors(
+    references: list[list[torch.Tensor]],
+    target_levels: list[torch.Tensor],
+    *,
+    pca: int | None = PAPER_PCA,
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """:func:`descriptors` of several references and one target, comparable among all: one mean, one projection."""
+    for levels in references:
+        if len(levels) != len(target_levels) or not target_levels:
+            raise ValueError(f"{len(levels)} reference levels do not pair with {len(target_levels)} target levels")
     if pca is not None and pca < 1:
         raise ValueError(f"pca: {pca} is not a positive rank; use None for no projection")
     batch = target_levels[0].shape[0]
-    sizes = tuple(levels[-1].shape[-2:] for levels in (reference_levels, target_levels))
-    joined: tuple[list, list] = ([], [])
-    for reference, target in zip(reversed(reference_levels), reversed(target_levels)):
-        if reference.shape[1] != target.shape[1]:
-            raise ValueError(f"reference level has {reference.shape[1]} channels, target level {target.shape[1]}")
-        pair = [_tokens(level, size).expand(batch, -1, -1)
-                for level, size in zip((reference, target), sizes)]
-        for side, tokens in zip(joined, _project(*pair, pca)):
-            side.append(tokens)
-    return tuple(
-        rearrange(F.normalize(torch.cat(side, -1), dim=-1), "b (h w) c -> b c h w", h=height)
-        for side, (height, _) in zip(joined, sizes)
-    )
+    images = [*references, target_levels]
+    sizes = [tuple(levels[-1].shape[-2:]) for levels in images]
+    joined: list[list[torch.Tensor]] = [[] for _ in images]
+    for number in reversed(range(len(target_levels))):
+        channels = {levels[number].shape[1] for levels in images}
+        if len(channels) > 1:
+            raise ValueError(f"reference level has {references[0][number].shape[1]} channels, target level "
+                             f"{target_levels[number].shape[1]}")
+        tokens = [_tokens(levels[number], size).expand(batch, -1, -1) for levels, size in zip(images, sizes)]
+        for side, projected in zip(joined, _project(tokens, pca)):
+            side.append(projected)
+    *sources, target = (rearrange(F.normalize(torch.cat(side, -1), dim=-1), "b (h w) c -> b c h w", h=height)
+                        for side, (height, _) in zip(joined, sizes))
+    return sources, target
 
 
 def _tokens(level: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -53,25 +66,26 @@ def _tokens(level: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return rearrange(level, "b c h w -> b (h w) c")
 
 
-def _project(reference: torch.Tensor, target: torch.Tensor, pca: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Centres [B, N, C] and [B, M, C] on their joint mean and projects both on their joint principal directions."""
-    both = torch.cat((reference, target), 1)
-    both = both - both.mean(1, keepdim=True)
+def _project(tokens: list[torch.Tensor], pca: int | None) -> list[torch.Tensor]:
+    """Centres images [B, N_i, C] on their joint mean and projects all on their joint principal directions."""
+    together = torch.cat(tokens, 1)
+    together = together - together.mean(1, keepdim=True)
     if pca is not None:
-        rank = min(pca, *both.shape[1:])
-        both = torch.stack([row @ principal_directions(row, rank) for row in both])
-    return both[:, : reference.shape[1]], both[:, reference.shape[1]:]
+        rank = min(pca, *together.shape[1:])
+        together = torch.stack([row @ principal_directions(row, rank) for row in together])
+    return list(together.split([part.shape[1] for part in tokens], 1))
 
 
 def principal_directions(centred: torch.Tensor, rank: int) -> torch.Tensor:
     """Leading right singular vectors [C, rank] of ``centred`` [N, C], by torch's randomised method with a fixed seed.
 
-    The global random state is left as it was: samplers draw their noise from it.
+    The global random state is left as it was: samplers draw their noise from it. A broken picture (NaN, infinity) counts
+    as zeros here, so that it ends as the host's own would.
     """
     devices = [centred.device] if centred.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
-        return torch.pca_lowrank(centred, q=rank, center=False)[2]
+        return torch.pca_lowrank(torch.nan_to_num(centred), q=rank, center=False)[2]
 
 
 def resize(descriptor: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -19,18 +19,19 @@ LINE_COLOURS = ((0.902, 0.624, 0.0), (0.337, 0.706, 0.914), (0.0, 0.620, 0.451),
 LOW, MIDDLE, HIGH = (0.0, 0.13, 0.30), (0.49, 0.48, 0.46), (1.0, 0.91, 0.27)
 
 
-def panels(snapshot: Snapshot, picture: torch.Tensor, reference: torch.Tensor, index: int = 0) -> list[torch.Tensor]:
+def panels(snapshot: Snapshot, picture: torch.Tensor, references: list[torch.Tensor], index: int = 0) -> list[torch.Tensor]:
     """Six pictures [3, H, W] of the result's size for batch item ``index``.
 
-    ``picture`` and ``reference`` are [3, H, W] and [3, h, w] in 0..1. In order: reference foreground, target foreground,
-    confidence, flow as a colour wheel, reference warped onto the target, correspondence lines.
+    ``picture`` [3, H, W] and ``references`` [3, h, w] are in 0..1, references in the order of the match; one that is not
+    given is grey. In order: first reference's foreground, target foreground, confidence, flow as a colour wheel, references
+    warped onto the target, correspondence lines into the first reference.
     """
     size = tuple(picture.shape[-2:])
     item = index % snapshot.flow.shape[0]
     flow = snapshot.flow[item:item + 1].float().cpu()
     mask = snapshot.target_mask[item:item + 1].float().cpu()
     sure = snapshot.confidence[item:item + 1].float().cpu()
-    small = fit(reference, size)
+    small = fit(references[0], size)
     own_mask = snapshot.reference_mask
     reference_panel = overlay(small, fit(own_mask[0].float().cpu(), size)[None]) if own_mask is not None else small
     return [
@@ -38,24 +39,40 @@ def panels(snapshot: Snapshot, picture: torch.Tensor, reference: torch.Tensor, i
         overlay(picture, enlarge(mask, size)),
         overlay(picture, enlarge(sure, size)),
         enlarge(wheel(flow), size)[0],
-        warped(snapshot, reference, size, item),
-        lines(picture, small, flow, mask * sure, snapshot.reference_size),
+        warped(snapshot, references, size, item),
+        lines(picture, small, flow, mask * sure * taken_from(snapshot, 0, item), snapshot.reference_size),
     ]
 
 
-def warped(snapshot: Snapshot, reference: torch.Tensor, size: tuple[int, int], item: int) -> torch.Tensor:
-    """The reference's pixels carried to the target by the flow, dimmed where the match is not trusted: [3, *size]."""
-    flow = snapshot.flow[item:item + 1].float().cpu()
+def taken_from(snapshot: Snapshot, number: int, item: int) -> torch.Tensor:
+    """1 where batch item ``item`` is matched with reference ``number``, [1, 1, H, W]."""
+    if snapshot.best is None:
+        return torch.ones_like(snapshot.target_mask[item:item + 1]).float().cpu()
+    return (snapshot.best[item:item + 1] == number).float().cpu()
+
+
+def warped(snapshot: Snapshot, references: list[torch.Tensor], size: tuple[int, int], item: int) -> torch.Tensor:
+    """The references' pixels carried to the target by the flow, dimmed where the match is not trusted: [3, *size]."""
+    sources = ((snapshot.flow, snapshot.reference_size), *snapshot.others)
+    pixels = torch.full((1, 3, *size), 0.5)
+    for number, (flow, reference_size) in enumerate(sources):
+        if number < len(references):
+            own = carried(flow[item:item + 1].float().cpu(), reference_size, references[number], size)
+            pixels = torch.where(enlarge(taken_from(snapshot, number, item), size) > 0, own, pixels)
+    trust = enlarge((snapshot.target_mask[item:item + 1] * snapshot.confidence[item:item + 1]).float().cpu(), size)
+    return (pixels * (0.25 + 0.75 * trust))[0]
+
+
+def carried(flow: torch.Tensor, reference_size: tuple[int, int], reference: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Pixels [1, 3, *size] of ``reference`` [3, h, w] by ``flow`` [1, 2, H, W], which points into a grid of its size."""
     positions = flow + grid_of(flow)
-    height, width = snapshot.reference_size
+    height, width = reference_size
     scale = torch.tensor((width, height), dtype=torch.float32)[None, :, None, None]
     centres = enlarge((positions + 0.5) / scale, size)  # where each target cell comes from, 0..1
     ys, xs = torch.meshgrid(*(((torch.arange(n) + 0.5) * m / n) % 1 - 0.5 for n, m in zip(size, flow.shape[-2:])), indexing="ij")
     inside = torch.stack((xs, ys))[None] / scale  # and where in the cell
     where = rearrange((centres + inside) * 2 - 1, "b d h w -> b h w d")
-    pixels = F.grid_sample(reference[None], where, padding_mode="border", align_corners=False)
-    trust = enlarge((snapshot.target_mask[item:item + 1] * snapshot.confidence[item:item + 1]).float().cpu(), size)
-    return (pixels * (0.25 + 0.75 * trust))[0]
+    return F.grid_sample(reference[None], where, padding_mode="border", align_corners=False)
 
 
 def enlarge(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

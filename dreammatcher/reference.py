@@ -59,8 +59,68 @@ class Reference:
         return self
 
 
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One reference of a set: its picture's subject MASK [1, 1, H, W], if painted, and how strongly it is taken, 0..1."""
+
+    reference: Reference
+    mask: torch.Tensor | None = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"weight: {self.weight} is outside 0..1")
+        if self.mask is not None and not bool((self.mask > 0.5).any()):
+            raise ValueError("mask: it is empty, so there would be nothing to match; paint the subject white")
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceSet:
+    """Several pictures of one subject, matched jointly."""
+
+    members: tuple[Member, ...]
+
+    def __post_init__(self) -> None:
+        families = {member.reference.fingerprint for member in self.members}
+        if len(families) > 1:
+            raise ValueError(f"references: they were made with different model families ({'; '.join(sorted(families))}); "
+                             "invert all of them with one model")
+
+    def __deepcopy__(self, memo: dict) -> ReferenceSet:
+        return self
+
+
+def views_of(given: Reference | ReferenceSet) -> tuple[Member, ...]:
+    return given.members if isinstance(given, ReferenceSet) else (Member(given),)
+
+
+def combined(first: Reference | ReferenceSet, second: Reference | ReferenceSet, *, first_weight: float = 1.0,
+             second_weight: float = 1.0, first_mask: torch.Tensor | None = None,
+             second_mask: torch.Tensor | None = None) -> ReferenceSet:
+    """One set of two references or sets. A weight multiplies a set's own weights; a mask replaces none that is there.
+
+    Raises ValueError for weights outside 0..1, an empty mask, a mask for a set and references of different families.
+    """
+    members = []
+    for name, given, weight, mask in (("reference_1", first, first_weight, first_mask),
+                                      ("reference_2", second, second_weight, second_mask)):
+        if mask is not None and isinstance(given, ReferenceSet):
+            raise ValueError(f"{name}: a mask can not be given to references that are combined already; give it where "
+                             "they are combined")
+        if not 0 <= weight <= 1:
+            raise ValueError(f"{name}: weight {weight} is outside 0..1")
+        members += [Member(own.reference, own.mask if mask is None else mask, own.weight * weight)
+                    for own in views_of(given)]
+    return ReferenceSet(tuple(members))
+
+
 def save(reference: Reference, path: Path) -> None:
-    """Writes a reference as safetensors; the file appears whole or not at all."""
+    """Writes a reference as safetensors; the file appears whole or not at all.
+
+    Raises ValueError for a combination of several.
+    """
+    if isinstance(reference, ReferenceSet):
+        raise ValueError(f"reference: this is a combination of {len(reference.members)}; save each of them on its own")
     tensors = {
         "clean": reference.trajectory.clean,
         "noise": reference.trajectory.noise,

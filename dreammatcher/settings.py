@@ -65,8 +65,10 @@ class Snapshot:
     target_mask: torch.Tensor  # [B, 1, H, W]
     reference_mask: torch.Tensor | None  # [1, 1, h, w]
     confidence: torch.Tensor  # [B, 1, H, W]
-    flow: torch.Tensor  # [B, 2, H, W]
+    flow: torch.Tensor  # [B, 2, H, W], into the first reference
     reference_size: tuple[int, int]
+    others: tuple[tuple[torch.Tensor, tuple[int, int]], ...] = ()  # flow and size of each further reference
+    best: torch.Tensor | None = None  # int64 [B, 1, H, W], which reference each position matches; None with only one
 
 
 @dataclass(eq=False)

@@ -72,6 +72,23 @@ def save_and_load() -> dict[str, Any]:
     return prompt
 
 
+def two_views() -> dict[str, Any]:
+    """Two pictures of one subject, matched jointly and led further by guidance."""
+    prompt = full_control()
+    prompt["18"] = node("ToyboxReference", subject=1, kind="robot", pose=4, background="sky")
+    prompt["19"] = node("VAEEncode", pixels=["18", 0], vae=["1", 2])
+    prompt["20"] = node("DreamMatcherSubject", clip=["1", 1], prompt="a photo of a robot in the sky", subject_words="robot")
+    prompt["21"] = node("DreamMatcherInvert", model=["1", 0], reference=["19", 0], positive=["20", 0], negative=["6", 0],
+                        steps=50, scheduler="ddim_uniform")
+    prompt["22"] = node("DreamMatcherCombine", reference_1=["7", 0], reference_2=["21", 0], weight_1=1.0, weight_2=1.0)
+    prompt["9"]["inputs"]["reference"] = ["22", 0]
+    prompt["23"] = node("DreamMatcherGuidance", model=["9", 0], weight=1.0, start=0.08, end=1.0, mode="fast")
+    prompt["12"]["inputs"]["model"] = ["23", 0]
+    prompt["24"] = node("ImageBatch", image1=["2", 0], image2=["18", 0])
+    prompt["17"]["inputs"]["reference"] = ["24", 0]
+    return prompt
+
+
 EXAMPLES = {
     "dreammatcher_toybox": (full_control, [
         "Every step of the method in its own node, on the small model that ships with the pack.\n\nChange the subject, pose "
@@ -83,6 +100,10 @@ EXAMPLES = {
     "dreammatcher_save_reference_toybox": (save_and_load, [
         "Prepares a reference's features once, samples with them, and saves the inverted reference.\n\nRead it back in "
         "another graph with DreamMatcher Load Reference."]),
+    "dreammatcher_two_views_toybox": (two_views, [
+        "Two pictures of one subject: every place of the new picture takes its best match among both, and guidance leads it "
+        "further.\n\nFor a third picture, add one more Invert and one more Combine. Without guidance, connect the sampler to "
+        "DreamMatcher Apply."]),
 }
 
 

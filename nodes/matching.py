@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ..dreammatcher.guidance import FAST, PAPER, GuidanceSettings
 from ..dreammatcher.host.apply import apply
+from ..dreammatcher.host.guide import guide
 from ..dreammatcher.host.masks import mask_settings
 from ..dreammatcher.settings import ApplySettings
 from .reference import CATEGORY
@@ -71,4 +73,34 @@ class DreamMatcherApply:
         return apply(model, reference, mask, ApplySettings(strength, start, end), layers)
 
 
-NODES = (DreamMatcherMask, DreamMatcherApply)
+class DreamMatcherGuidance:
+    TITLE = "DreamMatcher Guidance"
+    DESCRIPTION = ("Leads the picture further towards the reference where the match is trusted. Optional: most of the "
+                   "likeness comes from DreamMatcher Apply.")
+    CATEGORY = CATEGORY
+    FUNCTION = "guide"
+    RETURN_TYPES = ("MODEL",)
+    RETURN_NAMES = ("model",)
+    OUTPUT_TOOLTIPS = ("The model for the sampler.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "model": ("MODEL", {"tooltip": "The MODEL output of DreamMatcher Apply."}),
+            "weight": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 20.0, "step": 0.05, "tooltip":
+                       "How strongly the picture is led. 1 is the default: in mode paper, the authors' lambda of 50. "
+                       "0 turns guidance off."}),
+            "start": ("FLOAT", {"default": 0.08, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip":
+                      "Share of the schedule after which guidance begins, within the span of DreamMatcher Apply."}),
+            "end": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip":
+                    "Share of the schedule at which guidance stops."}),
+            "mode": ([FAST, PAPER], {"default": FAST, "tooltip":
+                     "fast: no gradient, one more match per step. paper: the authors' gradient through the UNet, which takes "
+                     "more time and memory."}),
+        }}
+
+    def guide(self, model, weight, start, end, mode):
+        return (guide(model, GuidanceSettings(weight, start, end, mode)),)
+
+
+NODES = (DreamMatcherMask, DreamMatcherApply, DreamMatcherGuidance)

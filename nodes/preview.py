@@ -22,7 +22,7 @@ class DreamMatcherPreview:
         return {"required": {
             "trace": ("DM_TRACE", {"tooltip": "From DreamMatcher Apply."}),
             "images": ("IMAGE", {"tooltip": "The sampled pictures: the preview waits for them."}),
-            "reference": ("IMAGE", {"tooltip": "The reference picture."}),
+            "reference": ("IMAGE", {"tooltip": "The reference picture; of combined references, a batch in their order."}),
         }}
 
     def preview(self, trace, images, reference):

@@ -7,6 +7,8 @@ import torch
 from ..dreammatcher.features import FeatureOptions
 from ..dreammatcher.host import files, invert
 from ..dreammatcher.host.conditioning import encode, subject_of
+from ..dreammatcher.host.masks import one_mask
+from ..dreammatcher.reference import combined
 
 CATEGORY = "DreamMatcher"
 SCHEDULERS = ["ddim_uniform", "normal", "simple", "sgm_uniform", "karras", "exponential"]
@@ -96,6 +98,37 @@ class DreamMatcherFeatures:
         return (invert.prepare_features(model, reference, mask, options),)
 
 
+class DreamMatcherCombine:
+    TITLE = "DreamMatcher Combine References"
+    DESCRIPTION = ("Several photos of one subject: every place in the new picture takes its best match among all of them. "
+                   "Chain this node for more than two.")
+    CATEGORY = CATEGORY
+    FUNCTION = "combine"
+    RETURN_TYPES = ("DM_REFERENCE",)
+    RETURN_NAMES = ("reference",)
+    OUTPUT_TOOLTIPS = ("All references as one.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        weight = lambda which: ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip":  # noqa: E731
+                                f"How much of the {which} reference's appearance is taken. 0 leaves it out."})
+        mask = lambda which: ("MASK", {"tooltip":  # noqa: E731
+                              f"White where the subject is in the {which} reference: matches stay inside."})
+        return {
+            "required": {
+                "reference_1": ("DM_REFERENCE", {"tooltip": "A reference, or references that are combined already."}),
+                "reference_2": ("DM_REFERENCE", {"tooltip": "Another picture of the same subject."}),
+                "weight_1": weight("first"),
+                "weight_2": weight("second"),
+            },
+            "optional": {"mask_1": mask("first"), "mask_2": mask("second")},
+        }
+
+    def combine(self, reference_1, reference_2, weight_1, weight_2, mask_1=None, mask_2=None):
+        return (combined(reference_1, reference_2, first_weight=weight_1, second_weight=weight_2,
+                         first_mask=one_mask("mask_1", mask_1), second_mask=one_mask("mask_2", mask_2)),)
+
+
 class DreamMatcherSaveReference:
     TITLE = "DreamMatcher Save Reference"
     DESCRIPTION = "Writes an inverted reference as safetensors into ComfyUI's output folder."
@@ -147,4 +180,5 @@ class DreamMatcherLoadReference:
         return (files.load_reference(file),)
 
 
-NODES = (DreamMatcherInvert, DreamMatcherSubject, DreamMatcherFeatures, DreamMatcherSaveReference, DreamMatcherLoadReference)
+NODES = (DreamMatcherInvert, DreamMatcherSubject, DreamMatcherFeatures, DreamMatcherCombine,
+         DreamMatcherSaveReference, DreamMatcherLoadReference)

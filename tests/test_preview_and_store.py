@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def row(fill: float) -> RowFeatures:
 
 @pytest.mark.parametrize("size, reference", [((48, 72), (48, 72)), ((50, 31), (64, 20)), ((16, 160), (33, 33))])
 def test_every_panel_has_the_size_of_the_result(size, reference):
-    made = panels(snapshot(), torch.rand(3, *size), torch.rand(3, *reference), index=3)
+    made = panels(snapshot(), torch.rand(3, *size), [torch.rand(3, *reference)], index=3)
     assert len(made) == 6
     for panel in made:
         assert panel.shape == (3, *size) and panel.min() >= 0 and panel.max() <= 1
@@ -31,14 +32,24 @@ def test_every_panel_has_the_size_of_the_result(size, reference):
 
 def test_zero_flow_with_full_trust_shows_the_reference_itself():
     reference = torch.rand(3, 48, 72)
-    assert torch.allclose(warped(snapshot(), reference, (48, 72), 0), reference, atol=1e-4)
+    assert torch.allclose(warped(snapshot(), [reference], (48, 72), 0), reference, atol=1e-4)
 
 
 def test_a_flipping_flow_shows_each_cell_from_the_other_side():
     reference = torch.rand(3, 6, 9)
     flow = torch.zeros(1, 2, 6, 9)
     flow[:, 0] = 8 - 2 * torch.arange(9.0)
-    assert torch.allclose(warped(snapshot(flow=flow), reference, (6, 9), 0), reference.flip(2), atol=1e-4)
+    assert torch.allclose(warped(snapshot(flow=flow), [reference], (6, 9), 0), reference.flip(2), atol=1e-4)
+
+
+def test_each_position_shows_the_reference_it_is_matched_with():
+    best = torch.zeros(1, 1, 6, 9, dtype=torch.long)
+    best[..., 5:] = 1
+    pair = replace(snapshot(), others=((torch.zeros(1, 2, 6, 9), (6, 9)),), best=best)
+    first, second = torch.rand(3, 6, 9), torch.rand(3, 6, 9)
+    shown = warped(pair, [first, second], (6, 9), 0)
+    assert torch.allclose(shown, torch.cat((first[..., :5], second[..., 5:]), 2), atol=1e-4)
+    assert torch.equal(warped(pair, [first], (6, 9), 0)[..., 5:], torch.full((3, 6, 4), 0.5)), "one not given is grey"
 
 
 def test_no_flow_is_white_on_the_wheel_and_opposite_flows_have_opposite_colours():

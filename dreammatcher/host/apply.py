@@ -1,16 +1,20 @@
-"""Installs appearance matching on a clone of the user's model: three lists of patches and the start of a run."""
+"""Installs appearance matching on a clone of the user's model: four lists of patches and the start of a run."""
 
 from __future__ import annotations
 
 import logging
 import uuid
 
-from ..features import FeatureOptions, FeatureStore
-from ..reference import Reference
+import torch
+
+from ..reference import Reference, ReferenceSet, views_of
 from ..settings import ApplySettings, MaskSettings, Trace
+from .call import Call
 from .capture import SubjectMaps, layer_of
 from .lifecycle import RunHolder, install
-from .run import Call, Plan, kinds_of
+from .plan import PLANS_KEY, Plan, Seat, seats_of, views
+from .prompts import looks
+from .run import Run
 from .structure import structure_of
 
 log = logging.getLogger(__name__)
@@ -25,41 +29,49 @@ def check_family(reference: Reference, family: str, channels: int) -> None:
                          f"({family}). Invert the reference again with this model")
 
 
-def apply(model, reference: Reference, mask: MaskSettings, settings: ApplySettings, layers: str = ""):
+def apply(model, reference: Reference | ReferenceSet, mask: MaskSettings, settings: ApplySettings, layers: str = ""):
     """A clone of ``model`` that matches ``reference`` while sampling, and the trace it fills.
 
     Raises ValueError for a model that is no UNet, a reference of another family and layers the model does not have.
     """
     structure = structure_of(model.model)
-    check_family(reference, structure.family, model.model.diffusion_model.in_channels)
-    trace = Trace()
-    store = reference.store or FeatureStore(FeatureOptions())
-    plan = Plan(model.model, structure, structure.chosen(layers), reference, store, mask, settings, trace)
+    for member in views_of(reference):
+        check_family(member.reference, structure.family, model.model.latent_format.latent_channels)
+    plan = Plan(model.model, structure, structure.chosen(layers), views(reference, mask), mask, settings, Trace())
     clone = model.clone()
-    holder = RunHolder()
-    install(clone, plan, holder)
-    _install_patches(clone, plan, holder)
-    return clone, trace
+    seat = Seat(f"dreammatcher_{uuid.uuid4().hex}", plan, RunHolder())
+    install(clone, plan, seat.holder)
+    options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])
+    options["patches"] = dict(options.get("patches", {}))
+    options[PLANS_KEY] = (*seats_of(options), seat)
+    _install_patches(clone, seat)
+    return clone, plan.trace
 
 
-def _install_patches(model, plan: Plan, holder: RunHolder) -> None:
-    key = f"dreammatcher_{uuid.uuid4().hex}"
+def _install_patches(model, seat: Seat) -> None:
+    key, plan = seat.key, seat.plan
 
     def begin(h, options):
         if options["block"] == ("input", 0):
-            options[key] = _begin_call(plan, holder, h, options)
+            options[key] = _begin_call(seat, h, options)
         return h
 
     def read_maps(n, context, value, extra):
         call = extra.get(key)
+        if call and call.detached:
+            n, context, value = (x.detach() if torch.is_tensor(x) else x for x in (n, context, value))
         if call:
-            call.read_map(layer_of(extra), n, context)
+            with torch.no_grad():
+                call.read_map(layer_of(extra), n, context)
         return n, context, value
 
     def inject(n, context, value, extra):
         call, layer = extra.get(key), layer_of(extra)
+        if call and call.detached:
+            n, context, value = (x.detach() for x in (n, context, value))
         if call and layer in plan.layers and call.run.active(call.sigma):
-            context, value = call.inject(layer, context, value)
+            with torch.no_grad():
+                context, value = call.inject(layer, context, value)
         return n, context, value
 
     def keep_level(h, skip, options):
@@ -68,22 +80,37 @@ def _install_patches(model, plan: Plan, holder: RunHolder) -> None:
             call.keep_level(options["block"][1], h)
         return h, skip
 
-    model.set_model_patch(begin, "input_block_patch")
-    model.set_model_attn2_patch(read_maps)
-    model.set_model_attn1_patch(inject)
-    model.set_model_output_block_patch(keep_level)
+    for patch, name in ((begin, "input_block_patch"), (read_maps, "attn2_patch"), (inject, "attn1_patch"),
+                        (keep_level, "output_block_patch")):
+        _set_first(model, patch, name)
 
 
-def _begin_call(plan: Plan, holder: RunHolder, h, options: dict) -> Call | None:
-    run = holder.run()
+def _set_first(model, patch, name: str) -> None:
+    """Adds a patch in front of those of other packs, which may regroup tokens: ours sees them as the UNet made them."""
+    model.set_model_patch(patch, name)
+    patches = model.model_options["transformer_options"]["patches"]
+    ours = [p for p in patches[name] if getattr(p, "dreammatcher", False)]
+    patch.dreammatcher = True
+    patches[name] = [*ours, patch, *(p for p in patches[name][:-1] if p not in ours)]
+
+
+def _begin_call(seat: Seat, h: torch.Tensor, options: dict) -> Call | None:
+    run, plan = seat.holder.run(), seat.plan
     if run is None or plan.settings.strength == 0:
         return None
     sigma = float(options["sigmas"].flatten()[0])
     if sigma < run.sigma_end:
         return None
-    kinds = kinds_of(options["cond_or_uncond"])
     latent_size = tuple(h.shape[-2:])
     readers = None
     if plan.mask.target_mask is None and run.active(sigma):
         readers = SubjectMaps.of(plan.base, plan.structure, plan.mask.target_subject, latent_size)
-    return Call(run, sigma, kinds, latent_size, readers)
+    detached = torch.is_grad_enabled() and h.requires_grad
+    return Call(run, sigma, tuple(options["cond_or_uncond"]), latent_size, readers, looks(h, sigma),
+                rival_runs(seat, options, sigma), detached)
+
+
+def rival_runs(seat: Seat, options: dict, sigma: float) -> list[Run]:
+    """Runs of other subjects on the same model that are matched at ``sigma``."""
+    others = (other.holder.run() for other in seats_of(options) if seat.plan.rivals(other.plan))
+    return [run for run in others if run is not None and run.active(sigma)]

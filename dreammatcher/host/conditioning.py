@@ -33,8 +33,17 @@ def from_host(conditioning: list, name: str) -> tuple[Conditioning, Subject | No
 
 
 def model_arguments(base: torch.nn.Module, conditioning: Conditioning, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Keyword arguments of ``base.apply_model`` for one prompt, made by the host's own ``extra_conds``."""
+    """Keyword arguments of ``base.apply_model`` for one prompt, made by the host's own ``extra_conds``.
+
+    An inpainting model is told that everything is to be painted, which makes it a plain one. Raises ValueError when the
+    model needs a pooled text embedding and the prompt has none.
+    """
     options = {} if conditioning.pooled is None else {"pooled_output": conditioning.pooled}
+    if base.is_adm() and conditioning.pooled is None:
+        raise ValueError("positive and negative: this model needs a pooled text embedding and these CONDITIONINGs have "
+                         "none; encode the prompts with the model's own CLIP")
+    if base.concat_keys:
+        options["latent_image"] = torch.zeros_like(x)
     extra = type(base).extra_conds(
         base, cross_attn=conditioning.cross_attention, noise=x, device=x.device, prompt_type="positive",
         width=x.shape[3] * 8, height=x.shape[2] * 8, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import comfy.model_management
 import comfy.samplers
@@ -11,12 +12,13 @@ import torch
 
 from ..features import COND, UNCOND, FeatureOptions, FeatureStore
 from ..inversion import Trajectory, invert, psnr, reconstruct
-from ..reference import Conditioning, Reference
+from ..reference import Conditioning, Reference, ReferenceSet, Subject
 from ..settings import MaskSettings
 from .apply import check_family
 from .capture import evaluate, reference_pass
 from .conditioning import from_host
 from .lifecycle import WrappersMP, weights_identity
+from .plan import members_in_use
 from .structure import structure_of
 
 
@@ -70,22 +72,30 @@ def _denoiser(base: torch.nn.Module, conditioning: Conditioning):
     return lambda x, sigma: evaluate(base, conditioning, x, sigma)
 
 
-def prepare_features(model, reference: Reference, mask: MaskSettings | None, options: FeatureOptions) -> Reference:
-    """The reference with its features made at every stored sigma, so that sampling never runs the reference again.
+def prepare_features(model, reference: Reference | ReferenceSet, mask: MaskSettings | None, options: FeatureOptions):
+    """The reference, or the set, with features made at every stored sigma: sampling never runs the reference again.
 
     A sampler that visits other sigmas uses the nearest stored one. Raises ValueError for a reference of another family.
     """
+    members = members_in_use(reference, mask)
+    step = progress(sum(len(member.reference.trajectory.sigmas) for member, _ in members))
+    total, ready = 0, []
+    for member, subject in members:
+        ready.append(replace(member, reference=_prepared(model, member.reference, subject, options, step, total)))
+        total += len(member.reference.trajectory.sigmas)
+    return ReferenceSet(tuple(ready)) if isinstance(reference, ReferenceSet) else ready[0].reference
+
+
+def _prepared(model, reference: Reference, subject: Subject | None, options: FeatureOptions,
+              step: Callable[[int, int], None], before: int) -> Reference:
     structure = structure_of(model.model)
-    check_family(reference, structure.family, model.model.diffusion_model.in_channels)
+    check_family(reference, structure.family, model.model.latent_format.latent_channels)
     base = load(model, reference.latent)
     weights = model.patches_uuid if WrappersMP is not None else weights_identity(base.diffusion_model)
-    subject = (mask.reference_subject if mask else None) or reference.subject
-    sigmas = reference.trajectory.sigmas
     store = FeatureStore(options, capacity=1 << 62, prepared=True)
-    step = progress(len(sigmas))
-    for done, sigma in enumerate(sigmas, 1):
+    for done, sigma in enumerate(reference.trajectory.sigmas, 1):
         for kind in (COND, UNCOND):
             row = reference_pass(base, structure, reference, kind, subject, sigma, model.load_device)
             store.put((weights, kind, sigma, subject), row)
-        step(done, len(sigmas))
+        step(before + done, 0)
     return reference.with_store(store)

@@ -13,7 +13,9 @@ import weakref
 
 import torch
 
-from .run import Plan, Run
+from .plan import Plan
+from .prompts import Prompt
+from .run import Run
 
 try:
     from comfy.patcher_extension import WrappersMP
@@ -43,10 +45,9 @@ class RunHolder:
         self._run = lambda: None
 
 
-def begin(plan: Plan, weights: object) -> Run:
-    """A fresh run: percentages become sigmas here, once."""
+def begin(plan: Plan, weights: object, sampling: object) -> Run:
+    """A fresh run: percentages become sigmas here, once, by the model's noise schedule ``sampling``."""
     plan.trace.clear()
-    sampling = plan.base.model_sampling
     start = float(sampling.percent_to_sigma(plan.settings.start))
     end = float(sampling.percent_to_sigma(plan.settings.end))
     return Run(plan, weights, start, end)
@@ -62,13 +63,27 @@ def install(model, plan: Plan, holder: RunHolder) -> None:
 
 def _install_wrapper(model, plan: Plan, holder: RunHolder) -> None:
     def around_sampling(executor, *args, **kwargs):
-        holder.hold(begin(plan, executor.class_obj.model_patcher.patches_uuid))
+        model = executor.class_obj.model_patcher
+        outer = holder.run()  # a sampler inside a sampler
+        holder.hold(begin(plan, model.patches_uuid, model.get_model_object("model_sampling")))
         try:
             return executor(*args, **kwargs)
         finally:
             holder.release()
+            if outer is not None:
+                holder.hold(outer)
 
-    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, f"dreammatcher_{uuid.uuid4().hex}", around_sampling)
+    def read_prompts(executor, guider, *args, **kwargs):
+        run = holder.run()
+        if run is not None:
+            run.areas = any(entry.get("area") is not None for entries in guider.conds.values() for entry in entries or ())
+            run.prompts = [Prompt.of(entry, entry["model_conds"]["c_crossattn"].cond)
+                           for entry in guider.conds.get("positive", ()) if "c_crossattn" in entry.get("model_conds", ())]
+        return executor(guider, *args, **kwargs)
+
+    key = f"dreammatcher_{uuid.uuid4().hex}"
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, around_sampling)
+    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, key, read_prompts)
 
 
 def _install_prompt_watch(model, plan: Plan, holder: RunHolder) -> None:
@@ -76,13 +91,18 @@ def _install_prompt_watch(model, plan: Plan, holder: RunHolder) -> None:
 
     def extra_conds(**kwargs):
         encoded = previous(**kwargs)
-        run = holder.run()
-        if run is None or run.levels or kwargs.get("prompt_type") in run.prompts:
-            run = begin(plan, weights_identity(plan.base.diffusion_model))
+        run, kind = holder.run(), kwargs.get("prompt_type")
+        # A run's positive prompts come first and together; packs may encode others at any time while it lasts.
+        if run is None or (kind == "positive" and (run.levels or run.last_prompt_type != kind)):
+            run = begin(plan, weights_identity(plan.base.diffusion_model), plan.base.model_sampling)
             holder.watch(run)
-        run.prompts.add(kwargs.get("prompt_type"))
+        run.last_prompt_type = kind
+        run.areas = run.areas or kwargs.get("area") is not None
         prompt = encoded["c_crossattn"]
-        prompt.dreammatcher_runs = [*getattr(prompt, "dreammatcher_runs", ()), run]
+        if kind == "positive":
+            run.prompts.append(Prompt.of(kwargs, prompt.cond))
+        if kind == "positive" or not run.prompts:  # others may outlive the sampling in a pack's hands
+            prompt.dreammatcher_runs = [*getattr(prompt, "dreammatcher_runs", ()), run]
         return encoded
 
     model.add_object_patch("extra_conds", extra_conds)

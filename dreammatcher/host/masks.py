@@ -13,11 +13,12 @@ def mask_settings(
     target_mask: torch.Tensor | None, threshold: float, otsu: bool,
 ) -> MaskSettings:
     """Raises ValueError, naming the input, for masks that are empty, not finite or not [B, H, W]."""
-    return MaskSettings(reference_subject, target_subject, _grid("reference_mask", reference_mask),
-                        _grid("target_mask", target_mask), threshold, otsu)
+    return MaskSettings(reference_subject, target_subject, one_mask("reference_mask", reference_mask),
+                        mask_grid("target_mask", target_mask), threshold, otsu)
 
 
-def _grid(name: str, mask: torch.Tensor | None) -> torch.Tensor | None:
+def mask_grid(name: str, mask: torch.Tensor | None) -> torch.Tensor | None:
+    """[B, 1, H, W] in 0..1, or None for no mask. Raises ValueError, naming the input, when it is no MASK."""
     if mask is None:
         return None
     if mask.ndim == 2:
@@ -27,3 +28,9 @@ def _grid(name: str, mask: torch.Tensor | None) -> torch.Tensor | None:
     if not torch.isfinite(mask).all():
         raise ValueError(f"{name}: it holds NaN or infinity")
     return mask[:, None].float().clamp(0, 1)
+
+
+def one_mask(name: str, mask: torch.Tensor | None) -> torch.Tensor | None:
+    """:func:`mask_grid` of one picture: the first of a batch."""
+    grid = mask_grid(name, mask)
+    return None if grid is None else grid[:1]

@@ -24,10 +24,10 @@ def show(trace: Trace, images: torch.Tensor, reference: torch.Tensor) -> tuple[t
     if snapshot is None:
         raise ValueError("trace: nothing was matched. Sample with the MODEL output of DreamMatcher Apply, with strength "
                          "above 0 and more than one step between start and end")
-    source = rearrange(reference[0], "h w c -> c h w").float().cpu()
+    sources = [rearrange(picture, "h w c -> c h w").float().cpu() for picture in reference]
     made, strips = [], []
     for index, image in enumerate(images):
-        row = panels(snapshot, rearrange(image, "h w c -> c h w").float().cpu(), source, index)
+        row = panels(snapshot, rearrange(image, "h w c -> c h w").float().cpu(), sources, index)
         made.extend(rearrange(panel, "c h w -> h w c") for panel in row)
         strips.append(torch.cat(row, 2))
     return torch.stack(made), {"images": [_save(strip) for strip in strips]}

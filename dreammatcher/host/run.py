@@ -1,8 +1,6 @@
-"""State of one sampling run, and the work of one UNet call in it.
+"""State of one sampling run: from its start to its end, whatever the number of UNet calls.
 
-A *run* is made when sampling starts and released when it ends. A *call* is one forward of the UNet: it may hold cond and
-uncond rows in any order, several pictures each, and it is not a step: samplers call as often as they like. Everything
-goes by sigma.
+A sampler calls the UNet as often as it likes, so calls are never counted: everything goes by sigma.
 """
 
 from __future__ import annotations
@@ -13,34 +11,23 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from ..appearance import match_appearance, trusted
-from ..correspondence import Match, confidence, match
-from ..descriptors import descriptors, resize
-from ..features import COND, UNCOND, FeatureStore, Layer, RowFeatures
-from ..foreground import foreground, otsu
-from ..reference import Reference
-from ..settings import MATCHED_EVERYWHERE, REPLACED, ApplySettings, MaskSettings, Snapshot, Trace
-from .capture import SubjectMaps, reference_pass
-from .structure import Structure, halved
+from ..appearance import trusted
+from ..correspondence import JointMatch, match
+from ..descriptors import joint_descriptors, resize
+from ..features import RowFeatures
+from ..foreground import otsu
+from .capture import reference_pass
+from .plan import Plan, View
+from .prompts import Look, Prompt
+from .structure import halved
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """Everything that does not change while sampling."""
-
-    base: torch.nn.Module
-    structure: Structure
-    layers: tuple[Layer, ...]
-    reference: Reference
-    store: FeatureStore
-    mask: MaskSettings
-    settings: ApplySettings
-    trace: Trace
-
-    def __deepcopy__(self, memo: dict) -> Plan:
-        return self
+#: a row of the guidance pair: its kind, and the number of the positive prompt it belongs to
+Row = tuple[str, int]
+Grid = tuple[int, int]
+#: sigma, and the decoder features of a row in its first call there
+Levels = tuple[float, tuple[torch.Tensor, ...]]
 
 
 @dataclass(eq=False)
@@ -51,13 +38,32 @@ class Run:
     weights: object  # identity of the weights, part of the feature store's keys
     sigma_start: float
     sigma_end: float
-    levels: dict[str, tuple[float, tuple[torch.Tensor, ...]]] = field(default_factory=dict)  # row -> decoder features
-    maps: torch.Tensor | None = None  # the last complete cond foreground, for uncond rows that come in their own call
-    prompts: set = field(default_factory=set)  # prompt types seen, where the host has no start-of-sampling hook
+    prompts: list[Prompt] = field(default_factory=list)  # the positive prompts, in the host's order
+    last_prompt_type: str | None = None  # where the host has no start-of-sampling hook
+    areas: bool = False  # some prompt is limited to an area
+    kinds: dict[int, str] = field(default_factory=dict)  # the host's number of a row -> its kind
+    rows: list[Row | None] = field(default_factory=list)  # of the last call's chunks; None: not the plan's, or seen before
+    levels: dict[Row, Levels] = field(default_factory=dict)
+    before: dict[Row, Levels] = field(default_factory=dict)  # those of the sigma before
+    maps: dict[int, torch.Tensor] = field(default_factory=dict)  # prompt -> foreground [B, 1, h, w] at the maps' size
     references: dict[tuple, RowFeatures] = field(default_factory=dict)  # of the current sigma, on the device
+    sizes: dict[int, Grid] = field(default_factory=dict)  # prompt -> size of the picture its rows see
+    looks: dict[Row, Look] = field(default_factory=dict)  # what each row saw last
+    torn: float | None = None  # the last sigma at which calls saw different pictures
+    after_torn: float | None = None  # the first one after it
+    without_gradient: bool = False  # guidance found no gradient here
+    spans: dict[tuple, tuple[float, float]] = field(default_factory=dict)  # guidance start and end -> sigmas
 
     def active(self, sigma: float) -> bool:
         return self.sigma_end <= sigma <= self.sigma_start and self.plan.settings.strength > 0
+
+    def within(self, sigma: float, start: float, end: float) -> bool:
+        """Whether ``sigma`` lies between two shares of the schedule."""
+        if (start, end) not in self.spans:
+            sampling = self.plan.base.model_sampling
+            self.spans[start, end] = tuple(float(sampling.percent_to_sigma(share)) for share in (start, end))
+        first, last = self.spans[start, end]
+        return last <= sigma <= first
 
     def skip(self, reason: str) -> None:
         """Says once per run why something was left out."""
@@ -65,157 +71,94 @@ class Run:
             self.plan.trace.skipped.append(reason)
             log.warning("DreamMatcher: %s", reason)
 
-    def reference_features(self, kind: str, sigma: float, like: torch.Tensor) -> RowFeatures:
-        """Features of the reference at ``sigma``: from this step, from the store, or from a pass of the UNet."""
-        plan = self.plan
-        if plan.store.prepared:
-            sigma = plan.reference.trajectory.nearest(sigma)
-        subject = plan.mask.reference_subject or plan.reference.subject
-        key = (self.weights, kind, sigma, subject)
-        if key not in self.references:
-            row = plan.store.get(key, like.device, like.dtype)
+    def features(self, kind: str, sigma: float, like: torch.Tensor) -> list[RowFeatures]:
+        """Features of every reference at ``sigma``: from this step, from its store, or from a pass of the UNet."""
+        return [self._features(number, view, kind, sigma, like) for number, view in enumerate(self.plan.views)]
+
+    def _features(self, number: int, view: View, kind: str, sigma: float, like: torch.Tensor) -> RowFeatures:
+        if view.store.prepared:
+            sigma = view.reference.trajectory.nearest(sigma)
+        key = (self.weights, kind, sigma, view.subject)
+        if (number, key) not in self.references:
+            row = view.store.get(key, like.device, like.dtype)
             if row is None:
-                row = reference_pass(plan.base, plan.structure, plan.reference, kind, subject, sigma, like.device)
-                plan.store.put(key, row)
+                plan = self.plan
+                row = reference_pass(plan.base, plan.structure, view.reference, kind, view.subject, sigma, like.device)
+                view.store.put(key, row)
                 row = row.to(like.device, like.dtype)
-            self.references = {known: value for known, value in self.references.items() if known[2] == sigma}
-            self.references[key] = row
-        return self.references[key]
+            self.references = {known: value for known, value in self.references.items()
+                               if known[0] != number or known[1][2] == sigma}
+            self.references[number, key] = row
+        return self.references[number, key]
 
+    def describe(self, kind: str, sigma: float, levels: tuple[torch.Tensor, ...]) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Descriptors of every reference and of the target."""
+        references = self.features(kind, sigma, levels[0])
+        return joint_descriptors([list(row.levels) for row in references], list(levels), pca=self.plan.pca)
 
-@dataclass(eq=False)
-class Call:
-    """One forward of the UNet."""
+    def match(self, described: tuple[list[torch.Tensor], torch.Tensor], grid: Grid, level: int) -> JointMatch:
+        """Correspondence at a target's ``grid``, ``level`` halvings under the latent."""
+        sources, target = described
+        wanted = resize(target, grid)
+        found = []
+        for view, source in zip(self.plan.views, sources):
+            own_grid = halved(tuple(view.reference.latent.shape[-2:]), level)
+            found.append(match(resize(source, own_grid), wanted, reference_mask=_limit(view.mask, own_grid, source.device)))
+        return JointMatch.of(found)
 
-    run: Run
-    sigma: float
-    kinds: tuple[str, ...]  # of each chunk of the batch
-    latent_size: tuple[int, int]
-    readers: SubjectMaps | None
-    maps: list[torch.Tensor] = field(default_factory=list)  # [B_cond, 1, h, w] of the layers run so far
-    levels: dict[int, torch.Tensor] = field(default_factory=dict)
-    matches: dict[tuple, Match] = field(default_factory=dict)
+    def foreground(self, prompt: int, grid: Grid, size: int, device: torch.device, rivals: list[Run]) -> torch.Tensor | None:
+        """M at one grid, [size, 1, H, W]: nothing where another subject's map is larger. None while it is not known."""
+        mine = self._soft(prompt, grid, size, device)
+        if mine is None or self.plan.mask.target_mask is not None:
+            return mine
+        rivals = [rival for rival in rivals if rival.plan.settings.strength > 0]
+        for rival in rivals:
+            theirs = rival._soft(prompt, grid, size, device)
+            if theirs is not None:
+                mine = torch.where(mine >= theirs, mine, torch.zeros_like(mine))
+        return mine
 
-    def rows(self, chunk: int, batch: int) -> slice:
-        size = batch // len(self.kinds)
-        return slice(chunk * size, (chunk + 1) * size)
-
-    def read_map(self, layer: Layer, query: torch.Tensor, context: torch.Tensor) -> None:
-        """Keeps the subject map of the first cond chunk, if this layer is one that is read."""
-        if self.readers is None or layer not in self.readers.modules or COND not in self.kinds:
-            return
-        rows = self.rows(self.kinds.index(COND), query.shape[0])
-        found = self.readers.read(layer, query[rows], context[rows], self.latent_size)
-        if found is None:
-            self.run.skip(f"another pack changed the token count of {layer}; its subject map is not used")
-        else:
-            self.maps.append(found)
-
-    def keep_level(self, number: int, h: torch.Tensor) -> None:
-        """Keeps a decoder feature; with the last one, the call's features become those that the next calls match."""
-        self.levels[number] = h.clone()
-        if number != self.run.plan.structure.taps[-1]:
-            return
-        levels = tuple(self.levels[tap] for tap in self.run.plan.structure.taps)
-        for chunk, kind in enumerate(self.kinds):
-            if kind not in self.kinds[:chunk] and self.run.levels.get(kind, (None,))[0] != self.sigma:
-                self.run.levels[kind] = (self.sigma, tuple(level[self.rows(chunk, level.shape[0])] for level in levels))
-
-    def inject(self, layer: Layer, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Context and value of one self-attention layer, [batch, N, C], with the reference's appearance matched in."""
-        grid = halved(self.latent_size, self.run.plan.structure.self_attention[layer])
-        if value.shape[1] != grid[0] * grid[1]:
-            self.run.skip(f"another pack changed the token count of {layer} to {value.shape[1]} from {grid[0] * grid[1]}; "
-                          "the layer is left as it is")
-            return context, value
-        if self.run.plan.settings.injection == REPLACED:
-            return self._replace(layer, context, value)
-        size = value.shape[0] // len(self.kinds)
-        weight_for_all = self._foreground(grid, size, value.device)
-        if weight_for_all is None:
-            return context, value
-        chunks = []
-        for chunk, kind in enumerate(self.kinds):
-            rows = self.rows(chunk, value.shape[0])
-            chunks.append(self._match_chunk(layer, kind, grid, value[rows], weight_for_all))
-        return context, torch.cat(chunks)
-
-    def _match_chunk(
-        self, layer: Layer, kind: str, grid: tuple[int, int], value: torch.Tensor, mask: torch.Tensor
-    ) -> torch.Tensor:
-        found = self._match(kind, grid, value)
-        if found is None:
-            return value
-        plan = self.run.plan
-        if plan.settings.injection == MATCHED_EVERYWHERE:
-            weight = torch.full_like(mask, plan.settings.strength)
-        else:
-            sure = confidence(found, mask, plan.mask.threshold)
-            weight = trusted(mask, sure, plan.settings.strength)
-            if kind == COND and layer == plan.layers[-1]:
-                self._record(found, mask, sure)
-        reference = self.run.reference_features(kind, self.sigma, value)
-        return match_appearance(value, reference.hidden[layer], found.indices(), weight)
-
-    def _match(self, kind: str, grid: tuple[int, int], value: torch.Tensor) -> Match | None:
-        """Correspondence at one grid: once per call, grid and row. None on the first call, which has no features yet."""
-        if kind not in self.run.levels:
-            return None
-        levels = self.run.levels[kind][1]
-        if levels[0].shape[0] != value.shape[0]:
-            return None
-        key = (kind, grid)
-        if key not in self.matches:
-            reference = self.run.reference_features(kind, self.sigma, value)
-            described = self.matches.get((kind, "descriptors"))
-            if described is None:
-                described = descriptors(list(reference.levels), list(levels), pca=self.run.plan.store.options.pca)
-                self.matches[(kind, "descriptors")] = described
-            source, wanted = described
-            level = next(own for own in self.run.plan.structure.self_attention.values()
-                         if halved(self.latent_size, own) == grid)
-            reference_grid = halved(tuple(self.run.plan.reference.latent.shape[-2:]), level)
-            self.matches[key] = match(resize(source, reference_grid), resize(wanted, grid),
-                                      reference_mask=self._reference_limit(reference_grid, value.device))
-        return self.matches[key]
-
-    def _reference_limit(self, grid: tuple[int, int], device: torch.device) -> torch.Tensor | None:
-        mask = self.run.plan.mask.reference_mask
-        if mask is None:
-            return None
-        coarse = F.adaptive_max_pool2d(mask.to(device), grid)
-        return (coarse > 0.5).float()
-
-    def _foreground(self, grid: tuple[int, int], size: int, device: torch.device) -> torch.Tensor | None:
-        """M at one grid, [size, 1, H, W]; None while no map of the target is known."""
-        settings = self.run.plan.mask
+    def _soft(self, prompt: int, grid: Grid, size: int, device: torch.device) -> torch.Tensor | None:
+        settings = self.plan.mask
         if settings.target_mask is not None:
+            if self.prompts and self.prompts[prompt].limited:
+                self.skip("a painted target MASK belongs to the whole picture, not to a prompt's area; that prompt is left "
+                          "as it is")
+                return None
             given = settings.target_mask.to(device)
             given = given[torch.arange(size, device=device) % given.shape[0]]
             soft = F.interpolate(given, size=grid, mode="area")
-        elif self.maps or (self.run.maps is not None and self.run.maps.shape[0] == size):
-            if self.maps:
-                self.run.maps = foreground(self.maps, self.maps[0].shape[-2:])
-            soft = F.interpolate(self.run.maps, size=grid, mode="nearest")
+        elif prompt in self.maps and self.maps[prompt].shape[0] == size:
+            soft = F.interpolate(self.maps[prompt], size=grid, mode="nearest")
         else:
             return None
         return otsu(soft) if settings.otsu else soft
 
-    def _replace(self, layer: Layer, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The ablation: keys and values of the reference as they are (MasaCtrl, Cao et al. 2023)."""
-        size = value.shape[0] // len(self.kinds)
-        hidden = [self.run.reference_features(kind, self.sigma, value).hidden[layer].expand(size, -1, -1)
-                  for kind in self.kinds]
-        return torch.cat(hidden), torch.cat(hidden)
+    def trust(self, found: JointMatch, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """M' = M . U with strength and the references' weights, and U, [B, 1, H, W] each."""
+        sure = found.confidence(mask, self.plan.mask.threshold)
+        weights = found.pick([mask.new_full((1, 1, 1, 1), view.weight) for view in self.plan.views])
+        return trusted(mask, sure, self.plan.settings.strength) * weights, sure
 
-    def _record(self, found: Match, mask: torch.Tensor, sure: torch.Tensor) -> None:
-        plan = self.run.plan
-        row = self.run.reference_features(COND, self.sigma, mask)
-        reference_mask = plan.mask.reference_mask if plan.mask.reference_mask is not None else row.subject
-        plan.trace.snapshots[self.sigma] = Snapshot(
-            self.sigma, mask, reference_mask, sure, found.flow, found.reference_size)
+    def goal(self, row: Row, sigma: float, size: Grid, rivals: list[Run]) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Where guidance leads a clean estimate of ``size``: the warped reference [B, C, H, W] and M' [B, 1, H, W].
+
+        Uses the features of the call at ``sigma`` itself. None when that call was not one of this plan's.
+        """
+        known, levels = self.levels.get(row, (None, ()))
+        if known != sigma:
+            return None
+        mask = self.foreground(row[1], size, levels[0].shape[0], levels[0].device, rivals)
+        if mask is None:
+            return None
+        found = self.match(self.describe(row[0], sigma, levels), size, 0)
+        trust, _ = self.trust(found, mask)
+        pictures = [view.reference.latent.to(mask.device, torch.float32) for view in self.plan.views]
+        return found.warp(pictures), trust
 
 
-def kinds_of(cond_or_uncond: list[int]) -> tuple[str, ...]:
-    """Row of each chunk: 0 is the positive prompt, everything else goes with the negative one."""
-    return tuple(COND if index == 0 else UNCOND for index in cond_or_uncond)
+def _limit(mask: torch.Tensor | None, grid: Grid, device: torch.device) -> torch.Tensor | None:
+    if mask is None:
+        return None
+    return (F.adaptive_max_pool2d(mask.to(device), grid) > 0.5).float()
+

@@ -8,8 +8,6 @@ import torch
 def random_unet(width: int = 32, prediction: str = "EPS"):
     """An SD1.5-shaped UNet with random weights: two levels, 1.1 M parameters, context of 96."""
     import comfy.model_base
-    import comfy.model_management
-    import comfy.model_patcher
     import comfy.supported_models_base
 
     class Family(comfy.supported_models_base.BASE):
@@ -24,7 +22,13 @@ def random_unet(width: int = 32, prediction: str = "EPS"):
         def model_type(self, state_dict, prefix=""):
             return comfy.model_base.ModelType[prediction]
 
-    family = Family(Family.unet_config)
+    return randomised(Family(Family.unet_config))
+
+
+def randomised(family):
+    """The host's ModelPatcher around a family's UNet with random weights that keep activations in range."""
+    import comfy.model_patcher
+
     family.set_inference_dtype(torch.float32, None)
     base = family.get_model({}, "", device="cpu")
     generator = torch.Generator().manual_seed(0)
@@ -37,9 +41,48 @@ def random_unet(width: int = 32, prediction: str = "EPS"):
     return comfy.model_patcher.ModelPatcher(base, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
 
 
-def prompt(seed: int, tokens: int = 77, width: int = 96) -> list:
+#: what tells the families' UNets apart: (host class, levels, blocks, depths, output depths, middle depth, linear, pooled)
+FAMILIES = {
+    "SD1.5": ("SD15", [1, 2, 4, 4], 2, [1, 1, 1, 1, 1, 1, 0, 0], [1] * 9 + [0] * 3, 1, False, None),
+    "SD2.1": ("SD20", [1, 2, 4, 4], 2, [1, 1, 1, 1, 1, 1, 0, 0], [1] * 9 + [0] * 3, 1, True, None),
+    "SDXL": ("SDXL", [1, 2, 4], 2, [0, 0, 2, 2, 10, 10], [0, 0, 0, 2, 2, 2, 10, 10, 10], 10, True, 2816),
+    "SSD-1B": ("SSD1B", [1, 2, 4], 2, [0, 0, 2, 2, 4, 4], [0, 0, 0, 1, 1, 2, 10, 4, 4], -1, True, 2816),
+    "Vega": ("Segmind_Vega", [1, 2, 4], 2, [0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 1, 1, 2, 2, 2], -1, True, 2816),
+    "KOALA 700M": ("KOALA_700M", [1, 2, 4], 1, [0, 2, 5], [0, 0, 2, 2, 5, 5], -2, True, 2816),
+    "KOALA 1B": ("KOALA_1B", [1, 2, 4], 1, [0, 2, 6], [0, 0, 2, 2, 6, 6], 6, True, 2816),
+}
+
+
+def family_unet(name: str, inputs: int = 4, prediction: str | None = None):
+    """A narrow UNet (32 channels, context of 96) in the exact layout of a real family, through the host's own class."""
+    import comfy.model_base
+    import comfy.supported_models
+
+    host_class, levels, blocks, depth, depth_output, middle, linear, pooled = FAMILIES[name]
+    original = getattr(comfy.supported_models, host_class)
+
+    class Narrow(original):
+        unet_extra_config = {"num_heads": 4, "num_head_channels": -1}
+
+        def model_type(self, state_dict, prefix=""):
+            return comfy.model_base.ModelType[prediction] if prediction else original.model_type(self, state_dict, prefix)
+
+    config = {
+        "image_size": 32, "in_channels": inputs, "out_channels": 4, "model_channels": 32,
+        "num_res_blocks": [blocks] * len(levels),
+        "channel_mult": levels, "transformer_depth": depth, "transformer_depth_output": depth_output,
+        "transformer_depth_middle": middle, "use_spatial_transformer": True, "use_linear_in_transformer": linear,
+        "context_dim": 96, "adm_in_channels": pooled, "use_temporal_attention": False, "legacy": False,
+    }
+    if pooled:
+        config["num_classes"] = "sequential"
+    return randomised(Narrow(config))
+
+
+def prompt(seed: int, tokens: int = 77, width: int = 96, pooled: int | None = None) -> list:
     generator = torch.Generator().manual_seed(seed)
-    return [[torch.randn(1, tokens, width, generator=generator), {}]]
+    text = torch.randn(1, tokens, width, generator=generator)
+    return [[text, {"pooled_output": torch.randn(1, pooled, generator=generator)} if pooled else {}]]
 
 
 def picture(seed: int, height: int = 16, width: int = 16, batch: int = 1, channels: int = 4) -> torch.Tensor:
@@ -72,10 +115,11 @@ def same_weights(model, before: dict[str, torch.Tensor]) -> bool:
 class Bench:
     """A model with an inverted reference and everything needed to apply it."""
 
-    def __init__(self, pack, model, *, height=16, width=16, steps=10, tokens=77, subject=(5,), target=(6,)):
+    def __init__(self, pack, model, *, height=16, width=16, steps=10, tokens=77, subject=(5,), target=(6,),
+                 pooled=None):
         self.module = pack.module
         self.model = model
-        self.positive, self.negative, self.target = prompt(1, tokens), prompt(2, tokens), prompt(3, tokens)
+        self.positive, self.negative, self.target = (prompt(seed, tokens, pooled=pooled) for seed in (1, 2, 3))
         Subject = self.module("dreammatcher.reference").Subject
         self.subjects = (Subject("dog", "a dog", subject, tokens), Subject("dog", "the dog", target, tokens))
         invert = self.module("dreammatcher.host.invert").invert_reference

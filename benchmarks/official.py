@@ -1,0 +1,71 @@
+"""The yardstick of ``make bench``: the same algorithm with the official code's division of work.
+
+Reference rows go through the UNet at every step beside the target's; each of the six layers makes its own descriptors
+(PCA 256 by ``pca_lowrank``) and its own match for both rows. It is here to be timed, not to be used.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def official_model(shop):
+    """A clone of the workshop's model whose every UNet call carries the reference's rows along."""
+    descriptors, correspondence = shop.module("dreammatcher.descriptors"), shop.module("dreammatcher.correspondence")
+    appearance, foregrounds = shop.module("dreammatcher.appearance"), shop.module("dreammatcher.foreground")
+    capture = shop.module("dreammatcher.host.capture")
+    structure = shop.module("dreammatcher.host.structure").structure_of(shop.model.model)
+    trajectory = shop.reference.trajectory
+    maps = capture.SubjectMaps.of(shop.model.model, structure, shop.mask.target_subject, (shop.side, shop.side))
+    state: dict = {"levels": None, "new": {}, "maps": []}
+
+    def split(x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Reference row and target rows of each of the two chunks: the batch is [targets, targets, reference, reference]."""
+        size = (x.shape[0] - 2) // 2
+        return [(x[2 * size + chunk: 2 * size + chunk + 1], x[chunk * size:(chunk + 1) * size]) for chunk in range(2)]
+
+    def read(n, context, value, extra):
+        layer = capture.layer_of(extra)
+        if layer in maps.modules:
+            rows = split(n)[-1][1].shape[0]
+            state["maps"].append(maps.read(layer, n[rows:2 * rows], context[rows:2 * rows], (shop.side, shop.side)))
+        return n, context, value
+
+    def inject(n, context, value, extra):
+        layer = capture.layer_of(extra)
+        if layer not in structure.self_attention or state["levels"] is None:
+            return n, context, value
+        side = shop.side >> structure.self_attention[layer]
+        mask = foregrounds.foreground(state["maps"], (side, side))
+        made = []
+        for (source, target), levels in zip(split(value), state["levels"]):
+            pair = descriptors.descriptors([own for own, _ in levels], [other for _, other in levels], pca=256)
+            found = correspondence.match(*(descriptors.resize(part, (side, side)) for part in pair))
+            weight = appearance.trusted(mask, correspondence.confidence(found, mask))
+            made.append(appearance.match_appearance(target, source, found.indices(), weight))
+        return n, context, torch.cat((*made, value[-2:]))
+
+    def keep(h, skip, options):
+        number = options["block"][1]
+        if number in structure.taps:
+            state["new"][number] = h.clone()
+            if number == structure.taps[-1]:
+                levels = [split(state["new"][tap]) for tap in structure.taps]
+                state["levels"] = [[level[chunk] for level in levels] for chunk in range(2)]
+        return h, skip
+
+    def carry(apply_model, options):
+        x, sigma, c = options["input"], options["timestep"], dict(options["c"])
+        state["maps"].clear()
+        own = trajectory.at(float(sigma[0])).to(x)
+        texts = [shop.reference.negative, shop.reference.positive]
+        c["c_crossattn"] = torch.cat((c["c_crossattn"], *(text.cross_attention.to(x) for text in texts)))
+        rows = torch.cat((x, own, own)), torch.cat((sigma, sigma[:1], sigma[:1]))
+        return apply_model(*rows, **c)[: x.shape[0]]
+
+    model = shop.model.clone()
+    model.set_model_unet_function_wrapper(carry)
+    model.set_model_attn2_patch(read)
+    model.set_model_attn1_patch(inject)
+    model.set_model_output_block_patch(keep)
+    return model

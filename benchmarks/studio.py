@@ -1,0 +1,118 @@
+"""One way to make every picture that the benchmarks measure: Toybox in the real host."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from harness.boot import Host
+from toybox.draw import render
+from toybox.world import CLASSES, SCENES, Pose, Scene, Subject, caption, random_pose, random_scene, unseen_subject
+
+STEPS, CFG = 50, 4.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One reference and one picture to make of it."""
+
+    subject: Subject
+    pose: Pose
+    scene: Scene
+    wanted_scene: str
+    facing: str | None
+    seed: int
+
+    def reference(self) -> tuple[np.ndarray, np.ndarray]:
+        return render(self.subject, self.pose, self.scene)
+
+    def reference_prompt(self) -> str:
+        return caption(self.subject, scene=self.scene.name)
+
+    def prompt(self) -> str:
+        return caption(self.subject, facing=self.facing, scene=self.wanted_scene)
+
+
+def cases(count: int) -> list[Case]:
+    """Classes in turn; every case has its own subject, poses, scenes and seed, all unseen in training."""
+    made = []
+    for index in range(count):
+        rng = random.Random(f"quality-{index}")
+        scene = random_scene(rng)
+        wanted = rng.choice([name for name in sorted(SCENES) if name != scene.name])
+        made.append(Case(unseen_subject(10_000 + index, CLASSES[index % len(CLASSES)]), random_pose(rng), scene, wanted,
+                         rng.choice((None, "left", "right")), 500 + index))
+    return made
+
+
+class Studio:
+    """Toybox in the host, and one way to sample for every arm."""
+
+    def __init__(self, host: Host):
+        self.host, self.module = host, host.pack().module
+        self.model, self.clip, self.vae = host.nodes["ToyboxLoader"]().load()
+
+    def encode(self, picture: np.ndarray) -> dict:
+        return {"samples": self.vae.encode(torch.from_numpy(np.array(picture)).float()[None] / 255)}
+
+    def decode(self, latent: dict) -> np.ndarray:
+        return (self.vae.decode(latent["samples"])[0].clamp(0, 1) * 255).round().byte().numpy()
+
+    def sample(self, model, positive: list, negative: list, seed: int, width: int = 16) -> np.ndarray:
+        empty = {"samples": torch.zeros(1, 4, 16, width)}
+        latent = self.host.nodes["KSampler"]().sample(
+            model, seed, STEPS, CFG, "ddim", "ddim_uniform", positive, negative, empty, 1.0)[0]
+        return self.decode(latent)
+
+    def prepare(self, case: Case) -> SimpleNamespace:
+        """Reference, prompts and masks of a case."""
+        picture, parts = case.reference()
+        reference, subject = self.reference(picture, case.reference_prompt(), case.subject.kind)
+        target, wanted = self.prompt(case.prompt(), case.subject.kind)
+        mask = self.module("dreammatcher.settings").MaskSettings(subject, wanted)
+        return SimpleNamespace(picture=picture, parts=parts, reference=reference, mask=mask, target=target,
+                               negative=self.prompt("")[0])
+
+    def prompt(self, text: str, word: str | None = None) -> tuple[list, object]:
+        """CONDITIONING, and the subject that ``word`` names in it."""
+        conditioning = self.module("dreammatcher.host.conditioning")
+        subject = conditioning.subject_of(self.clip, text, word) if word else None
+        return conditioning.encode(self.clip, text, subject), subject
+
+    def reference(self, picture: np.ndarray, text: str, word: str) -> tuple[object, object]:
+        """An inverted picture with a feature store of its own, which every arm shares, and its subject."""
+        positive, subject = self.prompt(text, word)
+        made, _ = self.module("dreammatcher.host.invert").invert_reference(
+            self.model, self.encode(picture), positive, self.prompt("")[0], STEPS, "ddim_uniform")
+        return made.with_store(self.module("dreammatcher.features").FeatureStore()), subject
+
+    def ahead(self, ready: SimpleNamespace) -> SimpleNamespace:
+        """The same with every feature made ahead of sampling, so that arms compare in time."""
+        options = self.module("dreammatcher.features").FeatureOptions()
+        made = self.module("dreammatcher.host.invert").prepare_features(self.model, ready.reference, ready.mask, options)
+        return SimpleNamespace(**{**vars(ready), "reference": made})
+
+    def guided(self, model, **settings):
+        chosen = self.module("dreammatcher.guidance").GuidanceSettings(**settings)
+        return self.module("dreammatcher.host.guide").guide(model, chosen)
+
+    def matched(self, ready: SimpleNamespace, mask: dict | None = None, pca: int | None = 256, **settings):
+        """The model with one arm's settings; ``mask`` changes mask settings."""
+        chosen = self.module("dreammatcher.settings").ApplySettings(**settings)
+        reference = ready.reference
+        if pca != reference.store.options.pca:
+            options = replace(reference.store.options, pca=pca)
+            reference = reference.with_store(replace(reference.store, options=options))
+        return self.module("dreammatcher.host.apply").apply(
+            self.model, reference, replace(ready.mask, **(mask or {})), chosen)[0]
+
+
+def save_strip(folder: Path, number: int, pictures: list[np.ndarray]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(pictures, 1)).save(folder / f"{number:03}.png")

@@ -1,0 +1,101 @@
+"""``python -m benchmarks.views``: what a second and a third view of the subject add, and whether two subjects stay apart.
+
+Prints the README's two tables. Every figure is on subjects that no training picture had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from harness.boot import Host
+from harness.library import ROOT
+from toybox.draw import render
+from toybox.judge import load_judge, look, subject_error
+from toybox.world import CLASSES, SCENES, caption, face, random_pose, random_scene, unseen_subject
+
+from .studio import Studio, cases, save_strip
+
+
+def mean(values: list[float | None]) -> float:
+    return float(np.mean([value for value in values if value is not None]))
+
+
+def several_views(studio: Studio, judge, count: int, folder=None) -> str:
+    """The target faces away from the first view; the second view faces as the target does, the third is any other."""
+    errors: dict[str, list[float | None]] = {"plain": [], "1 view": [], "2 views": [], "3 views": []}
+    combined = studio.module("dreammatcher.reference").combined
+    for number, case in enumerate(cases(count)):
+        wanted = "left" if case.pose.facing == "right" else "right"
+        case = replace(case, facing=wanted)
+        rng = random.Random(f"views-{number}")
+        poses = [case.pose, face(random_pose(rng), wanted), random_pose(rng)]
+        pictures = [render(case.subject, pose, case.scene) for pose in poses]
+        made = [studio.reference(picture, caption(case.subject, facing=pose.facing, scene=case.scene.name), case.subject.kind)
+                for (picture, _), pose in zip(pictures, poses)]
+        target, subject = studio.prompt(case.prompt(), case.subject.kind)
+        negative = studio.prompt("")[0]
+        mask = studio.module("dreammatcher.settings").MaskSettings(None, subject)
+        sets = [made[0][0], combined(made[0][0], made[1][0])]
+        sets.append(combined(sets[1], made[2][0]))
+        apply, settings = studio.module("dreammatcher.host.apply").apply, studio.module("dreammatcher.settings").ApplySettings()
+        models = [studio.model, *(apply(studio.model, chosen, mask, settings)[0] for chosen in sets)]
+        shown = [studio.sample(model, target, negative, case.seed) for model in models]
+        for values, picture in zip(errors.values(), shown):
+            values.append(subject_error(picture, look(judge, picture).parts, *pictures[0], case.subject.kind))
+        if folder:
+            save_strip(folder, number, [picture for picture, _ in pictures] + shown)
+        print(f"views {number + 1} of {count}", flush=True)
+    lines = ["| references | subject error ↓ |", "|---|---|"]
+    return "\n".join(lines + [f"| {name} | {mean(values):.1f} |" for name, values in errors.items()])
+
+
+def two_subjects(studio: Studio, judge, count: int, folder=None) -> str:
+    """Two subjects of different classes side by side, by regional prompts on a latent twice as wide."""
+    rows = {"plain": ([], []), "left matched": ([], []), "both matched": ([], [])}
+    for number in range(count):
+        rng = random.Random(f"pairs-{number}")
+        kinds = rng.sample(CLASSES, 2)
+        scene = random_scene(rng)
+        subjects = [unseen_subject(30_000 + 2 * number + side, kind) for side, kind in enumerate(kinds)]
+        pictures = [render(subject, random_pose(rng), scene) for subject in subjects]
+        references = [studio.reference(picture, caption(subject, scene=scene.name), subject.kind)
+                      for (picture, _), subject in zip(pictures, subjects)]
+        wanted = rng.choice([name for name in SCENES if name != scene.name])
+        prompts = [studio.prompt(caption(subject, scene=wanted), subject.kind) for subject in subjects]
+        regions = [[[conditioning[0][0], {**conditioning[0][1], "area": (16, 16, 0, 16 * side), "strength": 1.0}]]
+                   for side, (conditioning, _) in enumerate(prompts)]
+        models = [studio.model]
+        for side in range(2):
+            mask = studio.module("dreammatcher.settings").MaskSettings(references[side][1], prompts[side][1])
+            models.append(studio.module("dreammatcher.host.apply").apply(
+                models[-1], references[side][0], mask, studio.module("dreammatcher.settings").ApplySettings())[0])
+        shown = [studio.sample(model, regions[0] + regions[1], studio.prompt("")[0], 900 + number, width=32) for model in models]
+        for values, picture in zip(rows.values(), shown):
+            for side, half in enumerate((picture[:, :128], picture[:, 128:])):
+                half = np.ascontiguousarray(half)
+                values[side].append(subject_error(half, look(judge, half).parts, *pictures[side], subjects[side].kind))
+        if folder:
+            save_strip(folder, number, [picture for picture, _ in pictures] + shown)
+        print(f"pairs {number + 1} of {count}", flush=True)
+    lines = ["| model | left subject's error ↓ | right subject's error ↓ |", "|---|---|---|"]
+    return "\n".join(lines + [f"| {name} | {mean(left):.1f} | {mean(right):.1f} |" for name, (left, right) in rows.items()])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=20)
+    parser.add_argument("--pictures", action="store_true", help="strips of pictures into build/views and build/pairs")
+    options = parser.parse_args()
+    studio, judge = Studio(Host(ROOT / "build" / "host")), load_judge()
+    with torch.inference_mode():
+        for name, study in (("views", several_views), ("pairs", two_subjects)):
+            print(study(studio, judge, options.cases, ROOT / "build" / name if options.pictures else None))
+
+
+if __name__ == "__main__":
+    main()

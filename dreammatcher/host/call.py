@@ -1,0 +1,154 @@
+"""The work of one UNet call.
+
+A call is one forward of the UNet: it may hold cond and uncond rows in any order, several prompts and several pictures
+each, and it is not a step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from ..appearance import match_appearance
+from ..correspondence import JointMatch
+from ..features import COND, Layer
+from ..foreground import foreground
+from ..settings import MATCHED_EVERYWHERE, REPLACED, Snapshot
+from .capture import SubjectMaps
+from .prompts import Look
+from .rows import assign
+from .run import Grid, Row, Run
+from .structure import halved
+
+
+@dataclass(eq=False)
+class Call:
+    """One forward of the UNet."""
+
+    run: Run
+    sigma: float
+    numbers: tuple[int, ...]  # the host's number of each chunk of the batch: 0 is the first prompt, mostly the positive
+    latent_size: Grid
+    readers: SubjectMaps | None
+    looks: list[Look]  # of every row of the batch
+    rivals: list[Run]
+    detached: bool = False  # guidance wants gradients, with attention constant
+    rows: list[Row | None] | None = None  # of each chunk; None: this chunk is not the plan's
+    again: frozenset[Row] = frozenset()  # rows that an earlier call at this sigma had
+    maps: dict[int, list[torch.Tensor]] = field(default_factory=dict)  # prompt -> [B, 1, h, w] of the layers run so far
+    levels: dict[int, torch.Tensor] = field(default_factory=dict)
+    matches: dict[tuple, object] = field(default_factory=dict)
+
+    def chunk(self, number: int, batch: int) -> slice:
+        size = batch // len(self.numbers)
+        return slice(number * size, (number + 1) * size)
+
+    def read_map(self, layer: Layer, query: torch.Tensor, context: torch.Tensor) -> None:
+        """Finds out whose rows these are, and keeps the subject maps if this layer is one that is read."""
+        if self.rows is None:
+            self._assign(context)
+        if self.readers is None or layer not in self.readers.modules:
+            return
+        for number, row in enumerate(self.rows):
+            if row is None or row[0] != COND or row in self.again or row in self.rows[:number]:
+                continue
+            part = self.chunk(number, query.shape[0])
+            found = self._reader(row[1]).read(layer, query[part], context[part], self.latent_size)
+            if found is None:
+                self.run.skip(f"another pack changed the token count of {layer}; its subject map is not used")
+            else:
+                maps = self.maps.setdefault(row[1], [])
+                maps.append(found)
+                self.run.maps[row[1]] = foreground(maps, maps[0].shape[-2:])
+
+    def _assign(self, context: torch.Tensor) -> None:
+        looks = [self.looks[self.chunk(number, context.shape[0]).start] for number in range(len(self.numbers))]
+        texts = [context[self.chunk(number, context.shape[0]).start] for number in range(len(self.numbers))]
+        self.rows = assign(self.run, self.numbers, looks, texts)
+        self.again = frozenset(row for row in self.rows if row and self.run.levels.get(row, (None,))[0] == self.sigma)
+        self.run.rows = [None if row in self.again else row for row in self.rows]
+
+    def _reader(self, prompt: int) -> SubjectMaps:
+        """The prompt's own columns where it names the subject itself."""
+        prompts = self.run.prompts
+        named = prompts[prompt].subject if len(prompts) > 1 else None
+        return replace(self.readers, subject=named) if named else self.readers
+
+    def keep_level(self, number: int, h: torch.Tensor) -> None:
+        """Keeps a decoder feature; with the last one, the call's features become those that the next calls match."""
+        taps = self.run.plan.structure.taps
+        self.levels[number] = h.detach().clone()
+        if number != taps[-1] or self.rows is None:
+            return
+        levels = tuple(self.levels[tap] for tap in taps)
+        for chunk, row in enumerate(self.rows):
+            if row is None or row in self.rows[:chunk] or row in self.again:
+                continue
+            if row in self.run.levels:
+                self.run.before[row] = self.run.levels[row]
+            self.run.sizes[row[1]] = self.latent_size
+            self.run.levels[row] = (self.sigma, tuple(level[self.chunk(chunk, level.shape[0])] for level in levels))
+
+    def inject(self, layer: Layer, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Context and value of one self-attention layer, [batch, N, C], with the references' appearance matched in."""
+        if self.rows is None:  # a decoder layer before any cross-attention: nothing is known yet
+            return context, value
+        level = self.run.plan.structure.self_attention[layer]
+        grid = halved(self.latent_size, level)
+        if value.shape[1] != grid[0] * grid[1]:
+            self.run.skip(f"another pack changed the token count of {layer} to {value.shape[1]} from {grid[0] * grid[1]}; "
+                          "the layer is left as it is")
+            return context, value
+        if self.run.plan.settings.injection == REPLACED and None not in self.rows:
+            return self._replace(layer, context, value)
+        chunks = []
+        for number, row in enumerate(self.rows):
+            part = value[self.chunk(number, value.shape[0])]
+            chunks.append(part if row is None else self._match_chunk(layer, row, grid, level, part))
+        return context, torch.cat(chunks)
+
+    def _match_chunk(self, layer: Layer, row: Row, grid: Grid, level: int, value: torch.Tensor) -> torch.Tensor:
+        run, plan = self.run, self.run.plan
+        mask = run.foreground(row[1], grid, value.shape[0], value.device, self.rivals)
+        found = None if mask is None else self._match(row, grid, level, value.shape[0])
+        if found is None:
+            return value
+        if plan.settings.injection == MATCHED_EVERYWHERE:
+            weight = torch.full_like(mask, plan.settings.strength)
+        else:
+            weight, sure = run.trust(found, mask)
+            if row[0] == COND and layer == plan.layers[-1] and row == next(own for own in self.rows if own and own[0] == COND):
+                self._record(found, mask, sure)
+        hidden = torch.cat([row_.hidden[layer].to(value.dtype) for row_ in run.features(row[0], self.sigma, value)], 1)
+        return match_appearance(value, hidden, found.indices(), weight)
+
+    def _match(self, row: Row, grid: Grid, level: int, size: int) -> JointMatch | None:
+        """Correspondence at one grid: once per call, grid and row. The features are those of the sigma before: None at
+        the first."""
+        known = self.run.before if row in self.again or self.run.levels.get(row, (None,))[0] == self.sigma else self.run.levels
+        if row not in known or known[row][1][0].shape[0] != size:
+            return None
+        levels = known[row][1]
+        if (row, grid) not in self.matches:
+            if row not in self.matches:
+                self.matches[row] = self.run.describe(row[0], self.sigma, levels)
+            self.matches[row, grid] = self.run.match(self.matches[row], grid, level)
+        return self.matches[row, grid]
+
+    def _replace(self, layer: Layer, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The ablation: keys and values of the reference as they are (MasaCtrl, Cao et al. 2023)."""
+        size = value.shape[0] // len(self.numbers)
+        hidden = torch.cat([torch.cat([known.hidden[layer] for known in self.run.features(row[0], self.sigma, value)], 1)
+                            .expand(size, -1, -1) for row in self.rows])
+        return hidden, hidden
+
+    def _record(self, found: JointMatch, mask: torch.Tensor, sure: torch.Tensor) -> None:
+        view = self.run.plan.views[0]
+        row = self.run.features(COND, self.sigma, mask)[0]
+        reference_mask = view.mask if view.mask is not None else row.subject
+        first = found.matches[0]
+        self.run.plan.trace.snapshots[self.sigma] = Snapshot(
+            self.sigma, mask, reference_mask, sure, first.flow, first.reference_size,
+            tuple((match.flow, match.reference_size) for match in found.matches[1:]), found.best)
+

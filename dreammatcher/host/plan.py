@@ -1,0 +1,93 @@
+"""What does not change while sampling: the references, the model's structure and the user's choices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..features import FeatureOptions, FeatureStore, Layer
+from ..reference import Member, Reference, ReferenceSet, Subject, views_of
+from ..settings import ApplySettings, MaskSettings, Trace
+from .structure import Structure
+
+#: where a model's plans stand in its transformer options, for patches of other plans and for guidance
+PLANS_KEY = "dreammatcher"
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One reference as a plan uses it."""
+
+    reference: Reference
+    store: FeatureStore
+    subject: Subject | None
+    mask: torch.Tensor | None  # [1, 1, H, W], limits the match
+    weight: float
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """One DreamMatcher Apply."""
+
+    base: torch.nn.Module
+    structure: Structure
+    layers: tuple[Layer, ...]
+    views: tuple[View, ...]
+    mask: MaskSettings
+    settings: ApplySettings
+    trace: Trace
+
+    def __deepcopy__(self, memo: dict) -> Plan:
+        return self
+
+    @property
+    def pca(self) -> int | None:
+        return self.views[0].store.options.pca
+
+    def rivals(self, other: Plan) -> bool:
+        """Whether another plan on the same model is about another subject."""
+        mine, theirs = self.mask.target_subject, other.mask.target_subject
+        return other is not self and (mine is None or theirs is None or mine.columns != theirs.columns)
+
+
+@dataclass(frozen=True, eq=False)
+class Seat:
+    """A plan on a model: where its call stands in the transformer options, and who holds its run."""
+
+    key: str
+    plan: Plan
+    holder: object  # lifecycle.RunHolder
+
+    def __deepcopy__(self, memo: dict) -> Seat:
+        return self
+
+
+def seats_of(options: dict) -> tuple[Seat, ...]:
+    """Every plan in some transformer options, in the order they were applied."""
+    return options.get(PLANS_KEY, ())
+
+
+def members_in_use(given: Reference | ReferenceSet, mask: MaskSettings | None) -> list[tuple[Member, Subject | None]]:
+    """The references of weight above 0 and the subject of each: the mask node's where a reference stands alone, else its own.
+
+    Raises ValueError when every reference has weight 0, and for a reference MASK that could belong to any of several.
+    """
+    members = [member for member in views_of(given) if member.weight > 0]
+    if not members:
+        raise ValueError("reference: every combined reference has weight 0; give one of them a weight above 0")
+    marked = mask.reference_subject if mask else None
+    if len(members) == 1:
+        return [(members[0], marked or members[0].reference.subject)]
+    if mask is not None and mask.reference_mask is not None:
+        raise ValueError(f"reference_mask: {len(members)} references are combined; give each its own mask in DreamMatcher "
+                         "Combine References")
+    return [(member, member.reference.subject or marked) for member in members]
+
+
+def views(given: Reference | ReferenceSet, mask: MaskSettings) -> tuple[View, ...]:
+    """What :func:`members_in_use` finds, with feature stores."""
+    return tuple(
+        View(member.reference, member.reference.store or FeatureStore(FeatureOptions()), subject,
+             mask.reference_mask if member.mask is None else member.mask, member.weight)
+        for member, subject in members_in_use(given, mask))

@@ -1,0 +1,192 @@
+"""Guidance in the host's sampling: the gradient is right, the picture comes nearer, nothing is left behind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from world import Bench, random_unet, same_weights, weights
+
+
+@pytest.fixture(scope="module")
+def bench(pack) -> Bench:
+    return Bench(pack, random_unet())
+
+
+@pytest.fixture(scope="module")
+def guided(pack, bench):
+    def make(model=None, **settings):
+        chosen = pack.module("dreammatcher.guidance").GuidanceSettings(**{"start": 0.0, **settings})
+        return pack.module("dreammatcher.host.guide").guide(model or bench.apply()[0], chosen)
+    return make
+
+
+def in_inference_mode(model):
+    """The weights as a loader node leaves them: inference tensors."""
+    with torch.inference_mode():
+        for name, value in [*model.model.diffusion_model.named_parameters()]:
+            owner, _, last = name.rpartition(".")
+            setattr(model.model.diffusion_model.get_submodule(owner), last,
+                    torch.nn.Parameter(value.clone(), requires_grad=False))
+    return model
+
+
+@pytest.mark.parametrize("prediction", ["EPS", "V_PREDICTION"])
+def test_the_gradient_equals_finite_differences_with_attention_held_constant(pack, prediction):
+    gradients = pack.module("dreammatcher.host.gradients")
+    guide = pack.module("dreammatcher.host.guide")
+    model = in_inference_mode(random_unet(prediction=prediction))
+    base, sigma = model.model, 1.7
+    generator = torch.Generator().manual_seed(5)
+    x, slopes = (torch.randn(1, 4, 8, 8, generator=generator) for _ in range(2))
+    context, t = torch.randn(1, 77, 96, generator=generator), torch.tensor([sigma])
+    kept: dict = {}
+
+    def constant(n, extra, which):
+        key = (which, *extra["block"])
+        return kept.setdefault(key, n.detach().clone())
+
+    constants = {"patches": {"attn1_output_patch": [lambda n, extra: constant(n, extra, 1)],
+                             "attn2_output_patch": [lambda n, extra: constant(n, extra, 2)]}, "cond_or_uncond": [0]}
+    with torch.inference_mode():
+        base.apply_model(x, t, c_crossattn=context, transformer_options={**constants})
+        step = 1e-2
+
+        def loss(moved):
+            estimate = base.apply_model(moved, t, c_crossattn=context, transformer_options={**constants})
+            beside = base.model_sampling.calculate_denoised(t, torch.zeros_like(moved), moved)
+            return ((estimate - beside) * slopes).sum().double()
+
+        numbers = torch.randperm(x.numel(), generator=generator)[:12]
+        expected = []
+        for number in numbers:
+            change = torch.zeros(x.numel())
+            change[number] = step
+            change = change.view_as(x)
+            expected.append((loss(x + change) - loss(x - change)).item() / (2 * step))
+
+        def detach(n, context, value, extra):
+            return n.detach(), context.detach(), value.detach()
+
+        def gradient(leaf, ready):
+            time, text = ready
+            options = {"patches": {"attn1_patch": [detach], "attn2_patch": [detach]}, "cond_or_uncond": [0]}
+            clean = base.apply_model(leaf, time, c_crossattn=text, transformer_options=options)
+            return guide.prediction_gradient(base, clean, leaf, time, slopes)
+
+        found = gradients.with_gradients(base, x, (t, context), gradient)
+    assert all(value.is_inference() for value in base.diffusion_model.parameters())
+    assert torch.allclose(found.flatten()[numbers], torch.tensor(expected), rtol=0.02, atol=0.01 * found.abs().max().item())
+
+
+def distances(pack, sample):
+    """Masked distance of the estimate from its goal before and after the guidance of every step."""
+    guide, guidance = pack.module("dreammatcher.host.guide"), pack.module("dreammatcher.guidance")
+    seen = []
+    lead, corrected = guide.lead, guide._corrected
+
+    def watch_lead(clean, warped, trust, weight):
+        made = lead(clean, warped, trust, weight)
+        seen.append([guidance.masked_distance(x, warped, trust).mean().item() for x in (clean, made)])
+        return made
+
+    def watch_corrected(clean, change, goals):
+        made = corrected(clean, change, goals)
+        for goal in goals:
+            seen.append([guidance.masked_distance(x[goal.rows], goal.warped, goal.trust).mean().item() for x in (clean, made)])
+        return made
+
+    guide.lead, guide._corrected = watch_lead, watch_corrected
+    try:
+        sample()
+    finally:
+        guide.lead, guide._corrected = lead, corrected
+    return torch.tensor(seen)
+
+
+def test_every_step_in_mode_fast_comes_nearer_to_the_warped_reference(pack, bench):
+    settings = pack.module("dreammatcher.guidance").GuidanceSettings(0.2, 0.0, 1.0, "fast")
+    before, after = distances(pack, lambda: bench.sample(pack.module("dreammatcher.host.guide").guide(
+        bench.apply()[0], settings), steps=8)).unbind(1)
+    assert len(before) >= 7 and (after < before).all()
+
+
+@pytest.mark.parametrize("mode", ["fast", "paper"])
+def test_on_a_trained_model_guided_steps_come_nearer_to_the_warped_reference(host, pack, mode):
+    """On random weights mode paper has no such property: it needs a prediction that follows the noise in its input."""
+    prompt = host_graph(mode)
+    before, after = distances(pack, lambda: check(host.run(prompt))).unbind(1)
+    assert len(before) >= 10
+    assert (after <= before + 1e-6).float().mean() > 0.9 and after.sum() < before.sum()
+
+
+def check(result) -> None:
+    assert result.success, result.error()
+
+
+def host_graph(mode: str) -> dict:
+    from harness.examples import full_control, node
+
+    prompt = full_control()
+    for number in ("7", "11", "12"):
+        prompt[number]["inputs"]["steps"] = 10
+    prompt["20"] = node("DreamMatcherGuidance", model=["9", 0], weight=1.0, start=0.08, end=1.0, mode=mode)
+    prompt["12"]["inputs"]["model"] = ["20", 0]
+    return prompt
+
+
+@pytest.mark.parametrize("mode", ["fast", "paper"])
+def test_guidance_changes_the_picture_and_leaves_nothing_behind(bench, guided, mode):
+    before, plain = weights(bench.model), bench.sample()
+    matched = bench.apply()[0]
+    unguided = bench.sample(matched)
+    model = guided(matched, mode=mode, weight=0.5)
+    first = bench.sample(model)
+    assert torch.isfinite(first).all() and not torch.equal(first, unguided)
+    assert torch.equal(bench.sample(model), first), "the same seed twice must be bit-identical"
+    assert torch.equal(bench.sample(matched), unguided) and torch.equal(bench.sample(), plain)
+    assert same_weights(bench.model, before)
+    assert all(value.grad is None for value in bench.model.model.diffusion_model.parameters())
+
+
+def test_weight_zero_is_the_unguided_model_bit_for_bit(bench, guided):
+    matched = bench.apply()[0]
+    for mode in ("fast", "paper"):
+        assert torch.equal(bench.sample(guided(matched, mode=mode, weight=0.0)), bench.sample(matched))
+
+
+def test_guidance_outside_its_span_changes_nothing(bench, guided):
+    matched = bench.apply()[0]
+    late = guided(matched, start=0.999, end=1.0)
+    assert torch.equal(bench.sample(late, scheduler="simple", steps=3), bench.sample(matched, scheduler="simple", steps=3))
+
+
+@pytest.mark.parametrize("options", [
+    {"cfg": 1.0}, {"batch": 3}, {"height": 13, "width": 20}, {"sampler": "heun"}, {"sampler": "dpmpp_2s_ancestral"}])
+@pytest.mark.parametrize("mode", ["fast", "paper"])
+def test_guidance_takes_any_batch_size_and_sampler(bench, guided, mode, options):
+    matched = bench.apply()[0]
+    out = bench.sample(guided(matched, mode=mode, weight=0.5), **options)
+    assert torch.isfinite(out).all() and not torch.equal(out, bench.sample(matched, **options))
+
+
+def test_a_model_whose_weights_lie_elsewhere_is_guided_in_mode_fast_with_one_message(bench, guided, pack, monkeypatch):
+    gradients = pack.module("dreammatcher.host.gradients")
+    matched, trace = bench.apply()
+    fast = bench.sample(guided(matched, mode="fast"))
+    monkeypatch.setattr(gradients, "_computes", lambda value: False)
+    assert torch.equal(bench.sample(guided(matched, mode="paper")), fast)
+    assert len(trace.skipped) == 1 and "mode paper is not possible here" in trace.skipped[0]
+
+
+def test_a_gradient_that_explodes_leaves_the_step_unguided_with_one_message(bench, guided, pack, monkeypatch):
+    guide = pack.module("dreammatcher.host.guide")
+    matched, trace = bench.apply()
+    unguided = bench.sample(matched)
+    monkeypatch.setattr(guide, "correction", lambda gradient, *_: gradient * torch.nan)
+    assert torch.equal(bench.sample(guided(matched, mode="paper")), unguided)
+    assert len(trace.skipped) == 1 and "not finite" in trace.skipped[0]
+
+
+def test_a_model_without_apply_is_refused(bench, guided):
+    with pytest.raises(ValueError, match="connect the MODEL output of DreamMatcher Apply"):
+        guided(bench.model)

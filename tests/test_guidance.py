@@ -1,0 +1,87 @@
+"""Guidance by closed forms: which way it leads, how far, and what stops it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dreammatcher.guidance import (
+    PAPER_LAMBDA,
+    GuidanceSettings,
+    accepted,
+    correction,
+    lead,
+    masked_distance,
+    slope,
+)
+
+
+def scene(batch=2, height=5, width=7):
+    generator = torch.Generator().manual_seed(0)
+    clean, warped = (torch.randn(batch, 4, height, width, generator=generator) for _ in range(2))
+    return clean, warped, torch.rand(batch, 1, height, width, generator=generator)
+
+
+def official_loss(clean: list[torch.Tensor], warped: list[torch.Tensor], trust: list[torch.Tensor]) -> torch.Tensor:
+    """Eq. 9 as the official code writes it, for the rows of one picture."""
+    mask = torch.cat([t.expand_as(c) for t, c in zip(trust, clean)])
+    return ((mask * torch.cat(warped) - mask * torch.cat(clean)) ** 2).sum() / mask.sum()
+
+
+def test_the_slope_is_the_derivative_of_the_official_loss_over_both_rows():
+    clean, warped, trust = scene(batch=1)
+    rows = [clean.clone().double().requires_grad_(), (clean + 1).double().requires_grad_()]
+    loss = official_loss(rows, [warped.double()] * 2, [trust.double()] * 2)
+    expected = torch.autograd.grad(loss, rows)
+    for row, gradient in zip(rows, expected):
+        assert torch.allclose(slope(row.detach(), warped.double(), trust.double()), gradient, rtol=1e-9)
+
+
+def test_the_correction_is_the_papers_rule_for_the_latent_of_its_own_scale():
+    sigma = 2.5
+    abar = 1 / (1 + sigma**2)
+    gradient_x = torch.randn(3, 4)  # dg/dx
+    gradient_z = gradient_x / abar**0.5  # x = z / sqrt(abar)
+    noise_change = -PAPER_LAMBDA * (1 - abar) ** 0.5 * gradient_z
+    assert torch.allclose(correction(gradient_x, sigma, 1.0), -sigma * noise_change, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weight, share", [(0.5, 0.1), (1.0, 0.2), (5.0, 1.0), (20.0, 1.0)])
+def test_leading_closes_its_share_of_the_way_where_trust_is_full(weight, share):
+    clean, warped, _ = scene()
+    trust = torch.ones(2, 1, 5, 7)
+    led = lead(clean, warped, trust, weight)
+    assert torch.allclose(masked_distance(led, warped, trust), (1 - share) * masked_distance(clean, warped, trust), atol=1e-5)
+
+
+def test_leading_leaves_what_is_not_trusted_bit_for_bit():
+    clean, warped, trust = scene()
+    trust[..., :3] = 0
+    led = lead(clean, warped, trust, 1.0)
+    assert torch.equal(led[..., :3], clean[..., :3]) and not torch.equal(led[..., 3:], clean[..., 3:])
+    warped[..., :3] = torch.nan
+    assert torch.isfinite(lead(clean, warped, trust, 1.0)).all(), "an unused NaN must not spread"
+
+
+def test_a_change_that_can_not_come_nearer_is_refused_picture_by_picture():
+    clean, warped, trust = scene(batch=4)
+    towards = trust * (warped - clean)
+    change = torch.stack([0.1 * towards[0], 2.1 * towards[1], towards[2], towards[3]])
+    change[2, 0, 0, 0], change[3, 0, 0, 0] = torch.nan, torch.inf
+    assert accepted(change, clean, [(warped, trust)]).tolist() == [True, False, False, False]
+
+
+def test_a_change_for_two_subjects_is_measured_against_the_way_to_both():
+    clean, warped, trust = scene(batch=1)
+    empty = torch.zeros_like(trust)
+    step = 0.5 * trust * (warped - clean)
+    assert accepted(step, clean, [(warped, trust), (warped, empty)]).tolist() == [True]
+    assert accepted(step, clean, [(warped, empty)]).tolist() == [False]
+
+
+@pytest.mark.parametrize("wrong, said", [
+    ({"weight": -1}, "weight: -1"), ({"weight": float("nan")}, "weight: nan"), ({"start": 0.5, "end": 0.5}, "start and end"),
+    ({"end": 2.0}, "start and end"), ({"mode": "slow"}, "mode: 'slow'")])
+def test_settings_out_of_range_are_named(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        GuidanceSettings(**wrong)
