@@ -15,8 +15,10 @@ export MALLOC_TRIM_THRESHOLD_ = 17179869184
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo
 
+# two processes of one thread each: small tensors gain nothing from threads
+test: export OMP_NUM_THREADS = 1
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 quality: $(STAMP)
 	$(BIN)/python -m benchmarks.quality

@@ -15,7 +15,7 @@ from harness.boot import Host
 from toybox.draw import render
 from toybox.world import CLASSES, SCENES, Pose, Scene, Subject, caption, random_pose, random_scene, unseen_subject
 
-STEPS, CFG = 50, 4.0
+STEPS, CFG = 50, 7.5
 
 
 @dataclass(frozen=True)

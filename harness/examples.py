@@ -10,7 +10,7 @@ from .library import ROOT
 from .workflow import to_workflow
 
 FOLDER = ROOT / "example_workflows"
-STEPS, CFG = 50, 4.0
+STEPS, CFG = 50, 7.5
 
 
 def node(class_type: str, /, **inputs: Any) -> dict[str, Any]:

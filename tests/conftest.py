@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,10 +14,15 @@ sys.path.insert(0, str(Path(__file__).parent / "host"))  # for world.py, the sma
 from harness.boot import Host
 from harness.library import ROOT
 
+#: of pytest-xdist; each worker has a host folder and a core of its own
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+if WORKER != "alone":
+    torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def host() -> Host:
-    booted = Host(ROOT / "build" / "host-tests")
+    booted = Host(ROOT / "build" / f"host-tests-{WORKER}")
     torch.set_grad_enabled(False)
     return booted
 

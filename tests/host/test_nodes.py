@@ -13,7 +13,8 @@ from harness.library import ROOT
 from harness.workflow import inputs_of, to_prompt, to_workflow
 
 OURS = ("DreamMatcherInvert", "DreamMatcherSubject", "DreamMatcherMask", "DreamMatcherFeatures", "DreamMatcherApply",
-        "DreamMatcherPreview", "DreamMatcherSaveReference", "DreamMatcherLoadReference", "DreamMatcherEasy",
+        "DreamMatcherCombine", "DreamMatcherGuidance", "DreamMatcherPreview", "DreamMatcherSaveReference",
+        "DreamMatcherLoadReference", "DreamMatcherEasy",
         "ToyboxLoader", "ToyboxReference")
 
 
@@ -24,7 +25,7 @@ def quick(prompt: dict, **changes) -> dict:
         if entry["class_type"] in ("KSampler", "DreamMatcherInvert"):
             entry["inputs"]["steps"] = 6
         if entry["class_type"] in ("KSampler",):
-            entry["inputs"]["cfg"] = 4.0
+            entry["inputs"]["cfg"] = 7.5
         entry["inputs"].update(changes.get(entry["class_type"], {}))
     return prompt
 
