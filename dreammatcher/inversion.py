@@ -65,9 +65,9 @@ def invert(
     Raises ValueError for sigmas that do not ascend from above 0 and for a batch, or a latent with NaN or infinity.
     """
     if latent.ndim != 4 or latent.shape[0] != 1:
-        raise ValueError(f"reference latent is {tuple(latent.shape)}; inversion takes one picture, [1, C, H, W]")
+        raise ValueError(f"reference latent: it is {tuple(latent.shape)}; inversion takes one picture, [1, C, H, W]")
     if not torch.isfinite(latent).all():
-        raise ValueError("reference latent holds NaN or infinity; check the picture and the VAE")
+        raise ValueError("reference latent: it holds NaN or infinity; check the picture and the VAE")
     if not sigmas or sigmas[0] <= 0 or any(b <= a for a, b in zip(sigmas, sigmas[1:])):
         raise ValueError(f"sigmas must ascend from above 0; got {sigmas[:3]} ...")
     ddpm = latent.float()  # x * sqrt(abar), the scale in which the network sees it

@@ -28,6 +28,7 @@ def official_loss(clean: list[torch.Tensor], warped: list[torch.Tensor], trust: 
     return ((mask * torch.cat(warped) - mask * torch.cat(clean)) ** 2).sum() / mask.sum()
 
 
+@torch.enable_grad()  # tests with a host turn gradients off for the whole process
 def test_the_slope_is_the_derivative_of_the_official_loss_over_both_rows():
     clean, warped, trust = scene(batch=1)
     rows = [clean.clone().double().requires_grad_(), (clean + 1).double().requires_grad_()]

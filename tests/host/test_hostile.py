@@ -23,7 +23,7 @@ ODD = st.sampled_from([float("nan"), float("inf"), -float("inf"), -1.0, -0.0, 0.
 def clear(error: Exception) -> None:
     """An error of ours that names what is wrong."""
     assert isinstance(error, (ValueError, FileNotFoundError)), repr(error)
-    assert len(str(error)) > 15 and ":" in str(error) or "/" in str(error), str(error)
+    assert len(str(error)) > 15 and (":" in str(error) or "/" in str(error)), str(error)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,8 @@ def test_references_of_any_shape_and_content(pack, bench, shape, content, steps)
     except ValueError as error:
         host_limit = "more than 1 value per channel" in str(error)  # one cell is too few for this UNet's GroupNorm
         assert shape[0] != 1 or shape[1] != 4 or 0 in shape or content != "fine" or (host_limit and shape[2] * shape[3] == 1)
-        clear(error)
+        if not host_limit:
+            clear(error)
 
 
 @settings(max_examples=150, **RELAXED)
