@@ -39,7 +39,7 @@ def model_arguments(base: torch.nn.Module, conditioning: Conditioning, x: torch.
     model needs a pooled text embedding and the prompt has none.
     """
     options = {} if conditioning.pooled is None else {"pooled_output": conditioning.pooled}
-    if base.is_adm() and conditioning.pooled is None:
+    if (getattr(base, "adm_channels", 0) or 0) > 0 and conditioning.pooled is None:
         raise ValueError("positive and negative: this model needs a pooled text embedding and these CONDITIONINGs have "
                          "none; encode the prompts with the model's own CLIP")
     if base.concat_keys:

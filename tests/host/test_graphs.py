@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from world import Bench, picture, random_unet, sample
@@ -119,7 +121,11 @@ def test_a_guider_whose_first_prompt_is_the_negative_is_matched_by_content(bench
         node = host.nodes["DualCFGGuider"]
         arguments = dict(model=model, cond1=bench.target, cond2=prompt(31), negative=bench.negative, cfg_conds=4.0,
                          cfg_cond2_negative=2.0)
-        made = getattr(node(), node.FUNCTION)(**arguments) if not hasattr(node, "execute") else node.execute(**arguments)
+        if hasattr(node, "execute"):
+            arguments |= {"style": "regular"} if "style" in inspect.signature(node.execute).parameters else {}
+            made = node.execute(**arguments)
+        else:
+            made = getattr(node(), node.FUNCTION)(**arguments)
         guider = made[0] if isinstance(made, tuple) else made.args[0]
         with torch.inference_mode():
             return guider.sample(picture(50), torch.zeros(1, 4, 16, 16), comfy.samplers.sampler_object("euler"),
