@@ -58,6 +58,7 @@ class FeatureStore:
     capacity: int = 2 << 30  # bytes
     prepared: bool = False  # made ahead of sampling at every stored sigma; calls snap to the nearest of them
     rows: OrderedDict = field(default_factory=OrderedDict, repr=False)
+    held: int = field(default=0, repr=False)  # bytes in rows
 
     def __deepcopy__(self, memo: dict) -> FeatureStore:
         return self
@@ -70,9 +71,12 @@ class FeatureStore:
 
     def put(self, key: tuple, row: RowFeatures) -> None:
         device = "cpu" if self.options.device == "cpu" else row.levels[0].device
+        if key in self.rows:
+            self.held -= self.rows.pop(key).bytes()
         self.rows[key] = row.to(device, self.options.dtype)
-        while len(self.rows) > 1 and self.bytes() > self.capacity:
-            self.rows.popitem(last=False)
+        self.held += self.rows[key].bytes()
+        while len(self.rows) > 1 and self.held > self.capacity:
+            self.held -= self.rows.popitem(last=False)[1].bytes()
 
     def bytes(self) -> int:
-        return sum(row.bytes() for row in self.rows.values())
+        return self.held

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .settings import check_span
+
 FAST, PAPER = "fast", "paper"
 #: the official code's lambda_g, what ``weight`` 1 means in mode ``paper``
 PAPER_LAMBDA = 50.0
@@ -32,8 +34,7 @@ class GuidanceSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 20:
             raise ValueError(f"weight: {self.weight} is outside 0..20; 1 is the default")
-        if not 0 <= self.start < self.end <= 1:
-            raise ValueError(f"start and end: {self.start} and {self.end} must lie in 0..1, start before end")
+        check_span(self.start, self.end)
         if self.mode not in (FAST, PAPER):
             raise ValueError(f"mode: {self.mode!r} is neither {FAST!r} nor {PAPER!r}")
 

@@ -33,6 +33,14 @@ class MaskSettings:
         return self
 
 
+def check_span(start: float, end: float) -> None:
+    """Raises ValueError when two shares of the sampling schedule are no span."""
+    if not 0 <= start <= 1 or not 0 <= end <= 1:
+        raise ValueError(f"start and end: {start} and {end} must lie in 0..1")
+    if start >= end:
+        raise ValueError(f"start: {start} is not before end: {end}, so nothing would be done")
+
+
 #: how values are injected: the method itself, and the two ablations of the paper's Table 5
 MATCHED, MATCHED_EVERYWHERE, REPLACED = "matched", "matched everywhere", "keys and values replaced"
 
@@ -49,10 +57,7 @@ class ApplySettings:
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength: {self.strength} is outside 0..1")
-        if not 0 <= self.start <= 1 or not 0 <= self.end <= 1:
-            raise ValueError(f"start and end: {self.start} and {self.end} must lie in 0..1")
-        if self.start >= self.end:
-            raise ValueError(f"start: {self.start} is not before end: {self.end}, so nothing would be matched")
+        check_span(self.start, self.end)
         if self.injection not in (MATCHED, MATCHED_EVERYWHERE, REPLACED):
             raise ValueError(f"injection: {self.injection!r} is unknown")
 

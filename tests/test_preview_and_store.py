@@ -75,7 +75,8 @@ def test_the_store_gives_back_what_it_was_given_and_forgets_the_oldest():
         store.put((key,), row(key))
     assert store.get((0,), torch.device("cpu"), torch.float32) is None
     assert store.get((2,), torch.device("cpu"), torch.float32).levels[0].max() == 2
-    assert store.bytes() == 2 * row(0).bytes()
+    store.put((2,), row(5))
+    assert store.bytes() == 2 * row(0).bytes() == sum(kept.bytes() for kept in store.rows.values())
 
 
 def test_using_an_entry_keeps_it_from_being_forgotten():

@@ -83,13 +83,20 @@ def fast_bfloat16() -> bool:
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+def timesteps(count: int, levels: int) -> torch.Tensor:
+    """[count], two thirds of them where the colours of a subject's parts are decided and must come to agree."""
+    low, high = 3 * levels // 10, 8 * levels // 10
+    middle = torch.rand(count) < 2 / 3
+    return torch.where(middle, torch.randint(low, high, (count,)), torch.randint(0, levels, (count,)))
+
+
 def noise_loss(denoiser: Denoiser, clean: torch.Tensor, captions: list[str], alphas: torch.Tensor) -> torch.Tensor:
     """Noise MSE divided by what is usual at its noise level, so that every level counts the same.
 
     The purpose of EDM2's uncertainty weights (Karras et al. 2024, Sec. B.2) with running means in their place: captions
     matter most where noise is high, and there the plain MSE is a hundredth of its value elsewhere. ``clean`` [B, 4, H, W].
     """
-    noise, t = torch.randn_like(clean), torch.randint(0, len(alphas), (len(clean),))
+    noise, t = torch.randn_like(clean), timesteps(len(clean), len(alphas))
     alpha = alphas[t][:, None, None, None]
     noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
     with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):

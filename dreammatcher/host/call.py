@@ -126,7 +126,7 @@ class Call:
     def _match(self, row: Row, grid: Grid, level: int, size: int) -> JointMatch | None:
         """Correspondence at one grid: once per call, grid and row. The features are those of the sigma before: None at
         the first."""
-        known = self.run.before if row in self.again or self.run.levels.get(row, (None,))[0] == self.sigma else self.run.levels
+        known = self.run.before if self.run.levels.get(row, (None,))[0] == self.sigma else self.run.levels
         if row not in known or known[row][1][0].shape[0] != size:
             return None
         levels = known[row][1]

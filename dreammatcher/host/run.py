@@ -111,7 +111,6 @@ class Run:
         mine = self._soft(prompt, grid, size, device)
         if mine is None or self.plan.mask.target_mask is not None:
             return mine
-        rivals = [rival for rival in rivals if rival.plan.settings.strength > 0]
         for rival in rivals:
             theirs = rival._soft(prompt, grid, size, device)
             if theirs is not None:

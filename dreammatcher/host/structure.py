@@ -22,7 +22,6 @@ class Structure:
     taps: tuple[int, ...]  # output blocks whose input is a decoder feature, coarse to fine
     cross_attention: dict[Layer, int]  # all layers that read the prompt -> level
     family: str  # fingerprint: models of one family understand each other's references
-    last_block: int  # number of the last output block that holds an injected layer
 
     def chosen(self, names: str) -> tuple[Layer, ...]:
         """Layers by a comma-separated list of output block numbers; empty means all.
@@ -84,7 +83,6 @@ def structure_of(base: torch.nn.Module) -> Structure:
         taps=tuple(first_blocks[own_level] for own_level in sorted(finest, reverse=True)),
         cross_attention=cross,
         family=_family(base, len(cross)),
-        last_block=max(number for _, number, _ in injected),
     )
 
 
