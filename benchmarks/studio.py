@@ -86,15 +86,15 @@ class Studio:
         return conditioning.encode(self.clip, text, subject), subject
 
     def reference(self, picture: np.ndarray, text: str, word: str) -> tuple[object, object]:
-        """An inverted picture with a feature store of its own, which every arm shares, and its subject."""
+        """An inverted picture, whose feature store every arm shares, and its subject."""
         positive, subject = self.prompt(text, word)
         made, _ = self.module("dreammatcher.host.invert").invert_reference(
             self.model, self.encode(picture), positive, self.prompt("")[0], STEPS, "ddim_uniform")
-        return made.with_store(self.module("dreammatcher.features").FeatureStore()), subject
+        return made, subject
 
-    def ahead(self, ready: SimpleNamespace) -> SimpleNamespace:
+    def ahead(self, ready: SimpleNamespace, **options) -> SimpleNamespace:
         """The same with every feature made ahead of sampling, so that arms compare in time."""
-        options = self.module("dreammatcher.features").FeatureOptions()
+        options = self.module("dreammatcher.features").FeatureOptions(both_rows=True, **options)
         made = self.module("dreammatcher.host.invert").prepare_features(self.model, ready.reference, ready.mask, options)
         return SimpleNamespace(**{**vars(ready), "reference": made})
 
@@ -102,15 +102,12 @@ class Studio:
         chosen = self.module("dreammatcher.guidance").GuidanceSettings(**settings)
         return self.module("dreammatcher.host.guide").guide(model, chosen)
 
-    def matched(self, ready: SimpleNamespace, mask: dict | None = None, pca: int | None = 256, **settings):
-        """The model with one arm's settings; ``mask`` changes mask settings."""
+    def matched(self, ready: SimpleNamespace, mask: dict | None = None, effort: dict | None = None, **settings):
+        """The model with one arm's settings; ``mask`` and ``effort`` change those settings of the default."""
         chosen = self.module("dreammatcher.settings").ApplySettings(**settings)
-        reference = ready.reference
-        if pca != reference.store.options.pca:
-            options = replace(reference.store.options, pca=pca)
-            reference = reference.with_store(replace(reference.store, options=options))
+        chosen = replace(chosen, effort=replace(chosen.effort, **(effort or {})))
         return self.module("dreammatcher.host.apply").apply(
-            self.model, reference, replace(ready.mask, **(mask or {})), chosen)[0]
+            self.model, ready.reference, replace(ready.mask, **(mask or {})), chosen)[0]
 
 
 def save_strip(folder: Path, number: int, pictures: list[np.ndarray]) -> None:

@@ -163,6 +163,11 @@ class JointMatch:
             return JointMatch(tuple(matches), None)
         return JointMatch(tuple(matches), torch.cat([m.similarity for m in matches], 1).argmax(1, keepdim=True))
 
+    @property
+    def size(self) -> int:
+        """Pictures in the batch."""
+        return self.matches[0].flow.shape[0]
+
     def pick(self, values: list[torch.Tensor]) -> torch.Tensor:
         """At every position the value [B|1, C, Ht, Wt] of its own reference."""
         picked = values[0]

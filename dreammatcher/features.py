@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
+from einops import rearrange
+
+from .descriptors import principal_directions
 
 #: which row of the guidance pair a feature belongs to
 COND, UNCOND = "cond", "uncond"
@@ -15,68 +19,137 @@ Layer = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
+class LowRank:
+    """A decoder feature [1, C, H, W] as its mean and its values along its own principal directions."""
+
+    mean: torch.Tensor  # [1, 1, C]
+    directions: torch.Tensor  # [C, R]
+    values: torch.Tensor  # [1, H * W, R]
+    height: int
+
+    @staticmethod
+    def of(level: torch.Tensor, rank: int) -> LowRank | torch.Tensor:
+        """``level`` at ``rank``, or as it is where that saves nothing."""
+        tokens = rearrange(level, "b c h w -> b (h w) c").float()
+        if rank * sum(tokens.shape[1:]) >= tokens[0].numel():
+            return level
+        mean = tokens.mean(1, keepdim=True)
+        directions = principal_directions((tokens - mean)[0], rank)
+        parts = (mean, directions, (tokens - mean) @ directions)
+        return LowRank(*(part.to(level.dtype) for part in parts), level.shape[-2])
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> LowRank:
+        moved = (part.to(device=device, dtype=dtype) for part in (self.mean, self.directions, self.values))
+        return LowRank(*moved, self.height)
+
+    def whole(self) -> torch.Tensor:
+        tokens = self.mean + self.values @ self.directions.T
+        return rearrange(tokens, "b (h w) c -> b c h w", h=self.height)
+
+    def bytes(self) -> int:
+        return sum(part.numel() * part.element_size() for part in (self.mean, self.directions, self.values))
+
+
+@dataclass(frozen=True)
 class RowFeatures:
     """One row (cond or uncond) of one pass."""
 
-    levels: tuple[torch.Tensor, ...]  # decoder features [1, C_l, H_l, W_l], coarse to fine
+    levels: tuple[torch.Tensor | LowRank, ...]  # decoder features [1, C_l, H_l, W_l], coarse to fine
     hidden: dict[Layer, torch.Tensor]  # inputs of self-attention [1, N, C]
     subject: torch.Tensor | None  # soft foreground [1, 1, h, w] at the maps' own size; None on the uncond row
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> RowFeatures:
-        move = lambda tensor: tensor.to(device=device, dtype=dtype)  # noqa: E731
-        return RowFeatures(tuple(map(move, self.levels)), {layer: move(x) for layer, x in self.hidden.items()},
-                           None if self.subject is None else move(self.subject))
+        levels = tuple(level.to(device=device, dtype=dtype) for level in self.levels)
+        hidden = {layer: x.to(device=device, dtype=dtype) for layer, x in self.hidden.items()}
+        return RowFeatures(levels, hidden, None if self.subject is None else self.subject.to(device=device, dtype=dtype))
+
+    def packed(self, rank: int | None) -> RowFeatures:
+        """With levels at low rank."""
+        return self if rank is None else replace(self, levels=tuple(LowRank.of(level, rank) for level in self.levels))
+
+    def unpacked(self) -> RowFeatures:
+        return replace(self, levels=tuple(x.whole() if isinstance(x, LowRank) else x for x in self.levels))
 
     def bytes(self) -> int:
-        tensors = [*self.levels, *self.hidden.values(), *([] if self.subject is None else [self.subject])]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        levels = sum(level.bytes() if isinstance(level, LowRank) else level.numel() * level.element_size()
+                     for level in self.levels)
+        tensors = [*self.hidden.values(), *([] if self.subject is None else [self.subject])]
+        return levels + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 @dataclass(frozen=True)
 class FeatureOptions:
     """How features are made and kept."""
 
-    pca: int | None = 256  # rank per level; None keeps the centred features
+    pca: int | None = None  # rank at which each level is stored; None stores it whole
     device: str = "cpu"  # "cpu" or "model": where the store lives
     dtype: torch.dtype | None = None  # storage precision; None keeps the model's own
+    both_rows: bool = False  # ahead of sampling: also for the negative prompt, as effort that shares nothing needs
+    noise_levels: int | None = None  # ahead of sampling: at how many; None: at each of the inversion's
 
     def __post_init__(self) -> None:
         if self.pca is not None and self.pca < 1:
-            raise ValueError(f"pca: {self.pca} is not a positive rank; use 0 in the node for no projection")
+            raise ValueError(f"pca: {self.pca} is not a positive rank; use 0 in the node to store descriptors whole")
         if self.device not in ("cpu", "model"):
             raise ValueError(f"storage device: {self.device!r} is neither 'cpu' nor 'model'")
+        if self.noise_levels is not None and self.noise_levels < 1:
+            raise ValueError(f"noise levels: {self.noise_levels} is not at least 1; use 0 in the node for all")
+
+    def chosen(self, sigmas: tuple[float, ...]) -> tuple[float, ...]:
+        """``noise_levels`` of some sigmas, evenly from the first to the last."""
+        count = min(self.noise_levels or len(sigmas), len(sigmas))
+        return tuple(sigmas[round(number * (len(sigmas) - 1) / max(1, count - 1))] for number in range(count))
 
 
 @dataclass(eq=False)
 class FeatureStore:
-    """Features by (weights, row, sigma), shared by every run of one reference; the oldest go when it is full.
+    """Features by (weights, row, sigma, subject), shared by every run of one reference.
 
-    The host deep-copies model options: the store is one object by design, so a copy is the store itself.
+    When it is full, what no run since :meth:`start_run` has used goes first; after that nothing more is kept, so that a run
+    that needs more than there is room for finds at least the first part of it next time. The host deep-copies model
+    options: the store is one object by design, so a copy is the store itself.
     """
 
     options: FeatureOptions = FeatureOptions()
     capacity: int = 2 << 30  # bytes
-    prepared: bool = False  # made ahead of sampling at every stored sigma; calls snap to the nearest of them
-    rows: OrderedDict = field(default_factory=OrderedDict, repr=False)
+    sigmas: tuple[float, ...] = ()  # features were made ahead of sampling at these; calls snap to the nearest of them
+    rows: OrderedDict = field(default_factory=OrderedDict, repr=False)  # key -> (run of its last use, features)
     held: int = field(default=0, repr=False)  # bytes in rows
+    run: int = 0
 
     def __deepcopy__(self, memo: dict) -> FeatureStore:
         return self
 
+    def start_run(self) -> None:
+        self.run += 1
+
+    def snap(self, sigma: float) -> float:
+        """The sigma at which features stand in for those at ``sigma``: the nearest in log distance, if made ahead."""
+        return min(self.sigmas, key=lambda own: abs(math.log(own) - math.log(max(sigma, 1e-8))), default=sigma)
+
     def get(self, key: tuple, device: torch.device, dtype: torch.dtype) -> RowFeatures | None:
         if key not in self.rows:
             return None
+        self.rows[key] = (self.run, self.rows[key][1])
         self.rows.move_to_end(key)
-        return self.rows[key].to(device, dtype)
+        return self.rows[key][1].to(device, dtype).unpacked()
 
     def put(self, key: tuple, row: RowFeatures) -> None:
-        device = "cpu" if self.options.device == "cpu" else row.levels[0].device
         if key in self.rows:
-            self.held -= self.rows.pop(key).bytes()
-        self.rows[key] = row.to(device, self.options.dtype)
-        self.held += self.rows[key].bytes()
-        while len(self.rows) > 1 and self.held > self.capacity:
-            self.held -= self.rows.popitem(last=False)[1].bytes()
+            self._forget(key)
+        device = "cpu" if self.options.device == "cpu" else row.levels[0].device
+        kept = row.packed(self.options.pca).to(device, self.options.dtype)
+        size = kept.bytes()
+        while self.rows and self.held + size > self.capacity:
+            oldest, (used, _) = next(iter(self.rows.items()))
+            if used == self.run:
+                return
+            self._forget(oldest)
+        self.rows[key] = (self.run, kept)
+        self.held += size
+
+    def _forget(self, key: tuple) -> None:
+        self.held -= self.rows.pop(key)[1].bytes()
 
     def bytes(self) -> int:
         return self.held

@@ -38,10 +38,6 @@ class Trajectory:
         clean, noise = self._between(sigma)
         return (clean + sigma * noise)[None]
 
-    def nearest(self, sigma: float) -> float:
-        """The stored sigma nearest to ``sigma`` in log distance."""
-        return min(self.sigmas, key=lambda stored: abs(math.log(stored) - math.log(max(sigma, 1e-8))))
-
     def _between(self, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
         upper = bisect.bisect_left(self.sigmas, sigma)
         if upper == len(self.sigmas):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -50,7 +50,7 @@ class Reference:
     fingerprint: str  # family of the model it came from
     subject: Subject | None = None
     psnr: float = 0.0  # of the reconstruction, dB
-    store: FeatureStore | None = None  # features kept between runs; not saved
+    store: FeatureStore = field(default_factory=FeatureStore)  # features kept between runs; not saved
 
     def with_store(self, store: FeatureStore) -> Reference:
         return replace(self, store=store)

@@ -41,6 +41,33 @@ def check_span(start: float, end: float) -> None:
         raise ValueError(f"start: {start} is not before end: {end}, so nothing would be done")
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How much work goes into a match."""
+
+    pca: int | None = None  # joint principal directions per level (the paper: 256); None keeps the centred features
+    shared: bool = True  # one reference pass and one match for both rows of the guidance pair, and for matching guidance
+    every: int = 1  # noise levels from one match to the next
+
+    def __post_init__(self) -> None:
+        if self.pca is not None and self.pca < 1:
+            raise ValueError(f"pca: {self.pca} is not a positive rank; use None for no projection")
+        if self.every < 1:
+            raise ValueError(f"every: {self.every} is not at least 1")
+
+
+BALANCED = "balanced"
+#: choices that trade likeness for time; the README's figures are their reason
+PRESETS = {BALANCED: Effort(), "fast": Effort(every=2), "paper": Effort(pca=256, shared=False)}
+
+
+def effort_of(preset: str) -> Effort:
+    """Raises ValueError for an unknown name."""
+    if preset not in PRESETS:
+        raise ValueError(f"preset: {preset!r} is unknown; choose one of {', '.join(PRESETS)}")
+    return PRESETS[preset]
+
+
 #: how values are injected: the method itself, and the two ablations of the paper's Table 5
 MATCHED, MATCHED_EVERYWHERE, REPLACED = "matched", "matched everywhere", "keys and values replaced"
 
@@ -53,6 +80,7 @@ class ApplySettings:
     start: float = 0.08  # share of the sampling schedule, 0..1
     end: float = 1.0
     injection: str = MATCHED
+    effort: Effort = PRESETS[BALANCED]
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:

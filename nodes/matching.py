@@ -6,7 +6,7 @@ from ..dreammatcher.guidance import FAST, PAPER, GuidanceSettings
 from ..dreammatcher.host.apply import apply
 from ..dreammatcher.host.guide import guide
 from ..dreammatcher.host.masks import mask_settings
-from ..dreammatcher.settings import ApplySettings
+from ..dreammatcher.settings import BALANCED, PRESETS, ApplySettings, effort_of
 from .reference import CATEGORY
 
 
@@ -67,10 +67,14 @@ class DreamMatcherApply:
                     "Share of the schedule at which matching stops."}),
             "layers": ("STRING", {"default": "", "tooltip":
                        "Output blocks to match in, e.g. '6,7,8'. Empty: the two highest decoder levels, as in the paper."}),
+        }, "optional": {
+            "preset": (list(PRESETS), {"default": BALANCED, "tooltip":
+                       "balanced: one reference pass and one match for both rows of the guidance pair, descriptors as they are. "
+                       "fast: a match at every second step. paper: the authors' way, PCA 256 and everything for each row."}),
         }}
 
-    def apply(self, model, reference, mask, strength, start, end, layers):
-        return apply(model, reference, mask, ApplySettings(strength, start, end), layers)
+    def apply(self, model, reference, mask, strength, start, end, layers, preset=BALANCED):
+        return apply(model, reference, mask, ApplySettings(strength, start, end, effort=effort_of(preset)), layers)
 
 
 class DreamMatcherGuidance:

@@ -12,6 +12,7 @@ from ..dreammatcher.reference import combined
 
 CATEGORY = "DreamMatcher"
 SCHEDULERS = ["ddim_uniform", "normal", "simple", "sgm_uniform", "karras", "exponential"]
+ROWS = ["one", "both"]
 PRECISIONS = {"model": None, "float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -86,15 +87,23 @@ class DreamMatcherFeatures:
             "reference": ("DM_REFERENCE", {"tooltip": "From DreamMatcher Invert Reference."}),
             "mask": ("DM_MASK", {"tooltip": "From DreamMatcher Mask: whose subject map is recorded."}),
             "pca": ("INT", {"default": 256, "min": 0, "max": 4096, "tooltip":
-                    "Rank of the descriptors per level; the paper uses 256. 0 turns the projection off."}),
+                    "Rank at which the reference's descriptors are stored, per level; less takes less memory. 0 stores them "
+                    "whole."}),
             "storage_device": (["cpu", "model"], {"default": "cpu", "tooltip":
                                "Where features wait between steps: main memory, or the model's device."}),
             "dtype": (list(PRECISIONS), {"default": "model", "tooltip":
                       "Precision of the stored features; 'model' keeps the model's own."}),
+        }, "optional": {
+            "noise_levels": ("INT", {"default": 0, "min": 0, "max": 1000, "tooltip":
+                             "At how many noise levels features are made; sampling takes the nearest. Fewer take less memory. "
+                             "0: at each of the inversion's."}),
+            "rows": (ROWS, {"default": ROWS[0], "tooltip":
+                     "one: for the positive prompt, as presets balanced and fast need. both: also for the negative prompt, as "
+                     "preset paper needs."}),
         }}
 
-    def prepare(self, model, reference, mask, pca, storage_device, dtype):
-        options = FeatureOptions(pca or None, storage_device, PRECISIONS[dtype])
+    def prepare(self, model, reference, mask, pca, storage_device, dtype, noise_levels=0, rows=ROWS[0]):
+        options = FeatureOptions(pca or None, storage_device, PRECISIONS[dtype], rows == ROWS[1], noise_levels or None)
         return (invert.prepare_features(model, reference, mask, options),)
 
 

@@ -81,8 +81,9 @@ def test_a_change_for_two_subjects_is_measured_against_the_way_to_both():
 
 
 @pytest.mark.parametrize("wrong, said", [
-    ({"weight": -1}, "weight: -1"), ({"weight": float("nan")}, "weight: nan"), ({"start": 0.5, "end": 0.5}, "start: 0.5 is not before end: 0.5"),
-    ({"end": 2.0}, "start and end"), ({"mode": "slow"}, "mode: 'slow'")])
+    ({"weight": -1}, "weight: -1"), ({"weight": float("nan")}, "weight: nan"),
+    ({"start": 0.5, "end": 0.5}, "start: 0.5 is not before"), ({"end": 2.0}, "start and end"),
+    ({"mode": "slow"}, "mode: 'slow'")])
 def test_settings_out_of_range_are_named(wrong, said):
     with pytest.raises(ValueError, match=said):
         GuidanceSettings(**wrong)

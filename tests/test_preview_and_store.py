@@ -69,23 +69,65 @@ def test_points_are_spread_and_only_where_there_is_trust():
     assert spread(torch.zeros(8, 8), 12) == []
 
 
-def test_the_store_gives_back_what_it_was_given_and_forgets_the_oldest():
+def test_a_full_store_forgets_what_no_run_has_used_for_longest():
     store = FeatureStore(capacity=2 * row(0).bytes())
     for key in range(3):
+        store.start_run()
         store.put((key,), row(key))
     assert store.get((0,), torch.device("cpu"), torch.float32) is None
     assert store.get((2,), torch.device("cpu"), torch.float32).levels[0].max() == 2
     store.put((2,), row(5))
-    assert store.bytes() == 2 * row(0).bytes() == sum(kept.bytes() for kept in store.rows.values())
+    assert store.bytes() == 2 * row(0).bytes() == sum(kept.bytes() for _, kept in store.rows.values())
 
 
 def test_using_an_entry_keeps_it_from_being_forgotten():
     store = FeatureStore(capacity=2 * row(0).bytes())
     store.put((0,), row(0))
     store.put((1,), row(1))
+    store.start_run()
     store.get((0,), torch.device("cpu"), torch.float32)
     store.put((2,), row(2))
     assert store.get((1,), torch.device("cpu"), torch.float32) is None
+
+
+def test_runs_that_need_more_than_there_is_room_for_find_the_first_part_again():
+    store = FeatureStore(capacity=3 * row(0).bytes())
+    found = []
+    for _ in range(3):
+        store.start_run()
+        found.append(0)
+        for sigma in range(10):
+            if store.get((sigma,), torch.device("cpu"), torch.float32) is None:
+                store.put((sigma,), row(sigma))
+            else:
+                found[-1] += 1
+    assert found == [0, 3, 3] and store.bytes() <= store.capacity
+
+
+def test_features_made_ahead_stand_in_for_the_nearest_noise_levels():
+    store = FeatureStore(sigmas=(1.0, 4.0))
+    assert store.snap(1.9) == 1.0 and store.snap(2.1) == 4.0 and store.snap(0.0) == 1.0
+    assert FeatureStore().snap(1.9) == 1.9
+
+
+@pytest.mark.parametrize("wanted, expected", [
+    (None, (1, 2, 3, 4, 5)), (3, (1, 3, 5)), (2, (1, 5)), (1, (1,)), (9, (1, 2, 3, 4, 5))])
+def test_fewer_noise_levels_lie_evenly(wanted, expected):
+    assert FeatureOptions(noise_levels=wanted).chosen((1, 2, 3, 4, 5)) == expected
+
+
+def test_descriptors_stored_at_low_rank_take_less_room_and_come_back_nearly_as_they_were():
+    generator = torch.Generator().manual_seed(0)
+    codes, directions = torch.randn(64, 3, generator=generator), torch.randn(3, 48, generator=generator)
+    level = (codes @ directions + 2.0).T.reshape(1, 48, 8, 8)
+    made = RowFeatures((level,), {}, None)
+    whole, small, useless = FeatureStore(), FeatureStore(FeatureOptions(pca=3)), FeatureStore(FeatureOptions(pca=48))
+    for store in (whole, small, useless):
+        store.put((0,), made)
+    back = [store.get((0,), torch.device("cpu"), torch.float32).levels[0] for store in (whole, small, useless)]
+    assert torch.equal(back[0], level) and torch.equal(back[2], level)
+    assert torch.allclose(back[1], level, atol=1e-3)
+    assert small.bytes() == 4 * (48 + 48 * 3 + 64 * 3) < whole.bytes() == useless.bytes()
 
 
 def test_storage_precision_halves_the_bytes():

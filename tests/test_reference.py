@@ -83,11 +83,6 @@ def test_interpolation_is_linear_in_log_sigma():
     assert trajectory.at(2.0).item() == pytest.approx(0.5)
 
 
-def test_the_nearest_sigma_is_nearest_in_log_distance():
-    trajectory = Trajectory((1.0, 4.0), torch.zeros(2, 1, 1, 1), torch.zeros(2, 1, 1, 1))
-    assert trajectory.nearest(1.9) == 1.0 and trajectory.nearest(2.1) == 4.0
-
-
 @pytest.mark.parametrize("latent, sigmas, words", [
     (torch.zeros(2, 4, 3, 3), [1.0], "takes one picture"),
     (torch.full((1, 4, 3, 3), torch.nan), [1.0], "NaN or infinity"),

@@ -55,6 +55,13 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.shown)
 
+    def alike(self, count: int) -> list[list[int]]:
+        """Groups of two and more of the first ``count`` pictures whose subjects have one class and the same colour names."""
+        groups: dict[tuple, list[int]] = {}
+        for row, shown in enumerate(self.shown[:count]):
+            groups.setdefault((shown.subject.kind, *shown.subject.colour_names), []).append(row)
+        return [rows for rows in groups.values() if len(rows) > 1]
+
 
 def render_dataset(count: int, folder: Path = BUILD) -> None:
     """Draws ``count`` training pictures with two processes and writes them to ``folder``."""

@@ -15,12 +15,15 @@ from dreammatcher.host.toybox import TEXT_WIDTH, zero_padding
 from .dataset import Dataset
 from .optimisation import Run, initialise, keep_norm_inputs
 from .world import CLASSES, COLOURS, SCENES
+from .world import caption as caption_of
 
 log = logging.getLogger("toybox")
 
 BATCH = 24
 CAPTION_DROPOUT = 0.11
 PICTURE_STEPS = 2_600
+#: share of batches that show pairs: two pictures of like subjects side by side
+PAIRS = 0.4
 LEVELS = 20
 #: noise MSE that a model without captions reaches, at its levels of equal width, where the running means start
 TYPICAL = (0.45, 0.22, 0.17, 0.145, 0.125, 0.11, 0.095, 0.085, 0.076, 0.067, 0.058, 0.05, 0.042, 0.034, 0.027, 0.021,
@@ -161,9 +164,25 @@ def descend(run: Run, denoiser: Denoiser, latents: torch.Tensor, data: Dataset |
     """``data`` None trains with empty captions."""
     rng = random.Random(run.step)
     torch.manual_seed(run.step)
+    alike = data.alike(len(latents)) if data else []
     while run.step < min(run.steps, limit or run.steps):
-        rows = [rng.randrange(len(latents)) for _ in range(BATCH)]
-        captions = ["" if data is None or rng.random() < CAPTION_DROPOUT else data.shown[row].caption(rng) for row in rows]
-        run.descend(noise_loss(denoiser, latents[rows].float(), captions, alphas))
+        if alike and rng.random() < PAIRS:
+            clean, captions = pairs(latents, data, alike, rng)
+        else:
+            rows = [rng.randrange(len(latents)) for _ in range(BATCH)]
+            clean, captions = latents[rows].float(), ["" if data is None else data.shown[row].caption(rng) for row in rows]
+        captions = ["" if rng.random() < CAPTION_DROPOUT else caption for caption in captions]
+        run.descend(noise_loss(denoiser, clean, captions, alphas))
     run.finish()
     return run.step
+
+
+def pairs(latents: torch.Tensor, data: Dataset, alike: list[list[int]], rng: random.Random) -> tuple[torch.Tensor, list[str]]:
+    """Half a batch of diptychs [B, 4, H, 2 W] and their captions, which tell the class and no more.
+
+    Photographs of pairs, flocks and rows teach large models that like things share their colours. Without any such
+    picture, self-attention learns to carry colour only as far as one subject's own parts need it.
+    """
+    rows = [rng.sample(rng.choice(alike), 2) for _ in range(BATCH // 2)]
+    clean = torch.stack([torch.cat((latents[left], latents[right]), -1) for left, right in rows]).float()
+    return clean, [caption_of(data.shown[left].subject) for left, _ in rows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 
+import comfy.model_management
 import torch
 
 from ..reference import Reference, ReferenceSet, views_of
@@ -38,6 +39,8 @@ def apply(model, reference: Reference | ReferenceSet, mask: MaskSettings, settin
     for member in views_of(reference):
         check_family(member.reference, structure.family, model.model.latent_format.latent_channels)
     plan = Plan(model.model, structure, structure.chosen(layers), views(reference, mask), mask, settings, Trace())
+    for view in plan.views:  # what is made ahead of sampling has all the room it asked for
+        view.store.capacity = max(view.store.capacity, comfy.model_management.get_total_memory(torch.device("cpu")) // 4)
     clone = model.clone()
     seat = Seat(f"dreammatcher_{uuid.uuid4().hex}", plan, RunHolder())
     install(clone, plan, seat.holder)
@@ -101,6 +104,7 @@ def _begin_call(seat: Seat, h: torch.Tensor, options: dict) -> Call | None:
     sigma = float(options["sigmas"].flatten()[0])
     if sigma < run.sigma_end:
         return None
+    run.arrive(sigma)
     latent_size = tuple(h.shape[-2:])
     readers = None
     if plan.mask.target_mask is None and run.active(sigma):

@@ -18,7 +18,7 @@ from ..settings import MATCHED_EVERYWHERE, REPLACED, Snapshot
 from .capture import SubjectMaps
 from .prompts import Look
 from .rows import assign
-from .run import Grid, Row, Run
+from .run import Described, Grid, Row, Run
 from .structure import halved
 
 
@@ -37,8 +37,8 @@ class Call:
     rows: list[Row | None] | None = None  # of each chunk; None: this chunk is not the plan's
     again: frozenset[Row] = frozenset()  # rows that an earlier call at this sigma had
     maps: dict[int, list[torch.Tensor]] = field(default_factory=dict)  # prompt -> [B, 1, h, w] of the layers run so far
-    levels: dict[int, torch.Tensor] = field(default_factory=dict)
-    matches: dict[tuple, object] = field(default_factory=dict)
+    levels: dict[int, dict[Row, torch.Tensor]] = field(default_factory=dict)
+    described: dict[Row, Described] = field(default_factory=dict)
 
     def chunk(self, number: int, batch: int) -> slice:
         size = batch // len(self.numbers)
@@ -66,7 +66,7 @@ class Call:
         looks = [self.looks[self.chunk(number, context.shape[0]).start] for number in range(len(self.numbers))]
         texts = [context[self.chunk(number, context.shape[0]).start] for number in range(len(self.numbers))]
         self.rows = assign(self.run, self.numbers, looks, texts)
-        self.again = frozenset(row for row in self.rows if row and self.run.levels.get(row, (None,))[0] == self.sigma)
+        self.again = frozenset(row for row in self.rows if self.run.done.get(row) == self.sigma)
         self.run.rows = [None if row in self.again else row for row in self.rows]
 
     def _reader(self, prompt: int) -> SubjectMaps:
@@ -78,17 +78,20 @@ class Call:
     def keep_level(self, number: int, h: torch.Tensor) -> None:
         """Keeps a decoder feature; with the last one, the call's features become those that the next calls match."""
         taps = self.run.plan.structure.taps
-        self.levels[number] = h.detach().clone()
-        if number != taps[-1] or self.rows is None:
+        if self.rows is None:
             return
-        levels = tuple(self.levels[tap] for tap in taps)
+        own = self.levels[number] = {}
         for chunk, row in enumerate(self.rows):
-            if row is None or row in self.rows[:chunk] or row in self.again:
-                continue
+            if row is not None and row not in own and row not in self.again and self.run.source(row) == row:
+                own[row] = h[self.chunk(chunk, h.shape[0])].detach().clone()
+        if number != taps[-1]:
+            return
+        self.run.done |= dict.fromkeys(filter(None, self.rows), self.sigma)
+        for row in own:
             if row in self.run.levels:
                 self.run.before[row] = self.run.levels[row]
             self.run.sizes[row[1]] = self.latent_size
-            self.run.levels[row] = (self.sigma, tuple(level[self.chunk(chunk, level.shape[0])] for level in levels))
+            self.run.levels[row] = (self.sigma, tuple(self.levels[tap][row] for tap in taps))
 
     def inject(self, layer: Layer, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Context and value of one self-attention layer, [batch, N, C], with the references' appearance matched in."""
@@ -111,7 +114,7 @@ class Call:
     def _match_chunk(self, layer: Layer, row: Row, grid: Grid, level: int, value: torch.Tensor) -> torch.Tensor:
         run, plan = self.run, self.run.plan
         mask = run.foreground(row[1], grid, value.shape[0], value.device, self.rivals)
-        found = None if mask is None else self._match(row, grid, level, value.shape[0])
+        found = None if mask is None else run.find(run.source(row), grid, level, value.shape[0], self.described)
         if found is None:
             return value
         if plan.settings.injection == MATCHED_EVERYWHERE:
@@ -120,28 +123,18 @@ class Call:
             weight, sure = run.trust(found, mask)
             if row[0] == COND and layer == plan.layers[-1] and row == next(own for own in self.rows if own and own[0] == COND):
                 self._record(found, mask, sure)
-        hidden = torch.cat([row_.hidden[layer].to(value.dtype) for row_ in run.features(row[0], self.sigma, value)], 1)
-        return match_appearance(value, hidden, found.indices(), weight)
-
-    def _match(self, row: Row, grid: Grid, level: int, size: int) -> JointMatch | None:
-        """Correspondence at one grid: once per call, grid and row. The features are those of the sigma before: None at
-        the first."""
-        known = self.run.before if self.run.levels.get(row, (None,))[0] == self.sigma else self.run.levels
-        if row not in known or known[row][1][0].shape[0] != size:
-            return None
-        levels = known[row][1]
-        if (row, grid) not in self.matches:
-            if row not in self.matches:
-                self.matches[row] = self.run.describe(row[0], self.sigma, levels)
-            self.matches[row, grid] = self.run.match(self.matches[row], grid, level)
-        return self.matches[row, grid]
+        return match_appearance(value, self._hidden(layer, row, value), found.indices(), weight)
 
     def _replace(self, layer: Layer, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The ablation: keys and values of the reference as they are (MasaCtrl, Cao et al. 2023)."""
         size = value.shape[0] // len(self.numbers)
-        hidden = torch.cat([torch.cat([known.hidden[layer] for known in self.run.features(row[0], self.sigma, value)], 1)
-                            .expand(size, -1, -1) for row in self.rows])
+        hidden = torch.cat([self._hidden(layer, row, value).expand(size, -1, -1) for row in self.rows])
         return hidden, hidden
+
+    def _hidden(self, layer: Layer, row: Row, like: torch.Tensor) -> torch.Tensor:
+        """Attention inputs [1, M, C] of a row's references, end to end."""
+        references = self.run.features(self.run.source(row)[0], self.sigma, like)
+        return torch.cat([known.hidden[layer].to(like.dtype) for known in references], 1)
 
     def _record(self, found: JointMatch, mask: torch.Tensor, sure: torch.Tensor) -> None:
         view = self.run.plan.views[0]

@@ -73,28 +73,30 @@ def _denoiser(base: torch.nn.Module, conditioning: Conditioning):
 
 
 def prepare_features(model, reference: Reference | ReferenceSet, mask: MaskSettings | None, options: FeatureOptions):
-    """The reference, or the set, with features made at every stored sigma: sampling never runs the reference again.
+    """The reference, or the set, with features made ahead of sampling, which then never runs the reference again.
 
-    A sampler that visits other sigmas uses the nearest stored one. Raises ValueError for a reference of another family.
+    They are made at the inversion's sigmas, or at some of them as the options say; a sampler that visits other sigmas uses
+    the nearest. Raises ValueError for a reference of another family.
     """
     members = members_in_use(reference, mask)
-    step = progress(sum(len(member.reference.trajectory.sigmas) for member, _ in members))
+    sigmas = [options.chosen(member.reference.trajectory.sigmas) for member, _ in members]
+    step = progress(sum(map(len, sigmas)))
     total, ready = 0, []
-    for member, subject in members:
-        ready.append(replace(member, reference=_prepared(model, member.reference, subject, options, step, total)))
-        total += len(member.reference.trajectory.sigmas)
+    for (member, subject), own in zip(members, sigmas):
+        ready.append(replace(member, reference=_prepared(model, member.reference, subject, options, own, step, total)))
+        total += len(own)
     return ReferenceSet(tuple(ready)) if isinstance(reference, ReferenceSet) else ready[0].reference
 
 
 def _prepared(model, reference: Reference, subject: Subject | None, options: FeatureOptions,
-              step: Callable[[int, int], None], before: int) -> Reference:
+              sigmas: tuple[float, ...], step: Callable[[int, int], None], before: int) -> Reference:
     structure = structure_of(model.model)
     check_family(reference, structure.family, model.model.latent_format.latent_channels)
     base = load(model, reference.latent)
     weights = model.patches_uuid if WrappersMP is not None else weights_identity(base.diffusion_model)
-    store = FeatureStore(options, capacity=1 << 62, prepared=True)
-    for done, sigma in enumerate(reference.trajectory.sigmas, 1):
-        for kind in (COND, UNCOND):
+    store = FeatureStore(options, capacity=1 << 62, sigmas=sigmas)
+    for done, sigma in enumerate(sigmas, 1):
+        for kind in (COND, UNCOND) if options.both_rows else (COND,):
             row = reference_pass(base, structure, reference, kind, subject, sigma, model.load_device)
             store.put((weights, kind, sigma, subject), row)
         step(before + done, 0)

@@ -48,6 +48,8 @@ class RunHolder:
 def begin(plan: Plan, weights: object, sampling: object) -> Run:
     """A fresh run: percentages become sigmas here, once, by the model's noise schedule ``sampling``."""
     plan.trace.clear()
+    for view in plan.views:
+        view.store.start_run()
     start = float(sampling.percent_to_sigma(plan.settings.start))
     end = float(sampling.percent_to_sigma(plan.settings.end))
     return Run(plan, weights, start, end)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..features import FeatureOptions, FeatureStore, Layer
+from ..features import FeatureStore, Layer
 from ..reference import Member, Reference, ReferenceSet, Subject, views_of
 from ..settings import ApplySettings, MaskSettings, Trace
 from .structure import Structure
@@ -40,10 +40,6 @@ class Plan:
 
     def __deepcopy__(self, memo: dict) -> Plan:
         return self
-
-    @property
-    def pca(self) -> int | None:
-        return self.views[0].store.options.pca
 
     def rivals(self, other: Plan) -> bool:
         """Whether another plan on the same model is about another subject."""
@@ -86,8 +82,8 @@ def members_in_use(given: Reference | ReferenceSet, mask: MaskSettings | None) -
 
 
 def views(given: Reference | ReferenceSet, mask: MaskSettings) -> tuple[View, ...]:
-    """What :func:`members_in_use` finds, with feature stores."""
+    """What :func:`members_in_use` finds, as a plan uses it."""
     return tuple(
-        View(member.reference, member.reference.store or FeatureStore(FeatureOptions()), subject,
+        View(member.reference, member.reference.store, subject,
              mask.reference_mask if member.mask is None else member.mask, member.weight)
         for member, subject in members_in_use(given, mask))

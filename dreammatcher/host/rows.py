@@ -99,6 +99,7 @@ def _saw(run: Run, prompt: int, look: Look) -> bool:
 
 def _tear(run: Run, sigma: float) -> None:
     run.torn, run.after_torn = sigma, None
+    run.found.clear()
     run.skip("calls at one noise level see different pictures (tiles, windows, restarts); such steps are left as they are")
 
 

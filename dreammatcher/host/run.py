@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from ..appearance import trusted
 from ..correspondence import JointMatch, match
 from ..descriptors import joint_descriptors, resize
-from ..features import RowFeatures
+from ..features import COND, RowFeatures
 from ..foreground import otsu
 from .capture import reference_pass
 from .plan import Plan, View
@@ -28,6 +28,16 @@ Row = tuple[str, int]
 Grid = tuple[int, int]
 #: sigma, and the decoder features of a row in its first call there
 Levels = tuple[float, tuple[torch.Tensor, ...]]
+#: descriptors of every reference, and of the target
+Described = tuple[list[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A match that is kept."""
+
+    visit: int  # the run's visit at which it was made
+    match: JointMatch
 
 
 @dataclass(eq=False)
@@ -45,6 +55,10 @@ class Run:
     rows: list[Row | None] = field(default_factory=list)  # of the last call's chunks; None: not the plan's, or seen before
     levels: dict[Row, Levels] = field(default_factory=dict)
     before: dict[Row, Levels] = field(default_factory=dict)  # those of the sigma before
+    done: dict[Row, float] = field(default_factory=dict)  # the last sigma at which a call with this row came to its end
+    sigma: float | None = None  # of the last call
+    visit: int = 0  # sigmas visited so far
+    found: dict[tuple[Row, Grid], Found] = field(default_factory=dict)
     maps: dict[int, torch.Tensor] = field(default_factory=dict)  # prompt -> foreground [B, 1, h, w] at the maps' size
     references: dict[tuple, RowFeatures] = field(default_factory=dict)  # of the current sigma, on the device
     sizes: dict[int, Grid] = field(default_factory=dict)  # prompt -> size of the picture its rows see
@@ -65,6 +79,15 @@ class Run:
         first, last = self.spans[start, end]
         return last <= sigma <= first
 
+    def arrive(self, sigma: float) -> None:
+        """Takes note of a call's sigma."""
+        if sigma != self.sigma:
+            self.sigma, self.visit = sigma, self.visit + 1
+
+    def source(self, row: Row) -> Row:
+        """The row whose reference features and match ``row`` takes."""
+        return (COND, row[1]) if self.plan.settings.effort.shared else row
+
     def skip(self, reason: str) -> None:
         """Says once per run why something was left out."""
         if reason not in self.plan.trace.skipped:
@@ -76,8 +99,7 @@ class Run:
         return [self._features(number, view, kind, sigma, like) for number, view in enumerate(self.plan.views)]
 
     def _features(self, number: int, view: View, kind: str, sigma: float, like: torch.Tensor) -> RowFeatures:
-        if view.store.prepared:
-            sigma = view.reference.trajectory.nearest(sigma)
+        sigma = view.store.snap(sigma)
         key = (self.weights, kind, sigma, view.subject)
         if (number, key) not in self.references:
             row = view.store.get(key, like.device, like.dtype)
@@ -91,12 +113,29 @@ class Run:
             self.references[number, key] = row
         return self.references[number, key]
 
-    def describe(self, kind: str, sigma: float, levels: tuple[torch.Tensor, ...]) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Descriptors of every reference and of the target."""
-        references = self.features(kind, sigma, levels[0])
-        return joint_descriptors([list(row.levels) for row in references], list(levels), pca=self.plan.pca)
+    def find(self, row: Row, grid: Grid, level: int, size: int, described: dict[Row, Described]) -> JointMatch | None:
+        """Correspondence of ``size`` pictures at one grid, kept for as many noise levels as the effort says.
 
-    def match(self, described: tuple[list[torch.Tensor], torch.Tensor], grid: Grid, level: int) -> JointMatch:
+        ``row`` is a :meth:`source`; ``described`` keeps descriptors for the next grid. The target's features are those of
+        the sigma before, as in the official code: None where there are none.
+        """
+        kept = self.found.get((row, grid))
+        if kept and kept.match.size == size and self.visit - kept.visit < self.plan.settings.effort.every:
+            return kept.match
+        newest = self.levels.get(row, (None,))[0]
+        known, levels = (self.before if newest == self.sigma else self.levels).get(row, (None, ()))
+        if known is None or levels[0].shape[0] != size:
+            return None
+        if row not in described:
+            described[row] = self.describe(row[0], self.sigma, levels)
+        self.found[row, grid] = Found(self.visit, self.match(described[row], grid, level))
+        return self.found[row, grid].match
+
+    def describe(self, kind: str, sigma: float, levels: tuple[torch.Tensor, ...]) -> Described:
+        references = self.features(kind, sigma, levels[0])
+        return joint_descriptors([list(row.levels) for row in references], list(levels), pca=self.plan.settings.effort.pca)
+
+    def match(self, described: Described, grid: Grid, level: int) -> JointMatch:
         """Correspondence at a target's ``grid``, ``level`` halvings under the latent."""
         sources, target = described
         wanted = resize(target, grid)
@@ -142,15 +181,20 @@ class Run:
     def goal(self, row: Row, sigma: float, size: Grid, rivals: list[Run]) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Where guidance leads a clean estimate of ``size``: the warped reference [B, C, H, W] and M' [B, 1, H, W].
 
-        Uses the features of the call at ``sigma`` itself. None when that call was not one of this plan's.
+        By the match of the call at ``sigma``, or, where the effort shares nothing, a new one of that call's own features, as
+        in the official code. None when that call was not one of this plan's.
         """
-        known, levels = self.levels.get(row, (None, ()))
-        if known != sigma:
+        source = self.source(row)
+        if self.done.get(row) != sigma or source not in self.levels:
             return None
+        _, levels = self.levels[source]
         mask = self.foreground(row[1], size, levels[0].shape[0], levels[0].device, rivals)
-        if mask is None:
+        if self.plan.settings.effort.shared:
+            found = self.find(source, size, 0, levels[0].shape[0], {})
+        else:
+            found = self.match(self.describe(row[0], sigma, levels), size, 0)
+        if found is None or mask is None:
             return None
-        found = self.match(self.describe(row[0], sigma, levels), size, 0)
         trust, _ = self.trust(found, mask)
         pictures = [view.reference.latent.to(mask.device, torch.float32) for view in self.plan.views]
         return found.warp(pictures), trust

@@ -115,7 +115,7 @@ def test_on_a_trained_model_guided_steps_come_nearer_to_the_warped_reference(hos
     """On random weights mode paper has no such property: it needs a prediction that follows the noise in its input."""
     prompt = host_graph(mode)
     before, after = distances(pack, lambda: check(host.run(prompt))).unbind(1)
-    assert len(before) >= 10
+    assert len(before) >= 9
     assert (after <= before + 1e-6).float().mean() > 0.9 and after.sum() < before.sum()
 
 

@@ -157,8 +157,9 @@ def test_nothing_of_a_run_is_alive_after_its_end_or_an_error(bench):
     assert runs_alive() == 0
 
 
-def test_several_seeds_share_the_reference_passes(bench):
-    matched, _ = bench.apply()
+def test_several_seeds_and_settings_share_the_reference_passes(bench, pack):
+    fresh = bench.reference.with_store(pack.module("dreammatcher.features").FeatureStore())
+    matched, _ = bench.apply(reference=fresh)
     calls = count_calls(bench.model)
     with calls:
         bench.sample(matched, seed=1)
@@ -175,6 +176,7 @@ def count_calls(model):
 
         def __enter__(self):
             self.hook = model.model.diffusion_model.time_embed.register_forward_hook(self.add)
+            return self
 
         def add(self, *_):
             self.count += 1

@@ -207,8 +207,9 @@ def test_one_prompt_in_two_areas_is_matched_in_both_with_features_of_their_own(b
     plain, out = (sample(model, left + right, bench.negative, width=32, steps=2) for model in (bench.model, matched))
     changed = (out - plain).abs().amax((0, 1, 2))
     assert changed[:16].max() > 0 and changed[16:].max() > 0 and not trace.skipped
+    assert set(runs[-1].done) == {(kind, number) for kind in ("cond", "uncond") for number in (0, 1)}
     levels = runs[-1].levels
-    assert set(levels) == {(kind, number) for kind in ("cond", "uncond") for number in (0, 1)}
+    assert set(levels) == {("cond", 0), ("cond", 1)}
     assert not torch.equal(levels["cond", 0][1][-1], levels["cond", 1][1][-1])
 
 

@@ -1,0 +1,138 @@
+"""How much work goes into a match: what each saving saves, and that it equals the simple way where both are defined."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from test_sampling import count_calls
+from world import Bench, random_unet, sample
+
+
+@pytest.fixture(scope="module")
+def bench(pack) -> Bench:
+    return Bench(pack, random_unet())
+
+
+@pytest.fixture
+def effort(pack):
+    return pack.module("dreammatcher.settings").Effort
+
+
+def fresh(bench):
+    """The reference without any features kept."""
+    return bench.reference.with_store(bench.module("dreammatcher.features").FeatureStore())
+
+
+class Matches:
+    """Counts the matches that runs make while it is entered."""
+
+    def __init__(self, pack):
+        self.run, self.grids = pack.module("dreammatcher.host.run"), []
+
+    def __enter__(self):
+        self.original = self.run.match
+
+        def counted(source, target, **options):
+            self.grids.append(tuple(target.shape[-2:]))
+            return self.original(source, target, **options)
+
+        self.run.match = counted
+        return self
+
+    def __exit__(self, *_):
+        self.run.match = self.original
+
+
+@pytest.mark.parametrize("shared, passes", [(True, 1), (False, 2)])
+def test_the_first_picture_costs_one_reference_row_when_shared_and_two_when_not(bench, effort, shared, passes):
+    matched, _ = bench.apply(reference=fresh(bench), effort=effort(shared=shared))
+    with count_calls(bench.model) as calls:
+        bench.sample(matched, steps=6)
+    # the last of 6 + 1 sigmas is 0; the first step has nothing to match and asks for no reference
+    assert calls.count == 6 + 5 * passes
+
+
+@pytest.mark.parametrize("shared, rows", [(True, 1), (False, 2)])
+def test_each_grid_is_matched_once_per_step_and_row(bench, pack, effort, shared, rows):
+    matched, _ = bench.apply(effort=effort(shared=shared))
+    with Matches(pack) as matches:
+        bench.sample(matched, steps=6)
+    assert sorted(matches.grids) == sorted(5 * rows * [(8, 8), (16, 16)])
+
+
+def test_rows_in_calls_of_their_own_share_one_match(bench, pack, effort):
+    from test_sampling import split_calls
+
+    matched, _ = bench.apply(effort=effort())
+    with Matches(pack) as matches:
+        bench.sample(split_calls(matched, order=[1]), steps=6)
+    assert sorted(matches.grids) == sorted(5 * [(8, 8), (16, 16)])
+
+
+def test_sharing_equals_not_sharing_when_both_rows_have_one_prompt(bench, effort):
+    reference = replace(fresh(bench), negative=bench.reference.positive)
+    images = [sample(bench.apply(reference=reference, effort=effort(shared=shared))[0], bench.target, bench.target, cfg=3.0)
+              for shared in (True, False)]
+    plain = sample(bench.model, bench.target, bench.target, cfg=3.0)
+    assert (images[0] - images[1]).norm() < 1e-3 * (images[0] - plain).norm()
+
+
+def test_every_second_step_halves_the_matches(bench, pack, effort):
+    matched, _ = bench.apply(effort=effort(every=2))
+    with Matches(pack) as matches:
+        out = bench.sample(matched, steps=9)
+    assert len(matches.grids) == 2 * 4
+    often = bench.sample(bench.apply(effort=effort())[0], steps=9)
+    assert not torch.equal(out, often)
+    assert (out - often).norm() < (out - bench.sample(steps=9)).norm()
+
+
+def test_guidance_uses_the_match_that_is_there(bench, pack, effort):
+    settings = pack.module("dreammatcher.guidance").GuidanceSettings(0.5, 0.0, 1.0, "fast")
+    guide = pack.module("dreammatcher.host.guide").guide
+    matched, _ = bench.apply(effort=effort())
+    with Matches(pack) as matches:
+        out = bench.sample(guide(matched, settings), steps=6)
+    assert len(matches.grids) == 2 * 5
+    assert not torch.equal(out, bench.sample(matched, steps=6))
+
+
+def test_guidance_of_a_model_that_shares_nothing_matches_the_steps_own_features(bench, pack, effort):
+    settings = pack.module("dreammatcher.guidance").GuidanceSettings(0.5, 0.0, 1.0, "fast")
+    guide = pack.module("dreammatcher.host.guide").guide
+    with Matches(pack) as matches:
+        bench.sample(guide(bench.apply(effort=effort(shared=False))[0], settings), steps=6)
+    assert len(matches.grids) == 2 * 2 * 5 + 6
+
+
+def test_a_change_of_strength_finds_the_features_of_the_run_before(bench, effort):
+    reference = fresh(bench)
+    bench.sample(bench.apply(reference=reference, effort=effort())[0])
+    with count_calls(bench.model) as calls:
+        bench.sample(bench.apply(reference=reference, effort=effort(), strength=0.5)[0])
+    assert calls.count == 6
+
+
+def test_fewer_noise_levels_and_low_rank_take_less_room_and_stay_close(bench, pack, effort):
+    options = pack.module("dreammatcher.features").FeatureOptions
+    prepare = pack.module("dreammatcher.host.invert").prepare_features
+    run = dict(sampler="ddim", scheduler="ddim_uniform", steps=10)
+    with torch.inference_mode():
+        whole, small = (prepare(bench.model, bench.reference, bench.mask(), chosen)
+                        for chosen in (options(), options(pca=16, noise_levels=5)))
+    assert small.store.bytes() < 0.5 * whole.store.bytes()
+    exact, close = (bench.sample(bench.apply(reference=r, effort=effort())[0], **run) for r in (whole, small))
+    assert 0 < (close - exact).norm() < (exact - bench.sample(**run)).norm()
+
+
+@pytest.mark.parametrize("wrong, said", [({"pca": 0}, "pca: 0"), ({"every": 0}, "every: 0")])
+def test_effort_out_of_range_is_named(effort, wrong, said):
+    with pytest.raises(ValueError, match=said):
+        effort(**wrong)
+
+
+def test_an_unknown_preset_is_named(pack):
+    with pytest.raises(ValueError, match="preset: 'best' is unknown; choose one of balanced, fast, paper"):
+        pack.module("dreammatcher.settings").effort_of("best")
