@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export MALLOC_MMAP_MAX_ = 0
 export MALLOC_TRIM_THRESHOLD_ = 17179869184
 
-.PHONY: demo test quality views bench lint examples toybox
+.PHONY: demo test quality views bench pareto lint examples toybox
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo
 
@@ -28,6 +28,9 @@ views: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.bench
+
+pareto: $(STAMP)
+	$(BIN)/python -m benchmarks.pareto
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

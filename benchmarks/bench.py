@@ -1,16 +1,20 @@
 """``make bench``: what a step costs, against the plain model and against the official way, on random SD1.5-size weights.
 
 All arms run in one process through the host's own sampler, in turn, step times from its callback; ratios are medians over
-steps. Writes build/bench.json and prints the README's table. Weights are random: only the work counts.
+steps. Peak memory is that of a whole run above what is held before it, of the device on CUDA, of the process on Linux. Writes
+build/bench.json and prints the README's table. Weights are random: only the work counts.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -108,20 +112,64 @@ def arms(shop: Workshop) -> dict[str, Callable[[], object]]:
     }
 
 
+class Peak:
+    """Bytes that a run needs above what is held before it; None where this machine does not tell."""
+
+    def __init__(self, device: torch.device):
+        self.cuda, self.extra = device.type == "cuda", None
+
+    def __enter__(self) -> Peak:
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+            self.before = torch.cuda.memory_allocated()
+        elif STATUS.exists():
+            CLEAR.write_text("5")  # the high-water mark starts again from what is resident
+            self.before = high_water()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.cuda:
+            self.extra = torch.cuda.max_memory_allocated() - self.before
+        elif STATUS.exists():
+            self.extra = high_water() - self.before
+
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def high_water() -> int:
+    return 1024 * int(next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM")).split()[1])
+
+
+def import_seconds() -> float:
+    """What the pack adds to the host's start: its modules once more, under another name."""
+    spec = importlib.util.spec_from_file_location("dreammatcher_again", ROOT / "__init__.py",
+                                                  submodule_search_locations=[str(ROOT)])
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    started = time.perf_counter()
+    spec.loader.exec_module(module)
+    return round(time.perf_counter() - started, 3)
+
+
 def measure(shop: Workshop, names: list[str], rounds: int) -> dict[str, dict]:
     made = {name: make for name, make in arms(shop).items() if name in names or name == PLAIN}
     if CACHED in made or FAST in made or PAPER in made:
         shop.seconds(made.get(CACHED, made.get(FAST, made.get(PAPER)))())  # fills the store
     times: dict[str, list[list[float]]] = {name: [] for name in made}
+    memory: dict[str, list[int | None]] = {name: [] for name in made}
     for _ in range(rounds):
         for name, make in made.items():
-            times[name].append(shop.seconds(make()))
+            model = make()
+            with Peak(shop.device) as peak:
+                times[name].append(shop.seconds(model))
+            memory[name].append(peak.extra)
             print(f"{name}: {statistics.median(times[name][-1]):.2f} s per step", flush=True)
     plain = times[PLAIN]
     return {name: {
         "seconds": round(statistics.median(value for run in runs for value in run), 3),
         "ratio": round(statistics.median(value / base for run, base_run in zip(runs, plain)
                                          for value, base in zip(run, base_run)), 3),
+        "peak_bytes": max((value for value in memory[name] if value is not None), default=None),
     } for name, runs in times.items()}
 
 
@@ -142,8 +190,10 @@ def match_seconds(shop: Workshop) -> dict[str, float]:
 
 
 def markdown(table: dict[str, dict]) -> str:
-    lines = ["| arm | step against plain | seconds per step |", "|---|---|---|"]
-    return "\n".join(lines + [f"| {name} | {row['ratio']:.2f} | {row['seconds']:.2f} |" for name, row in table.items()])
+    lines = ["| arm | step against plain | seconds per step | peak memory of a run |", "|---|---|---|---|"]
+    megabytes = lambda value: "unknown" if value is None else f"{value / 1e6:.0f} MB"  # noqa: E731
+    return "\n".join(lines + [f"| {name} | {row['ratio']:.2f} | {row['seconds']:.2f} | {megabytes(row['peak_bytes'])} |"
+                              for name, row in table.items()])
 
 
 def main() -> None:
@@ -166,11 +216,13 @@ def main() -> None:
         alone = match_seconds(shop)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     result = SimpleNamespace(device=name, dtype=str(dtype), side=options.side, batch=options.batch, width=options.width,
-                             arms=table, match=alone, cache_bytes_per_step=shop.kept.bytes() // max(1, options.steps))
+                             arms=table, match=alone, cache_bytes_per_step=shop.kept.bytes() // max(1, len(shop.kept.rows)),
+                             import_seconds=import_seconds())
     FILE.parent.mkdir(parents=True, exist_ok=True)
     FILE.write_text(json.dumps(vars(result), indent=1) + "\n", encoding="utf-8")
     print(markdown(table))
-    print(json.dumps(alone), f"cache {result.cache_bytes_per_step / 1e6:.0f} MB per step, {name}, {dtype}")
+    print(json.dumps(alone), f"cache {result.cache_bytes_per_step / 1e6:.0f} MB per step, pack import "
+          f"{result.import_seconds} s, {name}, {dtype}")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def ablations(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
         MATCHED: studio.matched(ready),
         "reference mask limits the match": studio.matched(ready, {"reference_mask": inside}),
         "Otsu foreground": studio.matched(ready, {"otsu": True}),
-        "no PCA": studio.matched(ready, pca=None),
+        "as the paper divides the work": studio.matched(ready, effort={"pca": 256, "shared": False}),
         "cycle threshold 0.2": studio.matched(ready, {"threshold": 0.2}),
         "start 0.3": studio.matched(ready, start=0.3),
     }
@@ -62,7 +62,27 @@ def guidances(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
     }
 
 
-STUDIES = {"arms": arms, "ablations": ablations, "guidance": guidances}
+def trades(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
+    """Everything that trades likeness for time or memory, one change from the default each."""
+    small = studio.ahead(ready, dtype=torch.float16, pca=64, noise_levels=20)
+    coarse, fine = studio.blocks()
+    return {
+        PLAIN: studio.model,
+        "balanced": studio.matched(ready),
+        "paper": studio.matched(ready, effort={"pca": 256, "shared": False}),
+        "PCA 64": studio.matched(ready, effort={"pca": 64}),
+        "match every 2": studio.matched(ready, effort={"every": 2}),
+        "match every 4": studio.matched(ready, effort={"every": 4}),
+        "coarse level only": studio.matched(ready, layers=coarse),
+        "fine level only": studio.matched(ready, layers=fine),
+        "small store": studio.matched(small),
+        "start 0.3": studio.matched(ready, start=0.3),
+        "end 0.7": studio.matched(ready, end=0.7),
+        "guidance fast": studio.guided(studio.matched(ready), mode="fast"),
+    }
+
+
+STUDIES = {"arms": arms, "ablations": ablations, "guidance": guidances, "trades": trades}
 
 
 def measure(case: Case, ready: SimpleNamespace, picture: np.ndarray, seen: Verdict, plain: Verdict) -> dict[str, float | None]:
@@ -113,31 +133,35 @@ def markdown(table: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=50)
-    parser.add_argument("--pictures", type=Path, help="folder for a strip of pictures per case")
-    parser.add_argument("--study", choices=STUDIES, default="arms", help="'arms' writes build/quality.json, others only print")
-    options = parser.parse_args()
-    made = STUDIES[options.study]
+def run(study: str, count: int, folder: Path | None = None) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Table of a study over ``count`` cases, and the bounds of subject error. Strips of pictures go into ``folder``."""
     studio, judge = Studio(Host(ROOT / "build" / "host")), load_judge()
-    chosen, rows = cases(options.cases), []
+    chosen, rows = cases(count), []
     with torch.inference_mode():
         limits = bounds(judge, chosen, studio)
         for number, case in enumerate(chosen):
-            ready = studio.ahead(studio.prepare(case))
+            ready = studio.ahead(studio.prepare(case), both_rows=True)
             pictures, seconds = {}, {}
-            for name, model in made(studio, ready).items():
+            for name, model in STUDIES[study](studio, ready).items():
                 start = time.perf_counter()
                 pictures[name] = studio.sample(model, ready.target, ready.negative, case.seed)
                 seconds[name] = time.perf_counter() - start
             seen = {name: look(judge, picture) for name, picture in pictures.items()}
             rows.append({name: {**measure(case, ready, pictures[name], seen[name], seen[PLAIN]),
                                 "time": seconds[name] / seconds[PLAIN]} for name in pictures})
-            if options.pictures:
-                save_strip(options.pictures, number, [ready.picture, *pictures.values()])
+            if folder:
+                save_strip(folder, number, [ready.picture, *pictures.values()])
             print(f"case {number + 1} of {len(chosen)}", flush=True)
-    table = summarise(rows)
+    return summarise(rows), limits
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=50)
+    parser.add_argument("--pictures", type=Path, help="folder for a strip of pictures per case")
+    parser.add_argument("--study", choices=STUDIES, default="arms", help="'arms' writes build/quality.json, others only print")
+    options = parser.parse_args()
+    table, limits = run(options.study, options.cases, options.pictures)
     if options.study == "arms":
         FILE.write_text(json.dumps({**table, "bounds": limits}, indent=1) + "\n", encoding="utf-8")
     print(markdown(table))

@@ -94,7 +94,7 @@ class Studio:
 
     def ahead(self, ready: SimpleNamespace, **options) -> SimpleNamespace:
         """The same with every feature made ahead of sampling, so that arms compare in time."""
-        options = self.module("dreammatcher.features").FeatureOptions(both_rows=True, **options)
+        options = self.module("dreammatcher.features").FeatureOptions(**options)
         made = self.module("dreammatcher.host.invert").prepare_features(self.model, ready.reference, ready.mask, options)
         return SimpleNamespace(**{**vars(ready), "reference": made})
 
@@ -102,12 +102,18 @@ class Studio:
         chosen = self.module("dreammatcher.guidance").GuidanceSettings(**settings)
         return self.module("dreammatcher.host.guide").guide(model, chosen)
 
-    def matched(self, ready: SimpleNamespace, mask: dict | None = None, effort: dict | None = None, **settings):
+    def blocks(self) -> list[str]:
+        """The output blocks of each matched level, coarse to fine, as DreamMatcher Apply takes them."""
+        found = self.module("dreammatcher.host.structure").structure_of(self.model.model).self_attention
+        return [",".join(sorted({str(number) for (_, number, _), own in found.items() if own == level}))
+                for level in sorted(set(found.values()), reverse=True)]
+
+    def matched(self, ready: SimpleNamespace, mask: dict | None = None, effort: dict | None = None, layers: str = "", **settings):
         """The model with one arm's settings; ``mask`` and ``effort`` change those settings of the default."""
         chosen = self.module("dreammatcher.settings").ApplySettings(**settings)
         chosen = replace(chosen, effort=replace(chosen.effort, **(effort or {})))
         return self.module("dreammatcher.host.apply").apply(
-            self.model, ready.reference, replace(ready.mask, **(mask or {})), chosen)[0]
+            self.model, ready.reference, replace(ready.mask, **(mask or {})), chosen, layers)[0]
 
 
 def save_strip(folder: Path, number: int, pictures: list[np.ndarray]) -> None:

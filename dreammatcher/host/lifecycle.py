@@ -45,14 +45,15 @@ class RunHolder:
         self._run = lambda: None
 
 
-def begin(plan: Plan, weights: object, sampling: object) -> Run:
+def begin(plan: Plan, weights: object, sampling: object, noise: torch.Tensor | None) -> Run:
     """A fresh run: percentages become sigmas here, once, by the model's noise schedule ``sampling``."""
     plan.trace.clear()
     for view in plan.views:
         view.store.start_run()
     start = float(sampling.percent_to_sigma(plan.settings.start))
     end = float(sampling.percent_to_sigma(plan.settings.end))
-    return Run(plan, weights, start, end)
+    size = tuple(noise.shape[-2:]) if torch.is_tensor(noise) and noise.ndim == 4 else None
+    return Run(plan, weights, start, end, size)
 
 
 def install(model, plan: Plan, holder: RunHolder) -> None:
@@ -64,12 +65,12 @@ def install(model, plan: Plan, holder: RunHolder) -> None:
 
 
 def _install_wrapper(model, plan: Plan, holder: RunHolder) -> None:
-    def around_sampling(executor, *args, **kwargs):
+    def around_sampling(executor, noise, *args, **kwargs):
         model = executor.class_obj.model_patcher
         outer = holder.run()  # a sampler inside a sampler
-        holder.hold(begin(plan, model.patches_uuid, model.get_model_object("model_sampling")))
+        holder.hold(begin(plan, model.patches_uuid, model.get_model_object("model_sampling"), noise))
         try:
-            return executor(*args, **kwargs)
+            return executor(noise, *args, **kwargs)
         finally:
             holder.release()
             if outer is not None:
@@ -96,7 +97,7 @@ def _install_prompt_watch(model, plan: Plan, holder: RunHolder) -> None:
         run, kind = holder.run(), kwargs.get("prompt_type")
         # A run's positive prompts come first and together; packs may encode others at any time while it lasts.
         if run is None or (kind == "positive" and (run.levels or run.last_prompt_type != kind)):
-            run = begin(plan, weights_identity(plan.base.diffusion_model), plan.base.model_sampling)
+            run = begin(plan, weights_identity(plan.base.diffusion_model), plan.base.model_sampling, kwargs.get("noise"))
             holder.watch(run)
         run.last_prompt_type = kind
         run.areas = run.areas or kwargs.get("area") is not None

@@ -23,6 +23,9 @@ def assign(run: Run, numbers: tuple[int, ...], looks: list[Look], texts: list[to
     ``looks`` and ``texts`` (contexts [T, C]) are those of each chunk's first picture.
     """
     kinds = _kinds(run, numbers, texts)
+    if run.size is not None and looks[0].size != run.size and not run.areas:
+        run.skip("calls that see a part of the picture (tiles, windows) are left as they are")
+        return [None] * len(numbers)
     if len(run.prompts) > 1 or run.areas:
         rows = _assign_parts(run, kinds, looks, texts)
     else:
@@ -100,7 +103,7 @@ def _saw(run: Run, prompt: int, look: Look) -> bool:
 def _tear(run: Run, sigma: float) -> None:
     run.torn, run.after_torn = sigma, None
     run.found.clear()
-    run.skip("calls at one noise level see different pictures (tiles, windows, restarts); such steps are left as they are")
+    run.skip("calls at one noise level see different pictures (tiles, restarts); such steps are left as they are")
 
 
 def _torn_before(run: Run, sigma: float) -> bool:

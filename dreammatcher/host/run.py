@@ -48,6 +48,7 @@ class Run:
     weights: object  # identity of the weights, part of the feature store's keys
     sigma_start: float
     sigma_end: float
+    size: Grid | None  # of the whole latent; None where the host does not tell
     prompts: list[Prompt] = field(default_factory=list)  # the positive prompts, in the host's order
     last_prompt_type: str | None = None  # where the host has no start-of-sampling hook
     areas: bool = False  # some prompt is limited to an area

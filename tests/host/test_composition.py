@@ -204,7 +204,33 @@ def test_a_picture_in_tiles_is_left_alone_with_one_message(bench):
     for model in (plain, matched):
         model.set_model_unet_function_wrapper(tiled)
     assert torch.equal(bench.sample(matched, **SIZE), bench.sample(plain, **SIZE))
-    assert len(trace.skipped) == 1 and "see different pictures (tiles" in trace.skipped[0]
+    assert len(trace.skipped) == 1 and "see a part of the picture (tiles" in trace.skipped[0]
+
+
+def test_calls_of_the_whole_picture_between_windows_are_matched(bench):
+    """As packs do that blend windows with a guiding pass over everything."""
+    def windowed(apply_model, options):
+        x, sigma, c = options["input"], options["timestep"], options["c"]
+        halves = [apply_model(half, sigma, **c) for half in x.chunk(2, 3)]
+        return 0.5 * apply_model(x, sigma, **c) + 0.5 * torch.cat(halves, 3)
+
+    plain, (matched, trace) = bench.model.clone(), bench.apply()
+    for model in (plain, matched):
+        model.set_model_unet_function_wrapper(windowed)
+    assert not torch.equal(bench.sample(matched, **SIZE), bench.sample(plain, **SIZE))
+    assert trace.last().flow.shape[-2:] == (SIZE["height"], SIZE["width"]) and len(trace.skipped) == 1
+
+
+def test_tiles_as_large_as_the_whole_picture_are_left_alone_too(bench):
+    def rolled(apply_model, options):
+        x, sigma, c = options["input"], options["timestep"], options["c"]
+        return 0.5 * apply_model(x, sigma, **c) + 0.5 * apply_model(x.roll(7, 3), sigma, **c).roll(-7, 3)
+
+    plain, (matched, trace) = bench.model.clone(), bench.apply()
+    for model in (plain, matched):
+        model.set_model_unet_function_wrapper(rolled)
+    bench.sample(matched, **SIZE)
+    assert len(trace.skipped) == 1 and "see different pictures" in trace.skipped[0]
 
 
 def test_the_noise_of_a_second_pass_at_another_size_finds_the_same_reference(bench):

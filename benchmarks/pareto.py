@@ -1,0 +1,54 @@
+"""``make pareto``: likeness against time for everything that trades one for the other, on Toybox.
+
+Writes build/pareto.json and the README's figure, docs/pareto.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from harness.library import ROOT
+
+from . import quality
+
+FILE, FIGURE = ROOT / "build" / "pareto.json", ROOT / "docs" / "pareto.png"
+
+
+def draw(table: dict[str, dict[str, float]]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4.6), dpi=110)
+    for name, row in table.items():
+        named = name in (quality.PLAIN, "balanced", "paper", "match every 2")
+        axes.scatter(row["time"], row["subject_error"], s=60 if named else 30, color="#d55e00" if named else "#0072b2", zorder=3)
+        axes.annotate(name, (row["time"], row["subject_error"]), xytext=(6, 3), textcoords="offset points", fontsize=9)
+    axes.set(xlabel="time of a picture, against the plain model (features cached)",
+             ylabel="subject error (CIEDE2000), lower is better")
+    axes.margins(x=0.18, y=0.1)
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    FIGURE.parent.mkdir(exist_ok=True)
+    figure.savefig(FIGURE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=20)
+    parser.add_argument("--redraw", action="store_true", help="draw build/pareto.json again")
+    options = parser.parse_args()
+    if options.redraw:
+        table = json.loads(FILE.read_text(encoding="utf-8"))
+    else:
+        table, _ = quality.run("trades", options.cases)
+        FILE.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    print(quality.markdown(table))
+    draw(table)
+    print(f"wrote {FILE.relative_to(ROOT)} and {FIGURE.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
