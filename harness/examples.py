@@ -35,7 +35,7 @@ def full_control() -> dict[str, Any]:
         "8": node("DreamMatcherMask", reference_subject=["4", 1], target_subject=["5", 1], cycle_threshold=0.4,
                   binarise="soft"),
         "9": node("DreamMatcherApply", model=["1", 0], reference=["7", 0], mask=["8", 0], strength=1.0, start=0.08, end=1.0,
-                  layers=""),
+                  layers="", preset="balanced"),
         "10": node("EmptyLatentImage", width=128, height=128, batch_size=1),
         "11": sampler(["1", 0], ["5", 0], ["6", 0], ["10", 0]),
         "12": sampler(["9", 0], ["5", 0], ["6", 0], ["10", 0]),
@@ -67,7 +67,7 @@ def save_and_load() -> dict[str, Any]:
     prompt["15"] = node("DreamMatcherSaveReference", reference=["18", 0], filename_prefix="dreammatcher/robot")
     prompt["16"] = node("SaveImage", images=["14", 0], filename_prefix="dreammatcher/prepared")
     prompt["18"] = node("DreamMatcherFeatures", model=["1", 0], reference=["7", 0], mask=["8", 0], pca=256,
-                        storage_device="cpu", dtype="model")
+                        storage_device="cpu", dtype="model", noise_levels=0, rows="one")
     prompt["9"]["inputs"]["reference"] = ["18", 0]
     return prompt
 

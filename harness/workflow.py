@@ -31,9 +31,9 @@ def to_prompt(workflow: dict[str, Any], nodes: dict[str, type]) -> dict[str, Any
         inputs: dict[str, Any] = {}
         for name, declaration in inputs_of(nodes[entry["type"]]).items():
             if is_widget(declaration):
-                inputs[name] = next(values)
+                inputs[name] = next(values, declaration[1].get("default"))  # saved before this widget was made
                 if name in SEEDS:
-                    next(values)  # control after generate
+                    next(values, None)  # control after generate
         prompt[str(entry["id"])] = {
             "class_type": entry["type"], "inputs": {**inputs, **{name: list(link) for name, link in connected.items()}}}
     return prompt

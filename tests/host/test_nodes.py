@@ -197,3 +197,14 @@ def test_the_easy_node_equals_the_full_graph(host):
     full["12"]["inputs"].update(seed=prompt["5"]["inputs"]["seed"], steps=6)
     full = {number: entry for number, entry in full.items() if number not in ("11", "13", "15")}
     assert host.images(host.run(full), "16")[0].tobytes() == host.images(host.run(prompt), "7")[0].tobytes()
+
+
+def test_graphs_from_before_an_option_was_added_run_as_they_did(host):
+    workflow = json.loads((ROOT / "example_workflows" / "dreammatcher_toybox.json").read_text())
+    now = to_prompt(workflow, host.nodes)
+    entry = next(node for node in workflow["nodes"] if node["type"] == "DreamMatcherApply")
+    entry["widgets_values"].remove("balanced")
+    assert to_prompt(workflow, host.nodes) == now
+    apply = next(node for node in now.values() if node["class_type"] == "DreamMatcherApply")
+    del apply["inputs"]["preset"]
+    assert host.run(quick(now)).success
