@@ -8,6 +8,7 @@ from einops import rearrange
 
 #: rank of the paper's PCA, per level
 PAPER_PCA = 256
+POWER_ITERATIONS = 2
 
 
 def descriptors(
@@ -77,15 +78,19 @@ def _project(tokens: list[torch.Tensor], pca: int | None) -> list[torch.Tensor]:
 
 
 def principal_directions(centred: torch.Tensor, rank: int) -> torch.Tensor:
-    """Leading right singular vectors [C, rank] of ``centred`` [N, C], by torch's randomised method with a fixed seed.
+    """Leading right singular vectors [C, rank] of ``centred`` [N, C] (Halko et al. 2011, Alg. 4.4 and 5.1).
 
-    The global random state is left as it was: samplers draw their noise from it. A broken picture (NaN, infinity) counts
-    as zeros here, so that it ends as the host's own would.
+    What ``torch.pca_lowrank`` does with its two power iterations, but from random numbers of its own: that function draws
+    from the global state, from which samplers draw their noise. A broken picture (NaN, infinity) counts as zeros here, so
+    that it ends as the host's own would.
     """
-    devices = [centred.device] if centred.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(0)
-        return torch.pca_lowrank(torch.nan_to_num(centred), q=rank, center=False)[2]
+    centred = torch.nan_to_num(centred)
+    random = torch.randn(centred.shape[1], rank, generator=torch.Generator().manual_seed(0)).to(centred)
+    basis = torch.linalg.qr(centred @ random).Q
+    for _ in range(POWER_ITERATIONS):
+        basis = torch.linalg.qr(centred.T @ basis).Q
+        basis = torch.linalg.qr(centred @ basis).Q
+    return torch.linalg.svd(basis.T @ centred, full_matrices=False).Vh.T
 
 
 def resize(descriptor: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

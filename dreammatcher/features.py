@@ -96,9 +96,11 @@ class FeatureOptions:
             raise ValueError(f"noise levels: {self.noise_levels} is not at least 1; use 0 in the node for all")
 
     def chosen(self, sigmas: tuple[float, ...]) -> tuple[float, ...]:
-        """``noise_levels`` of some sigmas, evenly from the first to the last."""
+        """``noise_levels`` of some sigmas, evenly from the first to the last, or the one in the middle."""
         count = min(self.noise_levels or len(sigmas), len(sigmas))
-        return tuple(sigmas[round(number * (len(sigmas) - 1) / max(1, count - 1))] for number in range(count))
+        if count == 1:
+            return (sigmas[len(sigmas) // 2],)
+        return tuple(sigmas[round(number * (len(sigmas) - 1) / (count - 1))] for number in range(count))
 
 
 @dataclass(eq=False)

@@ -99,7 +99,7 @@ class DreamMatcherGuidance:
             "end": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip":
                     "Share of the schedule at which guidance stops."}),
             "mode": ([FAST, PAPER], {"default": FAST, "tooltip":
-                     "fast: no gradient, one more match per step. paper: the authors' gradient through the UNet, which takes "
+                     "fast: no gradient, next to no cost. paper: the authors' gradient through the UNet, which takes "
                      "more time and memory."}),
         }}
 

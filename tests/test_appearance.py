@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dreammatcher.appearance import blend, match_appearance, trusted
 from dreammatcher.correspondence import confidence, match, warp
-from dreammatcher.descriptors import descriptors, resize
+from dreammatcher.descriptors import descriptors, principal_directions, resize
 from dreammatcher.foreground import attention_columns, foreground, otsu, repeated_columns
 
 
@@ -87,6 +87,15 @@ def test_the_projection_is_the_same_twice_and_leaves_the_random_state_alone():
     first, second = (descriptors(levels(0), levels(7), pca=4) for _ in range(2))
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(a, b) for a, b in zip(first, second))
+
+
+def test_the_principal_directions_hold_as_much_as_the_exact_ones():
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(300, 60, generator=generator) * torch.linspace(1, 0.05, 60) ** 2
+    found = principal_directions(x, 12)
+    assert torch.allclose(found.T @ found, torch.eye(12), atol=1e-5)
+    exact = torch.linalg.svdvals(x)[:12].pow(2).sum()
+    assert 0.98 * exact < (x @ found).pow(2).sum() <= exact * 1.0001
 
 
 def test_batch_rows_are_described_as_if_they_were_alone():

@@ -111,7 +111,7 @@ def test_features_made_ahead_stand_in_for_the_nearest_noise_levels():
 
 
 @pytest.mark.parametrize("wanted, expected", [
-    (None, (1, 2, 3, 4, 5)), (3, (1, 3, 5)), (2, (1, 5)), (1, (1,)), (9, (1, 2, 3, 4, 5))])
+    (None, (1, 2, 3, 4, 5)), (3, (1, 3, 5)), (2, (1, 5)), (1, (3,)), (9, (1, 2, 3, 4, 5))])
 def test_fewer_noise_levels_lie_evenly(wanted, expected):
     assert FeatureOptions(noise_levels=wanted).chosen((1, 2, 3, 4, 5)) == expected
 

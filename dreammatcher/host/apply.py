@@ -39,8 +39,9 @@ def apply(model, reference: Reference | ReferenceSet, mask: MaskSettings, settin
     for member in views_of(reference):
         check_family(member.reference, structure.family, model.model.latent_format.latent_channels)
     plan = Plan(model.model, structure, structure.chosen(layers), views(reference, mask), mask, settings, Trace())
-    for view in plan.views:  # what is made ahead of sampling has all the room it asked for
-        view.store.capacity = max(view.store.capacity, comfy.model_management.get_total_memory(torch.device("cpu")) // 4)
+    for view in plan.views:
+        if not view.store.sigmas:  # what is made ahead of sampling has its room already
+            view.store.capacity = comfy.model_management.get_total_memory(torch.device("cpu")) // (4 * len(plan.views))
     clone = model.clone()
     seat = Seat(f"dreammatcher_{uuid.uuid4().hex}", plan, RunHolder())
     install(clone, plan, seat.holder)
@@ -108,7 +109,7 @@ def _begin_call(seat: Seat, h: torch.Tensor, options: dict) -> Call | None:
     latent_size = tuple(h.shape[-2:])
     readers = None
     if plan.mask.target_mask is None and run.active(sigma):
-        readers = SubjectMaps.of(plan.base, plan.structure, plan.mask.target_subject, latent_size)
+        readers = SubjectMaps.of(run.base, plan.structure, plan.mask.target_subject, latent_size)
     detached = torch.is_grad_enabled() and h.requires_grad
     return Call(run, sigma, tuple(options["cond_or_uncond"]), latent_size, readers, looks(h, sigma),
                 rival_runs(seat, options, sigma), detached)

@@ -86,11 +86,14 @@ class Call:
                 own[row] = h[self.chunk(chunk, h.shape[0])].detach().clone()
         if number != taps[-1]:
             return
-        self.run.done |= dict.fromkeys(filter(None, self.rows), self.sigma)
+        if len(self.levels) < len(taps):
+            self.run.skip("another pack skips decoder blocks; such calls leave no features to match")
+            return
+        for row in filter(None, self.rows):
+            self.run.done[row], self.run.sizes[row[1]] = self.sigma, self.latent_size
         for row in own:
             if row in self.run.levels:
                 self.run.before[row] = self.run.levels[row]
-            self.run.sizes[row[1]] = self.latent_size
             self.run.levels[row] = (self.sigma, tuple(self.levels[tap][row] for tap in taps))
 
     def inject(self, layer: Layer, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -83,7 +83,7 @@ def _install_gradient(model, settings: GuidanceSettings) -> None:
     if WrappersMP is not None and hasattr(model, "add_wrapper_with_key"):
         def around(executor, x, t, *args, **kwargs):
             options = next((value for value in (*args, kwargs.get("transformer_options")) if _is_options(value)), {})
-            return _guided(model.model, executor, settings, options, x, t, args, kwargs)
+            return _guided(executor.class_obj, executor, settings, options, x, t, args, kwargs)
 
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, f"dreammatcher_{uuid.uuid4().hex}", around)
         return

@@ -100,4 +100,5 @@ def _prepared(model, reference: Reference, subject: Subject | None, options: Fea
             row = reference_pass(base, structure, reference, kind, subject, sigma, model.load_device)
             store.put((weights, kind, sigma, subject), row)
         step(before + done, 0)
+    store.capacity = 2 * store.held  # room for those of one other state of the weights
     return reference.with_store(store)

@@ -45,7 +45,7 @@ class RunHolder:
         self._run = lambda: None
 
 
-def begin(plan: Plan, weights: object, sampling: object, noise: torch.Tensor | None) -> Run:
+def begin(plan: Plan, base: torch.nn.Module, weights: object, sampling: object, noise: torch.Tensor | None) -> Run:
     """A fresh run: percentages become sigmas here, once, by the model's noise schedule ``sampling``."""
     plan.trace.clear()
     for view in plan.views:
@@ -53,7 +53,7 @@ def begin(plan: Plan, weights: object, sampling: object, noise: torch.Tensor | N
     start = float(sampling.percent_to_sigma(plan.settings.start))
     end = float(sampling.percent_to_sigma(plan.settings.end))
     size = tuple(noise.shape[-2:]) if torch.is_tensor(noise) and noise.ndim == 4 else None
-    return Run(plan, weights, start, end, size)
+    return Run(plan, base, sampling, weights, start, end, size)
 
 
 def install(model, plan: Plan, holder: RunHolder) -> None:
@@ -68,7 +68,7 @@ def _install_wrapper(model, plan: Plan, holder: RunHolder) -> None:
     def around_sampling(executor, noise, *args, **kwargs):
         model = executor.class_obj.model_patcher
         outer = holder.run()  # a sampler inside a sampler
-        holder.hold(begin(plan, model.patches_uuid, model.get_model_object("model_sampling"), noise))
+        holder.hold(begin(plan, model.model, model.patches_uuid, model.get_model_object("model_sampling"), noise))
         try:
             return executor(noise, *args, **kwargs)
         finally:
@@ -97,7 +97,8 @@ def _install_prompt_watch(model, plan: Plan, holder: RunHolder) -> None:
         run, kind = holder.run(), kwargs.get("prompt_type")
         # A run's positive prompts come first and together; packs may encode others at any time while it lasts.
         if run is None or (kind == "positive" and (run.levels or run.last_prompt_type != kind)):
-            run = begin(plan, weights_identity(plan.base.diffusion_model), plan.base.model_sampling, kwargs.get("noise"))
+            base = plan.base
+            run = begin(plan, base, weights_identity(base.diffusion_model), base.model_sampling, kwargs.get("noise"))
             holder.watch(run)
         run.last_prompt_type = kind
         run.areas = run.areas or kwargs.get("area") is not None

@@ -31,7 +31,7 @@ def assign(run: Run, numbers: tuple[int, ...], looks: list[Look], texts: list[to
     else:
         rows = [_assign_whole(run, kind, look, text) for kind, look, text in zip(kinds, looks, texts)]
     sigma = looks[0].sigma
-    return [None] * len(rows) if _torn_before(run, sigma) else rows
+    return [None] * len(rows) if run.torn == sigma else rows
 
 
 def _kinds(run: Run, numbers: tuple[int, ...], texts: list[torch.Tensor]) -> list[str]:
@@ -101,19 +101,7 @@ def _saw(run: Run, prompt: int, look: Look) -> bool:
 
 
 def _tear(run: Run, sigma: float) -> None:
-    run.torn, run.after_torn = sigma, None
-    run.found.clear()
+    run.torn = sigma
+    for known in (run.levels, run.before, run.found, run.done):  # they may be another picture's
+        known.clear()
     run.skip("calls at one noise level see different pictures (tiles, restarts); such steps are left as they are")
-
-
-def _torn_before(run: Run, sigma: float) -> bool:
-    """Whether different pictures were seen at this sigma or at the one before it: features would be another picture's."""
-    if run.torn is None:
-        return False
-    if run.torn == sigma or run.after_torn == sigma:
-        return True
-    if run.after_torn is None:
-        run.after_torn = sigma
-        return True
-    run.torn = run.after_torn = None
-    return False

@@ -45,6 +45,8 @@ class Run:
     """What carries over from call to call."""
 
     plan: Plan
+    base: torch.nn.Module  # the host's BaseModel that samples: the plan's own, or another with the same weights
+    sampling: object  # its noise schedule
     weights: object  # identity of the weights, part of the feature store's keys
     sigma_start: float
     sigma_end: float
@@ -65,7 +67,6 @@ class Run:
     sizes: dict[int, Grid] = field(default_factory=dict)  # prompt -> size of the picture its rows see
     looks: dict[Row, Look] = field(default_factory=dict)  # what each row saw last
     torn: float | None = None  # the last sigma at which calls saw different pictures
-    after_torn: float | None = None  # the first one after it
     without_gradient: bool = False  # guidance found no gradient here
     spans: dict[tuple, tuple[float, float]] = field(default_factory=dict)  # guidance start and end -> sigmas
 
@@ -75,8 +76,7 @@ class Run:
     def within(self, sigma: float, start: float, end: float) -> bool:
         """Whether ``sigma`` lies between two shares of the schedule."""
         if (start, end) not in self.spans:
-            sampling = self.plan.base.model_sampling
-            self.spans[start, end] = tuple(float(sampling.percent_to_sigma(share)) for share in (start, end))
+            self.spans[start, end] = tuple(float(self.sampling.percent_to_sigma(share)) for share in (start, end))
         first, last = self.spans[start, end]
         return last <= sigma <= first
 
@@ -105,8 +105,7 @@ class Run:
         if (number, key) not in self.references:
             row = view.store.get(key, like.device, like.dtype)
             if row is None:
-                plan = self.plan
-                row = reference_pass(plan.base, plan.structure, view.reference, kind, view.subject, sigma, like.device)
+                row = reference_pass(self.base, self.plan.structure, view.reference, kind, view.subject, sigma, like.device)
                 view.store.put(key, row)
                 row = row.to(like.device, like.dtype)
             self.references = {known: value for known, value in self.references.items()

@@ -136,3 +136,16 @@ def test_effort_out_of_range_is_named(effort, wrong, said):
 def test_an_unknown_preset_is_named(pack):
     with pytest.raises(ValueError, match="preset: 'best' is unknown; choose one of balanced, fast, paper"):
         pack.module("dreammatcher.settings").effort_of("best")
+
+
+def test_a_store_made_ahead_holds_no_more_than_two_states_of_the_weights(bench, pack, effort):
+    options = pack.module("dreammatcher.features").FeatureOptions
+    with torch.inference_mode():
+        prepared = pack.module("dreammatcher.host.invert").prepare_features(bench.model, bench.reference, bench.mask(), options())
+    once = prepared.store.bytes()
+    key = "diffusion_model.output_blocks.3.1.transformer_blocks.0.attn1.to_v.weight"
+    for strength in (0.1, 0.2, 0.3, 0.4):
+        changed = bench.model.clone()
+        changed.add_patches({key: (torch.eye(32),)}, strength)
+        bench.sample(bench.apply(changed, reference=prepared, effort=effort())[0])
+    assert once < prepared.store.bytes() <= 2 * once

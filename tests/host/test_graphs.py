@@ -166,7 +166,7 @@ def test_a_restart_with_fresh_noise_at_one_sigma_costs_a_step_and_a_message_not_
                                          bench.negative, torch.zeros(1, 4, 16, 16), disable_pbar=True, seed=1)
     assert torch.isfinite(out).all() and len(trace.skipped) == 1
     served = sorted(trace.snapshots, reverse=True)
-    assert [round(sigma, 1) for sigma in served] == [5.0, 2.0, 0.9, 0.6, 0.3] or len(served) >= 4
+    assert [round(sigma, 1) for sigma in served] == [5.0, 2.0, 1.2, 0.9, 0.6, 0.3]  # 1.5 has no features of its own picture
 
 
 def test_looks_are_spread_over_the_whole_picture_whatever_the_width(pack):

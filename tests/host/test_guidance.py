@@ -190,3 +190,14 @@ def test_a_gradient_that_explodes_leaves_the_step_unguided_with_one_message(benc
 def test_a_model_without_apply_is_refused(bench, guided):
     with pytest.raises(ValueError, match="connect the MODEL output of DreamMatcher Apply"):
         guided(bench.model)
+
+
+def test_uncond_rows_that_come_first_are_led_and_taken_for_whole_pictures(pack, bench):
+    from test_sampling import split_calls
+
+    matched, trace = bench.apply()
+    settings = pack.module("dreammatcher.guidance").GuidanceSettings(1.0, 0.0, 1.0, "paper")
+    guided = pack.module("dreammatcher.host.guide").guide(matched, settings)
+    out = bench.sample(split_calls(guided, order=[1]))
+    assert not torch.equal(out, bench.sample(split_calls(matched, order=[1])))
+    assert not any("area" in reason for reason in trace.skipped), trace.skipped
