@@ -49,20 +49,23 @@ def match(
     *,
     tile: int | None = None,
     reference_mask: torch.Tensor | None = None,
+    unit: bool = False,
 ) -> Match:
     """Cosine nearest neighbours in both directions (Eq. 5 and its reverse).
 
     ``reference`` [B, C, Hr, Wr] and ``target`` [B, C, Ht, Wt] are descriptors; a batch of one reference serves every
     target. The similarity matrix is only ever held in ``tile`` x ``tile`` blocks. ``reference_mask`` [B|1, 1, Hr, Wr]
-    keeps the match to reference positions where it is above one half. Of equal candidates the first, row by row, wins.
+    keeps the match to reference positions where it is above one half. ``unit`` says that both are float32 unit vectors
+    already, which saves a copy. Of equal candidates the first, row by row, wins.
 
     Raises ValueError when channels or batches do not agree, or the mask leaves nothing to match.
     """
     _check(reference, target)
     batch, _, height, width = target.shape
     reference = reference.expand(batch, -1, -1, -1)
-    sources = F.normalize(rearrange(reference, "b c h w -> b (h w) c").float(), dim=-1)
-    queries = F.normalize(rearrange(target, "b c h w -> b (h w) c").float(), dim=-1)
+    sources, queries = (rearrange(x, "b c h w -> b (h w) c") for x in (reference, target))
+    if not unit:
+        sources, queries = (F.normalize(x.float(), dim=-1) for x in (sources, queries))
     allowed = _allowed(reference_mask, reference)
 
     step = tile or DEFAULT_TILE

@@ -45,17 +45,20 @@ def joint_descriptors(
     batch = target_levels[0].shape[0]
     images = [*references, target_levels]
     sizes = [tuple(levels[-1].shape[-2:]) for levels in images]
-    joined: list[list[torch.Tensor]] = [[] for _ in images]
-    for number in reversed(range(len(target_levels))):
-        channels = {levels[number].shape[1] for levels in images}
-        if len(channels) > 1:
-            raise ValueError(f"reference level has {references[0][number].shape[1]} channels, target level "
-                             f"{target_levels[number].shape[1]}")
+    for number, level in enumerate(target_levels):
+        for levels in references:
+            if levels[number].shape[1] != level.shape[1]:
+                raise ValueError(f"reference level has {levels[number].shape[1]} channels, target level {level.shape[1]}")
+    positions = sum(height * width for height, width in sizes)
+    widths = [min(pca or level.shape[1], level.shape[1], positions) for level in reversed(target_levels)]
+    joined = [target_levels[0].new_empty(batch, height * width, sum(widths), dtype=torch.float32) for height, width in sizes]
+    places = [side.split(widths, -1) for side in joined]  # filled level by level: at full size, copies are what costs memory
+    for place, number in enumerate(reversed(range(len(target_levels)))):
         tokens = [_tokens(levels[number], size).expand(batch, -1, -1) for levels, size in zip(images, sizes)]
-        for side, projected in zip(joined, _project(tokens, pca)):
-            side.append(projected)
-    *sources, target = (rearrange(F.normalize(torch.cat(side, -1), dim=-1), "b (h w) c -> b c h w", h=height)
-                        for side, (height, _) in zip(joined, sizes))
+        _project(tokens, pca, [side[place] for side in places])
+    for side in joined:
+        side /= side.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    *sources, target = (rearrange(side, "b (h w) c -> b c h w", h=height) for side, (height, _) in zip(joined, sizes))
     return sources, target
 
 
@@ -67,14 +70,19 @@ def _tokens(level: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return rearrange(level, "b c h w -> b (h w) c")
 
 
-def _project(tokens: list[torch.Tensor], pca: int | None) -> list[torch.Tensor]:
-    """Centres images [B, N_i, C] on their joint mean and projects all on their joint principal directions."""
-    together = torch.cat(tokens, 1)
-    together = together - together.mean(1, keepdim=True)
-    if pca is not None:
-        rank = min(pca, *together.shape[1:])
-        together = torch.stack([row @ principal_directions(row, rank) for row in together])
-    return list(together.split([part.shape[1] for part in tokens], 1))
+def _project(tokens: list[torch.Tensor], pca: int | None, places: list[torch.Tensor]) -> None:
+    """Centres images [B, N_i, C] on their joint mean and projects all on their joint principal directions, into ``places``."""
+    mean = sum(part.sum(1, keepdim=True) for part in tokens) / sum(part.shape[1] for part in tokens)
+    if pca is None:
+        for part, place in zip(tokens, places):
+            torch.sub(part, mean, out=place)
+        return
+    together = torch.cat(tokens, 1) - mean
+    rank = min(pca, *together.shape[1:])
+    for number, row in enumerate(together):
+        projected = (row @ principal_directions(row, rank)).split([part.shape[1] for part in tokens])
+        for part, place in zip(projected, places):
+            place[number] = part
 
 
 def principal_directions(centred: torch.Tensor, rank: int) -> torch.Tensor:

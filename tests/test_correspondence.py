@@ -149,3 +149,11 @@ def test_a_threshold_of_zero_is_refused():
     found = match(torch.ones(1, 3, 4, 4), torch.ones(1, 3, 4, 4))
     with pytest.raises(ValueError, match="threshold: 0"):
         confidence(found, torch.ones(1, 1, 4, 4), 0)
+
+
+def test_unit_vectors_are_matched_as_they_are_with_the_same_result():
+    source, target = (torch.nn.functional.normalize(random_grid(size, seed, batch=2), dim=1)
+                      for seed, size in enumerate(((7, 5), (6, 11))))
+    first, second = match(source, target), match(source, target, unit=True)
+    assert torch.equal(first.flow, second.flow) and torch.equal(first.reverse_flow, second.reverse_flow)
+    assert torch.allclose(first.similarity, second.similarity, atol=1e-6)

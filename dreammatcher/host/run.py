@@ -142,7 +142,9 @@ class Run:
         found = []
         for view, source in zip(self.plan.views, sources):
             own_grid = halved(tuple(view.reference.latent.shape[-2:]), level)
-            found.append(match(resize(source, own_grid), wanted, reference_mask=_limit(view.mask, own_grid, source.device)))
+            own = resize(source, own_grid)
+            found.append(match(own, wanted, reference_mask=_limit(view.mask, own_grid, source.device),
+                               unit=own is source and wanted is target))
         return JointMatch.of(found)
 
     def foreground(self, prompt: int, grid: Grid, size: int, device: torch.device, rivals: list[Run]) -> torch.Tensor | None:
