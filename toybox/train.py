@@ -22,7 +22,7 @@ log = logging.getLogger("toybox")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=5_000, help="length of the denoiser's schedule")
+    parser.add_argument("--steps", type=int, default=9_000, help="length of the denoiser's schedule")
     parser.add_argument("--pictures", type=int, default=20_000, help="pictures the denoiser learns from")
     parser.add_argument("--export-now", action="store_true")
     options = parser.parse_args()

@@ -8,6 +8,7 @@ import uuid
 import comfy.model_management
 import torch
 
+from ..features import Layer
 from ..reference import Reference, ReferenceSet, views_of
 from ..settings import ApplySettings, MaskSettings, Trace
 from .call import Call
@@ -53,40 +54,49 @@ def apply(model, reference: Reference | ReferenceSet, mask: MaskSettings, settin
 
 
 def _install_patches(model, seat: Seat) -> None:
-    key, plan = seat.key, seat.plan
+    """Patches are thin: what torch.compile may see of them says only whether there is something to do."""
+    key, plan, holder = seat.key, seat.plan, seat.holder
 
     def begin(h, options):
         if options["block"] == ("input", 0):
-            options[key] = _begin_call(seat, h, options)
+            options[key] = holder.call(_begin_call, seat, h, options)
         return h
 
     def read_maps(n, context, value, extra):
         call = extra.get(key)
-        if call and call.detached:
-            n, context, value = (x.detach() if torch.is_tensor(x) else x for x in (n, context, value))
-        if call:
-            with torch.no_grad():
-                call.read_map(layer_of(extra), n, context)
-        return n, context, value
+        return holder.call(_read_map, call, n, context, value, layer_of(extra)) if call else (n, context, value)
 
     def inject(n, context, value, extra):
         call, layer = extra.get(key), layer_of(extra)
-        if call and call.detached:
-            n, context, value = (x.detach() for x in (n, context, value))
-        if call and layer in plan.layers and call.run.active(call.sigma):
-            with torch.no_grad():
-                context, value = call.inject(layer, context, value)
-        return n, context, value
+        wanted = call and (call.detached or layer in plan.layers)
+        return holder.call(_inject, call, n, context, value, layer) if wanted else (n, context, value)
 
     def keep_level(h, skip, options):
         call = options.get(key)
         if call and options["block"][1] in plan.structure.taps:
-            call.keep_level(options["block"][1], h)
+            holder.call(call.keep_level, options["block"][1], h)
         return h, skip
 
     for patch, name in ((begin, "input_block_patch"), (read_maps, "attn2_patch"), (inject, "attn1_patch"),
                         (keep_level, "output_block_patch")):
         _set_first(model, patch, name)
+
+
+def _read_map(call: Call, n, context, value, layer: Layer) -> tuple:
+    if call.detached:
+        n, context, value = (x.detach() if torch.is_tensor(x) else x for x in (n, context, value))
+    with torch.no_grad():
+        call.read_map(layer, n, context)
+    return n, context, value
+
+
+def _inject(call: Call, n, context, value, layer: Layer) -> tuple:
+    if call.detached:
+        n, context, value = (x.detach() for x in (n, context, value))
+    if layer in call.run.plan.layers and call.run.active(call.sigma):
+        with torch.no_grad():
+            context, value = call.inject(layer, context, value)
+    return n, context, value
 
 
 def _set_first(model, patch, name: str) -> None:

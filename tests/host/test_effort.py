@@ -149,3 +149,18 @@ def test_a_store_made_ahead_holds_no_more_than_two_states_of_the_weights(bench, 
         changed.add_patches({key: (torch.eye(32),)}, strength)
         bench.sample(bench.apply(changed, reference=prepared, effort=effort())[0])
     assert once < prepared.store.bytes() <= 2 * once
+
+
+def test_a_compiled_model_gives_the_same_picture_and_compiles_nothing_of_ours(bench, effort):
+    """Dynamo with the eager backend: what it can not trace, or traces anew at every step, would show in its counters."""
+    import torch._dynamo.utils as dynamo
+
+    matched, _ = bench.apply(effort=effort())
+    expected = bench.sample(matched)
+    compiled = matched.clone()
+    compiled.add_object_patch("diffusion_model", torch.compile(bench.model.model.diffusion_model, backend="eager"))
+    assert torch.equal(bench.sample(compiled), expected)
+    graphs = dynamo.counters["stats"]["unique_graphs"]
+    assert graphs > 0
+    assert torch.equal(bench.sample(compiled), expected)
+    assert dynamo.counters["stats"]["unique_graphs"] == graphs
