@@ -1,0 +1,144 @@
+"""Help pages (web/docs) and translations (locales) say what the nodes say."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+
+import pytest
+
+from harness.library import ROOT
+from harness.workflow import inputs_of
+
+DOCS, LOCALES = ROOT / "web" / "docs", ROOT / "locales"
+TRANSLATIONS = ("zh", "ja", "ko")
+LONGEST_PAGE = 60  # lines
+SHORT = 12  # texts up to this length may be the same word in two languages
+
+
+@pytest.fixture(scope="module")
+def nodes(pack) -> dict[str, type]:
+    return pack.module("nodes").NODE_CLASS_MAPPINGS
+
+
+@pytest.fixture(scope="module")
+def texts(pack, nodes) -> dict[str, dict]:
+    """What the code says, in the form of a locale's nodeDefs.json."""
+    titles = pack.module("nodes").NODE_DISPLAY_NAME_MAPPINGS
+    return {name: {"display_name": titles[name], "description": kind.DESCRIPTION,
+                   "inputs": {own: entry(own, declared[1]["tooltip"]) for own, declared in inputs_of(kind).items()},
+                   "outputs": {str(number): entry(*pair) for number, pair in
+                               enumerate(zip(outputs_of(kind), kind.OUTPUT_TOOLTIPS, strict=True))}}
+            for name, kind in nodes.items()}
+
+
+def entry(name: str, tooltip: str) -> dict[str, str]:
+    return {"name": name, "tooltip": tooltip}
+
+
+def outputs_of(kind: type) -> tuple[str, ...]:
+    return getattr(kind, "RETURN_NAMES", kind.RETURN_TYPES)
+
+
+def page(name: str) -> str:
+    return (DOCS / f"{name}.md").read_text(encoding="utf-8")
+
+
+def section(name: str, heading: str) -> str:
+    """The part of a node's page under one heading, or nothing."""
+    found = re.search(rf"^## {heading}$(.*?)(?=^## |\Z)", page(name), re.MULTILINE | re.DOTALL)
+    return found[1] if found else ""
+
+
+def rows(name: str, heading: str) -> list[list[str]]:
+    """Cells of the table under one heading, without its head."""
+    lines = [line for line in section(name, heading).splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def shown_default(declared: tuple) -> str:
+    """How a page writes an input's default: a dash where there is none."""
+    default = declared[1].get("default")
+    return "–" if default is None else "empty" if default == "" else f"`{default}`"
+
+
+def locale(language: str) -> dict[str, dict]:
+    return json.loads((LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8"))
+
+
+def leaves(tree: dict | str, place: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
+    """Every text by the keys that lead to it; an empty part counts as one."""
+    if isinstance(tree, str):
+        return {place: tree}
+    if not tree:
+        return {place: ""}
+    return {key: text for name, part in tree.items() for key, text in leaves(part, (*place, name)).items()}
+
+
+def code_strings() -> list[str]:
+    """Every string in the package's own code; of f-strings the parts between the braces."""
+    files = [path for folder in ("dreammatcher", "nodes", "toybox") for path in (ROOT / folder).rglob("*.py")]
+    return [part.value for path in files for part in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+
+
+def test_every_node_has_a_page_and_every_page_a_node(nodes):
+    assert {path.stem for path in DOCS.glob("*.md")} == set(nodes)
+
+
+def test_a_page_bears_the_nodes_name_and_is_short(texts):
+    for name, said in texts.items():
+        assert page(name).startswith(f"# {said['display_name']}\n"), name
+        assert len(page(name).splitlines()) < LONGEST_PAGE, name
+
+
+def test_a_page_says_when_the_node_is_needed_what_goes_wrong_and_where_to_look_next(nodes):
+    for name in nodes:
+        assert "**When you need it:**" in page(name) and "**When not:**" in page(name), name
+        assert section(name, "Common mistakes").strip() and section(name, "See also").strip(), name
+
+
+def test_a_page_lists_the_nodes_inputs_in_order_with_their_defaults(nodes):
+    for name, kind in nodes.items():
+        wanted = [(f"`{own}`", shown_default(declared)) for own, declared in inputs_of(kind).items()]
+        assert [tuple(row[:2]) for row in rows(name, "Inputs")] == wanted, name
+        assert all(len(row) == 3 and row[2] for row in rows(name, "Inputs")), name
+
+
+def test_a_page_lists_the_nodes_outputs_in_order(nodes):
+    for name, kind in nodes.items():
+        assert [row[0] for row in rows(name, "Outputs")] == [f"`{own}`" for own in outputs_of(kind)], name
+        assert all(len(row) == 2 and row[1] for row in rows(name, "Outputs")), name
+
+
+def test_messages_that_a_page_quotes_are_those_of_the_code(nodes):
+    known = code_strings()
+    for name in nodes:
+        for quoted in re.findall(r'"([^"]+)"', section(name, "Common mistakes")):
+            for part in " ".join(quoted.split()).split("…"):
+                assert any(part.strip() in text for text in known), f"{name}: no message of the code holds {part.strip()!r}"
+
+
+def test_the_english_locale_is_what_the_code_says(texts):
+    assert leaves(locale("en")) == leaves(texts)
+
+
+@pytest.mark.parametrize("language", TRANSLATIONS)
+def test_a_translation_has_every_node_input_and_output_and_no_others(texts, language):
+    assert leaves(locale(language)).keys() == leaves(texts).keys()
+
+
+@pytest.mark.parametrize("language", TRANSLATIONS)
+def test_a_translation_leaves_no_sentence_in_english(texts, language):
+    english = leaves(texts)
+    for place, text in leaves(locale(language)).items():
+        sentence = place[-1] in ("tooltip", "description")
+        assert text or not english.get(place), f"{language}: {'.'.join(place)} is empty"
+        assert not sentence or text != english.get(place) or len(text) <= SHORT, f"{language}: {'.'.join(place)}"
+
+
+@pytest.mark.parametrize("language", ("en", *TRANSLATIONS))
+def test_no_text_holds_what_the_front_ends_translator_takes_for_a_command(language):
+    for place, text in leaves(locale(language)).items():
+        assert not set(text) & set("{}@|"), f"{language}: {'.'.join(place)}"
