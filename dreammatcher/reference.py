@@ -109,6 +109,9 @@ def combined(first: Reference | ReferenceSet, second: Reference | ReferenceSet, 
                              "they are combined")
         if not 0 <= weight <= 1:
             raise ValueError(f"{name}: weight {weight} is outside 0..1")
+        if mask is not None and not bool((mask > 0.5).any()):
+            raise ValueError(f"{name.replace('reference', 'mask')}: it is empty, so there would be nothing to match; paint the "
+                             "subject white")
         members += [Member(own.reference, own.mask if mask is None else mask, own.weight * weight)
                     for own in views_of(given)]
     return ReferenceSet(tuple(members))

@@ -31,7 +31,8 @@ def to_prompt(workflow: dict[str, Any], nodes: dict[str, type]) -> dict[str, Any
         inputs: dict[str, Any] = {}
         for name, declaration in inputs_of(nodes[entry["type"]]).items():
             if is_widget(declaration):
-                inputs[name] = next(values, declaration[1].get("default"))  # saved before this widget was made
+                default = declaration[1].get("default") if len(declaration) > 1 else None
+                inputs[name] = next(values, default)  # the default where this widget was made later
                 if name in SEEDS:
                     next(values, None)  # control after generate
         prompt[str(entry["id"])] = {

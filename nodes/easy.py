@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..dreammatcher.host.easy import match_subject
+from ..dreammatcher.host.easy import Kept, match_subject
 from .reference import CATEGORY
 
 
@@ -16,6 +16,9 @@ class DreamMatcherEasy:
     RETURN_NAMES = ("model", "positive", "negative", "trace")
     OUTPUT_TOOLTIPS = ("The model for the sampler.", "The encoded prompt.", "The encoded negative prompt.",
                        "What was matched, for DreamMatcher Preview.")
+
+    def __init__(self):
+        self.kept = Kept()
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -32,7 +35,7 @@ class DreamMatcherEasy:
         }}
 
     def match(self, model, clip, vae, reference, reference_prompt, prompt, negative, subject_words):
-        return match_subject(model, clip, vae, reference, reference_prompt, prompt, negative, subject_words)
+        return match_subject(model, clip, vae, reference, reference_prompt, prompt, negative, subject_words, self.kept)
 
 
 NODES = (DreamMatcherEasy,)

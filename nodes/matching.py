@@ -12,8 +12,8 @@ from .reference import CATEGORY
 
 class DreamMatcherMask:
     TITLE = "DreamMatcher Mask"
-    DESCRIPTION = ("Says where the subject is, in the reference and in the picture to come: by its words in the prompts, "
-                   "or by a painted MASK that replaces them.")
+    DESCRIPTION = ("Says where the subject is: in the picture to come by its words in the prompt or by a painted MASK, in the "
+                   "reference by a painted MASK that keeps matches inside.")
     CATEGORY = CATEGORY
     FUNCTION = "make"
     RETURN_TYPES = ("DM_MASK",)

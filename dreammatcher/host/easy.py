@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import dataclass
+
 import torch
 
+from ..reference import Reference, Subject
 from ..settings import ApplySettings
 from .apply import apply
 from .conditioning import encode, subject_of
-from .invert import invert_reference
+from .invert import invert_reference, weights_of
 from .masks import mask_settings
 
 STEPS, SCHEDULER, THRESHOLD = 50, "ddim_uniform", 0.4
 
 
-def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: str, prompt: str, negative: str, words: str):
+@dataclass(eq=False)
+class Kept:
+    """The last inversion of one node with everything it came from, so that a new prompt does not invert again."""
+
+    sources: tuple = ()
+    reference: Reference | None = None
+
+    def inverted(self, model, latent: torch.Tensor, positive: list, negative: list) -> Reference:
+        sources = (weakref.ref(model.model), weights_of(model, latent), latent, positive[0][0], negative[0][0])
+        if len(self.sources) != len(sources) or not all(map(_same, self.sources, sources)):
+            made, _ = invert_reference(model, {"samples": latent}, positive, negative, STEPS, SCHEDULER)
+            self.sources, self.reference = sources, made
+        return self.reference
+
+
+def _same(a: object, b: object) -> bool:
+    return torch.equal(a, b) if torch.is_tensor(a) else a is b or a == b
+
+
+def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: str, prompt: str, negative: str, words: str,
+                  kept: Kept):
     """MODEL, positive, negative and trace for one reference IMAGE [B, H, W, 3], of which the first is used."""
-    reference_subject = subject_of(clip, reference_prompt, words)
-    target_subject = subject_of(clip, prompt, words)
-    latent = {"samples": vae.encode(reference[:1, :, :, :3])}
+    reference_subject, target_subject = (_subject(clip, name, text, words) for name, text in (
+        ("reference_prompt", reference_prompt), ("prompt", prompt)))
     avoided = encode(clip, negative)
-    inverted, _ = invert_reference(
-        model, latent, encode(clip, reference_prompt, reference_subject), avoided, STEPS, SCHEDULER)
+    inverted = kept.inverted(model, vae.encode(reference[:1, :, :, :3]), encode(clip, reference_prompt), avoided)
     mask = mask_settings(reference_subject, target_subject, None, None, THRESHOLD, False)
     matched, trace = apply(model, inverted, mask, ApplySettings())
     return matched, encode(clip, prompt, target_subject), avoided, trace
+
+
+def _subject(clip, name: str, text: str, words: str) -> Subject:
+    """:func:`subject_of`, whose error says which of the two prompts it is about."""
+    try:
+        return subject_of(clip, text, words)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None

@@ -39,6 +39,12 @@ def load(model, latent: torch.Tensor) -> torch.nn.Module:
     return model.model
 
 
+def weights_of(model, latent: torch.Tensor) -> object:
+    """Identity of the model's weights with everything that is patched into them; loads the model."""
+    base = load(model, latent)
+    return model.patches_uuid if WrappersMP is not None else weights_identity(base.diffusion_model)
+
+
 def invert_reference(model, latent: dict, positive: list, negative: list, steps: int, scheduler: str) -> tuple[Reference, dict]:
     """DM_REFERENCE of a picture's LATENT, and the LATENT that the inversion leads back to.
 
@@ -92,12 +98,11 @@ def _prepared(model, reference: Reference, subject: Subject | None, options: Fea
               sigmas: tuple[float, ...], step: Callable[[int, int], None], before: int) -> Reference:
     structure = structure_of(model.model)
     check_family(reference, structure.family, model.model.latent_format.latent_channels)
-    base = load(model, reference.latent)
-    weights = model.patches_uuid if WrappersMP is not None else weights_identity(base.diffusion_model)
+    weights = weights_of(model, reference.latent)
     store = FeatureStore(options, capacity=1 << 62, sigmas=sigmas)
     for done, sigma in enumerate(sigmas, 1):
         for kind in (COND, UNCOND) if options.both_rows else (COND,):
-            row = reference_pass(base, structure, reference, kind, subject, sigma, model.load_device)
+            row = reference_pass(model.model, structure, reference, kind, subject, sigma, model.load_device)
             store.put((weights, kind, sigma, subject), row)
         step(before + done, 0)
     store.capacity = 2 * store.held  # room for those of one other state of the weights

@@ -22,8 +22,9 @@ def show(trace: Trace, images: torch.Tensor, reference: torch.Tensor) -> tuple[t
     """
     snapshot = trace.last()
     if snapshot is None:
+        reasons = "".join(f". Left out: {reason}" for reason in trace.skipped)
         raise ValueError("trace: nothing was matched. Sample with the MODEL output of DreamMatcher Apply, with strength "
-                         "above 0 and more than one step between start and end")
+                         f"above 0 and more than one step between start and end{reasons}")
     sources = [rearrange(picture, "h w c -> c h w").float().cpu() for picture in reference]
     made, strips = [], []
     for index, image in enumerate(images):

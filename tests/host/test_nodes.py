@@ -208,3 +208,26 @@ def test_graphs_from_before_an_option_was_added_run_as_they_did(host):
     apply = next(node for node in now.values() if node["class_type"] == "DreamMatcherApply")
     del apply["inputs"]["preset"]
     assert host.run(quick(now)).success
+
+
+def test_the_easy_node_inverts_again_only_for_what_the_inversion_depends_on(host, pack, toybox, monkeypatch):
+    easy = pack.module("dreammatcher.host.easy")
+    made, original = [], easy.invert_reference
+    monkeypatch.setattr(easy, "invert_reference", lambda *given: made.append(original(*given)) or made[-1])
+    monkeypatch.setattr(easy, "STEPS", 3)
+    model, clip, vae = toybox
+    other = model.clone()
+    other.add_patches({"diffusion_model.out.2.bias": (torch.ones(4),)}, 0.1)
+    image = host.nodes["ToyboxReference"]().draw(1, "robot", 1, "grass")[0]
+    easy_node = host.nodes["DreamMatcherEasy"]()
+
+    def match(model=model, image=image, text="a photo of a robot", prompt="a robot on grass", negative=""):
+        with torch.inference_mode():
+            easy_node.match(model, clip, vae, image, text, prompt, negative, "robot")
+        return len(made)
+
+    assert match() == 1 and match(prompt="a robot at night") == 1
+    assert match(image=1 - image) == 2 and match() == 3
+    assert match(text="a robot") == 4 and match(text="a robot", negative="night") == 5
+    assert match(model=other, text="a robot", negative="night") == 6
+    assert match(model=other, text="a robot", negative="night", prompt="the robot") == 6

@@ -81,7 +81,7 @@ def test_a_mask_of_one_member_limits_matches_into_it(bench, second, combined):
 
 
 @pytest.mark.parametrize("wrong, said", [
-    (dict(first_weight=1.5), "reference_1: weight 1.5"), (dict(second_mask=torch.zeros(1, 1, 4, 4)), "mask: it is empty")])
+    (dict(first_weight=1.5), "reference_1: weight 1.5"), (dict(second_mask=torch.zeros(1, 1, 4, 4)), "mask_2: it is empty")])
 def test_wrong_combinations_are_named(bench, second, combined, wrong, said):
     with pytest.raises(ValueError, match=said):
         combined(bench.reference, second, **wrong)
