@@ -43,9 +43,11 @@ def ablations(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
         PLAIN: studio.model,
         MATCHED: studio.matched(ready),
         "reference mask limits the match": studio.matched(ready, {"reference_mask": inside}),
-        "Otsu foreground": studio.matched(ready, {"otsu": True}),
+        "soft foreground": studio.matched(ready, {"otsu": False}),
+        "no slack beyond the paper's": studio.matched(ready, effort={"least_slack": 0.0}),
         "as the paper divides the work": studio.matched(ready, effort={"pca": 256, "shared": False}),
-        "cycle threshold 0.2": studio.matched(ready, {"threshold": 0.2}),
+        "everything as in the paper": studio.matched(
+            ready, {"otsu": False}, effort={"pca": 256, "shared": False, "least_slack": 0.0}),
         "start 0.3": studio.matched(ready, start=0.3),
     }
 

@@ -187,23 +187,25 @@ class JointMatch:
             offset += match.reference_size[0] * match.reference_size[1]
         return rearrange(self.pick(found), "b 1 h w -> b (h w)")
 
-    def confidence(self, mask: torch.Tensor, threshold: float) -> torch.Tensor:
+    def confidence(self, mask: torch.Tensor, threshold: float, least: float) -> torch.Tensor:
         """:func:`confidence` of each position in its own reference, [B, 1, Ht, Wt]."""
-        return self.pick([confidence(match, mask, threshold) for match in self.matches])
+        return self.pick([confidence(match, mask, threshold, least) for match in self.matches])
 
     def warp(self, pictures: list[torch.Tensor]) -> torch.Tensor:
         """:func:`warp` of one picture [1|B, C, Hr, Wr] per reference, [B, C, Ht, Wt]."""
         return self.pick([warp(x, match.flow) for x, match in zip(pictures, self.matches)])
 
 
-def confidence(match: Match, mask: torch.Tensor, threshold: float = 0.4) -> torch.Tensor:
+def confidence(match: Match, mask: torch.Tensor, threshold: float = 0.4, least: float = 0.0) -> torch.Tensor:
     """U of Eq. 8: 1 where the cycle error is below ``threshold`` x side x mean(mask), else 0. [B, 1, Ht, Wt].
 
-    ``mask`` [B|1, 1, Ht, Wt] is the soft target foreground: the larger the subject, the more slack. The side of a
-    non-square grid is the square root of its area. Raises ValueError when ``threshold`` is not above 0.
+    ``mask`` [B|1, 1, Ht, Wt] is the soft target foreground: the larger the subject, the more slack, but never less than
+    ``least`` cells (not in the paper). The side of a non-square grid is the square root of its area.
+
+    Raises ValueError when ``threshold`` is not above 0.
     """
     if not threshold > 0:
         raise ValueError(f"threshold: {threshold} is not above 0; the paper uses 0.4")
     height, width = match.flow.shape[-2:]
     slack = threshold * (height * width) ** 0.5 * mask.float().mean((1, 2, 3), keepdim=True)
-    return (cycle_error(match) < slack).float()
+    return (cycle_error(match) < slack.clamp_min(least)).float()

@@ -18,7 +18,7 @@ class MaskSettings:
     reference_mask: torch.Tensor | None = None  # [1, 1, H, W] in 0..1, replaces the reference's map and limits the match
     target_mask: torch.Tensor | None = None  # [B, 1, H, W] in 0..1, replaces the target's map
     threshold: float = 0.4  # lambda_c of Eq. 8
-    otsu: bool = False  # binary instead of soft foreground
+    otsu: bool = True  # binary instead of the paper's soft foreground
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 10:
@@ -48,17 +48,20 @@ class Effort:
     pca: int | None = None  # joint principal directions per level (the paper: 256); None keeps the centred features
     shared: bool = True  # one reference pass and one match for both rows of the guidance pair, and for matching guidance
     every: int = 1  # noise levels from one match to the next
+    least_slack: float = 1.5  # cells that a match may always miss: it goes from cell to cell and can be no finer
 
     def __post_init__(self) -> None:
         if self.pca is not None and self.pca < 1:
             raise ValueError(f"pca: {self.pca} is not a positive rank; use None for no projection")
         if self.every < 1:
             raise ValueError(f"every: {self.every} is not at least 1")
+        if not self.least_slack >= 0:
+            raise ValueError(f"least_slack: {self.least_slack} is not at least 0")
 
 
 BALANCED = "balanced"
 #: choices that trade likeness for time; the README's figures are their reason
-PRESETS = {BALANCED: Effort(), "fast": Effort(every=2), "paper": Effort(pca=256, shared=False)}
+PRESETS = {BALANCED: Effort(), "fast": Effort(every=2), "paper": Effort(pca=256, shared=False, least_slack=0.0)}
 
 
 def effort_of(preset: str) -> Effort:

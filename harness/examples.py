@@ -33,7 +33,7 @@ def full_control() -> dict[str, Any]:
         "7": node("DreamMatcherInvert", model=["1", 0], reference=["3", 0], positive=["4", 0], negative=["6", 0], steps=50,
                   scheduler="ddim_uniform"),
         "8": node("DreamMatcherMask", reference_subject=["4", 1], target_subject=["5", 1], cycle_threshold=0.4,
-                  binarise="soft"),
+                  binarise="otsu"),
         "9": node("DreamMatcherApply", model=["1", 0], reference=["7", 0], mask=["8", 0], strength=1.0, start=0.08, end=1.0,
                   layers="", preset="balanced"),
         "10": node("EmptyLatentImage", width=128, height=128, batch_size=1),

@@ -29,8 +29,9 @@ class DreamMatcherMask:
                 "cycle_threshold": ("FLOAT", {"default": 0.4, "min": 0.01, "max": 10.0, "step": 0.01, "tooltip":
                                     "How far a match may miss on the way there and back. Lower trusts fewer matches. "
                                     "The paper uses 0.4."}),
-                "binarise": (["soft", "otsu"], {"default": "soft", "tooltip":
-                             "Soft foreground as in the paper, or a hard one by Otsu's threshold."}),
+                "binarise": (["soft", "otsu"], {"default": "otsu", "tooltip":
+                             "A hard foreground by Otsu's threshold, which takes more of the reference, or a soft one as in "
+                             "the paper."}),
             },
             "optional": {
                 "reference_mask": ("MASK", {"tooltip": "White where the subject is in the reference: matches stay inside."}),

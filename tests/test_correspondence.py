@@ -157,3 +157,14 @@ def test_unit_vectors_are_matched_as_they_are_with_the_same_result():
     first, second = match(source, target), match(source, target, unit=True)
     assert torch.equal(first.flow, second.flow) and torch.equal(first.reverse_flow, second.reverse_flow)
     assert torch.allclose(first.similarity, second.similarity, atol=1e-6)
+
+
+def test_a_neighbouring_cell_is_never_a_miss_where_that_is_asked():
+    """At 8 x 8 cells and a small subject the paper's slack is under one cell: only exact cycles would be trusted."""
+    found = match(random_grid((8, 8)), random_grid((8, 8), seed=1))
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., :2, :2] = 1
+    error = cycle_error(found)
+    assert torch.equal(confidence(found, mask, 0.4), (error < 0.4 * 8 * mask.mean()).float())
+    assert torch.equal(confidence(found, mask, 0.4, 1.5), (error < 1.5).float())
+    assert torch.equal(confidence(found, torch.ones_like(mask), 0.4, 1.5), (error < 3.2).float())

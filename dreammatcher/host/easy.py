@@ -43,7 +43,7 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
         ("reference_prompt", reference_prompt), ("prompt", prompt)))
     avoided = encode(clip, negative)
     inverted = kept.inverted(model, vae.encode(reference[:1, :, :, :3]), encode(clip, reference_prompt), avoided)
-    mask = mask_settings(reference_subject, target_subject, None, None, THRESHOLD, False)
+    mask = mask_settings(reference_subject, target_subject, None, None, THRESHOLD, True)
     matched, trace = apply(model, inverted, mask, ApplySettings())
     return matched, encode(clip, prompt, target_subject), avoided, trace
 

@@ -63,6 +63,7 @@ class Run:
     visit: int = 0  # sigmas visited so far
     found: dict[tuple[Row, Grid], Found] = field(default_factory=dict)
     maps: dict[int, torch.Tensor] = field(default_factory=dict)  # prompt -> foreground [B, 1, h, w] at the maps' size
+    binaries: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)  # prompt -> map, and Otsu's mask of it
     references: dict[tuple, RowFeatures] = field(default_factory=dict)  # of the current sigma, on the device
     sizes: dict[int, Grid] = field(default_factory=dict)  # prompt -> size of the picture its rows see
     looks: dict[Row, Look] = field(default_factory=dict)  # what each row saw last
@@ -166,17 +167,24 @@ class Run:
                           "as it is")
                 return None
             given = settings.target_mask.to(device)
-            given = given[torch.arange(size, device=device) % given.shape[0]]
-            soft = F.interpolate(given, size=grid, mode="area")
-        elif prompt in self.maps and self.maps[prompt].shape[0] == size:
-            soft = F.interpolate(self.maps[prompt], size=grid, mode="nearest")
-        else:
+            given = F.interpolate(given[torch.arange(size, device=device) % given.shape[0]], size=grid, mode="area")
+            return (given > 0.5).float() if settings.otsu else given
+        known = self.maps.get(prompt)
+        if known is None or known.shape[0] != size:
             return None
-        return otsu(soft) if settings.otsu else soft
+        return F.interpolate(self._binary(prompt, known) if settings.otsu else known, size=grid, mode="nearest")
+
+    def _binary(self, prompt: int, soft: torch.Tensor) -> torch.Tensor:
+        """Otsu's mask of a prompt's map, made once for all layers and rows that read it."""
+        source, made = self.binaries.get(prompt, (None, None))
+        if source is not soft:
+            made = otsu(soft)
+            self.binaries[prompt] = (soft, made)
+        return made
 
     def trust(self, found: JointMatch, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """M' = M . U with strength and the references' weights, and U, [B, 1, H, W] each."""
-        sure = found.confidence(mask, self.plan.mask.threshold)
+        sure = found.confidence(mask, self.plan.mask.threshold, self.plan.settings.effort.least_slack)
         weights = found.pick([mask.new_full((1, 1, 1, 1), view.weight) for view in self.plan.views])
         return trusted(mask, sure, self.plan.settings.strength) * weights, sure
 

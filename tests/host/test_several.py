@@ -115,10 +115,11 @@ def test_two_subjects_share_the_picture_without_overlap(pack, bench, second):
 
 
 def test_two_applies_for_one_subject_do_not_compete(bench):
-    model, trace = bench.apply(layers="2")
-    both, _ = bench.apply(model, layers="3")
+    soft = bench.mask(otsu=False)
+    model, trace = bench.apply(layers="2", mask=soft)
+    both, _ = bench.apply(model, layers="3", mask=soft)
     bench.sample(both)
-    alone, alone_trace = bench.apply(layers="2")
+    alone, alone_trace = bench.apply(layers="2", mask=soft)
     bench.sample(alone)
     assert (trace.last().target_mask > 0).float().mean() == (alone_trace.last().target_mask > 0).float().mean()
 
