@@ -60,7 +60,7 @@ def test_a_batch_of_four_equals_four_singles(bench, cfg):
     matched, _ = bench.apply()
     batch = bench.sample(matched, batch=4, cfg=cfg)
     singles = torch.cat([bench.sample(matched, seed=item, cfg=cfg) for item in range(4)])
-    # Float rounding differs between batch sizes and flips a few near-equal matches of random features: 3% of the effect.
+    # Float rounding differs between batch sizes and flips a few near-equal matches of random features: up to 4% of the effect.
     assert (batch - singles).norm() < 0.05 * (batch - bench.sample(batch=4, cfg=cfg)).norm()
 
 
