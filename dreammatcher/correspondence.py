@@ -199,7 +199,7 @@ class JointMatch:
 def confidence(match: Match, mask: torch.Tensor, threshold: float = 0.4, least: float = 0.0) -> torch.Tensor:
     """U of Eq. 8: 1 where the cycle error is below ``threshold`` x side x mean(mask), else 0. [B, 1, Ht, Wt].
 
-    ``mask`` [B|1, 1, Ht, Wt] is the soft target foreground: the larger the subject, the more slack, but never less than
+    ``mask`` [B|1, 1, Ht, Wt] is the target foreground, soft or hard: the larger the subject, the more slack, but never less than
     ``least`` cells (not in the paper). The side of a non-square grid is the square root of its area.
 
     Raises ValueError when ``threshold`` is not above 0.

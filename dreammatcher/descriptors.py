@@ -78,9 +78,8 @@ def _project(tokens: list[torch.Tensor], pca: int | None, places: list[torch.Ten
             torch.sub(part, mean, out=place)
         return
     together = torch.cat(tokens, 1) - mean
-    rank = min(pca, *together.shape[1:])
     for number, row in enumerate(together):
-        projected = (row @ principal_directions(row, rank)).split([part.shape[1] for part in tokens])
+        projected = (row @ principal_directions(row, places[0].shape[-1])).split([part.shape[1] for part in tokens])
         for part, place in zip(projected, places):
             place[number] = part
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from .descriptors import PAPER_PCA
 from .reference import Subject
 
 
@@ -43,7 +44,7 @@ def check_span(start: float, end: float) -> None:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much work goes into a match."""
+    """How much work goes into a match, and how near a match must come back to be trusted at least."""
 
     pca: int | None = None  # joint principal directions per level (the paper: 256); None keeps the centred features
     shared: bool = True  # one reference pass and one match for both rows of the guidance pair, and for matching guidance
@@ -61,7 +62,7 @@ class Effort:
 
 BALANCED = "balanced"
 #: choices that trade likeness for time; the README's figures are their reason
-PRESETS = {BALANCED: Effort(), "fast": Effort(every=2), "paper": Effort(pca=256, shared=False, least_slack=0.0)}
+PRESETS = {BALANCED: Effort(), "fast": Effort(every=2), "paper": Effort(pca=PAPER_PCA, shared=False, least_slack=0.0)}
 
 
 def effort_of(preset: str) -> Effort:
