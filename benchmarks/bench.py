@@ -8,6 +8,7 @@ build/bench.json and prints the README's table. Weights are random: only the wor
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib.util
 import json
 import statistics
@@ -123,6 +124,7 @@ class Peak:
             torch.cuda.reset_peak_memory_stats()
             self.before = torch.cuda.memory_allocated()
         elif STATUS.exists():
+            ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system, or a run could take it unseen
             CLEAR.write_text("5")  # the high-water mark starts again from what is resident
             self.before = high_water()
         return self

@@ -15,7 +15,7 @@ from harness.workflow import to_prompt
 FOLDER = ROOT / "build" / "demo"
 WORKFLOW = ROOT / "example_workflows" / "dreammatcher_toybox.json"
 TITLES = ("reference", "plain model", "DreamMatcher", "warped reference", "confidence")
-WARPED, CONFIDENCE = 4, 2  # panels of the preview strip
+WARPED, CONFIDENCE = 4, 2  # among the preview's panels
 
 #: kind, subject, pose, background, target prompt, seed: the first row is the workflow as it is shipped
 ROWS = (
@@ -53,14 +53,14 @@ def run_row(host: Host, executor, workflow: dict, row: tuple | None) -> list[Ima
         change(prompt, *row)
     prompt["900"] = {"class_type": "SaveImage", "inputs": {
         "images": [number_of(prompt, "ToyboxReference"), 0], "filename_prefix": "dreammatcher/reference"}}
+    prompt["901"] = {"class_type": "SaveImage", "inputs": {
+        "images": [number_of(prompt, "DreamMatcherPreview"), 0], "filename_prefix": "dreammatcher/panels"}}
     result = host.run(prompt, executor)
     if not result.success:
         raise RuntimeError(f"the workflow failed: {result.error()}")
     plain, matched, reference = (host.images(result, number_of(prompt, "SaveImage", index))[0] for index in range(3))
-    strip = host.images(result, number_of(prompt, "DreamMatcherPreview"))[0]
-    side = strip.height
-    panel = lambda index: strip.crop((index * side, 0, (index + 1) * side, side))  # noqa: E731
-    return [reference, plain, matched, panel(WARPED), panel(CONFIDENCE)]
+    panels = host.images(result, "901")
+    return [reference, plain, matched, panels[WARPED], panels[CONFIDENCE]]
 
 
 def sheet_of(rows: list[list[Image.Image]], side: int = 192, gap: int = 6, head: int = 26) -> Image.Image:

@@ -38,12 +38,13 @@ def draw(table: dict[str, dict[str, float]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--redraw", action="store_true", help="draw build/pareto.json again")
     options = parser.parse_args()
     if options.redraw:
         table = json.loads(FILE.read_text(encoding="utf-8"))
     else:
-        table, _ = quality.run("trades", options.cases)
+        table, _ = quality.run("trades", options.cases, first=options.first)
         FILE.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     print(quality.markdown(table))
     draw(table)

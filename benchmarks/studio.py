@@ -39,10 +39,10 @@ class Case:
         return caption(self.subject, facing=self.facing, scene=self.wanted_scene)
 
 
-def cases(count: int) -> list[Case]:
+def cases(count: int, first: int = 0) -> list[Case]:
     """Classes in turn; every case has its own subject, poses, scenes and seed, all unseen in training."""
     made = []
-    for index in range(count):
+    for index in range(first, first + count):
         rng = random.Random(f"quality-{index}")
         scene = random_scene(rng)
         wanted = rng.choice([name for name in sorted(SCENES) if name != scene.name])

@@ -15,7 +15,7 @@ import torch
 from harness.boot import Host
 from harness.library import ROOT
 from toybox.draw import render
-from toybox.judge import load_judge, look, subject_error
+from toybox.judge import load_judge, look, palette_distance, part_colours, subject_error
 from toybox.world import CLASSES, SCENES, caption, face, random_pose, random_scene, unseen_subject
 
 from .studio import Studio, cases, save_strip
@@ -54,9 +54,17 @@ def several_views(studio: Studio, judge, count: int, folder=None) -> str:
     return "\n".join(lines + [f"| {name} | {mean(values):.1f} |" for name, values in errors.items()])
 
 
+SIDES = ("left", "right")
+
+
 def two_subjects(studio: Studio, judge, count: int, folder=None) -> str:
-    """Two subjects of different classes side by side, by regional prompts on a latent twice as wide."""
-    rows = {"plain": ([], []), "left matched": ([], []), "both matched": ([], [])}
+    """Two subjects of different classes side by side, by regional prompts on a latent twice as wide.
+
+    ``own`` is the subject error of each half; ``other``, for leakage, how far the half's subject is from the colours of the
+    other half's reference.
+    """
+    rows = {name: {f"{side} {what}": [] for side in SIDES for what in ("own", "other")}
+            for name in ("plain", "left matched", "both matched")}
     for number in range(count):
         rng = random.Random(f"pairs-{number}")
         kinds = rng.sample(CLASSES, 2)
@@ -75,26 +83,42 @@ def two_subjects(studio: Studio, judge, count: int, folder=None) -> str:
             models.append(studio.module("dreammatcher.host.apply").apply(
                 models[-1], references[side][0], mask, studio.module("dreammatcher.settings").ApplySettings())[0])
         shown = [studio.sample(model, regions[0] + regions[1], studio.prompt("")[0], 900 + number, width=32) for model in models]
+        palettes = [[colour for colour, _ in part_colours(*pictures[side], kinds[side]).values()] for side in range(2)]
         for values, picture in zip(rows.values(), shown):
             for side, half in enumerate((picture[:, :128], picture[:, 128:])):
                 half = np.ascontiguousarray(half)
-                values[side].append(subject_error(half, look(judge, half).parts, *pictures[side], subjects[side].kind))
+                parts = look(judge, half).parts
+                values[f"{SIDES[side]} own"].append(subject_error(half, parts, *pictures[side], kinds[side]))
+                values[f"{SIDES[side]} other"].append(palette_distance(half, parts, kinds[side], palettes[1 - side]))
         if folder:
             save_strip(folder, number, [picture for picture, _ in pictures] + shown)
         print(f"pairs {number + 1} of {count}", flush=True)
-    lines = ["| model | left subject's error ↓ | right subject's error ↓ |", "|---|---|---|"]
-    return "\n".join(lines + [f"| {name} | {mean(left):.1f} | {mean(right):.1f} |" for name, (left, right) in rows.items()])
+    columns = list(rows["plain"])
+    lines = ["| model | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, values in rows.items():
+        against = lambda column: "" if name == "plain" else f" ({change(rows['plain'][column], values[column])})"  # noqa: E731, B023
+        cells = [f"{mean(values[column]):.1f}{against(column)}" for column in columns]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def change(before: list[float | None], after: list[float | None]) -> str:
+    """Mean change over the cases that have both, and its standard error."""
+    pairs = [b - a for a, b in zip(before, after) if a is not None and b is not None]
+    return f"{np.mean(pairs):+.1f} ± {np.std(pairs, ddof=1) / len(pairs) ** 0.5:.1f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=20)
     parser.add_argument("--pictures", action="store_true", help="strips of pictures into build/views and build/pairs")
+    parser.add_argument("--only", choices=("views", "pairs"))
     options = parser.parse_args()
     studio, judge = Studio(Host(ROOT / "build" / "host")), load_judge()
     with torch.inference_mode():
         for name, study in (("views", several_views), ("pairs", two_subjects)):
-            print(study(studio, judge, options.cases, ROOT / "build" / name if options.pictures else None))
+            if options.only in (None, name):
+                print(study(studio, judge, options.cases, ROOT / "build" / name if options.pictures else None))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ class MaskSettings:
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 10:
-            raise ValueError(f"cycle threshold: {self.threshold} is outside 0..10; the paper uses 0.4")
+            raise ValueError(f"cycle_threshold: {self.threshold} is outside 0..10; the paper uses 0.4")
         if self.target_subject is None and self.target_mask is None:
             raise ValueError("target: nothing says where the subject is; connect the target's DM_SUBJECT or a MASK")
         for name, mask in (("reference", self.reference_mask), ("target", self.target_mask)):
@@ -103,6 +103,7 @@ class Snapshot:
     reference_mask: torch.Tensor | None  # [1, 1, h, w]
     confidence: torch.Tensor  # [B, 1, H, W]
     flow: torch.Tensor  # [B, 2, H, W], into the first reference
+    similarity: torch.Tensor  # [B, 1, H, W], cosine of the matched descriptors
     reference_size: tuple[int, int]
     others: tuple[tuple[torch.Tensor, tuple[int, int]], ...] = ()  # flow and size of each further reference
     best: torch.Tensor | None = None  # int64 [B, 1, H, W], which reference each position matches; None with only one

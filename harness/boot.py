@@ -110,9 +110,12 @@ class Host:
         """Pictures that a save or preview node wrote."""
         from PIL import Image
 
+        return [Image.open(self.file(entry)) for entry in result.ui[node]["images"]]
+
+    def file(self, entry: dict) -> Path:
+        """Where a file lies that a node's ui output names."""
         folders = {"output": self.folder_paths.get_output_directory(), "temp": self.folder_paths.get_temp_directory()}
-        return [Image.open(Path(folders[entry["type"]]) / entry["subfolder"] / entry["filename"])
-                for entry in result.ui[node]["images"]]
+        return Path(folders[entry["type"]]) / entry["subfolder"] / entry["filename"]
 
 
 class _QuietServer:

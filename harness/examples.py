@@ -35,15 +35,16 @@ def full_control() -> dict[str, Any]:
         "8": node("DreamMatcherMask", reference_subject=["4", 1], target_subject=["5", 1], cycle_threshold=0.4,
                   binarise="otsu"),
         "9": node("DreamMatcherApply", model=["1", 0], reference=["7", 0], mask=["8", 0], strength=1.0, start=0.08, end=1.0,
-                  layers="", preset="balanced"),
+                  layers="", preset="balanced", live_preview="off"),
         "10": node("EmptyLatentImage", width=128, height=128, batch_size=1),
         "11": sampler(["1", 0], ["5", 0], ["6", 0], ["10", 0]),
-        "12": sampler(["9", 0], ["5", 0], ["6", 0], ["10", 0]),
+        "12": sampler(["18", 0], ["5", 0], ["6", 0], ["10", 0]),
         "13": node("VAEDecode", samples=["11", 0], vae=["1", 2]),
         "14": node("VAEDecode", samples=["12", 0], vae=["1", 2]),
         "15": node("SaveImage", images=["13", 0], filename_prefix="dreammatcher/plain"),
         "16": node("SaveImage", images=["14", 0], filename_prefix="dreammatcher/matched"),
-        "17": node("DreamMatcherPreview", trace=["9", 1], images=["14", 0], reference=["2", 0]),
+        "17": node("DreamMatcherPreview", trace=["9", 1], images=["14", 0], reference=["2", 0], plain=["13", 0]),
+        "18": node("DreamMatcherGuidance", model=["9", 0], weight=1.0, start=0.08, end=1.0, mode="fast"),
     }
 
 
@@ -66,6 +67,7 @@ def save_and_load() -> dict[str, Any]:
     prompt = {number: entry for number, entry in full_control().items() if int(number) < 15 and number not in ("11", "13")}
     prompt["15"] = node("DreamMatcherSaveReference", reference=["18", 0], filename_prefix="dreammatcher/robot")
     prompt["16"] = node("SaveImage", images=["14", 0], filename_prefix="dreammatcher/prepared")
+    prompt["12"]["inputs"]["model"] = ["9", 0]
     prompt["18"] = node("DreamMatcherFeatures", model=["1", 0], reference=["7", 0], mask=["8", 0], pca=256,
                         storage_device="cpu", dtype="model", noise_levels=0, rows="one")
     prompt["9"]["inputs"]["reference"] = ["18", 0]
@@ -75,16 +77,14 @@ def save_and_load() -> dict[str, Any]:
 def two_views() -> dict[str, Any]:
     """Two pictures of one subject, matched jointly and led further by guidance."""
     prompt = full_control()
-    prompt["18"] = node("ToyboxReference", subject=1, kind="robot", pose=4, background="sky")
-    prompt["19"] = node("VAEEncode", pixels=["18", 0], vae=["1", 2])
-    prompt["20"] = node("DreamMatcherSubject", clip=["1", 1], prompt="a photo of a robot in the sky", subject_words="robot")
-    prompt["21"] = node("DreamMatcherInvert", model=["1", 0], reference=["19", 0], positive=["20", 0], negative=["6", 0],
+    prompt["19"] = node("ToyboxReference", subject=1, kind="robot", pose=4, background="sky")
+    prompt["20"] = node("VAEEncode", pixels=["19", 0], vae=["1", 2])
+    prompt["21"] = node("DreamMatcherSubject", clip=["1", 1], prompt="a photo of a robot in the sky", subject_words="robot")
+    prompt["22"] = node("DreamMatcherInvert", model=["1", 0], reference=["20", 0], positive=["21", 0], negative=["6", 0],
                         steps=50, scheduler="ddim_uniform")
-    prompt["22"] = node("DreamMatcherCombine", reference_1=["7", 0], reference_2=["21", 0], weight_1=1.0, weight_2=1.0)
-    prompt["9"]["inputs"]["reference"] = ["22", 0]
-    prompt["23"] = node("DreamMatcherGuidance", model=["9", 0], weight=1.0, start=0.08, end=1.0, mode="fast")
-    prompt["12"]["inputs"]["model"] = ["23", 0]
-    prompt["24"] = node("ImageBatch", image1=["2", 0], image2=["18", 0])
+    prompt["23"] = node("DreamMatcherCombine", reference_1=["7", 0], reference_2=["22", 0], weight_1=1.0, weight_2=1.0)
+    prompt["9"]["inputs"]["reference"] = ["23", 0]
+    prompt["24"] = node("ImageBatch", image1=["2", 0], image2=["19", 0])
     prompt["17"]["inputs"]["reference"] = ["24", 0]
     return prompt
 

@@ -19,6 +19,15 @@ def is_widget(declaration: tuple) -> bool:
     return isinstance(declaration[0], (list, tuple)) or declaration[0] in WIDGETS
 
 
+def default_of(declaration: tuple) -> Any:
+    return declaration[1].get("default") if len(declaration) > 1 else None
+
+
+def value_of(entry: dict[str, Any], name: str, declaration: tuple) -> Any:
+    """A widget's value in a prompt's node: its default where the prompt leaves it out."""
+    return entry["inputs"].get(name, default_of(declaration))
+
+
 def to_prompt(workflow: dict[str, Any], nodes: dict[str, type]) -> dict[str, Any]:
     """The API prompt of a workflow. Widgets are stored by position: they are read in the declared order."""
     links = {link[0]: (str(link[1]), link[2]) for link in workflow["links"]}
@@ -31,8 +40,7 @@ def to_prompt(workflow: dict[str, Any], nodes: dict[str, type]) -> dict[str, Any
         inputs: dict[str, Any] = {}
         for name, declaration in inputs_of(nodes[entry["type"]]).items():
             if is_widget(declaration):
-                default = declaration[1].get("default") if len(declaration) > 1 else None
-                inputs[name] = next(values, default)  # the default where this widget was made later
+                inputs[name] = next(values, default_of(declaration))  # the default where this widget was made later
                 if name in SEEDS:
                     next(values, None)  # control after generate
         prompt[str(entry["id"])] = {
@@ -57,7 +65,7 @@ def to_workflow(prompt: dict[str, Any], nodes: dict[str, type], notes: list[str]
         widgets = [name for name, declaration in declared.items() if is_widget(declaration)]
         values: list[Any] = []
         for name in widgets:
-            values += [prompt[number]["inputs"][name], *(["fixed"] if name in SEEDS else [])]
+            values += [value_of(prompt[number], name, declared[name]), *(["fixed"] if name in SEEDS else [])]
         slots = [name for name, declaration in declared.items() if not is_widget(declaration)]
         text_rows = sum(3 for name in widgets if declared[name][1:] and declared[name][1].get("multiline"))
         height = 40 + 22 * max(len(slots), len(kind.RETURN_TYPES)) + 26 * (len(values) + text_rows)

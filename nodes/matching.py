@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..dreammatcher.guidance import FAST, PAPER, GuidanceSettings
 from ..dreammatcher.host.apply import apply
 from ..dreammatcher.host.guide import guide
+from ..dreammatcher.host.live import FOREGROUND, OFF, TRUSTED, watch
 from ..dreammatcher.host.masks import mask_settings
 from ..dreammatcher.settings import BALANCED, PRESETS, ApplySettings, effort_of
 from .reference import CATEGORY
@@ -58,7 +59,8 @@ class DreamMatcherApply:
     def INPUT_TYPES(cls):
         return {"required": {
             "model": ("MODEL", {"tooltip": "An SD1.x, SD2.x or SDXL model, with LoRAs if you like."}),
-            "reference": ("DM_REFERENCE", {"tooltip": "From DreamMatcher Invert, Features or Load Reference."}),
+            "reference": ("DM_REFERENCE", {"tooltip":
+                          "From DreamMatcher Invert Reference, Features, Combine References or Load Reference."}),
             "mask": ("DM_MASK", {"tooltip": "From DreamMatcher Mask."}),
             "strength": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip":
                          "How much of the reference's appearance is taken. 0 is the plain model."}),
@@ -67,15 +69,21 @@ class DreamMatcherApply:
             "end": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip":
                     "Share of the schedule at which matching stops."}),
             "layers": ("STRING", {"default": "", "tooltip":
-                       "Output blocks to match in, e.g. '6,7,8'. Empty: the two highest decoder levels, as in the paper."}),
+                       "Numbers of the output blocks to match in, with commas. Empty, which fits every model: the two highest "
+                       "decoder levels that have self-attention, as in the paper."}),
         }, "optional": {
             "preset": (list(PRESETS), {"default": BALANCED, "tooltip":
                        "balanced: one reference pass and one match for both rows of the guidance pair, descriptors as they are. "
-                       "fast: a match at every second step. paper: the authors' way, PCA 256 and everything for each row."}),
-        }}
+                       "fast: a new match only at every second noise level. paper: the authors' way, PCA 256 and everything "
+                       "for each row."}),
+            "live_preview": ([OFF, FOREGROUND, TRUSTED], {"default": OFF, "tooltip":
+                             "Shows the picture on this node while it is made, with the subject's place or the trusted "
+                             "matches in yellow, at every fourth noise level."}),
+        }, "hidden": {"unique_id": "UNIQUE_ID"}}
 
-    def apply(self, model, reference, mask, strength, start, end, layers, preset=BALANCED):
-        return apply(model, reference, mask, ApplySettings(strength, start, end, effort=effort_of(preset)), layers)
+    def apply(self, model, reference, mask, strength, start, end, layers, preset=BALANCED, live_preview=OFF, unique_id=""):
+        matched, trace = apply(model, reference, mask, ApplySettings(strength, start, end, effort=effort_of(preset)), layers)
+        return watch(matched, live_preview, unique_id), trace
 
 
 class DreamMatcherGuidance:
@@ -93,8 +101,8 @@ class DreamMatcherGuidance:
         return {"required": {
             "model": ("MODEL", {"tooltip": "The MODEL output of DreamMatcher Apply."}),
             "weight": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 20.0, "step": 0.05, "tooltip":
-                       "How strongly the picture is led. 1 is the default: in mode paper, the authors' lambda of 50. "
-                       "0 turns guidance off."}),
+                       "How strongly the picture is led; 0 turns guidance off. In mode fast 1 goes a fifth of the way at every "
+                       "step and 5 all of it; in mode paper 1 is the authors' lambda of 50."}),
             "start": ("FLOAT", {"default": 0.08, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip":
                       "Share of the schedule after which guidance begins, within the span of DreamMatcher Apply."}),
             "end": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip":

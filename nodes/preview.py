@@ -8,8 +8,8 @@ from .reference import CATEGORY
 
 class DreamMatcherPreview:
     TITLE = "DreamMatcher Preview"
-    DESCRIPTION = ("Shows the match behind each sampled picture: reference foreground, target foreground, confidence, flow "
-                   "as a colour wheel, the reference warped onto the result, and lines between matched points.")
+    DESCRIPTION = ("Shows the match behind each sampled picture: foregrounds, trusted matches, flow as a colour wheel, the "
+                   "reference carried over, lines between matched points. Point at the result to see where it was taken from.")
     CATEGORY = CATEGORY
     FUNCTION = "preview"
     RETURN_TYPES = ("IMAGE",)
@@ -22,11 +22,14 @@ class DreamMatcherPreview:
         return {"required": {
             "trace": ("DM_TRACE", {"tooltip": "From DreamMatcher Apply."}),
             "images": ("IMAGE", {"tooltip": "The sampled pictures: the preview waits for them."}),
-            "reference": ("IMAGE", {"tooltip": "The reference picture; of combined references, a batch in their order."}),
+            "reference": ("IMAGE", {"tooltip": "The reference picture; of combined references, a batch in their order, "
+                                               "without those of weight 0."}),
+        }, "optional": {
+            "plain": ("IMAGE", {"tooltip": "The same pictures made without DreamMatcher, to compare by a slider."}),
         }}
 
-    def preview(self, trace, images, reference):
-        made, shown = show(trace, images, reference)
+    def preview(self, trace, images, reference, plain=None):
+        made, shown = show(trace, images, reference, plain)
         return {"ui": shown, "result": (made,)}
 
 

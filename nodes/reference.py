@@ -23,7 +23,7 @@ class DreamMatcherSubject:
     FUNCTION = "encode"
     RETURN_TYPES = ("CONDITIONING", "DM_SUBJECT")
     RETURN_NAMES = ("conditioning", "subject")
-    OUTPUT_TOOLTIPS = ("The encoded prompt, for the sampler or for DreamMatcher Invert.",
+    OUTPUT_TOOLTIPS = ("The encoded prompt, for the sampler or for DreamMatcher Invert Reference.",
                        "Which tokens of the prompt are the subject, for DreamMatcher Mask.")
 
     @classmethod
@@ -50,7 +50,7 @@ class DreamMatcherInvert:
     RETURN_TYPES = ("DM_REFERENCE", "LATENT", "FLOAT")
     RETURN_NAMES = ("reference", "reconstruction", "psnr")
     OUTPUT_TOOLTIPS = ("The inverted reference.", "What the inversion leads back to; decode it to check.",
-                       "Likeness of the reconstruction in dB; higher is better.")
+                       "Likeness of the reconstruction to the picture, as latents, in dB; higher is better.")
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -163,7 +163,7 @@ class DreamMatcherSaveReference:
 
 class DreamMatcherLoadReference:
     TITLE = "DreamMatcher Load Reference"
-    DESCRIPTION = "Reads a saved reference from models/dreammatcher or from the output folder."
+    DESCRIPTION = "Reads a saved reference from models/dreammatcher or output/dreammatcher."
     CATEGORY = CATEGORY
     FUNCTION = "load"
     RETURN_TYPES = ("DM_REFERENCE",)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from dreammatcher.features import FeatureOptions, FeatureStore, RowFeatures
-from dreammatcher.preview import panels, spread, warped, wheel
+from dreammatcher.inspection import cells
+from dreammatcher.preview import panels, sheet, spread, warped, wheel
 from dreammatcher.settings import ApplySettings, MaskSettings, Snapshot, Trace
 
 
 def snapshot(height=6, width=9, reference=(6, 9), batch=1, flow=None) -> Snapshot:
     return Snapshot(1.0, torch.ones(batch, 1, height, width), torch.rand(1, 1, 4, 4), torch.ones(batch, 1, height, width),
-                    torch.zeros(batch, 2, height, width) if flow is None else flow, reference)
+                    torch.zeros(batch, 2, height, width) if flow is None else flow,
+                    torch.linspace(0, 1, batch * height * width).view(batch, 1, height, width), reference)
 
 
 def row(fill: float) -> RowFeatures:
@@ -28,6 +33,37 @@ def test_every_panel_has_the_size_of_the_result(size, reference):
     assert len(made) == 6
     for panel in made:
         assert panel.shape == (3, *size) and panel.min() >= 0 and panel.max() <= 1
+
+
+@pytest.mark.parametrize("size", [(48, 72), (50, 31), (16, 160), (700, 500)])
+def test_the_sheet_shows_six_named_panels_in_two_rows_at_a_readable_size(size):
+    panel = torch.rand(3, *size)
+    made = sheet([panel] * 6)
+    wide, high = round(size[1] * 320 / max(size)), round(size[0] * 320 / max(size))
+    assert made.width >= 3 * wide and made.height >= 2 * (high + 26) and made.width / made.height < 12
+    assert len(set(made.crop((0, 8, 200, 34)).getdata())) > 5, "a caption stands over the first panel"
+
+
+def decoded(step: dict, name: str, kind: str) -> np.ndarray:
+    width, height = step["size"]
+    return np.frombuffer(base64.b64decode(step[name]), kind).reshape(height, width)
+
+
+def test_the_inspector_reads_where_each_position_comes_from():
+    flow = torch.zeros(2, 2, 6, 9)
+    flow[1, 0] = 8 - 2 * torch.arange(9.0)
+    best = torch.zeros(2, 1, 6, 9, dtype=torch.long)
+    best[..., 5:] = 1
+    pair = replace(snapshot(batch=2, flow=flow), others=((torch.full((2, 2, 6, 9), -2.0), (4, 300)),), best=best)
+    step = json.loads(json.dumps(cells(pair, 1)))
+    assert step["size"] == [9, 6] and step["references"] == [[9, 6], [300, 4]] and step["sigma"] == 1.0
+    source, which = decoded(step, "source", "<u4"), decoded(step, "which", "u1")
+    assert np.array_equal(which, best[1, 0].numpy())
+    assert source[2].tolist() == [2 * 9 + 8, 2 * 9 + 7, 2 * 9 + 6, 2 * 9 + 5, 2 * 9 + 4, 3, 4, 5, 6]
+    assert source[5, 8] == 3 * 300 + 6 and source[0, 8] == 6, "inside the reference, whatever the flow"
+    similarity = decoded(step, "similarity", "u1") / 255
+    assert np.allclose(similarity, pair.similarity[1, 0].numpy(), atol=0.002)
+    assert decoded(step, "foreground", "u1").min() == 255 and decoded(step, "confident", "u1").min() == 1
 
 
 def test_zero_flow_with_full_trust_shows_the_reference_itself():
@@ -151,7 +187,7 @@ def test_the_hosts_deep_copies_are_the_same_object(thing):
     (lambda: ApplySettings(start=0.5, end=0.5), "not before end"),
     (lambda: MaskSettings(), "nothing says where the subject is"),
     (lambda: MaskSettings(target_mask=torch.zeros(1, 1, 4, 4)), "target MASK: it is empty"),
-    (lambda: MaskSettings(target_mask=torch.ones(1, 1, 4, 4), threshold=0), "cycle threshold: 0"),
+    (lambda: MaskSettings(target_mask=torch.ones(1, 1, 4, 4), threshold=0), "cycle_threshold: 0"),
 ])
 def test_settings_out_of_range_are_named(make, words):
     with pytest.raises(ValueError, match=words):

@@ -10,7 +10,7 @@ import torch
 
 from toybox.dataset import picture
 from toybox.draw import render
-from toybox.judge import load_judge, structure_iou, subject_error
+from toybox.judge import load_judge, palette_distance, part_colours, structure_iou, subject_error
 from toybox.picture import reference_picture
 from toybox.shapes import PART_LABELS, PART_ROLES
 from toybox.train_judge import accuracy
@@ -78,6 +78,16 @@ def test_the_same_subject_has_no_error_and_another_one_has_much(kind):
     here, there, other = drawn(1, kind), drawn(2, kind), drawn(2, kind, subject=8)
     assert subject_error(*here, *here, kind) == 0
     assert subject_error(*here, *there, kind) < 3 < 12 < subject_error(*here, *other, kind)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_a_subject_is_at_no_distance_from_its_own_colours_and_far_from_others(kind):
+    here, other = drawn(1, kind), drawn(2, "cat" if kind != "cat" else "bird", subject=8)
+    own = [colour for colour, _ in part_colours(*here, kind).values()]
+    assert palette_distance(*here, kind, own) == 0
+    foreign = [colour for colour, _ in part_colours(*other, "cat" if kind != "cat" else "bird").values()]
+    assert palette_distance(*here, kind, foreign) > 5
+    assert palette_distance(*here, kind, []) is None and palette_distance(here[0], np.zeros_like(here[1]), kind, own) is None
 
 
 def test_a_picture_without_the_subject_has_no_error_to_measure():

@@ -120,6 +120,21 @@ def subject_error(picture: np.ndarray, parts: np.ndarray, reference: np.ndarray,
     return float(np.average(deltaE_ciede2000(*lab), weights=[here[label][1] for label in shared]))
 
 
+def palette_distance(picture: np.ndarray, parts: np.ndarray, kind: str, palette: list[np.ndarray]) -> float | None:
+    """Mean CIEDE2000 between the parts of the subject here, weighted by area, and the nearest of some colours (RGB, 0..255).
+
+    None when no part is found. It tells how much of another subject's ``palette`` a picture took up.
+    """
+    from skimage.color import deltaE_ciede2000, rgb2lab
+
+    here = part_colours(picture, parts, kind)
+    if not here or not palette:
+        return None
+    own, other = (rgb2lab(np.array(colours) / 255) for colours in ([colour for colour, _ in here.values()], palette))
+    nearest = deltaE_ciede2000(own[:, None], other[None]).min(1)
+    return float(np.average(nearest, weights=[area for _, area in here.values()]))
+
+
 def structure_iou(parts: np.ndarray, other: np.ndarray) -> float | None:
     """Mean overlap of the part maps over all parts that either picture shows; None when neither shows a subject."""
     labels = [label for label in np.union1d(np.unique(parts), np.unique(other)) if label]

@@ -145,6 +145,7 @@ class Call:
         reference_mask = view.mask if view.mask is not None else row.subject
         first = found.matches[0]
         self.run.plan.trace.snapshots[self.sigma] = Snapshot(
-            self.sigma, mask, reference_mask, sure, first.flow, first.reference_size,
+            self.sigma, mask, reference_mask, sure, first.flow, found.pick([match.similarity for match in found.matches]),
+            first.reference_size,
             tuple((match.flow, match.reference_size) for match in found.matches[1:]), found.best)
 

@@ -59,7 +59,7 @@ def subject_of(clip, prompt: str, words: str) -> Subject:
     """
     wanted = words.replace(",", " ").split()
     if not wanted:
-        raise ValueError("subject words: none given; name the subject as it is written in the prompt, e.g. 'dog'")
+        raise ValueError("subject_words: none given; name the subject as it is written in the prompt, e.g. 'dog'")
     tower, chunks = next(iter(clip.tokenize(prompt, return_word_ids=True).items()))
     tokens = [(entry[0], entry[2]) for chunk in chunks for entry in chunk]
     columns: set[int] = set()
@@ -68,7 +68,7 @@ def subject_of(clip, prompt: str, words: str) -> Subject:
         found = [start for start in range(len(tokens)) if pieces and _stands(pieces, tokens, start)]
         if not found:
             listed = ", ".join(prompt.split()) or "(the prompt is empty)"
-            raise ValueError(f"subject words: {word!r} is not in the prompt; its words are: {listed}")
+            raise ValueError(f"subject_words: {word!r} is not in the prompt; its words are: {listed}")
         columns.update(start + offset for start in found for offset in range(len(pieces)))
     return Subject(words, prompt, tuple(sorted(columns)), len(tokens))
 

@@ -2,14 +2,18 @@
 
 Weights made in inference mode can not be saved for backward. :func:`with_gradients` lets the UNet run on ordinary tensors
 that share the weights' memory: nothing is copied, and the module has its own parameters back when the call is over.
+Activations are recomputed in the backward pass where that can be done without calling any pack's patches twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from comfy.ldm.modules.attention import FeedForward
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
@@ -47,11 +51,65 @@ def with_gradients(base: torch.nn.Module, x: torch.Tensor, arguments: Any, actio
         ready = tree_map(lambda part: part.clone() if torch.is_tensor(part) else part, arguments)
         leaf = x.clone().requires_grad_()
         try:
-            return functional_call(_Around(unet, lambda: action(leaf, ready)), plain, ())
+            with recomputed(unet):
+                return functional_call(_Around(unet, lambda: action(leaf, ready)), plain, ())
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # an error of the model itself comes again in the plain call that follows
             raise NoGradient(str(error).splitlines()[0]) from error
+
+
+@contextmanager
+def recomputed(unet: torch.nn.Module) -> Iterator[None]:
+    """Inside, blocks that read no patches keep their input alone and run again in the backward pass (Chen et al. 2016).
+
+    With attention held constant these are all that keep much. Hooks do it, which are gone at the end.
+    """
+    hooks = []
+    try:
+        for block in unet.modules():
+            if isinstance(block, (ResBlock, Downsample, FeedForward)):
+                again = _Again()
+                hooks += [block.register_forward_pre_hook(again.before), block.register_forward_hook(again.after)]
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Again:
+    """One block that runs without a graph, and again for its gradient."""
+
+    x: torch.Tensor | None = None
+
+    def before(self, block: torch.nn.Module, inputs: tuple) -> tuple | None:
+        if not (torch.is_grad_enabled() and inputs[0].requires_grad):  # the reference's own pass
+            return None
+        self.x = inputs[0]
+        return self.x.detach(), *inputs[1:]
+
+    def after(self, block: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+        x, self.x = self.x, None
+        return output if x is None else _Rerun.apply(x, block.forward, inputs[1:], [output])
+
+
+class _Rerun(torch.autograd.Function):
+    """``made[0]`` as what ``forward`` makes of ``x``.
+
+    The host works in place: on skip connections, so the input is copied, and on outputs, which must not be views.
+    """
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, forward: Callable, others: tuple, made: list[torch.Tensor]) -> torch.Tensor:
+        ctx.rerun, ctx.x = lambda leaf: forward(leaf, *others), x.detach().clone()
+        return _ordinary(made[0])
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple:
+        with torch.enable_grad():
+            leaf = ctx.x.requires_grad_()
+            found, = torch.autograd.grad(ctx.rerun(leaf), leaf, gradient)
+        return found, None, None, None
 
 
 def _computes(value: torch.Tensor) -> bool:

@@ -1,24 +1,29 @@
-"""The preview node's pictures, saved where the host's front end looks for them."""
+"""The preview node's pictures and the inspector's data, saved where the host's front end looks for them."""
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 
 import folder_paths
 import torch
 from einops import rearrange
 from PIL import Image
 
-from ..preview import panels
+from ..inspection import cells
+from ..preview import panels, sheet
 from ..settings import Trace
 
-PREVIEW_SIDE = 384
+INSPECTED_SIDE = 1024  # pixels of the longer side; larger pictures are shown smaller
 
 
-def show(trace: Trace, images: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, dict]:
+def show(trace: Trace, images: torch.Tensor, reference: torch.Tensor,
+         plain: torch.Tensor | None = None) -> tuple[torch.Tensor, dict]:
     """IMAGE batch of six panels for each of ``images`` [B, H, W, 3], and the node's ui entry.
 
-    Raises ValueError when the trace is empty: the sampled model was not the one DreamMatcher Apply returned.
+    ``plain`` [B|1, H, W, 3], the same pictures without matching, is for the inspector's slider. Raises ValueError when the
+    trace is empty: the sampled model was not the one DreamMatcher Apply returned.
     """
     snapshot = trace.last()
     if snapshot is None:
@@ -26,22 +31,47 @@ def show(trace: Trace, images: torch.Tensor, reference: torch.Tensor) -> tuple[t
         raise ValueError("trace: nothing was matched. Sample with the MODEL output of DreamMatcher Apply, with strength "
                          f"above 0 and more than one step between start and end{reasons}")
     sources = [rearrange(picture, "h w c -> c h w").float().cpu() for picture in reference]
-    made, strips = [], []
+    folder, made, sheets = Temporary(), [], []
     for index, image in enumerate(images):
         row = panels(snapshot, rearrange(image, "h w c -> c h w").float().cpu(), sources, index)
         made.extend(rearrange(panel, "c h w -> h w c") for panel in row)
-        strips.append(torch.cat(row, 2))
-    return torch.stack(made), {"images": [_save(strip) for strip in strips]}
+        sheets.append(folder.picture("panels", sheet(row)))
+    inspected = {
+        "results": [folder.picture("result", small(picture)) for picture in images],
+        "references": [folder.picture("reference", small(picture)) for picture in reference],
+        "plain": [] if plain is None else [folder.picture("plain", small(picture)) for picture in plain],
+        "steps": [{"sigma": sigma, **folder.data("step", [cells(known, item) for item in range(len(images))])}
+                  for sigma, known in sorted(trace.snapshots.items(), reverse=True)],
+    }
+    return torch.stack(made), {"images": sheets, "dreammatcher": [inspected]}
 
 
-def _save(strip: torch.Tensor) -> dict:
-    """Writes one strip of panels into the host's temp folder; returns what the front end needs to fetch it."""
-    name = f"dreammatcher_{random.SystemRandom().getrandbits(48):012x}"
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(name, folder_paths.get_temp_directory())
-    picture = Image.fromarray((rearrange(strip, "c h w -> h w c").clamp(0, 1) * 255).round().byte().numpy())
-    if picture.height < PREVIEW_SIDE:
-        factor = max(1, round(PREVIEW_SIDE / picture.height))
-        picture = picture.resize((picture.width * factor, picture.height * factor), Image.NEAREST)
-    file = f"{name}_{counter:05}_.png"
-    picture.save(f"{folder}/{file}", compress_level=1)
-    return {"filename": file, "subfolder": subfolder, "type": "temp"}
+def small(picture: torch.Tensor) -> Image.Image:
+    """``picture`` [H, W, 3] in 0..1, at most 1024 pixels long."""
+    made = Image.fromarray((picture.float().cpu().clamp(0, 1) * 255).round().byte().numpy())
+    made.thumbnail((INSPECTED_SIDE, INSPECTED_SIDE), Image.LANCZOS)
+    return made
+
+
+class Temporary:
+    """New files in the host's temp folder; each method returns what the front end needs to fetch one."""
+
+    def __init__(self) -> None:
+        self.folder = Path(folder_paths.get_temp_directory())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.name, self.made = f"dreammatcher_{random.SystemRandom().getrandbits(48):012x}", 0
+
+    def picture(self, kind: str, picture: Image.Image) -> dict:
+        entry, path = self._next(kind, "png")
+        picture.save(path, compress_level=1)
+        return entry
+
+    def data(self, kind: str, value: object) -> dict:
+        entry, path = self._next(kind, "json")
+        path.write_text(json.dumps(value, separators=(",", ":")), encoding="utf-8")
+        return entry
+
+    def _next(self, kind: str, suffix: str) -> tuple[dict, Path]:
+        self.made += 1
+        file = f"{self.name}_{kind}_{self.made:04}.{suffix}"
+        return {"filename": file, "subfolder": "", "type": "temp"}, self.folder / file

@@ -164,6 +164,19 @@ def test_control_reaches_the_target_and_not_the_reference(host, pack, make):
     assert torch.equal(bench.sample(matched, **SIZE), alone), "features made beside a control must serve without it"
 
 
+@pytest.mark.parametrize("make", [tiny_controlnet, tiny_t2i_adapter])
+def test_guidance_in_mode_paper_goes_along_with_control(host, pack, make):
+    """The host adds control to skip connections in place, after the blocks that need them for their gradient have run."""
+    bench = Bench(pack, family_unet("SD1.5"), height=32, width=32, steps=4)
+    hint = torch.rand(1, 256, 256, 3, generator=torch.Generator().manual_seed(8))
+    controlled = first_node(host, "ControlNetApply")(bench.target, make(), hint, 0.8)[0]
+    settings = pack.module("dreammatcher.guidance").GuidanceSettings(1.0, 0.0, 1.0, "paper")
+    matched, trace = bench.apply()
+    out = sample(pack.module("dreammatcher.host.guide").guide(matched, settings), controlled, bench.negative, **SIZE)
+    assert not trace.skipped and torch.isfinite(out).all()
+    assert not torch.equal(out, sample(matched, controlled, bench.negative, **SIZE))
+
+
 def test_a_pack_that_merges_values_in_front_is_skipped_layer_by_layer_with_a_message(bench):
     """Behind ours it may do what it likes; in front of it nobody can be, for ours always runs first."""
     clone = bench.apply()[0].clone()

@@ -78,6 +78,65 @@ def test_the_gradient_equals_finite_differences_with_attention_held_constant(pac
     assert torch.allclose(found.flatten()[numbers], torch.tensor(expected), rtol=0.02, atol=0.01 * found.abs().max().item())
 
 
+def test_activations_are_recomputed_to_the_same_gradient_with_half_the_memory(pack, monkeypatch):
+    """Memory counts what autograd saves, and the blocks' inputs that are kept instead."""
+    from contextlib import nullcontext
+
+    gradients, guide = pack.module("dreammatcher.host.gradients"), pack.module("dreammatcher.host.guide")
+    base = in_inference_mode(random_unet()).model
+    generator = torch.Generator().manual_seed(5)
+    x, slopes, context = (torch.randn(shape, generator=generator) for shape in ((2, 4, 16, 16), (2, 4, 16, 16), (2, 77, 96)))
+
+    def detach(n, context, value, extra):
+        return n.detach(), context.detach(), value.detach()
+
+    def bytes_and_gradient():
+        saved: dict[int, int] = {}
+
+        def keep(tensor):
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        monkeypatch.setattr(gradients._Again, "after", lambda *arguments: own_after(*arguments, keep))
+
+        def gradient(leaf, ready):
+            options = {"patches": {"attn1_patch": [detach], "attn2_patch": [detach]}, "cond_or_uncond": [0, 1]}
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                clean = base.apply_model(leaf, ready[0], c_crossattn=ready[1], transformer_options=options)
+            return guide.prediction_gradient(base, clean, leaf, ready[0], slopes)
+
+        with torch.inference_mode():
+            own = {value.untyped_storage().data_ptr() for value in base.parameters()}
+            found = gradients.with_gradients(base, x, (torch.tensor([1.7, 1.7]), context), gradient)
+        return sum(size for where, size in saved.items() if where not in own), found
+
+    after = gradients._Again.after
+
+    def own_after(again, block, inputs, output, keep):
+        made = after(again, block, inputs, output)
+        if made.grad_fn is not None:
+            keep(made.grad_fn.x)
+        return made
+
+    small, found = bytes_and_gradient()
+    monkeypatch.setattr(gradients, "recomputed", lambda unet: nullcontext())
+    large, wanted = bytes_and_gradient()
+    assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-4) and small < 0.5 * large, (small, large)
+
+
+def test_no_hook_stays_after_an_error(pack):
+    gradients = pack.module("dreammatcher.host.gradients")
+    base = random_unet().model
+
+    def fail(*_):
+        assert any(module._forward_hooks for module in base.modules())
+        raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        gradients.with_gradients(base, torch.zeros(1, 4, 8, 8), (), fail)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in base.modules())
+
+
 def distances(pack, sample):
     """Masked distance of the estimate from its goal before and after the guidance of every step."""
     guide, guidance = pack.module("dreammatcher.host.guide"), pack.module("dreammatcher.guidance")

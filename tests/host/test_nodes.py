@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import io
 import json
 
 import pytest
 import torch
+from PIL import Image, ImageChops
 
 from harness.examples import EXAMPLES, easy, full_control, node, save_and_load
 from harness.library import ROOT
@@ -61,7 +64,52 @@ def test_the_matched_picture_differs_from_the_plain_one_and_the_preview_shows_si
     plain, matched = (host.images(result, number)[0] for number in ("15", "16"))
     strip = host.images(result, "17")[0]
     assert plain.size == matched.size == (128, 128) and plain.tobytes() != matched.tobytes()
-    assert strip.width == 6 * strip.height
+    assert strip.width > 3 * 128 and strip.height > 2 * 128
+
+
+def test_the_preview_gives_the_inspector_pictures_and_every_step_as_small_files(host):
+    prompt = quick(full_control())
+    prompt["10"]["inputs"]["batch_size"] = 2
+    result = host.run(prompt)
+    run, = result.ui["17"]["dreammatcher"]
+    opened = {kind: [Image.open(host.file(entry)) for entry in run[kind]] for kind in ("results", "references", "plain")}
+    assert [len(opened[kind]) for kind in ("results", "references", "plain")] == [2, 1, 2]
+    for shown, saved in ((opened["results"][0], host.images(result, "16")[0]), (opened["plain"][1], host.images(result, "15")[1])):
+        assert max(high for _, high in ImageChops.difference(shown, saved).getextrema()) <= 1
+    sigmas = [step["sigma"] for step in run["steps"]]
+    assert len(sigmas) > 2 and sigmas == sorted(sigmas, reverse=True)
+    for step in run["steps"]:
+        file = host.file(step)
+        items = json.loads(file.read_text())
+        assert len(items) == 2 and items[0]["size"] == [16, 16] and file.stat().st_size < 20_000
+        assert items[0]["source"] != items[1]["source"], "each picture has its own match"
+
+
+class Connected:
+    """What the live preview needs of the host's server."""
+
+    client_id = "somebody"
+
+    def __init__(self):
+        self.sent = []
+
+    def send_sync(self, event, data, sid=None):
+        self.sent.append((event, data, sid))
+
+
+@pytest.mark.parametrize("kind", ["foreground", "trusted"])
+def test_the_live_preview_sends_pictures_while_sampling_and_changes_none(host, pack, monkeypatch, kind):
+    server, prompt = Connected(), quick(full_control())
+    without = host.images(host.run(prompt), "16")[0].tobytes()
+    monkeypatch.setattr(pack.module("dreammatcher.host.live"), "_server", lambda: server)
+    assert host.images(host.run(prompt), "16")[0].tobytes() == without and not server.sent, "off sends nothing"
+    prompt["9"]["inputs"]["live_preview"] = kind
+    assert host.images(host.run(prompt), "16")[0].tobytes() == without
+    assert 1 <= len(server.sent) <= prompt["12"]["inputs"]["steps"] / 4 + 1
+    for event, data, sid in server.sent:
+        assert (event, sid, data["node"]) == ("dreammatcher.live", "somebody", "9")
+        picture = Image.open(io.BytesIO(base64.b64decode(data["image"].removeprefix("data:image/jpeg;base64,"))))
+        assert picture.size == (256, 256) and kind in data["text"]
 
 
 def test_removing_the_node_gives_the_picture_it_never_touched(host):
@@ -113,7 +161,7 @@ def test_a_lora_like_patch_and_weighted_words_compose(host):
 
 @pytest.mark.parametrize("changes, words", [
     ({"DreamMatcherSubject": {"subject_words": "zebra"}}, "'zebra' is not in the prompt; its words are: a, photo"),
-    ({"DreamMatcherSubject": {"subject_words": " , "}}, "subject words: none given"),
+    ({"DreamMatcherSubject": {"subject_words": " , "}}, "subject_words: none given"),
     ({"DreamMatcherSubject": {"prompt": ""}}, "(the prompt is empty)"),
     ({"DreamMatcherApply": {"start": 0.9, "end": 0.3}}, "start: 0.9 is not before end: 0.3"),
     ({"DreamMatcherApply": {"layers": "7"}}, "layers: '7' is not among this model's output blocks 2, 3, 4, 5"),
@@ -194,7 +242,8 @@ def test_the_easy_node_equals_the_full_graph(host):
         full[number]["inputs"]["prompt"] = prompt["3"]["inputs"][name]
     for number in ("4", "5"):
         full[number]["inputs"]["subject_words"] = "cat"
-    full["12"]["inputs"].update(seed=prompt["5"]["inputs"]["seed"], steps=6)
+    full["12"]["inputs"].update(model=["9", 0], seed=prompt["5"]["inputs"]["seed"], steps=6)
+    del full["17"]["inputs"]["plain"]
     full = {number: entry for number, entry in full.items() if number not in ("11", "13", "15")}
     assert host.images(host.run(full), "16")[0].tobytes() == host.images(host.run(prompt), "7")[0].tobytes()
 
@@ -203,10 +252,11 @@ def test_graphs_from_before_an_option_was_added_run_as_they_did(host):
     workflow = json.loads((ROOT / "example_workflows" / "dreammatcher_toybox.json").read_text())
     now = to_prompt(workflow, host.nodes)
     entry = next(node for node in workflow["nodes"] if node["type"] == "DreamMatcherApply")
-    entry["widgets_values"].remove("balanced")
+    assert entry["widgets_values"][-2:] == ["balanced", "off"]
+    del entry["widgets_values"][-2:]
     assert to_prompt(workflow, host.nodes) == now
     apply = next(node for node in now.values() if node["class_type"] == "DreamMatcherApply")
-    del apply["inputs"]["preset"]
+    del apply["inputs"]["preset"], apply["inputs"]["live_preview"]
     assert host.run(quick(now)).success
 
 

@@ -1,0 +1,80 @@
+"""The live preview: now and then, while a picture is made, its clean estimate with the match on top goes to the front end."""
+
+from __future__ import annotations
+
+import base64
+import io
+import sys
+
+import torch
+from einops import rearrange
+from PIL import Image
+
+from ..preview import enlarge, overlay
+from ..settings import Snapshot
+from .plan import seats_of
+
+OFF, FOREGROUND, TRUSTED = "off", "foreground", "trusted"
+EVENT = "dreammatcher.live"
+EVERY = 4  # noise levels
+SIDE = 256  # pixels of the longer side
+
+
+def watch(model, kind: str, node: str):
+    """Makes ``model``, fresh from :func:`apply`, show its last plan's match on node ``node`` while sampling; "off" adds nothing.
+
+    Raises ValueError for an unknown ``kind``.
+    """
+    if kind not in (OFF, FOREGROUND, TRUSTED):
+        raise ValueError(f"live_preview: {kind!r} is none of {OFF}, {FOREGROUND}, {TRUSTED}")
+    if kind == OFF:
+        return model
+    seat = seats_of(model.model_options["transformer_options"])[-1]
+    formats = model.model.latent_format
+
+    def look(arguments: dict) -> torch.Tensor:
+        clean, run, server = arguments["denoised"], seat.holder.run(), _server()
+        if run is not None and server is not None and run.visit % EVERY == 0:
+            snapshot = seat.plan.trace.snapshots.get(run.sigma)
+            if snapshot is not None:
+                made, text = drawn(clean, formats, snapshot, kind)
+                server.send_sync(EVENT, {"node": node, "image": made, "text": text}, server.client_id)
+        return clean
+
+    model.set_model_sampler_post_cfg_function(look)
+    return model
+
+
+def _server():
+    """The host's server, when it runs and someone is connected to it."""
+    for name in ("server", "comfy.cmd.server"):
+        server = getattr(getattr(sys.modules.get(name), "PromptServer", None), "instance", None)
+        if server is not None and getattr(server, "client_id", None) is not None:
+            return server
+    return None
+
+
+def drawn(clean: torch.Tensor, formats: object, snapshot: Snapshot, kind: str) -> tuple[str, str]:
+    """The first picture of ``clean`` [B, C, h, w] with an overlay, as a data URL, and a line about it."""
+    mask, sure = (values[:1].float().cpu() for values in (snapshot.target_mask, snapshot.confidence))
+    picture = colours(clean[0].float().cpu(), formats)
+    size = tuple(round(SIDE * side / max(picture.shape[-2:])) for side in picture.shape[-2:])
+    shown = overlay(enlarge(picture[None], size)[0], enlarge(mask * sure if kind == TRUSTED else mask, size))
+    pixels = (rearrange(shown, "c h w -> h w c").clamp(0, 1) * 255).round().byte().numpy()
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=85)
+    share = (mask * sure).sum() / mask.sum().clamp_min(1e-6)
+    return (f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}",
+            f"{kind} at sigma {snapshot.sigma:.2f}: {100 * share.item():.0f}% of the subject is matched")
+
+
+def colours(latent: torch.Tensor, formats: object) -> torch.Tensor:
+    """A latent [C, h, w] as rough RGB [3, h, w] by the host's own factors, or as grey where it has none."""
+    factors = getattr(formats, "latent_rgb_factors", None)
+    if factors is None or len(factors) != latent.shape[0]:
+        return latent.mean(0, keepdim=True).expand(3, -1, -1).sigmoid()
+    made = torch.einsum("chw,cr->rhw", latent, torch.tensor(factors))
+    bias = getattr(formats, "latent_rgb_factors_bias", None)
+    if bias is not None:
+        made = made + torch.tensor(bias)[:, None, None]
+    return ((made + 1) / 2).clamp(0, 1)

@@ -1,0 +1,39 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import { chips, chosenWords, commonWords, toggled, wordsOf } from "../../web/js/words.js";
+
+test("weights, brackets and punctuation are no words", () => {
+    assert.deepEqual(wordsOf("a photo of a (sks dog:1.2), [sitting:0.5]. {red|blue}"),
+        ["a", "photo", "of", "sks", "dog", "sitting", "red", "blue"]);
+});
+
+test("embeddings and words with hyphens stay whole", () => {
+    assert.deepEqual(wordsOf("an embedding:my-toy on a t-shirt"), ["an", "embedding:my-toy", "on", "a", "t-shirt"]);
+});
+
+test("an empty prompt has no words", () => {
+    assert.deepEqual(wordsOf("  "), []);
+    assert.deepEqual(chips([""], ""), []);
+});
+
+test("with two prompts the words of both are offered, in the order of the second", () => {
+    assert.deepEqual(commonWords(["a photo of a dog", "Dog on a beach"]), ["Dog", "a"]);
+});
+
+test("chosen words are separated as the node does it", () => {
+    assert.deepEqual(chosenWords("sks,dog  toy"), ["sks", "dog", "toy"]);
+});
+
+test("a chosen word that is not in the prompt stays to be seen", () => {
+    const made = chips(["a photo of a cat"], "Cat dog");
+    assert.deepEqual(made.filter((chip) => chip.chosen), [
+        { word: "cat", chosen: true, missing: false }, { word: "dog", chosen: true, missing: true }]);
+});
+
+test("clicking adds in the prompt's order and clicking again takes away", () => {
+    const prompt = ["a photo of a sks dog"];
+    assert.equal(toggled(prompt, "dog", "sks"), "sks dog");
+    assert.equal(toggled(prompt, "sks dog", "dog"), "sks");
+    assert.equal(toggled(prompt, "sks dog bird", "bird"), "sks dog");
+    assert.equal(toggled(prompt, "DOG", "dog"), "");
+});

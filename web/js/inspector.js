@@ -1,0 +1,218 @@
+/**
+ * The match inspector: reference and result side by side. Point at the result, or move the point by the arrow keys, and see
+ * where it was taken from, how alike the two are and whether the match was used.
+ */
+
+import { ACCEPTED, bestCell, cellAt, cellUnder, decode, moved, OUTSIDE, overlayPixels } from "./cells.js";
+import { addStyle, element } from "./style.js";
+
+const SAYS = {
+    [ACCEPTED]: "taken over",
+    [OUTSIDE]: "outside the subject: left as it is",
+    refused: "not trusted (the way back ends elsewhere): left as it is",
+};
+
+export class Inspector {
+    /** @param address gives the URL of a file entry {filename, subfolder, type} */
+    constructor(address) {
+        addStyle();
+        this.address = address;
+        this.aborter = new AbortController();
+        this.loaded = new Map();
+        this.item = 0;
+        this.step = 0;
+        this.point = null;
+        this._build();
+    }
+
+    _build() {
+        const { signal } = this.aborter;
+        const on = (target, kind, action) => target.addEventListener(kind, action, { signal });
+        this.items = element("select", { aria: { label: "picture" } });
+        this.steps = element("input", { type: "range", min: 0, max: 0, value: 0, aria: { label: "step" } });
+        this.stepName = element("span");
+        this.overlay = element("select", { aria: { label: "overlay" } },
+            ...["no overlay", "foreground", "trusted"].map((name) => element("option", { value: name, textContent: name })));
+        this.compare = element("input", { type: "range", min: 0, max: 100, value: 100, aria: { label: "plain to DreamMatcher" } });
+        this.compareRow = element("label", { className: "row" }, "plain", this.compare, "DreamMatcher");
+        this.reference = new Pane("reference");
+        this.result = new Pane("result");
+        this.result.picture.tabIndex = 0;
+        this.result.picture.setAttribute("role", "application");
+        this.result.picture.setAttribute("aria-label", "result: arrow keys move the point, with shift by five");
+        this.says = element("div", { className: "says", aria: { live: "polite" } });
+        this.hint = element("div", { className: "says", textContent: "Queue the graph: the match appears here." });
+        this.parts = element("div", { className: "parts", hidden: true },
+            element("div", { className: "row" }, this.items, element("span", {}, "step"), this.steps, this.stepName, this.overlay),
+            element("div", { className: "panes" }, this.reference.element, this.result.element),
+            this.compareRow, this.says);
+        this.element = element("div", { className: "dreammatcher inspector" }, this.hint, this.parts);
+        on(this.items, "change", () => { this.item = Number(this.items.value); this._showItem(); });
+        on(this.steps, "input", () => { this.step = Number(this.steps.value); this._showStep(); });
+        on(this.overlay, "change", () => this._draw());
+        on(this.compare, "input", () => this._split());
+        on(this.result.picture, "pointermove", (event) => this._pointed(event));
+        on(this.result.picture, "pointerdown", (event) => { this._pointed(event); event.stopPropagation(); });
+        on(this.result.picture, "keydown", (event) => this._keyed(event));
+        for (const kind of ["pointerdown", "mousedown", "wheel", "keydown"]) {
+            on(this.element, kind, (event) => event.stopPropagation()); // the graph must not move under the sliders
+        }
+        this.watcher = new ResizeObserver(() => { this.reference.fit(); this.result.fit(); });
+        this.watcher.observe(this.reference.frame);
+        this.watcher.observe(this.result.frame);
+    }
+
+    /** Shows one run: {results, references, plain, steps} of the node's ui output. */
+    async show(run) {
+        this.run = run;
+        this.loaded.clear();
+        this.point = null;
+        this.item = Math.min(this.item, run.results.length - 1);
+        this.step = run.steps.length - 1;
+        this.items.replaceChildren(...run.results.map((_, number) => element("option", { value: number, textContent: `picture ${number + 1}` })));
+        this.items.value = this.item;
+        this.items.hidden = run.results.length < 2;
+        this.steps.max = this.step;
+        this.steps.value = this.step;
+        this.compareRow.hidden = !run.plain.length;
+        this.hint.hidden = true;
+        this.parts.hidden = false;
+        await this._showItem();
+    }
+
+    async _showItem() {
+        const plain = this.run.plain[this.item % Math.max(1, this.run.plain.length)];
+        this.result.pictures(this.address(this.run.results[this.item]), plain && this.address(plain));
+        this._split();
+        await this._showStep();
+    }
+
+    /** Steps are fetched when they are looked at. A step asked for later wins over one that arrives later. */
+    async _showStep() {
+        const wanted = this.step;
+        const run = this.run;
+        const entry = run.steps[wanted];
+        this.stepName.textContent = `${wanted + 1} of ${run.steps.length}, sigma ${entry.sigma.toFixed(2)}`;
+        try {
+            if (!this.loaded.has(wanted)) {
+                const answer = await fetch(this.address(entry), { signal: this.aborter.signal });
+                if (!answer.ok) throw new Error(`status ${answer.status}`);
+                const items = await answer.json();
+                if (run !== this.run) return;
+                this.loaded.set(wanted, items.map(decode));
+            }
+        } catch (error) {
+            if (error.name !== "AbortError" && run === this.run) {
+                this.says.textContent = `This step's match is no longer on the server (${error.message}); queue the graph again.`;
+            }
+            return;
+        }
+        if (wanted !== this.step) return;
+        this.match = this.loaded.get(wanted)[this.item];
+        this.point ??= bestCell(this.match);
+        this._draw();
+    }
+
+    _draw() {
+        if (!this.match) return;
+        const { width, height } = this.match;
+        const kind = this.overlay.value;
+        this.result.overlay(kind === "no overlay" ? null : new ImageData(overlayPixels(this.match, kind), width, height));
+        const [x, y] = [Math.min(this.point[0], width - 1), Math.min(this.point[1], height - 1)];
+        const cell = cellAt(this.match, x, y);
+        const views = this.run.references.length;
+        const shown = this.run.references[cell.which];
+        this.reference.pictures(shown && this.address(shown));
+        this.reference.name.textContent = this.match.references.length > 1 ? `reference ${cell.which + 1}` : "reference";
+        this.reference.point(cell.source, cell.verdict);
+        this.result.point(cell.place, cell.verdict);
+        const missing = cell.which >= views ? " (its picture is not connected)" : "";
+        this.says.textContent = `similarity ${cell.similarity.toFixed(2)} · ${SAYS[cell.verdict]}${missing}`;
+        this.element.dataset.cell = `${x},${y}`;
+        this.element.dataset.verdict = cell.verdict;
+    }
+
+    _split() {
+        this.result.split(this.compareRow.hidden ? 100 : Number(this.compare.value));
+    }
+
+    _pointed(event) {
+        if (!this.match) return;
+        const box = this.result.picture.getBoundingClientRect();
+        this.point = cellUnder(this.match, (event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
+        this._draw();
+    }
+
+    _keyed(event) {
+        const next = this.match && moved(this.match, this.point, event.key, event.shiftKey);
+        if (!next) return;
+        event.preventDefault();
+        event.stopPropagation();
+        this.point = next;
+        this._draw();
+    }
+
+    destroy() {
+        this.aborter.abort();
+        this.watcher.disconnect();
+        this.element.remove();
+    }
+}
+
+/** A picture with a name, an overlay and a point. */
+class Pane {
+    constructor(name) {
+        this.name = element("div", { className: "name", textContent: name });
+        this.image = element("img", { alt: name, draggable: false });
+        this.other = element("img", { alt: "", draggable: false, hidden: true });
+        this.canvas = element("canvas", { hidden: true });
+        this.mark = element("div", { className: "point", hidden: true });
+        this.picture = element("div", { className: "picture" }, this.other, this.image, this.canvas, this.mark);
+        this.frame = element("div", { className: "frame" }, this.picture);
+        this.element = element("div", { className: "pane" }, this.name, this.frame);
+        this.image.addEventListener("load", () => this.fit());
+    }
+
+    /** The picture, and another one behind it. */
+    pictures(front, behind) {
+        this._source(this.image, front);
+        this._source(this.other, behind);
+    }
+
+    _source(image, address) {
+        image.hidden = !address;
+        if (address && image.getAttribute("src") !== address) image.src = address;
+    }
+
+    /** As large as the frame allows, in the picture's own proportions. */
+    fit() {
+        const { naturalWidth, naturalHeight } = this.image;
+        const { clientWidth, clientHeight } = this.frame;
+        if (!naturalWidth || !clientWidth) return;
+        const scale = Math.min(clientWidth / naturalWidth, clientHeight / naturalHeight);
+        const [width, height] = [naturalWidth * scale, naturalHeight * scale];
+        Object.assign(this.picture.style, {
+            width: `${width}px`, height: `${height}px`, left: `${(clientWidth - width) / 2}px`, top: `${(clientHeight - height) / 2}px`,
+        });
+    }
+
+    overlay(pixels) {
+        this.canvas.hidden = !pixels;
+        if (!pixels) return;
+        this.canvas.width = pixels.width;
+        this.canvas.height = pixels.height;
+        this.canvas.getContext("2d").putImageData(pixels, 0, 0);
+    }
+
+    point([across, down], verdict) {
+        this.mark.hidden = false;
+        this.mark.className = `point ${verdict}`;
+        this.mark.style.left = `${100 * across}%`;
+        this.mark.style.top = `${100 * down}%`;
+    }
+
+    /** Shows the picture on the left up to ``share`` percent, the other one on the right of it. */
+    split(share) {
+        this.image.style.clipPath = this.other.hidden ? "" : `inset(0 ${100 - share}% 0 0)`;
+    }
+}

@@ -1,0 +1,25 @@
+/** One picture that changes while the sampler runs. */
+
+import { addStyle, element } from "./style.js";
+
+export class LivePicture {
+    constructor() {
+        addStyle();
+        this.shown = false;
+        this.image = element("img", { alt: "live preview", draggable: false });
+        this.says = element("div", { className: "says" });
+        this.element = element("div", { className: "dreammatcher live", hidden: true }, this.image, this.says);
+    }
+
+    /** @param detail {image: data URL, text} of the server's message */
+    show({ image, text }) {
+        this.image.src = image;
+        this.says.textContent = text;
+        this.element.hidden = false;
+        this.shown = true;
+    }
+
+    destroy() {
+        this.element.remove();
+    }
+}
