@@ -135,7 +135,8 @@ def markdown(table: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def run(study: str, count: int, folder: Path | None = None, first: int = 0) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+def run(study: str, count: int, folder: Path | None = None,
+        first: int = 0) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """Table of a study over ``count`` cases, and the bounds of subject error. Strips of pictures go into ``folder``."""
     studio, judge = Studio(Host(ROOT / "build" / "host")), load_judge()
     chosen, rows = cases(count, first), []
@@ -160,7 +161,7 @@ def run(study: str, count: int, folder: Path | None = None, first: int = 0) -> t
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=50)
-    parser.add_argument("--first", type=int, default=0, help="first case; the defaults were chosen on 0 to 39")
+    parser.add_argument("--first", type=int, default=0, help="the defaults were chosen on cases 0 to 39")
     parser.add_argument("--pictures", type=Path, help="folder for a strip of pictures per case")
     parser.add_argument("--study", choices=STUDIES, default="arms", help="'arms' writes build/quality.json, others only print")
     options = parser.parse_args()

@@ -48,7 +48,7 @@ def panels(snapshot: Snapshot, picture: torch.Tensor, references: list[torch.Ten
 #: what each of the panels shows
 CAPTIONS = ("reference: subject", "result: subject", "trusted matches", "where it was taken from", "reference, carried over",
             "matched points")
-SHEET_SIDE, MARGIN, CAPTION = 320, 8, 26  # pixels
+SHEET_SIDE, COLUMN, MARGIN, CAPTION = 320, 270, 10, 34  # pixels
 PAPER, INK = (24, 24, 28), (235, 235, 235)
 
 
@@ -56,11 +56,11 @@ def sheet(shown: list[torch.Tensor]):
     """The six :func:`panels` as one PIL picture in two rows, each under its name, with the colours' legend."""
     from PIL import Image, ImageDraw, ImageFont
 
-    font = ImageFont.load_default(15)
+    font = ImageFont.load_default(22)
     height, width = shown[0].shape[-2:]
     factor = SHEET_SIDE / max(height, width)
     width, height = round(width * factor), round(height * factor)
-    step_x, step_y = width + MARGIN, height + CAPTION + MARGIN
+    step_x, step_y = max(width, COLUMN) + MARGIN, height + CAPTION + MARGIN
     made = Image.new("RGB", (3 * step_x + MARGIN, 2 * step_y + MARGIN + CAPTION), PAPER)
     draw = ImageDraw.Draw(made)
     for number, (panel, caption) in enumerate(zip(shown, CAPTIONS)):
@@ -77,15 +77,15 @@ def _legend(made, draw, font, y: int) -> None:
     """What the overlays' and the flow's colours mean."""
     from PIL import Image
 
-    bar = overlay(torch.zeros(3, 12, 90), torch.linspace(0, 1, 90).expand(1, 1, 12, 90)) / 0.65
-    turn = torch.linspace(0, 2 * math.pi, 90).expand(1, 12, 90)
+    bar = overlay(torch.zeros(3, 16, 90), torch.linspace(0, 1, 90).expand(1, 1, 16, 90)) / 0.65
+    turn = torch.linspace(0, 2 * math.pi, 90).expand(1, 16, 90)
     x = MARGIN
-    for before, colours, after in (("none", bar, "all"), ("taken from the right, below, left, above:",
+    for before, colours, after in (("none", bar, "all"), ("from right, below, left, above:",
                                                          wheel(torch.stack((turn.cos(), turn.sin()), 1))[0], "")):
         draw.text((x, y + 2), before, INK, font)
         x += round(draw.textlength(before, font)) + 6
         pixels = np.asarray((rearrange(colours, "c h w -> h w c").clamp(0, 1) * 255).round().byte())
-        made.paste(Image.fromarray(pixels), (x, y + 5))
+        made.paste(Image.fromarray(pixels), (x, y + 8))
         x += 96
         draw.text((x, y + 2), after, INK, font)
         x += round(draw.textlength(after, font)) + 24

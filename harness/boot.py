@@ -86,17 +86,21 @@ class Host:
                        "cache_args": {"lru": 0, "ram": 0.0, "ram_inactive": 0.0}}
         return self.execution.PromptExecutor(self.server, **options)
 
-    def run(self, prompt: dict[str, Any], executor=None) -> Result:
-        """Validates and executes an API prompt. Raises ValueError when the host refuses it."""
-        number = uuid.uuid4().hex
+    def check(self, prompt: dict[str, Any]) -> list[str]:
+        """The nodes that a prompt is run for. Raises ValueError when the host refuses it."""
         if self.upstream:
-            valid = self.loop.run_until_complete(self.execution.validate_prompt(number, prompt, None))
+            valid = self.loop.run_until_complete(self.execution.validate_prompt(uuid.uuid4().hex, prompt, None))
         else:
             valid = self.execution.validate_prompt(prompt)
-        if not valid[0]:
+        if not valid[0] or valid[3]:  # the host runs what it can and leaves out outputs that are wrong
             raise ValueError(f"the host refused the prompt: {json.dumps(valid[1:], default=str)}")
+        return valid[2]
+
+    def run(self, prompt: dict[str, Any], executor=None) -> Result:
+        """Validates and executes an API prompt. Raises ValueError when the host refuses it."""
+        number, outputs = uuid.uuid4().hex, self.check(prompt)
         executor = executor or self.executor()
-        executor.execute(prompt, number, {"client_id": "harness"}, valid[2])
+        executor.execute(prompt, number, {"client_id": "harness"}, outputs)
         if self.upstream:
             return Result(executor.success, executor.history_result["outputs"], executor.status_messages)
         return Result(executor.success, executor.outputs_ui, executor.status_messages)

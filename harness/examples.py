@@ -89,21 +89,104 @@ def two_views() -> dict[str, Any]:
     return prompt
 
 
+def loaded() -> dict[str, Any]:
+    """Samples with a reference that the graph above has saved."""
+    prompt = save_and_load()
+    prompt["7"] = node("DreamMatcherLoadReference", file="robot_00001_.safetensors")
+    for number in ("2", "3", "15", "18"):
+        del prompt[number]
+    prompt["9"]["inputs"]["reference"] = ["7", 0]
+    prompt["16"]["inputs"]["filename_prefix"] = "dreammatcher/loaded"
+    return prompt
+
+
+def image_to_image() -> dict[str, Any]:
+    """Another robot's picture gives the layout, the reference the look."""
+    prompt = full_control()
+    prompt["10"] = node("ToyboxReference", subject=9, kind="robot", pose=6, background="snow")
+    prompt["19"] = node("VAEEncode", pixels=["10", 0], vae=["1", 2])
+    for number in ("11", "12"):
+        prompt[number]["inputs"].update(latent_image=["19", 0], denoise=0.7)
+    return prompt
+
+
+def photo(checkpoint: str, side: int) -> dict[str, Any]:
+    """:func:`full_control` on a real checkpoint, with a photo of the user's."""
+    prompt = full_control()
+    prompt["1"] = node("CheckpointLoaderSimple", ckpt_name=checkpoint)
+    prompt["2"] = node("LoadImage", image="example.png")
+    prompt["19"] = node("ImageScaleToTotalPixels", image=["2", 0], upscale_method="lanczos", megapixels=(side / 1024) ** 2)
+    prompt["3"]["inputs"]["pixels"] = ["19", 0]
+    prompt["17"]["inputs"]["reference"] = ["19", 0]
+    prompt["4"]["inputs"].update(prompt="a photo of a dog", subject_words="dog")
+    prompt["5"]["inputs"].update(prompt="a photo of a dog on the beach", subject_words="dog")
+    prompt["10"]["inputs"].update(width=side, height=side)
+    for number in ("11", "12"):
+        prompt[number]["inputs"].update(steps=30, sampler_name="dpmpp_2m", scheduler="karras", cfg=7.0)
+    return prompt
+
+
+SD15 = "v1-5-pruned-emaonly-fp16.safetensors"
+
+
+def with_lora() -> dict[str, Any]:
+    """A LoRA in front of everything: the photo is inverted with it too."""
+    prompt = photo(SD15, 512)
+    prompt["20"] = node("LoraLoader", model=["1", 0], clip=["1", 1], lora_name="my_subject.safetensors", strength_model=1.0,
+                        strength_clip=1.0)
+    for entry in prompt.values():
+        if entry["class_type"] != "LoraLoader":
+            entry["inputs"].update({name: ["20", value[1]] for name, value in entry["inputs"].items()
+                                    if value in (["1", 0], ["1", 1])})
+    prompt["4"]["inputs"].update(prompt="a photo of a sks dog", subject_words="sks dog")
+    prompt["5"]["inputs"].update(prompt="a photo of a sks dog on the beach", subject_words="sks dog")
+    return prompt
+
+
+def with_controlnet() -> dict[str, Any]:
+    """A ControlNet decides the pose, the photo the look."""
+    prompt = photo(SD15, 512)
+    prompt["20"] = node("ControlNetLoader", control_net_name="control_v11p_sd15_scribble_fp16.safetensors")
+    prompt["21"] = node("LoadImage", image="example.png")
+    prompt["22"] = node("ControlNetApplyAdvanced", positive=["5", 0], negative=["6", 0], control_net=["20", 0], image=["21", 0],
+                        strength=0.8, start_percent=0.0, end_percent=1.0)
+    for number in ("11", "12"):
+        prompt[number]["inputs"].update(positive=["22", 0], negative=["22", 1])
+    return prompt
+
+
+OWN = ("\n\nChoose your checkpoint and your photo, describe the photo in the first DreamMatcher Subject and the picture you want "
+       "in the second, and click the words that name the subject in both.")
+#: workflow -> its prompt and its notes; those without "toybox" in their name need a checkpoint of the user's
 EXAMPLES = {
     "dreammatcher_toybox": (full_control, [
-        "Every step of the method in its own node, on the small model that ships with the pack.\n\nChange the subject, pose "
-        "and background of Toybox Reference, the target prompt, or the seed (in both samplers).\n\nWith your own checkpoint: "
-        "replace Toybox Loader by Load Checkpoint, Toybox Reference by Load Image, and set the latent to 512x512."]),
+        "Every step of the method in its own node, on the small model that ships with the pack. Guidance is optional: without "
+        "it, connect the sampler to DreamMatcher Apply.\n\nChange the subject, pose and background of Toybox Reference, the "
+        "target prompt, or the seed (in both samplers).\n\nWith your own checkpoint: open dreammatcher_photo."]),
     "dreammatcher_easy_toybox": (easy, [
         "The whole method in one node.\n\nGive it a picture of the subject, a prompt for that picture, the prompt of the "
-        "picture you want, and the words that name the subject in both."]),
-    "dreammatcher_save_reference_toybox": (save_and_load, [
-        "Prepares a reference's features once, samples with them, and saves the inverted reference.\n\nRead it back in "
-        "another graph with DreamMatcher Load Reference."]),
+        "picture you want, and the words that name the subject in both.\n\nWith your own checkpoint: replace Toybox Loader by "
+        "Load Checkpoint, Toybox Reference by Load Image, and set the latent to 512x512 (SDXL: 1024x1024)."]),
     "dreammatcher_two_views_toybox": (two_views, [
-        "Two pictures of one subject: every place of the new picture takes its best match among both, and guidance leads it "
-        "further.\n\nFor a third picture, add one more Invert and one more Combine. Without guidance, connect the sampler to "
-        "DreamMatcher Apply."]),
+        "Two pictures of one subject: every place of the new picture takes its best match among both.\n\nFor a third picture, "
+        "add one more Invert and one more Combine."]),
+    "dreammatcher_img2img_toybox": (image_to_image, [
+        "Another picture gives the layout (left of the samplers), the reference the look.\n\nLower denoise keeps more of the "
+        "layout's own colours; 0.7 leaves room for the reference's."]),
+    "dreammatcher_save_reference_toybox": (save_and_load, [
+        "Prepares a reference's features once, samples with them, and saves the inverted reference.\n\nRead it back with "
+        "dreammatcher_load_reference_toybox."]),
+    "dreammatcher_load_reference_toybox": (loaded, [
+        "Samples with a reference that dreammatcher_save_reference_toybox has saved: queue that one first, then choose its file "
+        "here.\n\nNothing is inverted. The model must be of the family that the reference was made with."]),
+    "dreammatcher_photo": (lambda: photo(SD15, 512), ["Your photo and an SD1.x checkpoint, every step in its own node." + OWN]),
+    "dreammatcher_sdxl": (lambda: photo("sd_xl_base_1.0.safetensors", 1024), [
+        "Your photo and an SDXL checkpoint." + OWN + "\n\nReferences of SD1.x and SDXL do not fit each other: invert anew."]),
+    "dreammatcher_lora": (with_lora, [
+        "With a LoRA of your subject. It stands in front of everything, so that the photo is inverted with it too." + OWN]),
+    "dreammatcher_controlnet": (with_controlnet, [
+        "A ControlNet decides the pose, your photo the look. Load a scribble, or choose another ControlNet and its kind of "
+        "picture." + OWN]),
 }
 
 

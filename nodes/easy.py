@@ -27,7 +27,8 @@ class DreamMatcherEasy:
             "model": ("MODEL", {"tooltip": "An SD1.x, SD2.x or SDXL model."}),
             "clip": ("CLIP", {"tooltip": "Its text encoder."}),
             "vae": ("VAE", {"tooltip": "Its autoencoder."}),
-            "reference": ("IMAGE", {"tooltip": "One photo of the subject. Any size; the first of a batch is used."}),
+            "reference": ("IMAGE", {"tooltip":
+                          "One photo of the subject. A large one is made smaller; the first of a batch is used."}),
             "reference_prompt": text("a photo of a dog", "Describes the reference photo."),
             "prompt": text("a photo of a dog on the beach", "The picture you want.", multiline=True, dynamicPrompts=True),
             "negative": text("", "What you do not want. Empty, as in the paper, inverts best.", multiline=True),

@@ -40,7 +40,7 @@ def test_the_sheet_shows_six_named_panels_in_two_rows_at_a_readable_size(size):
     panel = torch.rand(3, *size)
     made = sheet([panel] * 6)
     wide, high = round(size[1] * 320 / max(size)), round(size[0] * 320 / max(size))
-    assert made.width >= 3 * wide and made.height >= 2 * (high + 26) and made.width / made.height < 12
+    assert made.width >= 3 * wide and made.height >= 2 * (high + 34) and made.width / made.height < 12
     assert len(set(made.crop((0, 8, 200, 34)).getdata())) > 5, "a caption stands over the first panel"
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import weakref
 from dataclasses import dataclass
 
+import comfy.utils
 import torch
+from einops import rearrange
 
 from ..reference import Reference, Subject
 from ..settings import ApplySettings
@@ -36,13 +38,34 @@ def _same(a: object, b: object) -> bool:
     return torch.equal(a, b) if torch.is_tensor(a) else a is b or a == b
 
 
+def native_area(model) -> int:
+    """Pixels that a model was made for: 1024x1024 for SDXL and its kin, which alone read a pooled prompt, else 512x512."""
+    pooled = model.model.model_config.unet_config.get("adm_in_channels")
+    return 1024 * 1024 if pooled else 512 * 512
+
+
+def sized(picture: torch.Tensor, area: int) -> torch.Tensor:
+    """``picture`` [1, H, W, 3], made smaller when it has more pixels than ``area``: a camera's photo would take hours."""
+    height, width = picture.shape[1:3]
+    if height * width <= area:
+        return picture
+    scale = (area / (height * width)) ** 0.5
+    height, width = (max(64, int(side * scale) // 8 * 8) for side in (height, width))
+    planes = comfy.utils.common_upscale(rearrange(picture, "b h w c -> b c h w"), width, height, "lanczos", "disabled")
+    return rearrange(planes, "b c h w -> b h w c")
+
+
 def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: str, prompt: str, negative: str, words: str,
                   kept: Kept):
-    """MODEL, positive, negative and trace for one reference IMAGE [B, H, W, 3], of which the first is used."""
+    """MODEL, positive, negative and trace for one reference IMAGE [B, H, W, 3], of which the first is used.
+
+    Raises ValueError, naming the input, when a subject word is missing in one of the prompts.
+    """
     reference_subject, target_subject = (_subject(clip, name, text, words) for name, text in (
         ("reference_prompt", reference_prompt), ("prompt", prompt)))
     avoided = encode(clip, negative)
-    inverted = kept.inverted(model, vae.encode(reference[:1, :, :, :3]), encode(clip, reference_prompt), avoided)
+    latent = vae.encode(sized(reference[:1, :, :, :3], native_area(model)))
+    inverted = kept.inverted(model, latent, encode(clip, reference_prompt), avoided)
     mask = mask_settings(reference_subject, target_subject, None, None, THRESHOLD, True)
     matched, trace = apply(model, inverted, mask, ApplySettings())
     return matched, encode(clip, prompt, target_subject), avoided, trace

@@ -6,6 +6,7 @@ import base64
 import copy
 import io
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,8 +56,42 @@ def test_the_shipped_workflow_is_what_its_prompt_says_and_runs(host, name):
         assert workflow == json.loads(json.dumps(to_workflow(make(), host.nodes, notes))), "run make examples"
     prompt = to_prompt(workflow, host.nodes)
     assert prompt == make()
+    if "toybox" not in name:
+        put_files_for(host, prompt)
+        assert host.check(prompt), "the host must take the graph once the user's files are there"
+        return
+    if "7" in prompt and prompt["7"]["class_type"] == "DreamMatcherLoadReference":
+        saved = host.run(quick(save_and_load())).ui["15"]["text"][0]
+        prompt["7"]["inputs"]["file"] = Path(saved).name
     result = host.run(quick(prompt))
     assert result.success, result.error()
+
+
+def put_files_for(host, prompt: dict) -> None:
+    """Empty files of the names that a prompt's loaders ask for."""
+    folders = {"ckpt_name": "checkpoints", "lora_name": "loras", "control_net_name": "controlnet"}
+    for entry in prompt.values():
+        for name, folder in folders.items():
+            if name in entry["inputs"]:
+                file = Path(host.folder_paths.get_folder_paths(folder)[0]) / entry["inputs"][name]
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.touch()
+        if entry["class_type"] == "LoadImage":
+            folder = Path(host.folder_paths.get_input_directory())
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (64, 64)).save(folder / entry["inputs"]["image"])
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_a_workflow_has_a_note_and_a_thumbnail(name):
+    workflow = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text())
+    assert any(node["type"] == "Note" and len(node["widgets_values"][0]) > 60 for node in workflow["nodes"])
+    with Image.open(ROOT / "example_workflows" / f"{name}.jpg") as picture:
+        assert min(picture.size) >= 200
+
+
+def test_no_file_of_the_examples_is_left_over():
+    assert {path.stem for path in (ROOT / "example_workflows").iterdir()} == set(EXAMPLES)
 
 
 def test_the_matched_picture_differs_from_the_plain_one_and_the_preview_shows_six_panels(host):
@@ -74,7 +109,8 @@ def test_the_preview_gives_the_inspector_pictures_and_every_step_as_small_files(
     run, = result.ui["17"]["dreammatcher"]
     opened = {kind: [Image.open(host.file(entry)) for entry in run[kind]] for kind in ("results", "references", "plain")}
     assert [len(opened[kind]) for kind in ("results", "references", "plain")] == [2, 1, 2]
-    for shown, saved in ((opened["results"][0], host.images(result, "16")[0]), (opened["plain"][1], host.images(result, "15")[1])):
+    for shown, saved in ((opened["results"][0], host.images(result, "16")[0]),
+                         (opened["plain"][1], host.images(result, "15")[1])):
         assert max(high for _, high in ImageChops.difference(shown, saved).getextrema()) <= 1
     sigmas = [step["sigma"] for step in run["steps"]]
     assert len(sigmas) > 2 and sigmas == sorted(sigmas, reverse=True)
@@ -246,6 +282,20 @@ def test_the_easy_node_equals_the_full_graph(host):
     del full["17"]["inputs"]["plain"]
     full = {number: entry for number, entry in full.items() if number not in ("11", "13", "15")}
     assert host.images(host.run(full), "16")[0].tobytes() == host.images(host.run(prompt), "7")[0].tobytes()
+
+
+def test_the_easy_node_makes_a_cameras_photo_as_large_as_the_model_was_made_for(host, pack, toybox):
+    from world import family_unet
+
+    easy = pack.module("dreammatcher.host.easy")
+    assert easy.native_area(toybox[0]) == easy.native_area(family_unet("SD2.1")) == 512 * 512
+    assert easy.native_area(family_unet("SDXL")) == easy.native_area(family_unet("KOALA 1B")) == 1024 * 1024
+    photo = torch.rand(1, 3000, 4000, 3)
+    made = easy.sized(photo, 512 * 512)
+    height, width = made.shape[1:3]
+    assert 0.95 * 512 * 512 < height * width <= 512 * 512 and height % 8 == width % 8 == 0
+    assert abs(width / height - 4 / 3) < 0.03 and abs(made.mean() - photo.mean()) < 0.01
+    assert easy.sized(made, 512 * 512) is made
 
 
 def test_graphs_from_before_an_option_was_added_run_as_they_did(host):

@@ -48,7 +48,7 @@ function addInspector(node) {
         if (!run) return;
         const first = !inspector.run;
         inspector.show(run);
-        if (first) grow(node, 460, 640);
+        if (first) grow(node, 460, 700);
     });
 }
 

@@ -75,6 +75,7 @@ export class Inspector {
         this.steps.max = this.step;
         this.steps.value = this.step;
         this.compareRow.hidden = !run.plain.length;
+        this.element.style.minHeight = "300px"; // Nodes 2.0 gives what the picture below it leaves
         this.hint.hidden = true;
         this.parts.hidden = false;
         await this._showItem();

@@ -1,0 +1,59 @@
+"""A real browser for what people see: for the tests of the front end and for the pictures of the example workflows."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .library import upstream_path
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+#: the browser's program, or None: CHROMIUM names one, or it is on the path
+BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+#: newer front ends keep the application in the window, and their module of that name must not be loaded before it is there
+APP = "window.comfyAPI?.app?.app" if upstream_path() else "(await import('/scripts/app.js')).app"
+
+
+@contextmanager
+def browsing() -> Iterator[object]:
+    """A running browser of playwright's."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        try:
+            yield launched
+        finally:
+            launched.close()
+
+
+def open_host(tab, address: str) -> None:
+    """Opens ComfyUI in a tab and waits until it is ready."""
+    tab.goto(address)
+    ready = "app?.vueAppReady && app.canvas?.graph" if upstream_path() else "app?.graph && app.canvas"
+    for _ in range(240):
+        if tab.evaluate(f"async () => {{ const app = {APP}; return Boolean({ready}) }}"):
+            break
+        tab.wait_for_timeout(500)
+    tab.wait_for_timeout(1500)
+    tab.keyboard.press("Escape")  # a newcomer's list of templates
+
+
+def run(tab, script: str, argument=None):
+    """``script`` in the page, with ``app`` and ``given``."""
+    return tab.evaluate(f"async (given) => {{ const app = {APP}; {script} }}", argument)
+
+
+#: the whole graph in view, ``given`` is its workflow
+LOAD_AND_FIT = """
+    await app.loadGraphData(given);
+    const boxes = app.graph._nodes.map((node) => node.getBounding());
+    const left = Math.min(...boxes.map((box) => box[0])), top = Math.min(...boxes.map((box) => box[1]));
+    const right = Math.max(...boxes.map((box) => box[0] + box[2])), bottom = Math.max(...boxes.map((box) => box[1] + box[3]));
+    const scale = Math.min(innerWidth / (right - left + 80), innerHeight / (bottom - top + 80));
+    app.canvas.ds.scale = scale;
+    app.canvas.ds.offset = [40 - left, 40 - top];
+    app.canvas.setDirty(true, true);
+"""

@@ -1,0 +1,200 @@
+"""The front end as a person uses it: the real server, a real browser, our widgets by mouse and keyboard.
+
+Needs a Chromium or Chrome (CHROMIUM may name one). On a current upstream both of its renderers are driven.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+
+import pytest
+
+from harness.blueprint import wiring
+from harness.browser import BROWSER, browsing, open_host, run
+from harness.library import ROOT, upstream_path
+from harness.serving import get, running
+
+PICTURES = ROOT / "build" / "browser"
+RENDERERS = ["LiteGraph", "Nodes 2.0"] if upstream_path() else ["LiteGraph"]
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome here; CHROMIUM may name one")
+
+
+@pytest.fixture(scope="module")
+def server():
+    with running(ROOT / "build" / "browser-tests") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with browsing() as launched:
+        yield launched
+
+
+class Page:
+    """ComfyUI in a tab."""
+
+    def __init__(self, tab, renderer: str):
+        self.tab, self.renderer, self.errors = tab, renderer, []
+        tab.on("console", lambda message: message.type == "error" and self._note(f"{message.text} {message.location}"))
+        tab.on("pageerror", lambda error: self._note(f"{error} {error.stack}"))
+
+    def _note(self, text: str) -> None:
+        if "dreammatcher" in text.lower():
+            self.errors.append(text)
+
+    def run(self, script: str, argument=None):
+        return run(self.tab, script, argument)
+
+    def load(self, workflow: dict) -> None:
+        self.run("await app.loadGraphData(given); app.canvas.ds.scale = 0.8; app.canvas.setDirty(true, true)", workflow)
+
+    def show(self, kind: str) -> None:
+        """Brings a node of a class into view."""
+        self.run("const node = app.graph._nodes.find((own) => own.type === given);"
+                 "app.canvas.ds.scale = 1; app.canvas.ds.offset = [140 - node.pos[0], 90 - node.pos[1]];"
+                 "app.canvas.setDirty(true, true)", kind)
+        self.tab.wait_for_timeout(400)
+
+    def value(self, kind: str, widget: str):
+        return self.run("return app.graph._nodes.find((own) => own.type === given[0]).widgets"
+                        ".find((own) => own.name === given[1]).value", [kind, widget])
+
+    def picture(self, name: str) -> None:
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        where = "upstream" if upstream_path() else "packaged"
+        self.tab.screenshot(path=PICTURES / f"{where}_{self.renderer.replace(' ', '_')}_{name}.png")
+
+
+@pytest.fixture(params=RENDERERS)
+def page(server, browser, request):
+    context = browser.new_context(viewport={"width": 1500, "height": 1000})
+    tab = context.new_page()
+    made = Page(tab, request.param)
+    open_host(tab, server)
+    if upstream_path():
+        made.run("await app.ui.settings.setSettingValueAsync?.('Comfy.VueNodes.Enabled', given)", request.param == "Nodes 2.0")
+        tab.keyboard.press("Escape")
+    yield made
+    context.close()
+    assert not made.errors, made.errors
+
+
+SEEDS = itertools.count(random.SystemRandom().getrandbits(30))
+
+
+def workflow(name: str, steps: int = 6) -> dict:
+    """An example with few steps and a seed of its own: a server shows nothing of what it has made already."""
+    seed = next(SEEDS)
+    made = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    for node in made["nodes"]:
+        if node["type"] in ("KSampler", "DreamMatcherInvert"):
+            node["widgets_values"] = [steps if value == 50 else value for value in node["widgets_values"]]
+        if node["type"] == "KSampler":
+            node["widgets_values"][0] = seed
+    return made
+
+
+def inspector(page: Page):
+    return page.tab.locator(".dreammatcher.inspector")
+
+
+def queue(page: Page) -> None:
+    page.run("await app.queuePrompt(0, 1)")
+    page.tab.wait_for_function("() => document.querySelector('.dreammatcher.inspector').dataset.cell", timeout=240_000)
+
+
+def test_the_inspector_answers_mouse_and_keyboard(page):
+    page.load(workflow("dreammatcher_toybox"))
+    queue(page)
+    page.show("DreamMatcherPreview")
+    page.picture("inspector")
+    result = inspector(page).locator(".picture[tabindex]")
+    cell = lambda: inspector(page).get_attribute("data-cell")  # noqa: E731
+    box = result.bounding_box()
+    assert box["width"] > 100 and abs(box["width"] - box["height"]) < 2, "the picture keeps its proportions"
+    result.hover(position={"x": box["width"] * 0.53, "y": box["height"] * 0.28})
+    assert cell() == "8,4"
+    result.click(position={"x": box["width"] * 0.53, "y": box["height"] * 0.28})
+    result.focus()
+    page.tab.keyboard.press("ArrowRight")
+    page.tab.keyboard.press("ArrowDown")
+    assert cell() == "9,5"
+    page.tab.keyboard.press("Shift+ArrowLeft")
+    assert cell() == "4,5"
+    assert "similarity" in inspector(page).locator(".parts .says").inner_text()
+    points = inspector(page).locator(".point")
+    assert points.count() == 2 and points.first.is_visible() and points.last.is_visible()
+
+
+def test_steps_overlays_and_the_comparison_with_plain_change_what_is_shown(page):
+    page.load(workflow("dreammatcher_toybox"))
+    queue(page)
+    page.show("DreamMatcherPreview")
+    parts = inspector(page).locator(".parts")
+    before = parts.locator("span").last.inner_text()
+    step = parts.get_by_label("step")
+    step.focus()
+    page.tab.keyboard.press("Home")
+    page.tab.wait_for_function(
+        "(old) => [...document.querySelectorAll('.dreammatcher .parts .row span')].pop().innerText !== old", arg=before)
+    assert parts.locator("span").last.inner_text().startswith("1 of ")
+    parts.get_by_label("overlay").select_option("trusted")
+    assert parts.locator("canvas").last.is_visible()
+    page.tab.get_by_label("plain to DreamMatcher").focus()
+    page.tab.keyboard.press("Home")
+    front = inspector(page).locator(".picture[tabindex] img").last
+    assert "100%" in front.evaluate("image => image.style.clipPath"), "all the way to plain"
+    page.picture("overlay_and_plain")
+
+
+def test_words_are_picked_by_click_and_kept_in_the_saved_workflow(page):
+    page.load(workflow("dreammatcher_easy_toybox"))
+    page.show("DreamMatcherEasy")
+    chips = page.tab.locator(".dreammatcher.picker .chip")
+    assert {"a", "photo", "of", "cat"} <= set(chips.all_inner_texts()) and "night" not in chips.all_inner_texts()
+    assert page.value("DreamMatcherEasy", "subject_words") == "cat"
+    page.picture("picker")
+    page.tab.locator(".chip", has_text="photo").click()
+    assert page.value("DreamMatcherEasy", "subject_words") == "photo cat"
+    page.tab.locator(".chip", has_text="photo").click()
+    page.tab.locator(".chip", has_text="cat").click()
+    assert page.value("DreamMatcherEasy", "subject_words") == ""
+    page.tab.locator(".chip", has_text="photo").click()
+    saved = page.run("return app.graph.serialize()")
+    easy = next(node for node in saved["nodes"] if node["type"] == "DreamMatcherEasy")
+    assert [value for value in easy["widgets_values"] if value is not None][-1] == "photo"
+    page.load(saved)
+    page.tab.wait_for_timeout(500)
+    assert page.value("DreamMatcherEasy", "subject_words") == "photo"
+    pressed = page.tab.locator(".chip[aria-pressed=true]")
+    assert pressed.all_inner_texts() == ["photo"]
+
+
+@pytest.mark.skipif(upstream_path() is None, reason="the packaged host knows no subgraphs")
+def test_the_blueprint_is_offered_and_opens_to_the_standard_wiring(page, server):
+    offered = get(f"{server}/global_subgraphs")
+    ours = [entry for entry in offered.values() if entry["name"] == "DreamMatcher"]
+    assert len(ours) == 1 and ours[0]["info"]["node_pack"].endswith("comfyui-dreammatcher")
+    page.load(json.loads((ROOT / "subgraphs" / "DreamMatcher.json").read_text(encoding="utf-8")))
+    page.picture("blueprint")
+    prompt = page.run("return (await app.graphToPrompt()).output")
+    made = {key.split(":")[-1]: entry for key, entry in prompt.items()}
+    assert {key: entry["class_type"] for key, entry in made.items()} == {
+        key: entry["class_type"] for key, entry in wiring().items()}
+    assert made["2"]["inputs"]["prompt"] == "a photo of a dog" and made["3"]["inputs"]["subject_words"] == "dog"
+    assert made["7"]["inputs"]["reference"][0].split(":")[-1] == "5" and made["7"]["inputs"]["strength"] == 1.0
+
+
+def test_our_widgets_add_no_input_to_what_is_queued(page):
+    page.load(workflow("dreammatcher_toybox"))
+    prompt = page.run("return (await app.graphToPrompt()).output")
+    offered = page.run("return Object.fromEntries(await Promise.all(given.map(async (name) => "
+                       "[name, (await (await fetch(`/object_info/${name}`)).json())[name].input])))",
+                       sorted({node["class_type"] for node in prompt.values()}))
+    for node in prompt.values():
+        declared = offered[node["class_type"]]
+        assert set(node["inputs"]) <= set(declared["required"]) | set(declared.get("optional", {})), node
