@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from dataclasses import dataclass, field
 from typing import Any
 
 from .boot import Host
@@ -21,20 +22,24 @@ INPUTS = {"model": ("MODEL",), "clip": ("CLIP",), "vae": ("VAE",), "reference": 
           "reference_prompt": ("STRING", "a photo of a dog"), "prompt": ("STRING", "a photo of a dog on the beach"),
           "negative": ("STRING", ""), "subject_words": ("STRING", "dog")}
 OUTPUTS = {"model": ["8", 0], "positive": ["3", 0], "negative": ["4", 0], "trace": ["7", 1]}
+WIDGETS = [name for name, declared in INPUTS.items() if len(declared) > 1]
+BEFORE, AFTER = -10, -20  # the front end's numbers of a subgraph's two ends
 
 
-def outer(name: str) -> dict[str, str]:
+@dataclass(frozen=True)
+class Outer:
     """An inner input that comes from outside."""
-    return {"outer": name}
+
+    name: str
 
 
 def wiring() -> dict[str, Any]:
-    words, model, clip = outer("subject_words"), outer("model"), outer("clip")
+    words, model, clip = Outer("subject_words"), Outer("model"), Outer("clip")
     return {
-        "1": node("VAEEncode", pixels=outer("reference"), vae=outer("vae")),
-        "2": node("DreamMatcherSubject", clip=clip, prompt=outer("reference_prompt"), subject_words=words),
-        "3": node("DreamMatcherSubject", clip=clip, prompt=outer("prompt"), subject_words=words),
-        "4": node("CLIPTextEncode", clip=clip, text=outer("negative")),
+        "1": node("VAEEncode", pixels=Outer("reference"), vae=Outer("vae")),
+        "2": node("DreamMatcherSubject", clip=clip, prompt=Outer("reference_prompt"), subject_words=words),
+        "3": node("DreamMatcherSubject", clip=clip, prompt=Outer("prompt"), subject_words=words),
+        "4": node("CLIPTextEncode", clip=clip, text=Outer("negative")),
         "5": node("DreamMatcherInvert", model=model, reference=["1", 0], positive=["2", 0], negative=["4", 0]),
         "6": node("DreamMatcherMask", reference_subject=["2", 1], target_subject=["3", 1]),
         "7": node("DreamMatcherApply", model=model, reference=["5", 0], mask=["6", 0]),
@@ -47,72 +52,82 @@ def identity(of: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"dreammatcher/{of}"))
 
 
-def blueprint(nodes: dict[str, type]) -> dict[str, Any]:
-    prompt, number = wiring(), 100
-    links: list[dict[str, Any]] = []
-    ends: dict[str, list[int]] = {name: [] for name in (*INPUTS, *(f"out {name}" for name in OUTPUTS))}
-    leaving: dict[tuple[str, int], list[int]] = {}
+@dataclass
+class Links:
+    """The links inside, as the front end stores them."""
 
-    def link(origin: int, origin_slot: int, target: int, target_slot: int, kind: str) -> int:
-        links.append({"id": len(links) + 1, "origin_id": origin, "origin_slot": origin_slot, "target_id": target,
-                      "target_slot": target_slot, "type": kind})
-        return len(links)
+    made: list[dict[str, Any]] = field(default_factory=list)
 
-    inner = []
-    for order, (key, entry) in enumerate(prompt.items()):
-        declared, slots, values = inputs_of(nodes[entry["class_type"]]), [], []
-        for name, declaration in declared.items():
-            value, widget = entry["inputs"].get(name), is_widget(declaration)
-            kind = "COMBO" if isinstance(declaration[0], (list, tuple)) else declaration[0]
-            if widget:
-                values.append(INPUTS[value["outer"]][1] if isinstance(value, dict) else value_of(entry, name, declaration))
-            if widget and not isinstance(value, dict):
+    def add(self, origin: int, origin_slot: int, target: int, target_slot: int, kind: str) -> int:
+        self.made.append({"id": len(self.made) + 1, "origin_id": origin, "origin_slot": origin_slot, "target_id": target,
+                          "target_slot": target_slot, "type": kind})
+        return len(self.made)
+
+    def numbers(self, **wanted: int) -> list[int]:
+        return [link["id"] for link in self.made if all(link[name] == value for name, value in wanted.items())]
+
+
+def inputs_inside(key: str, entry: dict[str, Any], kind: type, links: Links) -> tuple[list[dict], list[Any]]:
+    """A node's slots, linked, and its widgets' values."""
+    slots, values = [], []
+    for name, declaration in inputs_of(kind).items():
+        value, widget = entry["inputs"].get(name), is_widget(declaration)
+        if widget:
+            values.append(INPUTS[value.name][1] if isinstance(value, Outer) else value_of(entry, name, declaration))
+            if not isinstance(value, Outer):
                 continue
-            slot = {"name": name, "type": kind, "link": None, **({"widget": {"name": name}} if widget else {})}
-            if isinstance(value, dict):
-                slot["link"] = link(-10, list(INPUTS).index(value["outer"]), int(key), len(slots), kind)
-                ends[value["outer"]].append(slot["link"])
-            elif value is not None:
-                slot["link"] = link(int(value[0]), value[1], int(key), len(slots), kind)
-                leaving.setdefault((value[0], value[1]), []).append(slot["link"])
-            slots.append(slot)
-        inner.append({"id": int(key), "type": entry["class_type"], "pos": [(order % 3) * COLUMN, (order // 3) * (300 + ROW)],
-                      "size": [300, 260], "flags": {}, "order": order, "mode": 0, "inputs": slots, "outputs": [],
+        slot = {"name": name, "type": declaration[0], "link": None, **({"widget": {"name": name}} if widget else {})}
+        if isinstance(value, Outer):
+            slot["link"] = links.add(BEFORE, list(INPUTS).index(value.name), int(key), len(slots), declaration[0])
+        elif value is not None:
+            slot["link"] = links.add(int(value[0]), value[1], int(key), len(slots), declaration[0])
+        slots.append(slot)
+    return slots, values
+
+
+def definition(nodes: dict[str, type]) -> dict[str, Any]:
+    prompt, links, inner = wiring(), Links(), []
+    for order, (key, entry) in enumerate(prompt.items()):
+        slots, values = inputs_inside(key, entry, nodes[entry["class_type"]], links)
+        inner.append({"id": int(key), "type": entry["class_type"], "pos": [order % 3 * COLUMN, order // 3 * (300 + ROW)],
+                      "size": [300, 260], "flags": {}, "order": order, "mode": 0, "inputs": slots,
                       "properties": {"Node name for S&R": entry["class_type"]}, "widgets_values": values})
+    kinds = {name: nodes[prompt[key]["class_type"]].RETURN_TYPES[slot] for name, (key, slot) in OUTPUTS.items()}
     for slot, (name, (key, origin_slot)) in enumerate(OUTPUTS.items()):
-        kind = nodes[prompt[key]["class_type"]].RETURN_TYPES[origin_slot]
-        made = link(int(key), origin_slot, -20, slot, kind)
-        ends[f"out {name}"].append(made)
-        leaving.setdefault((key, origin_slot), []).append(made)
+        links.add(int(key), origin_slot, AFTER, slot, kinds[name])
     for entry in inner:
         kind = nodes[entry["type"]]
         names = getattr(kind, "RETURN_NAMES", None) or kind.RETURN_TYPES
-        entry["outputs"] = [{"name": name, "type": own, "links": leaving.get((str(entry["id"]), slot), [])}
+        entry["outputs"] = [{"name": name, "type": own, "links": links.numbers(origin_id=entry["id"], origin_slot=slot)}
                             for slot, (name, own) in enumerate(zip(names, kind.RETURN_TYPES))]
-    kinds = {name: nodes[prompt[key]["class_type"]].RETURN_TYPES[slot] for name, (key, slot) in OUTPUTS.items()}
-    definition = {
+    return {
         "id": identity(NAME), "version": 1, "revision": 0, "config": {}, "name": NAME,
-        "state": {"lastGroupId": 0, "lastNodeId": len(inner), "lastLinkId": len(links), "lastRerouteId": 0},
-        "inputNode": {"id": -10, "bounding": [-300, 100, 140, 200]}, "outputNode": {"id": -20, "bounding": [1100, 100, 120, 120]},
-        "inputs": [{"id": identity(f"in/{name}"), "name": name, "type": kind[0], "linkIds": ends[name],
-                    "pos": [-180, 120 + 20 * row]} for row, (name, kind) in enumerate(INPUTS.items())],
-        "outputs": [{"id": identity(f"out/{name}"), "name": name, "type": kinds[name], "linkIds": ends[f"out {name}"],
-                     "pos": [1120, 120 + 20 * row]} for row, name in enumerate(OUTPUTS)],
-        "widgets": [], "nodes": inner, "groups": [], "links": links, "extra": {}, "category": "DreamMatcher",
+        "state": {"lastGroupId": 0, "lastNodeId": len(inner), "lastLinkId": len(links.made), "lastRerouteId": 0},
+        "inputNode": {"id": BEFORE, "bounding": [-300, 100, 140, 200]},
+        "outputNode": {"id": AFTER, "bounding": [1100, 100, 120, 120]},
+        "inputs": [{"id": identity(f"in/{name}"), "name": name, "type": declared[0], "pos": [-180, 120 + 20 * row],
+                    "linkIds": links.numbers(origin_id=BEFORE, origin_slot=row)}
+                   for row, (name, declared) in enumerate(INPUTS.items())],
+        "outputs": [{"id": identity(f"out/{name}"), "name": name, "type": kinds[name], "pos": [1120, 120 + 20 * row],
+                     "linkIds": links.numbers(target_id=AFTER, target_slot=row)} for row, name in enumerate(OUTPUTS)],
+        "widgets": [], "nodes": inner, "groups": [], "links": links.made, "extra": {}, "category": "DreamMatcher",
         "description": "Gives your model the look of the subject in one photo: inversion, masks, matching and guidance.",
     }
-    widgets = [name for name, kind in INPUTS.items() if len(kind) > 1]
+
+
+def blueprint(nodes: dict[str, type]) -> dict[str, Any]:
+    """A workflow of one node that holds the wiring."""
+    made = definition(nodes)
     outside = {
-        "id": number, "type": identity(NAME), "pos": [0, 0], "size": [400, 420], "flags": {}, "order": 0, "mode": 0,
-        "title": NAME,
-        "inputs": [{"name": name, "type": kind[0], "link": None, **({"widget": {"name": name}} if name in widgets else {})}
-                   for name, kind in INPUTS.items()],
-        "outputs": [{"name": name, "type": kinds[name], "links": []} for name in OUTPUTS],
-        "properties": {"proxyWidgets": [["-1", name] for name in widgets]},
-        "widgets_values": [INPUTS[name][1] for name in widgets],
+        "id": 100, "type": made["id"], "pos": [0, 0], "size": [400, 420], "flags": {}, "order": 0, "mode": 0, "title": NAME,
+        "inputs": [{"name": name, "type": declared[0], "link": None, **({"widget": {"name": name}} if name in WIDGETS else {})}
+                   for name, declared in INPUTS.items()],
+        "outputs": [{"name": entry["name"], "type": entry["type"], "links": []} for entry in made["outputs"]],
+        "properties": {"proxyWidgets": [["-1", name] for name in WIDGETS]},
+        "widgets_values": [INPUTS[name][1] for name in WIDGETS],
     }
-    return {"revision": 0, "last_node_id": number, "last_link_id": 0, "nodes": [outside], "links": [], "version": 0.4,
-            "definitions": {"subgraphs": [definition]}, "extra": {}}
+    return {"revision": 0, "last_node_id": 100, "last_link_id": 0, "nodes": [outside], "links": [], "version": 0.4,
+            "definitions": {"subgraphs": [made]}, "extra": {}}
 
 
 if __name__ == "__main__":

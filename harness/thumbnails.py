@@ -1,10 +1,12 @@
-"""``python -m harness.thumbnails``: the pictures beside the example workflows.
+"""``python -m harness.thumbnails``: the pictures beside the example workflows, and those of the nodes' help pages.
 
-A Toybox workflow is run and shows its reference and what became of it; one that needs a checkpoint shows its graph.
+A Toybox workflow is run and shows its references and what became of them; one that needs a checkpoint shows its graph. A help
+page shows its node, that of the preview after a run.
 """
 
 from __future__ import annotations
 
+import io
 import json
 
 from PIL import Image
@@ -38,7 +40,8 @@ def strip(shown: list[Image.Image]) -> Image.Image:
     return made
 
 
-def main() -> None:
+def run_toybox_workflows() -> list[str]:
+    """Also returns the names of our nodes."""
     host = Host(ROOT / "build" / "host")
     for name, (make, _) in EXAMPLES.items():
         if "toybox" not in name:
@@ -48,20 +51,53 @@ def main() -> None:
             prompt["7"]["inputs"]["file"] = host.run(save_and_load()).ui["15"]["text"][0].replace("\\", "/").rsplit("/", 1)[1]
         strip(pictures(host, prompt)).save(FOLDER / f"{name}.jpg", quality=90)
         print(name, flush=True)
+    return list(host.pack().module("nodes").NODE_CLASS_MAPPINGS)
+
+
+def show_graphs(tab) -> None:
+    for name in EXAMPLES:
+        if "toybox" not in name:
+            run(tab, LOAD_AND_FIT, json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
+            shot(tab, None).resize((800, 400), Image.LANCZOS).save(FOLDER / f"{name}.jpg", quality=88)
+
+
+#: a new node at the top left, or the one of a class that is there; returns its box in the page
+PLACE = """
+    let node = app.graph._nodes.find((own) => own.type === given);
+    if (!node) { app.graph.clear(); node = LiteGraph.createNode(given); app.graph.add(node); }
+    node.size = node.size.map((side, index) => Math.max(side, index ? node.computeSize()[1] : 340));
+    app.canvas.ds.scale = 1;
+    app.canvas.ds.offset = [20 - node.pos[0], 50 - node.pos[1]];
+    node.onResize?.(node.size);
+    app.canvas.setDirty(true, true);
+    await new Promise((done) => setTimeout(done, 600));
+    return { x: 12, y: 12, width: node.size[0] + 16, height: node.size[1] + 46 };
+"""
+
+
+def show_nodes(tab, names: list[str]) -> None:
+    folder = ROOT / "web" / "docs" / "pictures"
+    folder.mkdir(exist_ok=True)
+    run(tab, "await app.loadGraphData(given); await app.queuePrompt(0, 1)",
+        json.loads((FOLDER / "dreammatcher_toybox.json").read_text(encoding="utf-8")))
+    tab.wait_for_function("() => document.querySelector('.dreammatcher.inspector').dataset.cell", timeout=300_000)
+    for name in sorted(names, key=lambda own: own != "DreamMatcherPreview"):
+        shot(tab, run(tab, PLACE, name)).save(folder / f"{name}.jpg", quality=90)
+
+
+def shot(tab, clip: dict | None) -> Image.Image:
+    tab.wait_for_timeout(600)
+    return Image.open(io.BytesIO(tab.screenshot(clip=clip))).convert("RGB")
+
+
+def main() -> None:
+    names = run_toybox_workflows()
     with running(ROOT / "build" / "thumbnails") as address, browsing() as browser:
         tab = browser.new_page(viewport={"width": 1600, "height": 800})
         open_host(tab, address)
         tab.add_style_tag(content=".comfy-menu { display: none !important }")
-        for name in EXAMPLES:
-            if "toybox" in name:
-                continue
-            run(tab, LOAD_AND_FIT, json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
-            tab.wait_for_timeout(800)
-            file = ROOT / "build" / "thumbnails" / f"{name}.png"
-            tab.screenshot(path=file)
-            picture = Image.open(file).convert("RGB")
-            picture.resize((800, 400), Image.LANCZOS).save(FOLDER / f"{name}.jpg", quality=88)
-            print(name, flush=True)
+        show_graphs(tab)
+        show_nodes(tab, names)
 
 
 if __name__ == "__main__":

@@ -151,6 +151,20 @@ def test_steps_overlays_and_the_comparison_with_plain_change_what_is_shown(page)
     page.picture("overlay_and_plain")
 
 
+def test_the_live_preview_shows_the_picture_while_it_is_made(page):
+    graph = workflow("dreammatcher_toybox", steps=9)
+    apply = next(node for node in graph["nodes"] if node["type"] == "DreamMatcherApply")
+    apply["widgets_values"][-1] = "trusted"
+    page.load(graph)
+    queue(page)
+    page.show("DreamMatcherApply")
+    live = page.tab.locator(".dreammatcher.live")
+    live.locator("img").wait_for(state="visible")
+    assert "of the subject is matched" in live.inner_text()
+    page.tab.wait_for_function("() => document.querySelector('.dreammatcher.live img').naturalWidth === 256")
+    page.picture("live")
+
+
 def test_words_are_picked_by_click_and_kept_in_the_saved_workflow(page):
     page.load(workflow("dreammatcher_easy_toybox"))
     page.show("DreamMatcherEasy")

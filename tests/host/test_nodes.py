@@ -331,3 +331,11 @@ def test_the_easy_node_inverts_again_only_for_what_the_inversion_depends_on(host
     assert match(text="a robot") == 4 and match(text="a robot", negative="night") == 5
     assert match(model=other, text="a robot", negative="night") == 6
     assert match(model=other, text="a robot", negative="night", prompt="the robot") == 6
+
+
+def test_the_shipped_blueprint_is_what_the_nodes_declare_now(host):
+    from harness.blueprint import FILE, blueprint
+
+    if host.upstream:
+        pytest.skip("the layout follows the packaged host's declarations")
+    assert json.loads(FILE.read_text()) == json.loads(json.dumps(blueprint(host.nodes))), "run make examples"
