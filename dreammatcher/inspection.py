@@ -38,6 +38,12 @@ def cells(snapshot: Snapshot, item: int) -> dict[str, object]:
     }
 
 
+def chosen(count: int, cells_each: int, most: int = 2_000_000) -> list[int]:
+    """Which of ``count`` steps to keep, first and last among them, so that large pictures do not fill the disk."""
+    kept = max(2, min(count, most // max(1, cells_each)))
+    return sorted({round(number * (count - 1) / (kept - 1)) for number in range(kept)})
+
+
 def positions(flow: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Where a flow [2, H, W] leads in a reference grid of ``size``: row x width + column, int64 [H, W]."""
     rows, columns = torch.meshgrid(*(torch.arange(n) for n in flow.shape[-2:]), indexing="ij")

@@ -7,6 +7,7 @@ import json
 import re
 
 import pytest
+from PIL import Image
 
 from harness.library import ROOT
 from harness.workflow import inputs_of
@@ -92,6 +93,14 @@ def test_a_page_bears_the_nodes_name_and_is_short(texts):
     for name, said in texts.items():
         assert page(name).startswith(f"# {said['display_name']}\n"), name
         assert len(page(name).splitlines()) < LONGEST_PAGE, name
+
+
+def test_a_page_shows_its_node(nodes):
+    for name in nodes:
+        assert f"](pictures/{name}.jpg)" in page(name), name
+        with Image.open(DOCS / "pictures" / f"{name}.jpg") as picture:
+            assert picture.width > 200 and picture.height > 60, name
+    assert {path.stem for path in (DOCS / "pictures").iterdir()} == set(nodes)
 
 
 def test_a_page_says_when_the_node_is_needed_what_goes_wrong_and_where_to_look_next(nodes):

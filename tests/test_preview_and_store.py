@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dreammatcher.features import FeatureOptions, FeatureStore, RowFeatures
-from dreammatcher.inspection import cells
+from dreammatcher.inspection import cells, chosen
 from dreammatcher.preview import panels, sheet, spread, warped, wheel
 from dreammatcher.settings import ApplySettings, MaskSettings, Snapshot, Trace
 
@@ -47,6 +47,13 @@ def test_the_sheet_shows_six_named_panels_in_two_rows_at_a_readable_size(size):
 def decoded(step: dict, name: str, kind: str) -> np.ndarray:
     width, height = step["size"]
     return np.frombuffer(base64.b64decode(step[name]), kind).reshape(height, width)
+
+
+def test_few_steps_of_a_large_picture_are_kept_and_all_of_a_small_one():
+    assert chosen(50, 4096) == list(range(50)) and chosen(1, 4096) == [0]
+    kept = chosen(50, 4 * 256 * 256)
+    assert len(kept) == 7 and kept[0] == 0 and kept[-1] == 49 and kept == sorted(set(kept))
+    assert chosen(50, 10**9) == [0, 49]
 
 
 def test_the_inspector_reads_where_each_position_comes_from():

@@ -11,9 +11,9 @@ import torch
 from einops import rearrange
 from PIL import Image
 
-from ..inspection import cells
+from ..inspection import cells, chosen
 from ..preview import panels, sheet
-from ..settings import Trace
+from ..settings import Snapshot, Trace
 
 INSPECTED_SIDE = 1024  # pixels of the longer side; larger pictures are shown smaller
 
@@ -40,10 +40,16 @@ def show(trace: Trace, images: torch.Tensor, reference: torch.Tensor,
         "results": [folder.picture("result", small(picture)) for picture in images],
         "references": [folder.picture("reference", small(picture)) for picture in reference],
         "plain": [] if plain is None else [folder.picture("plain", small(picture)) for picture in plain],
-        "steps": [{"sigma": sigma, **folder.data("step", [cells(known, item) for item in range(len(images))])}
-                  for sigma, known in sorted(trace.snapshots.items(), reverse=True)],
+        "steps": [{"sigma": known.sigma, **folder.data("step", [cells(known, item) for item in range(len(images))])}
+                  for known in recorded(trace, len(images))],
     }
     return torch.stack(made), {"images": sheets, "dreammatcher": [inspected]}
+
+
+def recorded(trace: Trace, pictures: int) -> list[Snapshot]:
+    """The steps to inspect, in the order they were made."""
+    known = [trace.snapshots[sigma] for sigma in sorted(trace.snapshots, reverse=True)]
+    return [known[number] for number in chosen(len(known), pictures * known[0].flow[0, 0].numel())]
 
 
 def small(picture: torch.Tensor) -> Image.Image:

@@ -126,6 +126,8 @@ def test_the_inspector_answers_mouse_and_keyboard(page):
     page.tab.keyboard.press("Shift+ArrowLeft")
     assert cell() == "4,5"
     assert "similarity" in inspector(page).locator(".parts .says").inner_text()
+    page.tab.keyboard.press("Delete")
+    assert page.run("return app.graph._nodes.some((own) => own.type === 'DreamMatcherPreview')"), "keys stay in the widget"
     points = inspector(page).locator(".point")
     assert points.count() == 2 and points.first.is_visible() and points.last.is_visible()
 

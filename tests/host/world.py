@@ -41,6 +41,26 @@ def randomised(family):
     return comfy.model_patcher.ModelPatcher(base, load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
 
 
+def noise_following_unet():
+    """A random UNet that also passes its input on to its output through the first skip connection.
+
+    What every noise predictor has learned, a prediction that grows with the noise in its input, without any training.
+    """
+    model = random_unet()
+    unet = model.model.diffusion_model
+    first, last, out = unet.input_blocks[0][0], unet.output_blocks[-1][0].skip_connection, unet.out[-1]
+    before = last.weight.shape[1] - first.weight.shape[0]  # channels in front of the skip connection's
+    with torch.no_grad():
+        first.weight[:4] = 0
+        last.weight[:4] *= 0.2
+        out.weight *= 0.2
+        for channel in range(4):
+            first.weight[channel, channel, 1, 1] = 1
+            last.weight[channel, before + channel] = 1
+            out.weight[channel, channel, 1, 1] += 1
+    return model
+
+
 #: what tells the families' UNets apart: (host class, levels, blocks, depths, output depths, middle depth, linear, pooled)
 FAMILIES = {
     "SD1.5": ("SD15", [1, 2, 4, 4], 2, [1, 1, 1, 1, 1, 1, 0, 0], [1] * 9 + [0] * 3, 1, False, None),

@@ -4,7 +4,7 @@
  */
 
 import { ACCEPTED, bestCell, cellAt, cellUnder, decode, moved, OUTSIDE, overlayPixels } from "./cells.js";
-import { addStyle, element } from "./style.js";
+import { addStyle, element, keepEvents } from "./style.js";
 
 const SAYS = {
     [ACCEPTED]: "taken over",
@@ -52,11 +52,9 @@ export class Inspector {
         on(this.overlay, "change", () => this._draw());
         on(this.compare, "input", () => this._split());
         on(this.result.picture, "pointermove", (event) => this._pointed(event));
-        on(this.result.picture, "pointerdown", (event) => { this._pointed(event); event.stopPropagation(); });
+        on(this.result.picture, "pointerdown", (event) => this._pointed(event));
         on(this.result.picture, "keydown", (event) => this._keyed(event));
-        for (const kind of ["pointerdown", "mousedown", "wheel", "keydown"]) {
-            on(this.element, kind, (event) => event.stopPropagation()); // the graph must not move under the sliders
-        }
+        keepEvents(this.element, signal);
         this.watcher = new ResizeObserver(() => { this.reference.fit(); this.result.fit(); });
         this.watcher.observe(this.reference.frame);
         this.watcher.observe(this.result.frame);
@@ -148,7 +146,6 @@ export class Inspector {
         const next = this.match && moved(this.match, this.point, event.key, event.shiftKey);
         if (!next) return;
         event.preventDefault();
-        event.stopPropagation();
         this.point = next;
         this._draw();
     }

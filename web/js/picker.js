@@ -1,7 +1,7 @@
 /** The subject word picker: the prompt's words as chips. What is chosen is the text of the subject_words widget. */
 
 import { chips, toggled } from "./words.js";
-import { addStyle, element } from "./style.js";
+import { addStyle, element, keepEvents } from "./style.js";
 
 export class Picker {
     /**
@@ -19,9 +19,7 @@ export class Picker {
             const chip = event.target.closest?.(".chip");
             if (chip) this._click(chip.dataset.word);
         }, { signal });
-        for (const kind of ["pointerdown", "mousedown", "keydown"]) {
-            this.element.addEventListener(kind, (event) => event.stopPropagation(), { signal });
-        }
+        keepEvents(this.element, signal);
         this.refresh();
     }
 

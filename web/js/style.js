@@ -43,6 +43,13 @@ export function addStyle() {
     document.head.append(style);
 }
 
+/** Keeps clicks and plain keys in a widget: the graph must not move, nor Delete take the node. Shortcuts go on as ever. */
+export function keepEvents(widget, signal) {
+    for (const kind of ["pointerdown", "mousedown", "keydown"]) {
+        widget.addEventListener(kind, (event) => { if (!event.ctrlKey && !event.metaKey) event.stopPropagation(); }, { signal });
+    }
+}
+
 /** element("div", {className: "row"}, child, ...) */
 export function element(tag, properties = {}, ...children) {
     const { aria = {}, ...own } = properties;
