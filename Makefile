@@ -11,20 +11,14 @@ STAMP := $(VENV)/.installed
 export MALLOC_MMAP_MAX_ = 0
 export MALLOC_TRIM_THRESHOLD_ = 17179869184
 
-.PHONY: demo test browser quality views bench pareto lint pictures examples toybox
+.PHONY: demo test quality views bench pareto lint pictures examples toybox
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo
 
-# The front end's tests drive a real browser. Root on a Debian without one gets it; elsewhere they are skipped.
-browser:
-	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
-	elif [ "$$(id -u)" = 0 ] && command -v apt-get; then \
-		apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium || true; \
-	else echo "no Chromium here: the browser tests are skipped" >&2; fi > /dev/null
-
 # two processes of one thread each: small tensors gain nothing from threads
 test: export OMP_NUM_THREADS = 1
-test: browser $(STAMP)
+test: $(STAMP)
+	$(BIN)/python -m harness.browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 quality: $(STAMP)

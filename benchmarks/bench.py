@@ -124,7 +124,8 @@ class Peak:
             torch.cuda.reset_peak_memory_stats()
             self.before = torch.cuda.memory_allocated()
         elif STATUS.exists():
-            ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system, or a run could take it unseen
+            if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc's
+                libc.malloc_trim(0)  # what is free goes back to the system, or a run could take it unseen
             CLEAR.write_text("5")  # the high-water mark starts again from what is resident
             self.before = high_water()
         return self

@@ -84,7 +84,19 @@ def trades(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
     }
 
 
-STUDIES = {"arms": arms, "ablations": ablations, "guidance": guidances, "trades": trades}
+def starts(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
+    """When matching begins, alone and led by guidance."""
+    later = {f"start {start}": studio.matched(ready, start=start) for start in (0.2, 0.3, 0.4)}
+    return {
+        PLAIN: studio.model,
+        MATCHED: studio.matched(ready),
+        **later,
+        "+ guidance fast": studio.guided(studio.matched(ready), mode="fast"),
+        "start 0.3, + guidance fast": studio.guided(later["start 0.3"], mode="fast"),
+    }
+
+
+STUDIES = {"arms": arms, "ablations": ablations, "guidance": guidances, "trades": trades, "starts": starts}
 
 
 def measure(case: Case, ready: SimpleNamespace, picture: np.ndarray, seen: Verdict, plain: Verdict) -> dict[str, float | None]:

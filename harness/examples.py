@@ -11,6 +11,7 @@ from .workflow import to_workflow
 
 FOLDER = ROOT / "example_workflows"
 STEPS, CFG = 50, 7.5
+SD15 = "v1-5-pruned-emaonly-fp16.safetensors"
 
 
 def node(class_type: str, /, **inputs: Any) -> dict[str, Any]:
@@ -61,6 +62,16 @@ def easy() -> dict[str, Any]:
         "7": node("SaveImage", images=["6", 0], filename_prefix="dreammatcher/easy"),
         "8": node("DreamMatcherPreview", trace=["3", 3], images=["6", 0], reference=["2", 0]),
     }
+
+
+def easy_photo() -> dict[str, Any]:
+    prompt = easy()
+    prompt["1"] = node("CheckpointLoaderSimple", ckpt_name=SD15)
+    prompt["2"] = node("LoadImage", image="example.png")
+    prompt["3"]["inputs"].update(reference_prompt="a photo of a dog", prompt="a photo of a dog on the beach", subject_words="dog")
+    prompt["4"]["inputs"].update(width=512, height=512)
+    prompt["5"]["inputs"].update(steps=30, sampler_name="dpmpp_2m", scheduler="karras", cfg=7.0)
+    return prompt
 
 
 def save_and_load() -> dict[str, Any]:
@@ -126,9 +137,6 @@ def photo(checkpoint: str, side: int) -> dict[str, Any]:
     return prompt
 
 
-SD15 = "v1-5-pruned-emaonly-fp16.safetensors"
-
-
 def with_lora() -> dict[str, Any]:
     """A LoRA in front of everything: the photo is inverted with it too."""
     prompt = photo(SD15, 512)
@@ -165,8 +173,11 @@ EXAMPLES = {
         "target prompt, or the seed (in both samplers).\n\nWith your own checkpoint: open dreammatcher_photo."]),
     "dreammatcher_easy_toybox": (easy, [
         "The whole method in one node.\n\nGive it a picture of the subject, a prompt for that picture, the prompt of the "
-        "picture you want, and the words that name the subject in both.\n\nWith your own checkpoint: replace Toybox Loader by "
-        "Load Checkpoint, Toybox Reference by Load Image, and set the latent to 512x512 (SDXL: 1024x1024)."]),
+        "picture you want, and the words that name the subject in both.\n\nWith your own checkpoint: open "
+        "dreammatcher_easy_photo."]),
+    "dreammatcher_easy_photo": (easy_photo, [
+        "Your photo and your checkpoint in one node.\n\nChoose both, describe the photo in reference_prompt and the picture you "
+        "want in prompt, and click the words that name the subject. With an SDXL checkpoint, set the latent to 1024x1024."]),
     "dreammatcher_two_views_toybox": (two_views, [
         "Two pictures of one subject: every place of the new picture takes its best match among both.\n\nFor a third picture, "
         "add one more Invert and one more Combine."]),

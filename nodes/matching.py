@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..dreammatcher.guidance import FAST, PAPER, GuidanceSettings
 from ..dreammatcher.host.apply import apply
 from ..dreammatcher.host.guide import guide
-from ..dreammatcher.host.live import FOREGROUND, OFF, TRUSTED, watch
+from ..dreammatcher.host.live import FOREGROUND, OFF, TRUSTED, Live
 from ..dreammatcher.host.masks import mask_settings
 from ..dreammatcher.settings import BALANCED, PRESETS, ApplySettings, effort_of
 from .reference import CATEGORY
@@ -82,8 +82,8 @@ class DreamMatcherApply:
         }, "hidden": {"unique_id": "UNIQUE_ID"}}
 
     def apply(self, model, reference, mask, strength, start, end, layers, preset=BALANCED, live_preview=OFF, unique_id=""):
-        matched, trace = apply(model, reference, mask, ApplySettings(strength, start, end, effort=effort_of(preset)), layers)
-        return watch(matched, live_preview, unique_id), trace
+        settings = ApplySettings(strength, start, end, effort=effort_of(preset))
+        return apply(model, reference, mask, settings, layers, Live(live_preview, unique_id))
 
 
 class DreamMatcherGuidance:

@@ -78,9 +78,10 @@ def leaves(tree: dict | str, place: tuple[str, ...] = ()) -> dict[tuple[str, ...
 
 
 def code_strings() -> list[str]:
-    """Every string in the package's own code; of f-strings the parts between the braces. The front end's files as they are."""
+    """Every string in the package's own code; of f-strings the parts between the braces. The front end's too."""
     files = [path for folder in ("dreammatcher", "nodes", "toybox") for path in (ROOT / folder).rglob("*.py")]
-    return [path.read_text(encoding="utf-8") for path in (ROOT / "web" / "js").glob("*.js")] + [
+    scripts = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "web" / "js").glob("*.js"))
+    return re.findall(r"[`\"]([^`\"\n]+)[`\"]", scripts) + [
         part.value for path in files for part in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(part, ast.Constant) and isinstance(part.value, str)]
 

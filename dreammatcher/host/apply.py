@@ -14,6 +14,7 @@ from ..settings import ApplySettings, MaskSettings, Trace
 from .call import Call
 from .capture import SubjectMaps, layer_of
 from .lifecycle import RunHolder, install
+from .live import SILENT, Live, watch
 from .plan import PLANS_KEY, Plan, Seat, seats_of, views
 from .prompts import looks
 from .run import Run
@@ -31,7 +32,8 @@ def check_family(reference: Reference, family: str, channels: int) -> None:
                          f"({family}). Invert the reference again with this model")
 
 
-def apply(model, reference: Reference | ReferenceSet, mask: MaskSettings, settings: ApplySettings, layers: str = ""):
+def apply(model, reference: Reference | ReferenceSet, mask: MaskSettings, settings: ApplySettings, layers: str = "",
+          live: Live = SILENT):
     """A clone of ``model`` that matches ``reference`` while sampling, and the trace it fills.
 
     Raises ValueError for a model that is no UNet, a reference of another family and layers the model does not have.
@@ -50,6 +52,7 @@ def apply(model, reference: Reference | ReferenceSet, mask: MaskSettings, settin
     options["patches"] = dict(options.get("patches", {}))
     options[PLANS_KEY] = (*seats_of(options), seat)
     _install_patches(clone, seat)
+    watch(clone, seat, live)
     return clone, plan.trace
 
 

@@ -39,9 +39,9 @@ def _same(a: object, b: object) -> bool:
 
 
 def native_area(model) -> int:
-    """Pixels that a model was made for: 1024x1024 for SDXL and its kin, which alone read a pooled prompt, else 512x512."""
-    pooled = model.model.model_config.unet_config.get("adm_in_channels")
-    return 1024 * 1024 if pooled else 512 * 512
+    """Pixels of a reference: 1024x1024 for SDXL and its kin, known by their large pooled prompt, 512x512 for SD1.x and SD2.x."""
+    pooled = model.model.model_config.unet_config.get("adm_in_channels") or 0
+    return 1024 * 1024 if pooled > 2048 else 512 * 512
 
 
 def sized(picture: torch.Tensor, area: int) -> torch.Tensor:

@@ -1,8 +1,9 @@
-"""Gradients under a host that runs everything in inference mode, without a write to the shared model.
+"""Gradients under a host that runs everything in inference mode, without a lasting write to the shared model.
 
 Weights made in inference mode can not be saved for backward. :func:`with_gradients` lets the UNet run on ordinary tensors
 that share the weights' memory: nothing is copied, and the module has its own parameters back when the call is over.
-Activations are recomputed in the backward pass where that can be done without calling any pack's patches twice.
+Activations are recomputed in the backward pass where that can be done without calling any pack's patches twice; the hooks for
+it are on the model during that call only.
 """
 
 from __future__ import annotations
@@ -63,12 +64,12 @@ def with_gradients(base: torch.nn.Module, x: torch.Tensor, arguments: Any, actio
 def recomputed(unet: torch.nn.Module) -> Iterator[None]:
     """Inside, blocks that read no patches keep their input alone and run again in the backward pass (Chen et al. 2016).
 
-    With attention held constant these are all that keep much. Hooks do it, which are gone at the end.
+    With attention held constant these are all that keep much. Blocks that another pack has hooked are left as they are.
     """
     hooks = []
     try:
         for block in unet.modules():
-            if isinstance(block, (ResBlock, Downsample, FeedForward)):
+            if isinstance(block, (ResBlock, Downsample, FeedForward)) and not (block._forward_hooks or block._forward_pre_hooks):
                 again = _Again()
                 hooks += [block.register_forward_pre_hook(again.before), block.register_forward_hook(again.after)]
         yield
@@ -107,7 +108,7 @@ class _Rerun(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple:
         with torch.enable_grad():
-            leaf = ctx.x.requires_grad_()
+            leaf, ctx.x = ctx.x.requires_grad_(), None
             found, = torch.autograd.grad(ctx.rerun(leaf), leaf, gradient)
         return found, None, None, None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import sys
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
@@ -12,7 +13,7 @@ from PIL import Image
 
 from ..preview import enlarge, overlay
 from ..settings import Snapshot
-from .plan import seats_of
+from .plan import Seat
 
 OFF, FOREGROUND, TRUSTED = "off", "foreground", "trusted"
 EVENT = "dreammatcher.live"
@@ -20,29 +21,39 @@ EVERY = 4  # noise levels
 SIDE = 256  # pixels of the longer side
 
 
-def watch(model, kind: str, node: str):
-    """Makes ``model``, fresh from :func:`apply`, show its last plan's match on node ``node`` while sampling; "off" adds nothing.
+@dataclass(frozen=True)
+class Live:
+    """What is shown while a picture is made, and on which node. Raises ValueError for an unknown ``kind``."""
 
-    Raises ValueError for an unknown ``kind``.
-    """
-    if kind not in (OFF, FOREGROUND, TRUSTED):
-        raise ValueError(f"live_preview: {kind!r} is none of {OFF}, {FOREGROUND}, {TRUSTED}")
-    if kind == OFF:
-        return model
-    seat = seats_of(model.model_options["transformer_options"])[-1]
+    kind: str = OFF
+    node: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in (OFF, FOREGROUND, TRUSTED):
+            raise ValueError(f"live_preview: {self.kind!r} is none of {OFF}, {FOREGROUND}, {TRUSTED}")
+
+
+#: nothing is shown
+SILENT = Live()
+
+
+def watch(model, seat: Seat, live: Live) -> None:
+    """Makes ``model``, which is nobody else's yet, show a plan's match while sampling; "off" adds nothing."""
+    if live.kind == OFF:
+        return
     formats = model.model.latent_format
 
     def look(arguments: dict) -> torch.Tensor:
         clean, run, server = arguments["denoised"], seat.holder.run(), _server()
-        if run is not None and server is not None and run.visit % EVERY == 0:
-            snapshot = seat.plan.trace.snapshots.get(run.sigma)
-            if snapshot is not None:
-                made, text = drawn(clean, formats, snapshot, kind)
-                server.send_sync(EVENT, {"node": node, "image": made, "text": text}, server.client_id)
+        if run is None or server is None or run.visit % EVERY or float(arguments["sigma"].flatten()[0]) != run.sigma:
+            return clean
+        snapshot = seat.plan.trace.snapshots.get(run.sigma)
+        if snapshot is not None:
+            made, text = drawn(clean, formats, snapshot, live.kind)
+            server.send_sync(EVENT, {"node": live.node, "image": made, "text": text}, server.client_id)
         return clean
 
     model.set_model_sampler_post_cfg_function(look)
-    return model
 
 
 def _server():

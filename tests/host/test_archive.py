@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import shutil
 import subprocess
@@ -16,13 +15,14 @@ from harness.serving import get, running, wait_until
 
 
 def archived() -> list[str]:
-    """The files of `comfy node pack`: patterns that end in a slash name folders, others match whole paths."""
-    lines = (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
-    patterns = [line for line in lines if line and not line.startswith("#")]
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    left_out = lambda file: any(  # noqa: E731
-        file.startswith(pattern) if pattern.endswith("/") else fnmatch.fnmatch(file, pattern) for pattern in patterns)
-    return [file for file in tracked if file and not left_out(file)]
+    """The files of `comfy node pack`: what git tracks without what .comfyignore matches, by git's own rules."""
+    left_out = set(listed("--ignored", "--exclude-from=.comfyignore"))
+    return [file for file in listed() if file not in left_out]
+
+
+def listed(*options: str) -> list[str]:
+    done = subprocess.run(["git", "ls-files", "--cached", "-z", *options], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [file for file in done.stdout.split("\0") if file]
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +35,10 @@ def files() -> list[str]:
 def test_the_archive_has_what_the_pack_needs_and_nothing_else(files):
     needed = {"__init__.py", "README.md", "LICENSE", "pyproject.toml", "requirements.txt", "web/js/dreammatcher.js",
               "web/docs/DreamMatcherApply.md", "locales/en/nodeDefs.json", "example_workflows/dreammatcher_easy_toybox.json",
-              "toybox/model.safetensors", "subgraphs/DreamMatcher.json"}
+              "toybox/model.safetensors", "subgraphs/DreamMatcher.json", "docs/demo.png"}
     assert needed <= set(files)
     tops = {file.split("/")[0] for file in files}
-    assert tops <= {"__init__.py", "CHANGELOG.md", "LICENSE", "README.md", "dreammatcher", "example_workflows", "locales",
+    assert tops <= {"__init__.py", "CHANGELOG.md", "LICENSE", "README.md", "docs", "dreammatcher", "example_workflows", "locales",
                     "nodes", "pyproject.toml", "requirements.txt", "subgraphs", "toybox", "web"}, tops
     assert sum((ROOT / file).stat().st_size for file in files if (ROOT / file).exists()) < 32e6
 
@@ -57,5 +57,7 @@ def test_a_server_runs_the_easy_example_from_the_archive_alone(files):
                                          {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
             number = json.load(answer)["prompt_id"]
+        with urllib.request.urlopen(f"{address}/extensions/comfyui-dreammatcher/docs/DreamMatcherApply.md") as help_page:
+            assert help_page.read().startswith(b"# DreamMatcher Apply")
         entry = wait_until(lambda: get(f"{address}/history/{number}").get(number), 240)
     assert entry["status"]["status_str"] == "success", entry["status"]

@@ -119,7 +119,6 @@ def test_the_inspector_answers_mouse_and_keyboard(page):
     result.hover(position={"x": box["width"] * 0.53, "y": box["height"] * 0.28})
     assert cell() == "8,4"
     result.click(position={"x": box["width"] * 0.53, "y": box["height"] * 0.28})
-    result.focus()
     page.tab.keyboard.press("ArrowRight")
     page.tab.keyboard.press("ArrowDown")
     assert cell() == "9,5"
@@ -149,7 +148,11 @@ def test_steps_overlays_and_the_comparison_with_plain_change_what_is_shown(page)
     page.tab.get_by_label("plain to DreamMatcher").focus()
     page.tab.keyboard.press("Home")
     front = inspector(page).locator(".picture[tabindex] img").last
-    assert "100%" in front.evaluate("image => image.style.clipPath"), "all the way to plain"
+    clip = lambda: front.evaluate("image => getComputedStyle(image).clipPath")  # noqa: E731
+    assert "100%" in clip(), "all the way to plain"
+    for _ in range(30):
+        page.tab.keyboard.press("ArrowRight")
+    assert clip() == "inset(0px 0px 0px 70%)", "three tenths of DreamMatcher, on the right, where its name stands"
     page.picture("overlay_and_plain")
 
 

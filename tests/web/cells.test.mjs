@@ -12,7 +12,7 @@ const base64 = (values, size = 1) => {
 const step = {
     sigma: 1, size: [3, 2], references: [[2, 2], [70000, 1]],
     which: base64([0, 0, 0, 0, 0, 1]), source: base64([0, 1, 2, 3, 0, 69999], 4),
-    similarity: base64([10, 255, 20, 30, 200, 51]), foreground: base64([255, 0, 255, 255, 255, 255]),
+    similarity: base64([10, 255, 20, 30, 200, 51]), foreground: base64([255, 0, 255, 255, 102, 255]),
     confident: base64([1, 1, 0, 1, 1, 1]),
 };
 
@@ -35,6 +35,7 @@ test("a cell knows its centre, its source and whether it was used", () => {
     assert.equal(cellAt(match, 1, 0).verdict, OUTSIDE);
     assert.equal(cellAt(match, 2, 0).verdict, "refused");
     assert.equal(cellAt(match, 2, 1).which, 1);
+    assert.deepEqual([cellAt(match, 1, 1).verdict, cellAt(match, 1, 1).taken], [ACCEPTED, 0.4], "a soft foreground takes a part");
     assert.ok(Math.abs(cellAt(match, 2, 1).source[0] - 0.99999) < 1e-4);
     assert.equal(cellAt(match, 2, 1).similarity, 0.2);
 });
@@ -54,7 +55,7 @@ test("arrow keys move the point and stop at the border; other keys do nothing", 
 });
 
 test("the point starts at the best match that was used, or in the middle", () => {
-    assert.deepEqual(bestCell(decode(step)), [1, 1]);
+    assert.deepEqual(bestCell(decode(step)), [1, 1], "a part counts as well");
     assert.deepEqual(bestCell(decode({ ...step, confident: base64([0, 0, 0, 0, 0, 0]) })), [1, 1]);
     assert.deepEqual(bestCell(decode({ ...step, similarity: base64([99, 255, 20, 30, 20, 51]) })), [0, 0]);
 });
@@ -67,4 +68,5 @@ test("overlays differ where the match was refused", () => {
     assert.equal(red(trusted, 2), 0);
     assert.equal(red(trusted, 0), 255);
     assert.equal(red(foreground, 1), 0);
+    assert.equal(red(foreground, 4), 102);
 });

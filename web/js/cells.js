@@ -31,6 +31,7 @@ function readWords(raw) {
 export const ACCEPTED = "accepted";
 export const OUTSIDE = "outside";
 export const REFUSED = "refused";
+const SLIGHT = 0.05; // a soft foreground is nowhere quite 0
 
 /** What is known of the position in column x, row y. Places are shares of the picture, 0..1, at the cell's centre. */
 export function cellAt(match, x, y) {
@@ -39,6 +40,7 @@ export function cellAt(match, x, y) {
     const [width, height] = match.references[which];
     const source = match.source[index];
     const foreground = match.foreground[index] / 255;
+    const confident = match.confident[index];
     return {
         x,
         y,
@@ -46,8 +48,8 @@ export function cellAt(match, x, y) {
         which,
         source: [((source % width) + 0.5) / width, (Math.floor(source / width) + 0.5) / height],
         similarity: match.similarity[index] / 255,
-        foreground,
-        verdict: foreground < 0.5 ? OUTSIDE : match.confident[index] ? ACCEPTED : REFUSED,
+        taken: foreground * confident,
+        verdict: foreground < SLIGHT ? OUTSIDE : confident ? ACCEPTED : REFUSED,
     };
 }
 
@@ -71,7 +73,7 @@ export function moved(match, [x, y], key, shift) {
 export function bestCell(match) {
     let best = null;
     for (let index = 0; index < match.similarity.length; index++) {
-        const good = match.confident[index] && match.foreground[index] > 127;
+        const good = match.confident[index] && match.foreground[index] / 255 > SLIGHT;
         if (good && (best === null || match.similarity[index] > match.similarity[best])) best = index;
     }
     if (best === null) return [match.width >> 1, match.height >> 1];
@@ -84,8 +86,8 @@ export function overlayPixels(match, kind) {
     for (let index = 0; index < match.which.length; index++) {
         const foreground = match.foreground[index] / 255;
         const value = kind === "trusted" ? foreground * match.confident[index] : foreground;
-        const [red, green, blue] = value > 0.5 ? [255, 232, 69] : [0, 33, 77]; // safe for colour-blind readers
-        pixels.set([red, green, blue, value > 0.5 ? 110 : 150], 4 * index);
+        const mixed = (low, high) => Math.round(low + value * (high - low));
+        pixels.set([mixed(0, 255), mixed(33, 232), mixed(77, 69), mixed(150, 110)], 4 * index); // safe for colour-blind readers
     }
     return pixels;
 }

@@ -26,30 +26,34 @@ function after(owner, name, action) {
 }
 
 /** A DOM widget behind the node's own ones, which is stored nowhere and leaves with its node. */
-function addWidget(node, name, part, height) {
-    const widget = node.addDOMWidget(name, "dreammatcher", part.element, {
-        serialize: false, hideOnZoom: false, getMinHeight: height, getHeight: height, getMaxHeight: undefined,
-    });
+function addWidget(node, name, part, options) {
+    const widget = node.addDOMWidget(name, "dreammatcher", part.element, { serialize: false, hideOnZoom: false, ...options });
     widget.serialize = false;
+    after(node, "onSerialize", (data) => { // older front ends store it all the same, where a later input would find it
+        const index = node.widgets.indexOf(widget);
+        if (data.widgets_values?.length > index) data.widgets_values.splice(index, 1);
+    });
     after(node, "onRemoved", () => part.destroy());
-    return widget;
 }
 
 function grow(node, width, height) {
     node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
-    app.graph?.setDirtyCanvas(true, true);
+    node.setDirtyCanvas(true, true);
 }
 
 function addInspector(node) {
     const inspector = new Inspector(address);
-    addWidget(node, "match inspector", inspector, () => (inspector.run ? 330 : 44));
-    after(node, "onExecuted", (output) => {
+    addWidget(node, "match inspector", inspector, { getMinHeight: () => (inspector.run ? 330 : 44) });
+    const show = (output) => {
         const run = output?.dreammatcher?.[0];
-        if (!run) return;
+        if (!run || run === inspector.run) return;
         const first = !inspector.run;
         inspector.show(run);
         if (first) grow(node, 460, 700);
-    });
+    };
+    after(node, "onExecuted", show);
+    // after an undo, or in a workflow that is shown again, the node is a new one and its output still there
+    after(node, "onConfigure", () => queueMicrotask(() => show(app.nodeOutputs?.[node.id])));
 }
 
 function addPicker(node) {
@@ -60,9 +64,11 @@ function addPicker(node) {
     const read = () => (names.some(linked) || linked("subject_words") ? null
         : { prompts: names.map((name) => String(widget(name)?.value ?? "")), words: String(words.value ?? "") });
     const picker = new Picker(read, (text) => {
+        app.canvas?.emitBeforeChange?.();
         words.value = text;
         words.callback?.(text);
-        app.graph?.setDirtyCanvas(true, true);
+        app.canvas?.emitAfterChange?.(); // a step of its own for undo
+        node.setDirtyCanvas(true, true);
     });
     const refresh = () => picker.refresh();
     for (const own of [...names.map(widget), words]) {
@@ -71,25 +77,43 @@ function addPicker(node) {
     }
     for (const moment of ["onConfigure", "onConnectionsChange"]) after(node, moment, () => queueMicrotask(refresh));
     picker.element.addEventListener("pointerenter", refresh, { signal: picker.aborter.signal });
-    addWidget(node, "subject words", picker, () => 56);
+    addWidget(node, "subject words", picker, { getMinHeight: () => 56 });
 }
 
-/** The picture as it is being made, with what is matched: shown on the DreamMatcher Apply that asked for it. */
+/** Live pictures by their node. */
+const lives = new WeakMap();
+
 function addLive(node) {
     const live = new LivePicture();
-    addWidget(node, "live preview", live, () => (live.shown ? 220 : 0));
-    const show = ({ detail }) => {
-        if (String(detail.node).split(":").pop() !== String(node.id)) return;
-        const first = !live.shown;
-        live.show(detail);
-        if (first) grow(node, node.size[0], node.size[1] + 220);
-    };
-    api.addEventListener(LIVE_EVENT, show);
-    after(node, "onRemoved", () => api.removeEventListener(LIVE_EVENT, show));
+    lives.set(node, live);
+    const height = () => (live.shown ? 220 : 0);
+    addWidget(node, "live preview", live, { getMinHeight: height, getHeight: height });
+    const choice = node.widgets.find((own) => own.name === "live_preview");
+    if (choice) after(choice, "callback", () => choice.value === "off" && live.hide());
+}
+
+/** The node of an execution id: "7", or "100:7" for node 7 inside of subgraph node 100. */
+function nodeOf(id) {
+    const path = String(id).split(":");
+    let graph = app.rootGraph ?? app.graph?.rootGraph ?? app.graph;
+    for (const outer of path.slice(0, -1)) graph = graph?.getNodeById(Number(outer))?.subgraph;
+    return graph?.getNodeById(Number(path.at(-1)));
+}
+
+function showLive({ detail }) {
+    const node = nodeOf(detail.node);
+    const live = node && lives.get(node);
+    if (!live) return;
+    const first = !live.shown;
+    live.show(detail);
+    if (first) grow(node, 0, node.computeSize()[1]);
 }
 
 app.registerExtension({
     name: "DreamMatcher",
+    setup() {
+        api.addEventListener(LIVE_EVENT, showLive);
+    },
     nodeCreated(node) {
         if (node.comfyClass === "DreamMatcherPreview") addInspector(node);
         if (node.comfyClass === "DreamMatcherApply") addLive(node);

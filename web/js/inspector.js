@@ -40,7 +40,7 @@ export class Inspector {
         this.result.picture.tabIndex = 0;
         this.result.picture.setAttribute("role", "application");
         this.result.picture.setAttribute("aria-label", "result: arrow keys move the point, with shift by five");
-        this.says = element("div", { className: "says", aria: { live: "polite" } });
+        this.says = element("div", { className: "says" });
         this.hint = element("div", { className: "says", textContent: "Queue the graph: the match appears here." });
         this.parts = element("div", { className: "parts", hidden: true },
             element("div", { className: "row" }, this.items, element("span", {}, "step"), this.steps, this.stepName, this.overlay),
@@ -64,7 +64,7 @@ export class Inspector {
     async show(run) {
         this.run = run;
         this.loaded.clear();
-        this.point = null;
+        this.point = this.match = null;
         this.item = Math.min(this.item, run.results.length - 1);
         this.step = run.steps.length - 1;
         this.items.replaceChildren(...run.results.map((_, number) => element("option", { value: number, textContent: `picture ${number + 1}` })));
@@ -91,6 +91,7 @@ export class Inspector {
         const wanted = this.step;
         const run = this.run;
         const entry = run.steps[wanted];
+        this.steps.setAttribute("aria-valuetext", `${wanted + 1} of ${run.steps.length}`);
         this.stepName.textContent = `${wanted + 1} of ${run.steps.length}, sigma ${entry.sigma.toFixed(2)}`;
         try {
             if (!this.loaded.has(wanted)) {
@@ -102,6 +103,7 @@ export class Inspector {
             }
         } catch (error) {
             if (error.name !== "AbortError" && run === this.run) {
+                this.match = null;
                 this.says.textContent = `This step's match is no longer on the server (${error.message}); queue the graph again.`;
             }
             return;
@@ -112,7 +114,7 @@ export class Inspector {
         this._draw();
     }
 
-    _draw() {
+    _draw(spoken = false) {
         if (!this.match) return;
         const { width, height } = this.match;
         const kind = this.overlay.value;
@@ -126,7 +128,9 @@ export class Inspector {
         this.reference.point(cell.source, cell.verdict);
         this.result.point(cell.place, cell.verdict);
         const missing = cell.which >= views ? " (its picture is not connected)" : "";
-        this.says.textContent = `similarity ${cell.similarity.toFixed(2)} · ${SAYS[cell.verdict]}${missing}`;
+        const part = cell.taken > 0 && cell.taken < 0.99 ? ` by ${Math.round(100 * cell.taken)}%` : "";
+        this.says.ariaLive = spoken ? "polite" : "off"; // keys speak, a moving mouse does not
+        this.says.textContent = `similarity ${cell.similarity.toFixed(2)} · ${SAYS[cell.verdict]}${part}${missing}`;
         this.element.dataset.cell = `${x},${y}`;
         this.element.dataset.verdict = cell.verdict;
     }
@@ -147,7 +151,7 @@ export class Inspector {
         if (!next) return;
         event.preventDefault();
         this.point = next;
-        this._draw();
+        this._draw(true);
     }
 
     destroy() {
@@ -209,8 +213,8 @@ class Pane {
         this.mark.style.top = `${100 * down}%`;
     }
 
-    /** Shows the picture on the left up to ``share`` percent, the other one on the right of it. */
+    /** Shows ``share`` percent of the picture, on the right; the other one on the left of it. */
     split(share) {
-        this.image.style.clipPath = this.other.hidden ? "" : `inset(0 ${100 - share}% 0 0)`;
+        this.image.style.clipPath = this.other.hidden ? "" : `inset(0 0 0 ${100 - share}%)`;
     }
 }

@@ -19,6 +19,11 @@ export class LivePicture {
         this.shown = true;
     }
 
+    hide() {
+        this.element.hidden = true;
+        this.shown = false;
+    }
+
     destroy() {
         this.element.remove();
     }

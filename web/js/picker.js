@@ -29,7 +29,7 @@ export class Picker {
         if (drawn === this.drawn) return;
         this.drawn = drawn;
         if (!state) {
-            this.element.replaceChildren("The prompt comes from another node: type the subject's words.");
+            this.element.replaceChildren("These texts come from another node; there the words are chosen.");
             return;
         }
         const focused = this.element.contains(document.activeElement) ? document.activeElement.dataset.word : null;

@@ -4,7 +4,7 @@ const CSS = `
 .dreammatcher { box-sizing: border-box; width: 100%; height: 100%; overflow: auto; font: 12px/1.4 sans-serif;
     color: var(--input-text, #ddd); background: var(--comfy-menu-bg, #353535); border: 1px solid var(--border-color, #4e4e4e);
     border-radius: 6px; padding: 6px; display: flex; flex-direction: column; gap: 6px; }
-.dreammatcher [hidden] { display: none !important; }
+.dreammatcher[hidden], .dreammatcher [hidden] { display: none !important; }
 .dreammatcher .parts { display: flex; flex-direction: column; gap: 6px; flex: 1 1 auto; min-height: 0; }
 .dreammatcher .row { display: flex; align-items: center; gap: 6px; flex-wrap: wrap; flex: none; }
 .dreammatcher input[type=range] { flex: 1 1 60px; min-width: 60px; accent-color: #56b4e9; }
