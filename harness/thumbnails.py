@@ -58,7 +58,8 @@ def show_graphs(tab) -> None:
     for name in EXAMPLES:
         if "toybox" not in name:
             run(tab, LOAD_AND_FIT, json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
-            shot(tab, None).resize((800, 400), Image.LANCZOS).save(FOLDER / f"{name}.jpg", quality=88)
+            shown = shot(tab, {"x": 0, "y": 0, "width": 1600, "height": 560})  # graphs are wider than high
+            shown.resize((800, 280), Image.LANCZOS).save(FOLDER / f"{name}.jpg", quality=88)
 
 
 #: a new node at the top left, or the one of a class that is there; returns its box in the page
@@ -85,7 +86,7 @@ def show_nodes(tab, names: list[str]) -> None:
         shot(tab, run(tab, PLACE, name)).save(folder / f"{name}.jpg", quality=90)
 
 
-def shot(tab, clip: dict | None) -> Image.Image:
+def shot(tab, clip: dict) -> Image.Image:
     tab.wait_for_timeout(600)
     return Image.open(io.BytesIO(tab.screenshot(clip=clip))).convert("RGB")
 
