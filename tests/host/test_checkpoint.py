@@ -85,8 +85,8 @@ def test_a_photograph_is_matched_at_512x768_by_a_stock_checkpoint(host, checkpoi
     }
     result = host.run(prompt)
     assert result.success, result.error()
-    strip = host.images(result, "12")[0]
-    assert strip.size == (6 * 512, 768)
+    sheet = host.images(result, "12")[0]
+    assert sheet.height > 2 * 320 and sheet.width >= 3 * 320 * 512 // 768
 
 
 def test_the_structure_of_sd15_is_the_papers(host, pack, checkpoint):
