@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN"}
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 SEEDS = {"seed", "noise_seed"}
 COLUMN, ROW = 340, 60
 

@@ -223,9 +223,10 @@ def test_every_example_opens_as_the_prompt_it_was_made_from(page):
 def test_the_inspector_is_there_again_after_an_undo(page):
     page.load(workflow("dreammatcher_toybox"))
     queue(page)
-    page.run("app.graph._nodes.find((own) => own.type === 'DreamMatcherPreview').title = 'another name'")
     page.run("await app.loadGraphData(given, false)", page.run("return app.graph.serialize()"))
-    page.tab.wait_for_function("() => document.querySelector('.dreammatcher.inspector')?.dataset.cell", timeout=20_000)
+    page.tab.wait_for_timeout(2000)
+    assert page.run("return app.graph._nodes.find((own) => own.type === 'DreamMatcherPreview').widgets"
+                    ".find((own) => own.name === 'match inspector').element.dataset.cell")
 
 
 def test_our_widgets_add_no_input_to_what_is_queued(page):

@@ -55,7 +55,11 @@ def test_the_shipped_workflow_is_what_its_prompt_says_and_runs(host, name):
     if not host.upstream:  # the layout follows the packaged host's declarations
         assert workflow == json.loads(json.dumps(to_workflow(make(), host.nodes, notes))), "run make examples"
     prompt = to_prompt(workflow, host.nodes)
-    assert prompt == make()
+    if host.upstream:  # newer hosts' own nodes have inputs that older ones have not
+        assert {number: {**entry, "inputs": {name: prompt[number]["inputs"].get(name) for name in entry["inputs"]}}
+                for number, entry in make().items()} == make()
+    else:
+        assert prompt == make()
     if "toybox" not in name:
         put_files_for(host, prompt)
         assert host.check(prompt), "the host must take the graph once the user's files are there"
