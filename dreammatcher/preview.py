@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -52,6 +51,13 @@ SHEET_SIDE, COLUMN, MARGIN, CAPTION = 320, 270, 10, 34  # pixels
 PAPER, INK = (24, 24, 28), (235, 235, 235)
 
 
+def pixels(picture: torch.Tensor):
+    """[3, H, W] in 0..1 as a PIL picture."""
+    from PIL import Image
+
+    return Image.fromarray((rearrange(picture, "c h w -> h w c").float().cpu().clamp(0, 1) * 255).round().byte().numpy())
+
+
 def sheet(shown: list[torch.Tensor]):
     """The six :func:`panels` as one PIL picture in two rows, each under its name, with the colours' legend."""
     from PIL import Image, ImageDraw, ImageFont
@@ -66,17 +72,14 @@ def sheet(shown: list[torch.Tensor]):
     for number, (panel, caption) in enumerate(zip(shown, CAPTIONS)):
         x, y = MARGIN + number % 3 * step_x, MARGIN + number // 3 * step_y
         draw.text((x, y + 3), caption, INK, font)
-        pixels = (rearrange(panel, "c h w -> h w c").clamp(0, 1) * 255).round().byte().numpy()
         how = Image.NEAREST if factor >= 1 else Image.LANCZOS
-        made.paste(Image.fromarray(pixels).resize((width, height), how), (x, y + CAPTION))
+        made.paste(pixels(panel).resize((width, height), how), (x, y + CAPTION))
     _legend(made, draw, font, 2 * step_y + MARGIN)
     return made
 
 
 def _legend(made, draw, font, y: int) -> None:
     """What the overlays' and the flow's colours mean."""
-    from PIL import Image
-
     bar = overlay(torch.zeros(3, 16, 90), torch.linspace(0, 1, 90).expand(1, 1, 16, 90)) / 0.65
     turn = torch.linspace(0, 2 * math.pi, 90).expand(1, 16, 90)
     x = MARGIN
@@ -84,8 +87,7 @@ def _legend(made, draw, font, y: int) -> None:
                                                          wheel(torch.stack((turn.cos(), turn.sin()), 1))[0], "")):
         draw.text((x, y + 2), before, INK, font)
         x += round(draw.textlength(before, font)) + 6
-        pixels = np.asarray((rearrange(colours, "c h w -> h w c").clamp(0, 1) * 255).round().byte())
-        made.paste(Image.fromarray(pixels), (x, y + 8))
+        made.paste(pixels(colours), (x, y + 8))
         x += 96
         draw.text((x, y + 2), after, INK, font)
         x += round(draw.textlength(after, font)) + 24
@@ -157,8 +159,7 @@ def lines(picture: torch.Tensor, reference: torch.Tensor, flow: torch.Tensor, tr
     from PIL import Image, ImageDraw
 
     height, width = picture.shape[-2:]
-    canvas = torch.cat((reference, picture), 2)
-    image = Image.fromarray((rearrange(canvas, "c h w -> h w c") * 255).round().byte().numpy())
+    image = pixels(torch.cat((reference, picture), 2))
     draw = ImageDraw.Draw(image)
     rows, columns = flow.shape[-2:]
     chosen = spread(trust[0, 0], count)

@@ -8,10 +8,8 @@ import sys
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
-from PIL import Image
 
-from ..preview import enlarge, overlay
+from ..preview import enlarge, overlay, pixels
 from ..settings import Snapshot
 from .plan import Seat
 
@@ -71,9 +69,8 @@ def drawn(clean: torch.Tensor, formats: object, snapshot: Snapshot, kind: str) -
     picture = colours(clean[0].float().cpu(), formats)
     size = tuple(round(SIDE * side / max(picture.shape[-2:])) for side in picture.shape[-2:])
     shown = overlay(enlarge(picture[None], size)[0], enlarge(mask * sure if kind == TRUSTED else mask, size))
-    pixels = (rearrange(shown, "c h w -> h w c").clamp(0, 1) * 255).round().byte().numpy()
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=85)
+    pixels(shown).save(file, "JPEG", quality=85)
     share = (mask * sure).sum() / mask.sum().clamp_min(1e-6)
     return (f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}",
             f"{kind} at sigma {snapshot.sigma:.2f}: {100 * share.item():.0f}% of the subject is matched")

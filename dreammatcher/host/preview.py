@@ -12,7 +12,7 @@ from einops import rearrange
 from PIL import Image
 
 from ..inspection import cells, chosen
-from ..preview import panels, sheet
+from ..preview import panels, pixels, sheet
 from ..settings import Snapshot, Trace
 
 INSPECTED_SIDE = 1024  # pixels of the longer side; larger pictures are shown smaller
@@ -54,7 +54,7 @@ def recorded(trace: Trace, pictures: int) -> list[Snapshot]:
 
 def small(picture: torch.Tensor) -> Image.Image:
     """``picture`` [H, W, 3] in 0..1, at most 1024 pixels long."""
-    made = Image.fromarray((picture.float().cpu().clamp(0, 1) * 255).round().byte().numpy())
+    made = pixels(rearrange(picture, "h w c -> c h w"))
     made.thumbnail((INSPECTED_SIDE, INSPECTED_SIDE), Image.LANCZOS)
     return made
 
