@@ -42,7 +42,7 @@ def official_model(shop):
             pair = descriptors.descriptors([own for own, _ in levels], [other for _, other in levels], pca=256)
             found = correspondence.match(*(descriptors.resize(part, (side, side)) for part in pair))
             weight = appearance.trusted(mask, correspondence.confidence(found, mask))
-            made.append(appearance.match_appearance(target, source, found.indices(), weight))
+            made.append(appearance.match_appearance(target, source, found.indices, weight))
         return n, context, torch.cat((*made, value[-2:]))
 
     def keep(h, skip, options):

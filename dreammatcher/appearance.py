@@ -20,19 +20,20 @@ def trusted(mask: torch.Tensor, confidence: torch.Tensor, strength: float = 1.0)
 def blend(value: torch.Tensor, warped: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """V' = M' . W(V_X; F) + (1 - M') . V_Y (Eq. 7).
 
-    ``value`` and ``warped`` [B, N, C], ``weight`` [B, 1, H, W] with H * W = N. Where the weight is 0 the value is
+    ``value`` and ``warped`` [..., B, N, C], ``weight`` [B, 1, H, W] with H * W = N. Where the weight is 0 the value is
     untouched, bit for bit.
     """
     tokens = rearrange(weight, "b 1 h w -> b (h w) 1").to(value.dtype)
-    return torch.where(tokens > 0, tokens * warped + (1 - tokens) * value, value)
+    return torch.where(tokens > 0, torch.lerp(value, warped, tokens), value)
 
 
 def match_appearance(
     value: torch.Tensor, reference_value: torch.Tensor, indices: torch.Tensor, weight: torch.Tensor
 ) -> torch.Tensor:
-    """Values [B, N, C] with the matched reference values [1|B, M, C] blended in.
+    """Values [K * B, N, C] with the matched reference values [1|B, M, C] blended in.
 
-    ``indices`` [B, N] from :meth:`Match.indices`; ``weight`` [B, 1, H, W] from :func:`trusted`.
+    ``indices`` [B, N] from :attr:`Match.indices`; ``weight`` [B, 1, H, W] from :func:`trusted`. The K rows of the guidance
+    pair may share both.
     """
     warped = take(reference_value.to(value.dtype), indices)
-    return blend(value, warped, weight)
+    return blend(value.unflatten(0, (-1, indices.shape[0])), warped, weight).flatten(0, 1)

@@ -7,6 +7,7 @@ other's: the sampled position is ``own position + flow``. Reference and target m
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -16,24 +17,38 @@ from einops import rearrange
 DEFAULT_TILE = 2048
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Match:
-    """Best match of every position, in both directions."""
+    """Best match of every position, in both directions. What follows from it is made once, when it is first asked for."""
 
-    flow: torch.Tensor  # [B, 2, Ht, Wt], target -> reference, reference cells minus target cells
-    reverse_flow: torch.Tensor  # [B, 2, Hr, Wr], reference -> target
+    indices: torch.Tensor  # int64 [B, Ht * Wt], the reference position of every target position, row by row
+    reverse_indices: torch.Tensor  # int64 [B, Hr * Wr], the target position of every reference position
     similarity: torch.Tensor  # [B, 1, Ht, Wt], cosine of the best match, -1..1
+    reference_size: tuple[int, int]  # (Hr, Wr)
 
     @property
-    def reference_size(self) -> tuple[int, int]:
-        """(Hr, Wr)."""
-        return tuple(self.reverse_flow.shape[-2:])
+    def target_size(self) -> tuple[int, int]:
+        """(Ht, Wt)."""
+        return tuple(self.similarity.shape[-2:])
 
-    def indices(self) -> torch.Tensor:
-        """For every target position the number of its reference position, row by row. int64 [B, Ht * Wt]."""
-        _, width = self.reference_size
-        x, y = (self.flow + grid_of(self.flow)).round().long().unbind(1)
-        return rearrange(y * width + x, "b h w -> b (h w)")
+    @cached_property
+    def flow(self) -> torch.Tensor:
+        """[B, 2, Ht, Wt], target -> reference: reference cells minus target cells."""
+        return _flow(self.indices, self.target_size, self.reference_size)
+
+    @cached_property
+    def reverse_flow(self) -> torch.Tensor:
+        """[B, 2, Hr, Wr], reference -> target."""
+        return _flow(self.reverse_indices, self.reference_size, self.target_size)
+
+    @cached_property
+    def cycle_error(self) -> torch.Tensor:
+        """Distance in target cells between a position and where the way there and back ends (Eq. 8): [B, 1, Ht, Wt].
+
+        Follows the official code; the paper's Eq. 8 omits the forward flow.
+        """
+        ends = self.reverse_indices.gather(1, self.indices)
+        return _flow(ends, self.target_size, self.target_size).norm(dim=1, keepdim=True)
 
 
 def grid_of(x: torch.Tensor) -> torch.Tensor:
@@ -50,13 +65,15 @@ def match(
     tile: int | None = None,
     reference_mask: torch.Tensor | None = None,
     unit: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> Match:
     """Cosine nearest neighbours in both directions (Eq. 5 and its reverse).
 
     ``reference`` [B, C, Hr, Wr] and ``target`` [B, C, Ht, Wt] are descriptors; a batch of one reference serves every
     target. The similarity matrix is only ever held in ``tile`` x ``tile`` blocks. ``reference_mask`` [B|1, 1, Hr, Wr]
     keeps the match to reference positions where it is above one half. ``unit`` says that both are float32 unit vectors
-    already, which saves a copy. Of equal candidates the first, row by row, wins.
+    already, which saves a copy. ``dtype`` is the precision of the cosines: float16 is several times faster on a GPU, and
+    its choice is at most a rounding worse. Of equal candidates the first, row by row, wins.
 
     Raises ValueError when channels or batches do not agree, or the mask leaves nothing to match.
     """
@@ -66,6 +83,7 @@ def match(
     sources, queries = (rearrange(x, "b c h w -> b (h w) c") for x in (reference, target))
     if not unit:
         sources, queries = (F.normalize(x.float(), dim=-1) for x in (sources, queries))
+    sources, queries = sources.to(dtype), queries.to(dtype)
     allowed = _allowed(reference_mask, reference)
 
     step = tile or DEFAULT_TILE
@@ -83,11 +101,8 @@ def match(
                 similarity = similarity.masked_fill(~allowed[:, None, columns], -torch.inf)
             _keep_better(best_value[:, rows], best_index[:, rows], similarity, dim=2, offset=s)
 
-    return Match(
-        flow=_flow(best_index, target, reference),
-        reverse_flow=_flow(back_index, reference, target),
-        similarity=rearrange(best_value, "b (h w) -> b 1 h w", h=height, w=width),
-    )
+    similarity = rearrange(best_value.float(), "b (h w) -> b 1 h w", h=height, w=width)
+    return Match(best_index, back_index, similarity, tuple(reference.shape[-2:]))
 
 
 def _check(reference: torch.Tensor, target: torch.Tensor) -> None:
@@ -119,11 +134,10 @@ def _keep_better(value: torch.Tensor, index: torch.Tensor, similarity: torch.Ten
     index.copy_(torch.where(better, block_index + offset, index))
 
 
-def _flow(index: torch.Tensor, own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Positions ``index`` [B, N] in ``other``, relative to ``own``'s grid: [B, 2, H, W]."""
-    height, width = own.shape[-2:]
-    positions = torch.stack((index % other.shape[-1], index // other.shape[-1]), 1).float()
-    return rearrange(positions, "b d (h w) -> b d h w", h=height, w=width) - grid_of(own)
+def _flow(indices: torch.Tensor, own: tuple[int, int], other: tuple[int, int]) -> torch.Tensor:
+    """Positions ``indices`` [B, N] on a grid of size ``other``, relative to the grid ``own`` of N cells: [B, 2, *own]."""
+    positions = torch.stack((indices % other[1], indices // other[1]), 1).float().unflatten(2, own)
+    return positions - grid_of(positions)
 
 
 def warp(x: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
@@ -132,28 +146,19 @@ def warp(x: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
     Pixel centres are the corners of the grid (align_corners=True), zero outside.
     """
     height, width = x.shape[-2:]
-    positions = rearrange(flow + grid_of(flow), "b d h w -> b h w d")
-    span = positions.new_tensor((max(width - 1, 1), max(height - 1, 1)))
-    return F.grid_sample(x.expand(flow.shape[0], -1, -1, -1), (positions / span * 2 - 1).to(x.dtype), align_corners=True)
+    columns, rows = (flow + grid_of(flow)).unbind(1)
+    positions = torch.stack((columns / max(width - 1, 1), rows / max(height - 1, 1)), -1)
+    return F.grid_sample(x.expand(flow.shape[0], -1, -1, -1), (positions * 2 - 1).to(x.dtype), align_corners=True)
 
 
 def take(tokens: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     """:func:`warp` for matched positions, exact: rows ``indices`` [B, N] of ``tokens`` [B|1, M, C] -> [B, N, C]."""
-    tokens = tokens.expand(indices.shape[0], -1, -1)
+    if tokens.shape[0] == 1:
+        return F.embedding(indices, tokens[0])
     return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
-def cycle_error(match: Match) -> torch.Tensor:
-    """Distance in target cells between a position and where the way there and back ends (Eq. 8): [B, 1, Ht, Wt].
-
-    Follows the official code; the paper's Eq. 8 omits the forward flow.
-    """
-    there = rearrange(match.reverse_flow, "b d h w -> b (h w) d")
-    back = rearrange(take(there, match.indices()), "b (h w) d -> b d h w", h=match.flow.shape[-2])
-    return (match.flow + back).norm(dim=1, keepdim=True)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class JointMatch:
     """Matches of one target with several references: every target position belongs to its most similar reference."""
 
@@ -169,7 +174,7 @@ class JointMatch:
     @property
     def size(self) -> int:
         """Pictures in the batch."""
-        return self.matches[0].flow.shape[0]
+        return self.matches[0].similarity.shape[0]
 
     def pick(self, values: list[torch.Tensor]) -> torch.Tensor:
         """At every position the value [B|1, C, Ht, Wt] of its own reference."""
@@ -178,14 +183,14 @@ class JointMatch:
             picked = torch.where(self.best == number, value, picked)
         return picked
 
+    @cached_property
     def indices(self) -> torch.Tensor:
         """Positions in the references' tokens laid end to end. int64 [B, Ht * Wt]."""
         offset, found = 0, []
         for match in self.matches:
-            height, width = match.flow.shape[-2:]
-            found.append(rearrange(match.indices() + offset, "b (h w) -> b 1 h w", h=height, w=width))
+            found.append((match.indices + offset if offset else match.indices).view(match.similarity.shape))
             offset += match.reference_size[0] * match.reference_size[1]
-        return rearrange(self.pick(found), "b 1 h w -> b (h w)")
+        return self.pick(found).flatten(1)
 
     def confidence(self, mask: torch.Tensor, threshold: float, least: float) -> torch.Tensor:
         """:func:`confidence` of each position in its own reference, [B, 1, Ht, Wt]."""
@@ -206,6 +211,6 @@ def confidence(match: Match, mask: torch.Tensor, threshold: float = 0.4, least: 
     """
     if not threshold > 0:
         raise ValueError(f"threshold: {threshold} is not above 0; the paper uses 0.4")
-    height, width = match.flow.shape[-2:]
+    height, width = match.target_size
     slack = threshold * (height * width) ** 0.5 * mask.float().mean((1, 2, 3), keepdim=True)
-    return (cycle_error(match) < slack.clamp_min(least)).float()
+    return (match.cycle_error < slack.clamp_min(least)).float()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -14,8 +16,22 @@ from .descriptors import principal_directions
 #: which row of the guidance pair a feature belongs to
 COND, UNCOND = "cond", "uncond"
 
+#: bytes of a store that are kept in page-locked memory, from which they travel to CUDA while the model computes
+PINNED = 1 << 30
+
 #: a self-attention layer: (block kind, block number, index in the block)
 Layer = tuple[str, int, int]
+
+
+#: something that is done to a tensor
+Change = Callable[[torch.Tensor], torch.Tensor]
+
+
+def moved(x: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """``x`` on a device, in a precision. It travels in the narrower one; towards CUDA nothing waits for it."""
+    if x.device.type != "cpu":
+        return x.to(dtype or x.dtype).to(device)
+    return x.to(device, non_blocking=device.type == "cuda").to(dtype or x.dtype)
 
 
 @dataclass(frozen=True)
@@ -38,9 +54,8 @@ class LowRank:
         parts = (mean, directions, (tokens - mean) @ directions)
         return LowRank(*(part.to(level.dtype) for part in parts), level.shape[-2])
 
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> LowRank:
-        moved = (part.to(device=device, dtype=dtype) for part in (self.mean, self.directions, self.values))
-        return LowRank(*moved, self.height)
+    def each(self, change: Change) -> LowRank:
+        return LowRank(change(self.mean), change(self.directions), change(self.values), self.height)
 
     def whole(self) -> torch.Tensor:
         tokens = self.mean + self.values @ self.directions.T
@@ -58,10 +73,14 @@ class RowFeatures:
     hidden: dict[Layer, torch.Tensor]  # inputs of self-attention [1, N, C]
     subject: torch.Tensor | None  # soft foreground [1, 1, h, w] at the maps' own size; None on the uncond row
 
+    def each(self, change: Change) -> RowFeatures:
+        """With every tensor changed."""
+        levels = tuple(level.each(change) if isinstance(level, LowRank) else change(level) for level in self.levels)
+        hidden = {layer: change(x) for layer, x in self.hidden.items()}
+        return RowFeatures(levels, hidden, None if self.subject is None else change(self.subject))
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> RowFeatures:
-        levels = tuple(level.to(device=device, dtype=dtype) for level in self.levels)
-        hidden = {layer: x.to(device=device, dtype=dtype) for layer, x in self.hidden.items()}
-        return RowFeatures(levels, hidden, None if self.subject is None else self.subject.to(device=device, dtype=dtype))
+        return self.each(lambda x: moved(x, torch.device(device), dtype))
 
     def packed(self, rank: int | None) -> RowFeatures:
         """With levels at low rank."""
@@ -139,14 +158,17 @@ class FeatureStore:
     def put(self, key: tuple, row: RowFeatures) -> None:
         if key in self.rows:
             self._forget(key)
-        device = "cpu" if self.options.device == "cpu" else row.levels[0].device
-        kept = row.packed(self.options.pca).to(device, self.options.dtype)
+        own = row.levels[0].device
+        kept = row.packed(self.options.pca).to("cpu" if self.options.device == "cpu" else own, self.options.dtype)
         size = kept.bytes()
         while self.rows and self.held + size > self.capacity:
             oldest, (used, _) = next(iter(self.rows.items()))
             if used == self.run:
                 return
             self._forget(oldest)
+        if own.type == "cuda" and self.options.device == "cpu" and self.held + size <= PINNED:
+            with contextlib.suppress(RuntimeError):  # the system gives no more such memory; it works without
+                kept = kept.each(torch.Tensor.pin_memory)
         self.rows[key] = (self.run, kept)
         self.held += size
 

@@ -10,21 +10,18 @@ from einops import rearrange
 def attention_columns(query: torch.Tensor, key: torch.Tensor, heads: int, columns: list[int]) -> torch.Tensor:
     """Attention paid to some text tokens: softmax over all tokens, mean over heads, summed over ``columns`` -> [B, N].
 
-    ``query`` [B, N, heads * d], ``key`` [B, T, heads * d]. One head at a time: N x T is all that is held.
+    ``query`` [B, N, heads * d], ``key`` [B, T, heads * d]. Holds [B, heads, N, T].
 
     Raises ValueError when a column lies outside the text.
     """
     outside = [column for column in columns if not 0 <= column < key.shape[1]]
     if outside or not columns:
         raise ValueError(f"subject columns {list(columns)} do not fit a text of {key.shape[1]} tokens")
-    queries = rearrange(query, "b n (h d) -> h b n d", h=heads)
-    keys = rearrange(key, "b t (h d) -> h b t d", h=heads)
-    scale = queries.shape[-1] ** -0.5
-    total = query.new_zeros(query.shape[:2], dtype=torch.float32)
-    for q, k in zip(queries, keys):
-        probability = ((q @ k.transpose(1, 2)).float() * scale).softmax(-1)
-        total += probability[..., columns].sum(-1)
-    return total / heads
+    queries = rearrange(query, "b n (h d) -> b h n d", h=heads)
+    keys = rearrange(key, "b t (h d) -> b h d t", h=heads)
+    probability = ((queries @ keys).float() * queries.shape[-1] ** -0.5).softmax(-1)
+    # one by one: a list as an index would be copied to the device, which waits for it
+    return sum(probability[..., column] for column in columns).mean(1)
 
 
 def repeated_columns(columns: tuple[int, ...], tokens: int, context_length: int) -> list[int]:

@@ -52,7 +52,7 @@ def test_a_reference_identical_to_the_target_changes_nothing():
     value = tensor(1, 96, 5)
     weight = trusted(mask, confidence(found, mask))
     assert weight.min() == pytest.approx(0.7)
-    assert torch.allclose(match_appearance(value, value, found.indices(), weight), value, atol=1e-6)
+    assert torch.allclose(match_appearance(value, value, found.indices, weight), value, atol=1e-6)
 
 
 def test_strength_scales_the_blend_linearly():

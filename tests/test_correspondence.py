@@ -10,7 +10,7 @@ from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreammatcher.correspondence import confidence, cycle_error, grid_of, match, take, warp
+from dreammatcher.correspondence import confidence, grid_of, match, take, warp
 
 sizes = st.tuples(st.integers(1, 23), st.integers(1, 23))
 
@@ -71,7 +71,7 @@ def test_every_size_gives_flows_that_point_into_the_other_image(reference, targe
     for flow, other in ((found.flow, reference), (found.reverse_flow, target)):
         x, y = (flow + grid_of(flow)).unbind(1)
         assert x.min() >= 0 and y.min() >= 0 and x.max() <= other[1] - 1 and y.max() <= other[0] - 1
-    assert found.indices().max() < reference[0] * reference[1]
+    assert found.indices.max() < reference[0] * reference[1]
 
 
 @settings(max_examples=40, deadline=None)
@@ -88,7 +88,7 @@ def test_the_tile_size_never_changes_the_result(reference, target, tile):
 def test_the_match_is_the_brute_force_argmax_of_cosine(reference, target):
     one, other = random_grid(reference, 5), random_grid(target, 6)
     flat = [torch.nn.functional.normalize(rearrange(x, "1 c h w -> (h w) c"), dim=-1) for x in (one, other)]
-    assert torch.equal(match(one, other).indices()[0], (flat[1] @ flat[0].T).argmax(1))
+    assert torch.equal(match(one, other).indices[0], (flat[1] @ flat[0].T).argmax(1))
 
 
 @settings(max_examples=30, deadline=None)
@@ -96,7 +96,7 @@ def test_the_match_is_the_brute_force_argmax_of_cosine(reference, target):
 def test_taking_matched_tokens_equals_warping_along_the_flow(reference, target):
     found = match(random_grid(reference, 7), random_grid(target, 8))
     picture = random_grid(reference, 9, channels=3)
-    taken = take(rearrange(picture, "b c h w -> b (h w) c"), found.indices())
+    taken = take(rearrange(picture, "b c h w -> b (h w) c"), found.indices)
     warped = rearrange(warp(picture, found.flow), "b c h w -> b (h w) c")
     assert torch.allclose(taken, warped, atol=1e-4)
 
@@ -111,8 +111,8 @@ def test_the_cycle_error_is_the_distance_to_where_the_way_back_ends():
     reference[0, :, 0] = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
     target[0, :, 0] = torch.tensor([[1.0, 0, 0.9], [0, 1, 0], [0, 0, 0.1]])  # columns are positions; the last is like the first
     found = match(reference, target)
-    assert found.indices().tolist() == [[0, 1, 0]]
-    assert cycle_error(found)[0, 0, 0].tolist() == [0.0, 0.0, 2.0]
+    assert found.indices.tolist() == [[0, 1, 0]]
+    assert found.cycle_error[0, 0, 0].tolist() == [0.0, 0.0, 2.0]
 
 
 def test_confidence_gives_more_slack_to_a_larger_subject():
@@ -125,13 +125,24 @@ def test_matches_stay_inside_the_reference_mask():
     mask = torch.zeros(1, 1, 10, 10)
     mask[..., 2:5, 3:9] = 1
     found = match(random_grid((10, 10), 1), random_grid((8, 9), 2), reference_mask=mask)
-    assert take(rearrange(mask, "b c h w -> b (h w) c"), found.indices()).min() == 1
+    assert take(rearrange(mask, "b c h w -> b (h w) c"), found.indices).min() == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_half_precision_descriptors_are_matched_in_float32(dtype):
     features = random_grid((6, 5)).to(dtype)
     assert torch.equal(match(features, features).flow, torch.zeros(1, 2, 6, 5))
+
+
+@settings(max_examples=30, deadline=None)
+@given(reference=sizes, target=sizes, tile=st.integers(1, 600))
+def test_cosines_in_half_precision_choose_a_candidate_that_is_as_near_but_for_rounding(reference, target, tile):
+    one, other = random_grid(reference, 10), random_grid(target, 11)
+    exact, rounded = match(one, other), match(one, other, dtype=torch.float16, tile=tile)
+    flat = [torch.nn.functional.normalize(rearrange(x, "1 c h w -> (h w) c"), dim=-1) for x in (one, other)]
+    chosen = (flat[1] * flat[0][rounded.indices[0]]).sum(1)
+    assert (exact.similarity.flatten() - chosen).max() < 2e-3
+    assert rounded.similarity.dtype == torch.float32 and torch.allclose(rounded.similarity, exact.similarity, atol=2e-3)
 
 
 @pytest.mark.parametrize("reference, target, words", [
@@ -164,7 +175,7 @@ def test_a_neighbouring_cell_is_never_a_miss_where_that_is_asked():
     found = match(random_grid((8, 8)), random_grid((8, 8), seed=1))
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., :2, :2] = 1
-    error = cycle_error(found)
+    error = found.cycle_error
     assert torch.equal(confidence(found, mask, 0.4), (error < 0.4 * 8 * mask.mean()).float())
     assert torch.equal(confidence(found, mask, 0.4, 1.5), (error < 1.5).float())
     assert torch.equal(confidence(found, torch.ones_like(mask), 0.4, 1.5), (error < 3.2).float())

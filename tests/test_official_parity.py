@@ -69,6 +69,6 @@ def test_injected_attention_equals_the_official_output(official):
     expected = official["output"]
     for reference_row, target_row in ((0, 1), (2, 3)):
         values = [rearrange(v[row], "h n d -> 1 n (h d)") for row in (target_row, reference_row)]
-        value = rearrange(match_appearance(*values, found.indices(), weight), "1 n (h d) -> 1 h n d", h=official.heads)
+        value = rearrange(match_appearance(*values, found.indices, weight), "1 n (h d) -> 1 h n d", h=official.heads)
         out = torch.nn.functional.scaled_dot_product_attention(q[None, target_row], k[None, target_row], value)
         assert (rearrange(out, "1 h n d -> n (h d)") - expected[target_row]).abs().max() <= 1e-4

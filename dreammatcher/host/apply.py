@@ -17,7 +17,7 @@ from .lifecycle import RunHolder, install
 from .live import SILENT, Live, watch
 from .plan import PLANS_KEY, Plan, Seat, seats_of, views
 from .prompts import looks
-from .run import Run
+from .run import Run, noise_level
 from .structure import structure_of
 
 log = logging.getLogger(__name__)
@@ -115,10 +115,10 @@ def _begin_call(seat: Seat, h: torch.Tensor, options: dict) -> Call | None:
     run, plan = seat.holder.run(), seat.plan
     if run is None or plan.settings.strength == 0:
         return None
-    sigma = float(options["sigmas"].flatten()[0])
+    sigma = noise_level(options["sigmas"])
     if sigma < run.sigma_end:
         return None
-    run.arrive(sigma)
+    run.arrive(sigma, options["sigmas"])
     latent_size = tuple(h.shape[-2:])
     readers = None
     if plan.mask.target_mask is None and run.active(sigma):

@@ -13,7 +13,6 @@ import torch
 from ..appearance import match_appearance
 from ..correspondence import JointMatch
 from ..features import COND, Layer
-from ..foreground import foreground
 from ..settings import MATCHED_EVERYWHERE, REPLACED, Snapshot
 from .capture import SubjectMaps
 from .prompts import Look
@@ -60,7 +59,7 @@ class Call:
             else:
                 maps = self.maps.setdefault(row[1], [])
                 maps.append(found)
-                self.run.maps[row[1]] = foreground(maps, maps[0].shape[-2:])
+                self.run.maps[row[1]] = maps
 
     def _assign(self, context: torch.Tensor) -> None:
         looks = [self.looks[self.chunk(number, context.shape[0]).start] for number in range(len(self.numbers))]
@@ -108,25 +107,39 @@ class Call:
             return context, value
         if self.run.plan.settings.injection == REPLACED and None not in self.rows:
             return self._replace(layer, context, value)
-        chunks = []
-        for number, row in enumerate(self.rows):
-            part = value[self.chunk(number, value.shape[0])]
-            chunks.append(part if row is None else self._match_chunk(layer, row, grid, level, part))
+        size = value.shape[0] // len(self.numbers)
+        chunks = list(value.split(size))
+        for source, members in self._groups().items():
+            if len(members) == len(chunks):
+                return context, self._match_rows(layer, source, grid, level, value, size)
+            together = torch.cat([chunks[number] for number in members])
+            matched = self._match_rows(layer, source, grid, level, together, size)
+            for number, part in zip(members, matched.split(size)):
+                chunks[number] = part
         return context, torch.cat(chunks)
 
-    def _match_chunk(self, layer: Layer, row: Row, grid: Grid, level: int, value: torch.Tensor) -> torch.Tensor:
+    def _groups(self) -> dict[Row, list[int]]:
+        """The chunks that take their match from one row, by that row."""
+        groups: dict[Row, list[int]] = {}
+        for number, row in enumerate(self.rows):
+            if row is not None:
+                groups.setdefault(self.run.source(row), []).append(number)
+        return groups
+
+    def _match_rows(self, layer: Layer, source: Row, grid: Grid, level: int, value: torch.Tensor, size: int) -> torch.Tensor:
+        """Values [K * B, N, C] of K chunks of one group, B being ``size``."""
         run, plan = self.run, self.run.plan
-        mask = run.foreground(row[1], grid, value.shape[0], value.device, self.rivals)
-        found = None if mask is None else run.find(run.source(row), grid, level, value.shape[0], self.described)
+        mask = run.foreground(source[1], grid, size, value.device, self.rivals)
+        found = None if mask is None else run.find(source, grid, level, size, self.described)
         if found is None:
             return value
         if plan.settings.injection == MATCHED_EVERYWHERE:
             weight = torch.full_like(mask, plan.settings.strength)
         else:
-            weight, sure = run.trust(found, mask)
-            if row[0] == COND and layer == plan.layers[-1] and row == next(own for own in self.rows if own and own[0] == COND):
+            weight, sure = run.trust(source, found, mask)
+            if layer == plan.layers[-1] and source == next((row for row in self.rows if row and row[0] == COND), None):
                 self._record(found, mask, sure)
-        return match_appearance(value, self._hidden(layer, row, value), found.indices(), weight)
+        return match_appearance(value, self._hidden(layer, source, value), found.indices, weight)
 
     def _replace(self, layer: Layer, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The ablation: keys and values of the reference as they are (MasaCtrl, Cao et al. 2023)."""
@@ -136,8 +149,8 @@ class Call:
 
     def _hidden(self, layer: Layer, row: Row, like: torch.Tensor) -> torch.Tensor:
         """Attention inputs [1, M, C] of a row's references, end to end."""
-        references = self.run.features(self.run.source(row)[0], self.sigma, like)
-        return torch.cat([known.hidden[layer].to(like.dtype) for known in references], 1)
+        hidden = [known.hidden[layer] for known in self.run.features(self.run.source(row)[0], self.sigma, like)]
+        return hidden[0] if len(hidden) == 1 else torch.cat(hidden, 1)
 
     def _record(self, found: JointMatch, mask: torch.Tensor, sure: torch.Tensor) -> None:
         view = self.run.plan.views[0]

@@ -14,7 +14,7 @@ from .apply import rival_runs
 from .gradients import NoGradient, with_gradients
 from .lifecycle import WrappersMP
 from .plan import PLANS_KEY, Seat, seats_of
-from .run import Row, Run
+from .run import Row, Run, noise_level
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +64,11 @@ def _guided_seats(seats: tuple[Seat, ...], settings: GuidanceSettings, sigma: fl
 def _lead(arguments: dict, settings: GuidanceSettings) -> torch.Tensor:
     """Mode ``fast``, on the estimate after classifier-free guidance; also for calls that mode ``paper`` could not serve."""
     clean = arguments["denoised"]
-    sigma = float(arguments["sigma"].flatten()[0])
     seats = seats_of(arguments["model_options"].get("transformer_options", {}))
+    first = next((run for seat in seats if (run := seat.holder.run()) is not None), None)
+    if first is None:
+        return clean
+    sigma = first.read(arguments["sigma"])
     for seat in _guided_seats(seats, settings, sigma):
         run = seat.holder.run()
         if settings.mode == PAPER and not run.without_gradient:
@@ -101,7 +104,7 @@ def _is_options(value: object) -> bool:
 
 def _guided(base, apply_model, settings: GuidanceSettings, options: dict, x, t, args: tuple, kwargs: dict) -> torch.Tensor:
     """The clean estimate [B, C, H, W] of one call, corrected row by row."""
-    sigma = float(t.flatten()[0])
+    sigma = noise_level(t)
     seats = seats_of(options)
     wanted = [seat for seat in _guided_seats(seats, settings, sigma) if not seat.holder.run().without_gradient]
     if not wanted:

@@ -43,7 +43,7 @@ def watch(model, seat: Seat, live: Live) -> None:
 
     def look(arguments: dict) -> torch.Tensor:
         clean, run, server = arguments["denoised"], seat.holder.run(), _server()
-        if run is None or server is None or run.visit % EVERY or float(arguments["sigma"].flatten()[0]) != run.sigma:
+        if run is None or server is None or run.visit % EVERY or run.read(arguments["sigma"]) != run.sigma:
             return clean
         snapshot = seat.plan.trace.snapshots.get(run.sigma)
         if snapshot is not None:

@@ -61,4 +61,4 @@ def looks(h: torch.Tensor, sigma: float) -> list[Look]:
     """The look of every row of ``h`` [B, C, H, W], the first block's output."""
     values = (h.detach() - h.detach().mean((2, 3), keepdim=True)).flatten(1)
     places = torch.linspace(0, values.shape[1] - 1, min(PLACES, values.shape[1]), device=h.device).long()
-    return [Look(sigma, tuple(h.shape[-2:]), row) for row in values[:, places]]
+    return [Look(sigma, tuple(h.shape[-2:]), row) for row in values.index_select(1, places)]

@@ -15,8 +15,9 @@ from ..appearance import trusted
 from ..correspondence import JointMatch, match
 from ..descriptors import joint_descriptors, resize
 from ..features import COND, RowFeatures
-from ..foreground import otsu
+from ..foreground import foreground, otsu
 from .capture import reference_pass
+from .memo import Memo
 from .plan import Plan, View
 from .prompts import Look, Prompt
 from .structure import halved
@@ -28,8 +29,20 @@ Row = tuple[str, int]
 Grid = tuple[int, int]
 #: sigma, and the decoder features of a row in its first call there
 Levels = tuple[float, tuple[torch.Tensor, ...]]
-#: descriptors of every reference, and of the target
-Described = tuple[list[torch.Tensor], torch.Tensor]
+
+
+def noise_level(given: torch.Tensor) -> float:
+    """Sigma of a call, from the host's tensor of one per picture: the one value that a step has to read from the device."""
+    return float(given.flatten()[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Described:
+    """Descriptors [B, C, H, W] of every reference and of the target, and in which precision they are compared."""
+
+    sources: list[torch.Tensor]
+    target: torch.Tensor
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +73,11 @@ class Run:
     before: dict[Row, Levels] = field(default_factory=dict)  # those of the sigma before
     done: dict[Row, float] = field(default_factory=dict)  # the last sigma at which a call with this row came to its end
     sigma: float | None = None  # of the last call
+    sigma_given: torch.Tensor | None = None  # the host's tensor that it was read from
     visit: int = 0  # sigmas visited so far
     found: dict[tuple[Row, Grid], Found] = field(default_factory=dict)
-    maps: dict[int, torch.Tensor] = field(default_factory=dict)  # prompt -> foreground [B, 1, h, w] at the maps' size
-    binaries: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)  # prompt -> map, and Otsu's mask of it
+    maps: dict[int, list[torch.Tensor]] = field(default_factory=dict)  # prompt -> subject maps [B, 1, h, w] read last
+    memo: Memo = field(default_factory=Memo)
     references: dict[tuple, RowFeatures] = field(default_factory=dict)  # of the current sigma, on the device
     sizes: dict[int, Grid] = field(default_factory=dict)  # prompt -> size of the picture its rows see
     looks: dict[Row, Look] = field(default_factory=dict)  # what each row saw last
@@ -81,10 +95,15 @@ class Run:
         first, last = self.spans[start, end]
         return last <= sigma <= first
 
-    def arrive(self, sigma: float) -> None:
-        """Takes note of a call's sigma."""
+    def arrive(self, sigma: float, given: torch.Tensor) -> None:
+        """Takes note of a call's sigma, read from the host's ``given``."""
+        self.sigma_given = given
         if sigma != self.sigma:
             self.sigma, self.visit = sigma, self.visit + 1
+
+    def read(self, given: torch.Tensor) -> float:
+        """The noise level in ``given``, without another look at the device where the last call had the same tensor."""
+        return self.sigma if given is self.sigma_given else noise_level(given)
 
     def source(self, row: Row) -> Row:
         """The row whose reference features and match ``row`` takes."""
@@ -134,59 +153,70 @@ class Run:
 
     def describe(self, kind: str, sigma: float, levels: tuple[torch.Tensor, ...]) -> Described:
         references = self.features(kind, sigma, levels[0])
-        return joint_descriptors([list(row.levels) for row in references], list(levels), pca=self.plan.settings.effort.pca)
+        made = joint_descriptors([list(row.levels) for row in references], list(levels), pca=self.plan.settings.effort.pca)
+        half = levels[0].is_cuda and levels[0].element_size() == 2  # bfloat16 would be too coarse for cosines
+        return Described(*made, torch.float16 if half else torch.float32)
 
     def match(self, described: Described, grid: Grid, level: int) -> JointMatch:
         """Correspondence at a target's ``grid``, ``level`` halvings under the latent."""
-        sources, target = described
-        wanted = resize(target, grid)
+        wanted = resize(described.target, grid)
         found = []
-        for view, source in zip(self.plan.views, sources):
+        for number, (view, source) in enumerate(zip(self.plan.views, described.sources)):
             own_grid = halved(tuple(view.reference.latent.shape[-2:]), level)
             own = resize(source, own_grid)
-            found.append(match(own, wanted, reference_mask=_limit(view.mask, own_grid, source.device),
-                               unit=own is source and wanted is target))
+            found.append(match(own, wanted, reference_mask=self._limit(number, own_grid, source.device),
+                               unit=own is source and wanted is described.target, dtype=described.dtype))
         return JointMatch.of(found)
+
+    def _limit(self, number: int, grid: Grid, device: torch.device) -> torch.Tensor | None:
+        """Where a reference may be matched at one grid, [1, 1, H, W]; None: everywhere."""
+        mask = self.plan.views[number].mask
+        if mask is None:
+            return None
+        return self.memo.get(("limit", number, grid), (mask,),
+                             lambda: (F.adaptive_max_pool2d(mask.to(device), grid) > 0.5).float())
 
     def foreground(self, prompt: int, grid: Grid, size: int, device: torch.device, rivals: list[Run]) -> torch.Tensor | None:
         """M at one grid, [size, 1, H, W]: nothing where another subject's map is larger. None while it is not known."""
-        mine = self._soft(prompt, grid, size, device)
+        mine = self._own_foreground(prompt, grid, size, device)
         if mine is None or self.plan.mask.target_mask is not None:
             return mine
-        for rival in rivals:
-            theirs = rival._soft(prompt, grid, size, device)
-            if theirs is not None:
-                mine = torch.where(mine >= theirs, mine, torch.zeros_like(mine))
-        return mine
+        theirs = [mask for rival in rivals if (mask := rival._own_foreground(prompt, grid, size, device)) is not None]
+        if not theirs:
+            return mine
+        largest = torch.stack(theirs).amax(0)
+        return torch.where(mine >= largest, mine, torch.zeros_like(mine))
 
-    def _soft(self, prompt: int, grid: Grid, size: int, device: torch.device) -> torch.Tensor | None:
-        settings = self.plan.mask
-        if settings.target_mask is not None:
+    def _own_foreground(self, prompt: int, grid: Grid, size: int, device: torch.device) -> torch.Tensor | None:
+        painted = self.plan.mask.target_mask
+        if painted is not None:
             if self.prompts and self.prompts[prompt].limited:
                 self.skip("a painted target MASK belongs to the whole picture, not to a prompt's area; that prompt is left "
                           "as it is")
                 return None
-            given = settings.target_mask.to(device)
-            given = F.interpolate(given[torch.arange(size, device=device) % given.shape[0]], size=grid, mode="area")
-            return (given > 0.5).float() if settings.otsu else given
-        known = self.maps.get(prompt)
-        if known is None or known.shape[0] != size:
+            return self.memo.get(("painted", grid, size), (painted,), lambda: self._painted(painted.to(device), grid, size))
+        maps = self.maps.get(prompt)
+        if not maps or maps[0].shape[0] != size:
             return None
-        return F.interpolate(self._binary(prompt, known) if settings.otsu else known, size=grid, mode="nearest")
+        whole = self.memo.get(("map", prompt), tuple(maps), lambda: self._sharpened(foreground(maps, maps[0].shape[-2:])))
+        return self.memo.get(("mask", prompt, grid), (whole,), lambda: F.interpolate(whole, size=grid, mode="nearest"))
 
-    def _binary(self, prompt: int, soft: torch.Tensor) -> torch.Tensor:
-        """Otsu's mask of a prompt's map, made once for all layers and rows that read it."""
-        source, made = self.binaries.get(prompt, (None, None))
-        if source is not soft:
-            made = otsu(soft)
-            self.binaries[prompt] = (soft, made)
-        return made
+    def _painted(self, mask: torch.Tensor, grid: Grid, size: int) -> torch.Tensor:
+        given = mask[torch.arange(size, device=mask.device) % mask.shape[0]]
+        given = F.interpolate(given, size=grid, mode="area")
+        return (given > 0.5).float() if self.plan.mask.otsu else given
 
-    def trust(self, found: JointMatch, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """M' = M . U with strength and the references' weights, and U, [B, 1, H, W] each."""
-        sure = found.confidence(mask, self.plan.mask.threshold, self.plan.settings.effort.least_slack)
-        weights = found.pick([mask.new_full((1, 1, 1, 1), view.weight) for view in self.plan.views])
-        return trusted(mask, sure, self.plan.settings.strength) * weights, sure
+    def _sharpened(self, soft: torch.Tensor) -> torch.Tensor:
+        return otsu(soft) if self.plan.mask.otsu else soft
+
+    def trust(self, source: Row, found: JointMatch, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """M' = M . U with strength and the references' weights, and U, [B, 1, H, W] each, for rows that match as ``source``."""
+        def make() -> tuple[torch.Tensor, torch.Tensor]:
+            sure = found.confidence(mask, self.plan.mask.threshold, self.plan.settings.effort.least_slack)
+            weights = found.pick([mask.new_full((1, 1, 1, 1), view.weight) for view in self.plan.views])
+            return trusted(mask, sure, self.plan.settings.strength) * weights, sure
+
+        return self.memo.get(("trust", source, tuple(mask.shape[-2:])), (found, mask), make)
 
     def goal(self, row: Row, sigma: float, size: Grid, rivals: list[Run]) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Where guidance leads a clean estimate of ``size``: the warped reference [B, C, H, W] and M' [B, 1, H, W].
@@ -205,13 +235,9 @@ class Run:
             found = self.match(self.describe(row[0], sigma, levels), size, 0)
         if found is None or mask is None:
             return None
-        trust, _ = self.trust(found, mask)
-        pictures = [view.reference.latent.to(mask.device, torch.float32) for view in self.plan.views]
-        return found.warp(pictures), trust
+        trust, _ = self.trust(source, found, mask)
+        return found.warp(self._pictures(mask.device)), trust
 
-
-def _limit(mask: torch.Tensor | None, grid: Grid, device: torch.device) -> torch.Tensor | None:
-    if mask is None:
-        return None
-    return (F.adaptive_max_pool2d(mask.to(device), grid) > 0.5).float()
-
+    def _pictures(self, device: torch.device) -> list[torch.Tensor]:
+        latents = tuple(view.reference.latent for view in self.plan.views)
+        return self.memo.get(("pictures",), latents, lambda: [latent.to(device, torch.float32) for latent in latents])

@@ -1,0 +1,23 @@
+"""Values that several layers, rows and chunks ask for, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+Made = TypeVar("Made")
+
+
+class Memo:
+    """Keeps one value per key for as long as what it was made from stays the same objects."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple, tuple[tuple, object]] = {}
+
+    def get(self, key: tuple, sources: tuple, make: Callable[[], Made]) -> Made:
+        """The value of ``key``, made anew when one of ``sources`` is another object than last time."""
+        known, value = self._kept.get(key, ((), None))
+        if len(known) != len(sources) or any(one is not other for one, other in zip(known, sources)):
+            value = make()
+            self._kept[key] = (sources, value)
+        return value
