@@ -162,8 +162,8 @@ def main() -> None:
     parser.add_argument("--arms", nargs="*", help="only these, and plain")
     parser.add_argument("--width", type=int, help="base channels, for a quick look; 320 is the real size")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: half where the processor has it")
-    parser.add_argument("--steps", type=int, default=4, help="of a run; the first one is not counted")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=2, help="of a run; the first one is not counted")
+    parser.add_argument("--rounds", type=int, default=6)
     options = parser.parse_args()
     host = Host(ROOT / "build" / "host")
     import comfy.model_management

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 
@@ -43,13 +44,18 @@ def layer_of(extra: dict) -> Layer:
     return (*extra["block"], extra.get("block_index", 0))
 
 
+class _Recorded(Exception):
+    """Everything that is wanted of a pass is there."""
+
+
 def reference_pass(
     base: torch.nn.Module, structure: Structure, reference: Reference, kind: str, subject: Subject | None,
     sigma: float, device: torch.device,
 ) -> RowFeatures:
     """Runs the UNet on the reference at ``sigma`` with its own prompt and nobody else's patches.
 
-    ``kind`` picks the positive or the negative prompt. Only the cond row has a subject map.
+    ``kind`` picks the positive or the negative prompt. Only the cond row has a subject map. The pass ends where the last of
+    these has been recorded, in front of the last attention.
     """
     x = reference.trajectory.at(sigma).to(device)
     size = tuple(x.shape[-2:])
@@ -57,16 +63,23 @@ def reference_pass(
     levels: dict[int, torch.Tensor] = {}
     hidden: dict[Layer, torch.Tensor] = {}
     found: list[torch.Tensor] = []
+    wanted_maps = len(maps.modules) if maps else 0
+
+    def end_with_the_last() -> None:
+        if (len(hidden), len(levels)) == (len(structure.self_attention), len(structure.taps)) and len(found) == wanted_maps:
+            raise _Recorded
 
     def keep_hidden(n, context, value, extra):
         if layer_of(extra) in structure.self_attention:
             hidden[layer_of(extra)] = n.clone()
+            end_with_the_last()
         return n, context, value
 
     def keep_map(n, context, value, extra):
         layer = layer_of(extra)
         if maps and layer in maps.modules:
             found.append(maps.read(layer, n, context, size))
+            end_with_the_last()
         return n, context, value
 
     def keep_level(h, skip, options):
@@ -75,7 +88,8 @@ def reference_pass(
         return h, skip
 
     patches = {"attn1_patch": [keep_hidden], "attn2_patch": [keep_map], "output_block_patch": [keep_level]}
-    evaluate(base, reference.positive if kind == COND else reference.negative, x, sigma, patches)
+    with contextlib.suppress(_Recorded):
+        evaluate(base, reference.positive if kind == COND else reference.negative, x, sigma, patches)
     mask = foreground(found, found[0].shape[-2:]) if found else None
     return RowFeatures(tuple(levels[number] for number in structure.taps), hidden, mask)
 

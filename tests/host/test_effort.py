@@ -54,6 +54,27 @@ def test_the_first_picture_costs_one_reference_row_when_shared_and_two_when_not(
     assert calls.count == 6 + 5 * passes
 
 
+def test_a_reference_pass_ends_with_the_last_feature_that_is_wanted(bench, pack):
+    capture, sigma = pack.module("dreammatcher.host.capture"), bench.reference.trajectory.sigmas[3]
+    structure = pack.module("dreammatcher.host.structure").structure_of(bench.model.model)
+    seen = {}
+
+    def keep(n, context, value, extra):
+        seen[capture.layer_of(extra)] = n.clone()
+        return n, context, value
+
+    ends = []
+    with torch.inference_mode():
+        x = bench.reference.trajectory.at(sigma)
+        capture.evaluate(bench.model.model, bench.reference.positive, x, sigma, {"attn1_patch": [keep]})
+        hook = bench.model.model.diffusion_model.out.register_forward_hook(lambda *_: ends.append(1))
+        made = capture.reference_pass(bench.model.model, structure, bench.reference, "cond", bench.subjects[0], sigma, x.device)
+        hook.remove()
+    assert not ends and made.subject is not None
+    assert made.hidden.keys() == structure.self_attention.keys()
+    assert all(torch.equal(value, seen[layer]) for layer, value in made.hidden.items())
+
+
 @pytest.mark.parametrize("shared, rows", [(True, 1), (False, 2)])
 def test_each_grid_is_matched_once_per_step_and_row(bench, pack, effort, shared, rows):
     matched, _ = bench.apply(effort=effort(shared=shared))

@@ -269,3 +269,17 @@ def test_uncond_rows_that_come_first_are_led_and_taken_for_whole_pictures(pack, 
     out = bench.sample(split_calls(guided, order=[1]))
     assert not torch.equal(out, bench.sample(split_calls(matched, order=[1])))
     assert not any("area" in reason for reason in trace.skipped), trace.skipped
+
+
+def test_mode_paper_on_a_compiled_model_gives_the_same_picture_and_compiles_nothing_at_every_step(bench, guided):
+    import torch._dynamo.utils as dynamo
+
+    led = guided(mode="paper")
+    expected = bench.sample(led)
+    compiled = led.clone()
+    compiled.add_object_patch("diffusion_model", torch.compile(bench.model.model.diffusion_model, backend="eager"))
+    first = bench.sample(compiled)
+    graphs = dynamo.counters["stats"]["unique_graphs"]
+    assert torch.allclose(first, expected, atol=1e-5)
+    bench.sample(compiled)
+    assert dynamo.counters["stats"]["unique_graphs"] == graphs
