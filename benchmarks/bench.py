@@ -24,7 +24,7 @@ from harness.boot import Host
 from harness.library import ROOT
 
 from .official import official_model
-from .workshop import CACHED, FAST, FIRST, OFFICIAL, PAPER, PLAIN, SCENES, Workshop
+from .workshop import ALL, CACHED, FAST, FIRST, OFFICIAL, PAPER, PLAIN, SCENES, Clock, Workshop
 
 FILE = ROOT / "build" / "bench.json"
 
@@ -85,7 +85,7 @@ def import_seconds() -> float:
 
 
 def measure(shop: Workshop, rounds: int) -> dict[str, dict]:
-    """Of each arm: seconds, median ratio to the plain step beside it, seconds to the end of the first step, peak memory.
+    """Of each arm: seconds, median ratio to the plain step beside it, seconds to the end of the first step.
 
     The first step of a run warms up and has nothing to match: it is in no ratio.
     """
@@ -93,41 +93,47 @@ def measure(shop: Workshop, rounds: int) -> dict[str, dict]:
     if not shop.kept.rows:
         shop.seconds(made[CACHED]())  # fills the store
     times: dict[str, list[list[float]]] = {name: [] for name in made}
-    memory: dict[str, list[int | None]] = {name: [] for name in made}
+    names = list(made)
     for number in range(rounds):
-        for name, make in made.items():
-            model = make()
-            with Peak(shop.device) as peak:
-                times[name].append(shop.seconds(model))
-            memory[name].append(peak.extra)
+        start = number % len(names)  # every round begins with another arm, or what stands before it would always be the same
+        for name in names[start:] + names[:start]:
+            times[name].append(shop.seconds(made[name]()))
             print(f"round {number + 1}, {name}: {statistics.median(times[name][-1][1:]):.2f} s per step", flush=True)
     plain = times[PLAIN]
     return {name: {
         "seconds": round(statistics.median(value for run in runs for value in run[1:]), 3),
         "ratio": round(statistics.median(value / base for run, base_run in zip(runs, plain)
                                          for value, base in zip(run[1:], base_run[1:])), 3),
+        "each": [round(value, 2) for run in runs for value in run[1:]],
         "first_step": round(statistics.median(run[0] for run in runs), 3),
-        "steps": sum(len(run) - 1 for run in runs),
-        "peak_bytes": max((value for value in memory[name] if value is not None), default=None),
     } for name, runs in times.items()}
 
 
+def peak_bytes(shop: Workshop) -> dict[str, int | None]:
+    """Of the plain run, a cached one and one in mode paper; in runs of their own, since what is measured slows them down."""
+    found = {}
+    for name, make in arms(shop).items():
+        if name in shop.scene.arms and name in (PLAIN, CACHED, PAPER):
+            with Peak(shop.device) as peak:
+                shop.seconds(make())
+            found[name] = peak.extra
+    return found
+
+
 def match_seconds(shop: Workshop) -> dict[str, float]:
-    """The match alone at the finest grid, descriptors of the real widths."""
+    """The match alone at the finest grid, between the features of two noise levels."""
     correspondence, descriptors = shop.module("dreammatcher.correspondence"), shop.module("dreammatcher.descriptors")
-    structure = shop.module("dreammatcher.host.structure")
-    finest = min(structure.structure_of(shop.model.model).self_attention.values())
-    side = structure.halved((shop.side, shop.side), finest)[0]
-    levels = [torch.randn(1, 1280, side // 2, side // 2, device=shop.device),
-              torch.randn(1, 640, side, side, device=shop.device)]
+    one, other = ([level.to(shop.device) for level in row.levels] for _, row in list(shop.kept.rows.values())[-2:])
+    half = torch.float16 if shop.device.type == "cuda" else torch.float32
     found = {}
     for pca in (256, 64, None):
-        started = time.perf_counter()
-        source, target = descriptors.descriptors(levels, [level + 0.1 for level in levels], pca=pca)
-        found[f"descriptors, pca {pca or 'off'}"] = round(time.perf_counter() - started, 3)
-        started = time.perf_counter()
-        correspondence.match(source, target)
-        found[f"match at {side}x{side}, pca {pca or 'off'}"] = round(time.perf_counter() - started, 3)
+        with Clock(shop.device) as made:
+            source, target = descriptors.descriptors(one, other, pca=pca)
+        with Clock(shop.device) as matched:
+            correspondence.match(source, target, dtype=half)
+        size = "x".join(map(str, source.shape[-2:]))
+        found[f"descriptors, pca {pca or 'off'}"] = round(made.seconds, 3)
+        found[f"match at {size}, pca {pca or 'off'}"] = round(matched.seconds, 3)
     return found
 
 
@@ -138,15 +144,21 @@ def markdown(results: dict[str, dict]) -> str:
     figure = lambda row, key: f"{row[key]:.2f}" if row else "–"  # noqa: E731
     for name in names:
         lines.append(f"| {name} | {' | '.join(figure(result['arms'].get(name), 'ratio') for result in results.values())} |")
-    for label, name, key in (("plain step, seconds", PLAIN, "seconds"), ("plain, peak GB", PLAIN, "peak_bytes"),
-                             ("cached, peak GB", CACHED, "peak_bytes")):
-        lines.append(f"| {label} | {' | '.join(shown(result['arms'][name][key]) for result in results.values())} |")
+    plain = " | ".join(f"{result['arms'][PLAIN]['seconds']:.2f}" for result in results.values())
+    lines.append(f"| plain step, seconds | {plain} |")
+    for name in (PLAIN, CACHED, PAPER):
+        memory = [result["peak_bytes"].get(name) for result in results.values()]
+        lines.append(f"| {name}, peak GB | {' | '.join('–' if x is None else f'{x / 1e9:.1f}' for x in memory)} |")
     return "\n".join(lines)
 
 
-def shown(value: float | None) -> str:
-    """Seconds, or bytes as gigabytes."""
-    return "–" if value is None else f"{value / 1e9:.1f}" if isinstance(value, int) else f"{value:.1f}"
+def known_results(here: dict) -> dict[str, dict]:
+    """Of the scenes measured before on this device in this precision."""
+    if not FILE.exists():
+        return {}
+    known = json.loads(FILE.read_text(encoding="utf-8"))
+    return {name: known[name] for name in SCENES
+            if name in known and all(known[name][key] == here[key] for key in ("device", "dtype"))}
 
 
 def best_dtype(device: torch.device) -> torch.dtype:
@@ -159,36 +171,46 @@ def best_dtype(device: torch.device) -> torch.dtype:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", nargs="*", choices=SCENES, default=list(SCENES))
-    parser.add_argument("--arms", nargs="*", help="only these, and plain")
-    parser.add_argument("--width", type=int, help="base channels, for a quick look; 320 is the real size")
+    parser.add_argument("--arms", nargs="*", choices=ALL, help="only these, plain and cached")
+    parser.add_argument("--width", type=int, help="base channels, for a quick look that writes nothing; 320 is the real size")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: half where the processor has it")
     parser.add_argument("--steps", type=int, default=2, help="of a run; the first one is not counted")
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="also measure peaks")
     options = parser.parse_args()
     host = Host(ROOT / "build" / "host")
     import comfy.model_management
 
     device = comfy.model_management.get_torch_device()
+    free = comfy.model_management.get_free_memory(device)
+    if device.type == "cpu":
+        # the host forms its batches by free memory; what this process keeps for its next run would look taken
+        comfy.model_management.get_free_memory = lambda dev=None, torch_free_too=False: (
+            (free, free) if torch_free_too else free)
     dtype = getattr(torch, options.dtype) if options.dtype else best_dtype(device)
-    results = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
+    here = {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU", "dtype": str(dtype),
+            "import_seconds": import_seconds()}
+    results = known_results(here)
     for name in options.scenes:
         scene = SCENES[name]
         if options.width:
             scene = replace(scene, width=options.width)
-        elif (free := comfy.model_management.get_free_memory(device) / 1e9) < scene.gigabytes * dtype.itemsize / 4:
-            print(f"{name}: left out, {free:.0f} GB are free and {scene.gigabytes * dtype.itemsize / 4:.0f} are needed")
+        elif free / 1e9 < scene.gigabytes * dtype.itemsize / 4:
+            print(f"{name}: left out, {free / 1e9:.0f} GB are free and {scene.gigabytes * dtype.itemsize / 4:.0f} are needed")
             continue
         if options.arms:
             scene = replace(scene, arms=tuple({PLAIN: None, CACHED: None, **dict.fromkeys(options.arms)}))
         with torch.inference_mode():
             shop = Workshop(host, scene, options.steps, dtype, device)
-            made = {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU", "dtype": str(dtype),
-                    "width": scene.width, "arms": measure(shop, options.rounds), "match": match_seconds(shop),
+            made = {**here, "arms": measure(shop, options.rounds),
+                    "peak_bytes": peak_bytes(shop) if options.memory else {},
+                    "match": match_seconds(shop),
                     "cache_bytes_per_step": shop.kept.bytes() // max(1, len(shop.kept.rows)),
-                    "rows_together": shop.rows_together(), "import_seconds": import_seconds()}
+                    "rows_together": shop.rows_together()}
         results[name] = made
-        FILE.parent.mkdir(parents=True, exist_ok=True)
-        FILE.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        if not options.width:
+            FILE.parent.mkdir(parents=True, exist_ok=True)
+            FILE.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(f"{name}: {made['device']}, {made['dtype']}; cache {made['cache_bytes_per_step'] / 1e6:.0f} MB per step; a "
               f"guidance pair and the reference's row in one call take {made['rows_together']:.2f} of what they take in two; "
               f"the pack's import {made['import_seconds']} s; {json.dumps(made['match'])}", flush=True)

@@ -56,6 +56,8 @@ def official_model(shop):
 
     def carry(apply_model, options):
         x, sigma, c = options["input"], options["timestep"], dict(options["c"])
+        if len(options["cond_or_uncond"]) != 2:
+            raise RuntimeError("the host runs the guidance pair in two calls, for want of memory; this arm needs it in one")
         state["maps"].clear()
         own = trajectory.at(float(sigma[0])).to(x)
         texts = [shop.reference.negative, shop.reference.positive]

@@ -82,6 +82,25 @@ def random_unet(family: Family, width: int, dtype: torch.dtype, device: torch.de
     return comfy.model_patcher.ModelPatcher(base, load_device=device, offload_device=torch.device("cpu"))
 
 
+class Clock:
+    """Wall time of what is done inside, the device's work included."""
+
+    def __init__(self, device: torch.device):
+        self.cuda, self.seconds = device.type == "cuda", 0.0
+
+    def now(self) -> float:
+        if self.cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def __enter__(self) -> Clock:
+        self.started = self.now()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.seconds = self.now() - self.started
+
+
 class Workshop:
     """A scene's model with an inverted reference."""
 
@@ -117,15 +136,10 @@ class Workshop:
         import comfy.sample
 
         noise = torch.randn(self.scene.batch, 4, self.side, self.side, generator=torch.Generator().manual_seed(3))
-        marks = [time.perf_counter()]
-
-        def mark(*_) -> None:
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()
-            marks.append(time.perf_counter())
-
+        clock = Clock(self.device)
+        marks = [clock.now()]
         comfy.sample.sample(model, noise, self.steps, 7.5, "euler", "normal", self.prompt(3), self.prompt(2),
-                            torch.zeros_like(noise), callback=mark, disable_pbar=True, seed=0)
+                            torch.zeros_like(noise), callback=lambda *_: marks.append(clock.now()), disable_pbar=True, seed=0)
         return [after - before for before, after in zip(marks, marks[1:])]
 
     def rows_together(self) -> float:
@@ -135,10 +149,8 @@ class Workshop:
         for _ in range(3):
             for rows, times in taken.items():
                 x = torch.randn(rows, 4, self.side, self.side, device=self.device)
-                started = time.perf_counter()
-                evaluate(self.model.model, self.reference.positive, x, 1.0)
-                if self.device.type == "cuda":
-                    torch.cuda.synchronize()
-                times.append(time.perf_counter() - started)
+                with Clock(self.device) as clock:
+                    evaluate(self.model.model, self.reference.positive, x, 1.0)
+                times.append(clock.seconds)
         one, two, three = (statistics.median(times) for times in taken.values())
         return round(three / (one + two), 3)

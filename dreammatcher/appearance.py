@@ -32,8 +32,8 @@ def match_appearance(
 ) -> torch.Tensor:
     """Values [K * B, N, C] with the matched reference values [1|B, M, C] blended in.
 
-    ``indices`` [B, N] from :attr:`Match.indices`; ``weight`` [B, 1, H, W] from :func:`trusted`. The K rows of the guidance
-    pair may share both.
+    ``indices`` [B, N] from :attr:`Match.indices`; ``weight`` [B, 1, H, W] from :func:`trusted`. K batches, such as the rows
+    of the guidance pair, may share both.
     """
     warped = take(reference_value.to(value.dtype), indices)
     return blend(value.unflatten(0, (-1, indices.shape[0])), warped, weight).flatten(0, 1)

@@ -72,8 +72,8 @@ def match(
     ``reference`` [B, C, Hr, Wr] and ``target`` [B, C, Ht, Wt] are descriptors; a batch of one reference serves every
     target. The similarity matrix is only ever held in ``tile`` x ``tile`` blocks. ``reference_mask`` [B|1, 1, Hr, Wr]
     keeps the match to reference positions where it is above one half. ``unit`` says that both are float32 unit vectors
-    already, which saves a copy. ``dtype`` is the precision of the cosines: float16 is several times faster on a GPU, and
-    its choice is at most a rounding worse. Of equal candidates the first, row by row, wins.
+    already, which saves a copy. ``dtype`` is the precision of the cosines: float16 is faster on a GPU, and what it chooses
+    is as near but for rounding. Of equal candidates the first, row by row, wins.
 
     Raises ValueError when channels or batches do not agree, or the mask leaves nothing to match.
     """

@@ -16,7 +16,8 @@ from .descriptors import principal_directions
 #: which row of the guidance pair a feature belongs to
 COND, UNCOND = "cond", "uncond"
 
-#: bytes of a store that are kept in page-locked memory, from which they travel to CUDA while the model computes
+#: bytes of a store that are kept in page-locked memory, from which they travel to CUDA while the model computes; torch may
+#: lock up to twice as much, since it rounds up
 PINNED = 1 << 30
 
 #: a self-attention layer: (block kind, block number, index in the block)
@@ -28,7 +29,10 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 
 
 def moved(x: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """``x`` on a device, in a precision. It travels in the narrower one; towards CUDA nothing waits for it."""
+    """``x`` on a device, in a precision. To main memory it travels in that precision, from there as it is stored.
+
+    From page-locked memory to CUDA nothing waits for it.
+    """
     if x.device.type != "cpu":
         return x.to(dtype or x.dtype).to(device)
     return x.to(device, non_blocking=device.type == "cuda").to(dtype or x.dtype)

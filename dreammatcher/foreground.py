@@ -57,8 +57,18 @@ def normalise(maps: torch.Tensor) -> torch.Tensor:
 
 
 def otsu(maps: torch.Tensor, bins: int = 64) -> torch.Tensor:
-    """Binary maps [B, 1, H, W] by Otsu's threshold (1979), per picture. Input in 0..1."""
-    from kornia.filters import otsu_threshold  # imported here: kornia takes half a second, and few graphs need it
+    """Binary maps [B, 1, H, W]: 1 above Otsu's threshold (1979) of each picture, 0 everywhere where a map is constant.
 
-    _, thresholds = otsu_threshold(maps.float(), nbins=bins)
-    return (maps > thresholds.reshape(-1, 1, 1, 1)).float()
+    kornia has the same from 0.9 on; before, it is missing or takes every picture's bins from the last one.
+    """
+    values = maps.float().flatten(1)
+    low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
+    tiny = torch.finfo(values.dtype).tiny
+    place = ((values - low) * bins / (high - low).clamp_min(tiny)).long().clamp(0, bins - 1)
+    share = values.new_zeros(values.shape[0], bins).scatter_add(1, place, torch.ones_like(values)) / values.shape[1]
+    below, moment = share.cumsum(1), (share * torch.arange(bins, device=maps.device)).cumsum(1)
+    lower, upper = below[:, :-1], 1 - below[:, :-1]
+    gap = moment[:, :-1] / lower.clamp_min(tiny) - (moment[:, -1:] - moment[:, :-1]) / upper.clamp_min(tiny)
+    inside = (lower > 0) & (place.amax(1, keepdim=True) > torch.arange(bins - 1, device=maps.device))
+    split = torch.where(inside, lower * upper * gap.square(), -torch.ones_like(lower)).argmax(1, keepdim=True)
+    return (place > split).float().view_as(maps)

@@ -137,6 +137,23 @@ def test_otsu_splits_two_modes_between_them():
     assert torch.equal(otsu(mixed.clamp(0, 1)), torch.cat((torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)), 3))
 
 
+@pytest.mark.parametrize("size", [(8, 8), (16, 16), (13, 27)])
+def test_otsu_equals_kornias_picture_by_picture(size):
+    from kornia.filters import otsu_threshold
+
+    noise = torch.rand(6, 1, *size, generator=torch.Generator().manual_seed(4))
+    peak = torch.linspace(0, 1, size[1]).expand(1, 1, *size)
+    maps = torch.cat((noise, noise**3, (peak + 0.3 * noise).clamp(0, 1)))
+    _, thresholds = otsu_threshold(maps, nbins=64)
+    assert torch.equal(otsu(maps), (maps > thresholds.reshape(-1, 1, 1, 1)).float())
+    assert all(torch.equal(otsu(maps)[number], otsu(maps[number:number + 1])[0]) for number in range(len(maps)))
+
+
+def test_otsu_of_a_constant_map_is_empty_and_of_a_broken_one_is_no_error():
+    assert not otsu(torch.full((1, 1, 5, 4), 0.4)).any()
+    assert otsu(torch.full((1, 1, 5, 4), torch.nan)).shape == (1, 1, 5, 4)
+
+
 def test_known_warps_of_the_value_grid_are_undone():
     value = tensor(1, 6, 8, 8)
     flow = torch.zeros(1, 2, 8, 8)

@@ -107,9 +107,12 @@ class Call:
             return context, value
         if self.run.plan.settings.injection == REPLACED and None not in self.rows:
             return self._replace(layer, context, value)
+        groups = self._groups()
+        if not groups:
+            return context, value
         size = value.shape[0] // len(self.numbers)
         chunks = list(value.split(size))
-        for source, members in self._groups().items():
+        for source, members in groups.items():
             if len(members) == len(chunks):
                 return context, self._match_rows(layer, source, grid, level, value, size)
             together = torch.cat([chunks[number] for number in members])
@@ -144,12 +147,13 @@ class Call:
     def _replace(self, layer: Layer, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The ablation: keys and values of the reference as they are (MasaCtrl, Cao et al. 2023)."""
         size = value.shape[0] // len(self.numbers)
-        hidden = torch.cat([self._hidden(layer, row, value).expand(size, -1, -1) for row in self.rows])
+        rows = [self._hidden(layer, self.run.source(row), value).expand(size, -1, -1) for row in self.rows]
+        hidden = torch.cat(rows).to(value.dtype)
         return hidden, hidden
 
-    def _hidden(self, layer: Layer, row: Row, like: torch.Tensor) -> torch.Tensor:
+    def _hidden(self, layer: Layer, source: Row, like: torch.Tensor) -> torch.Tensor:
         """Attention inputs [1, M, C] of a row's references, end to end."""
-        hidden = [known.hidden[layer] for known in self.run.features(self.run.source(row)[0], self.sigma, like)]
+        hidden = [known.hidden[layer] for known in self.run.features(source[0], self.sigma, like)]
         return hidden[0] if len(hidden) == 1 else torch.cat(hidden, 1)
 
     def _record(self, found: JointMatch, mask: torch.Tensor, sure: torch.Tensor) -> None:

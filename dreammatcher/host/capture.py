@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from einops import rearrange
 from ..features import COND, Layer, RowFeatures
 from ..foreground import attention_columns, foreground, repeated_columns
 from ..reference import Conditioning, Reference, Subject
+from .compiling import caller
 from .conditioning import model_arguments
 from .structure import Structure, attention_modules, halved
 
@@ -44,8 +46,8 @@ def layer_of(extra: dict) -> Layer:
     return (*extra["block"], extra.get("block_index", 0))
 
 
-class _Recorded(Exception):
-    """Everything that is wanted of a pass is there."""
+class _Recorded(BaseException):
+    """Everything that is wanted of a pass is there. No error, so nobody's ``except Exception`` is to catch it."""
 
 
 def reference_pass(
@@ -54,8 +56,8 @@ def reference_pass(
 ) -> RowFeatures:
     """Runs the UNet on the reference at ``sigma`` with its own prompt and nobody else's patches.
 
-    ``kind`` picks the positive or the negative prompt. Only the cond row has a subject map. The pass ends where the last of
-    these has been recorded, in front of the last attention.
+    ``kind`` picks the positive or the negative prompt. Only the cond row has a subject map. The pass ends as soon as the last
+    of all this is recorded: mostly in front of the last self-attention.
     """
     x = reference.trajectory.at(sigma).to(device)
     size = tuple(x.shape[-2:])
@@ -87,7 +89,9 @@ def reference_pass(
             levels[options["block"][1]] = h.clone()
         return h, skip
 
-    patches = {"attn1_patch": [keep_hidden], "attn2_patch": [keep_map], "output_block_patch": [keep_level]}
+    call = caller()
+    patches = {name: [functools.partial(call, keep)] for name, keep in (
+        ("attn1_patch", keep_hidden), ("attn2_patch", keep_map), ("output_block_patch", keep_level))}
     with contextlib.suppress(_Recorded):
         evaluate(base, reference.positive if kind == COND else reference.negative, x, sigma, patches)
     mask = foreground(found, found[0].shape[-2:]) if found else None

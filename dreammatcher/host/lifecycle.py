@@ -8,14 +8,12 @@ to it, so it goes with them at the end, on an error and on an interrupt alike.
 
 from __future__ import annotations
 
-import functools
-import sys
 import uuid
 import weakref
-from collections.abc import Callable
 
 import torch
 
+from .compiling import call_plainly, caller
 from .plan import Plan
 from .prompts import Prompt
 from .run import Run
@@ -26,29 +24,12 @@ except ImportError:
     WrappersMP = None
 
 
-def _call(function: Callable, *arguments):
-    return function(*arguments)
-
-
-@functools.cache
-def _hidden_call() -> Callable:
-    return torch.compiler.disable(_call)
-
-
-def caller() -> Callable:
-    """Calls a function: out of sight of torch.compile, which would trace our bookkeeping and compile it anew at every step.
-
-    That needs torch._dynamo, which takes two seconds to import: whoever compiles a model has done so already.
-    """
-    return _hidden_call() if "torch._dynamo" in sys.modules else _call
-
-
 class RunHolder:
     """The current run of one patched model, or nothing between runs. A copy of a holder is the holder itself."""
 
     def __init__(self) -> None:
         self._run = lambda: None
-        self.call = _call  # how patches call us in this run
+        self.call = call_plainly  # how patches call us in this run
 
     def __deepcopy__(self, memo: dict) -> RunHolder:
         return self

@@ -16,8 +16,7 @@ class Memo:
 
     def get(self, key: tuple, sources: tuple, make: Callable[[], Made]) -> Made:
         """The value of ``key``, made anew when one of ``sources`` is another object than last time."""
-        known, value = self._kept.get(key, ((), None))
-        if len(known) != len(sources) or any(one is not other for one, other in zip(known, sources)):
-            value = make()
-            self._kept[key] = (sources, value)
-        return value
+        kept = self._kept.get(key)
+        if kept is None or len(kept[0]) != len(sources) or any(one is not other for one, other in zip(kept[0], sources)):
+            kept = self._kept[key] = (sources, make())
+        return kept[1]

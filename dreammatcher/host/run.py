@@ -32,7 +32,7 @@ Levels = tuple[float, tuple[torch.Tensor, ...]]
 
 
 def noise_level(given: torch.Tensor) -> float:
-    """Sigma of a call, from the host's tensor of one per picture: the one value that a step has to read from the device."""
+    """Sigma of a call, from the host's tensor of one per picture. This waits for the device."""
     return float(given.flatten()[0])
 
 
@@ -173,7 +173,7 @@ class Run:
         mask = self.plan.views[number].mask
         if mask is None:
             return None
-        return self.memo.get(("limit", number, grid), (mask,),
+        return self.memo.get(("limit", number, grid, device), (mask,),
                              lambda: (F.adaptive_max_pool2d(mask.to(device), grid) > 0.5).float())
 
     def foreground(self, prompt: int, grid: Grid, size: int, device: torch.device, rivals: list[Run]) -> torch.Tensor | None:
@@ -184,8 +184,8 @@ class Run:
         theirs = [mask for rival in rivals if (mask := rival._own_foreground(prompt, grid, size, device)) is not None]
         if not theirs:
             return mine
-        largest = torch.stack(theirs).amax(0)
-        return torch.where(mine >= largest, mine, torch.zeros_like(mine))
+        return self.memo.get(("contest", prompt, grid), (mine, *theirs), lambda: torch.where(
+            mine >= torch.stack(theirs).amax(0), mine, torch.zeros_like(mine)))
 
     def _own_foreground(self, prompt: int, grid: Grid, size: int, device: torch.device) -> torch.Tensor | None:
         painted = self.plan.mask.target_mask
@@ -194,7 +194,8 @@ class Run:
                 self.skip("a painted target MASK belongs to the whole picture, not to a prompt's area; that prompt is left "
                           "as it is")
                 return None
-            return self.memo.get(("painted", grid, size), (painted,), lambda: self._painted(painted.to(device), grid, size))
+            return self.memo.get(("painted", grid, size, device), (painted,),
+                                 lambda: self._painted(painted.to(device), grid, size))
         maps = self.maps.get(prompt)
         if not maps or maps[0].shape[0] != size:
             return None
@@ -240,4 +241,4 @@ class Run:
 
     def _pictures(self, device: torch.device) -> list[torch.Tensor]:
         latents = tuple(view.reference.latent for view in self.plan.views)
-        return self.memo.get(("pictures",), latents, lambda: [latent.to(device, torch.float32) for latent in latents])
+        return self.memo.get(("pictures", device), latents, lambda: [latent.to(device, torch.float32) for latent in latents])

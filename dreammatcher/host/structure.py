@@ -111,7 +111,7 @@ def _resamples(block: torch.nn.Module, kind: str) -> bool:
 
 
 def _family(base: torch.nn.Module, sites: int) -> str:
-    unet = base.diffusion_model
+    unet = getattr(base.diffusion_model, "_orig_mod", base.diffusion_model)  # torch.compile's wrapper holds it there
     widths = [parameter.shape[1] for name, parameter in unet.named_parameters() if name.endswith("attn2.to_k.weight")]
     return (f"{type(unet).__name__} channels={unet.in_channels}x{unet.model_channels} "
             f"context={widths[0] if widths else 0} sites={sites} prediction={base.model_type.name}")

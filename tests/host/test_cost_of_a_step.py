@@ -1,7 +1,7 @@
-"""What matching adds to a step besides arithmetic: operations to launch, and waits for the device.
+"""What matching adds to a step besides arithmetic: operations to dispatch, and waits for the device.
 
-Counted, not timed: on a GPU every operation costs its launch, and everything that is read back, or copied over from
-values in Python, makes the host wait for the device.
+Counted, not timed: every operation costs the time of its call, and on a GPU everything that is read back, or made of values
+in Python, makes the host wait. What is moved from main memory can not be seen here.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def bench(pack) -> Bench:
 
 @pytest.fixture(scope="module")
 def guided(bench, pack):
-    """A matched model led in one mode."""
+    """Makes a matched model that is led in mode fast."""
     settings, guide = pack.module("dreammatcher.guidance").GuidanceSettings, pack.module("dreammatcher.host.guide").guide
-    return lambda mode: guide(bench.apply()[0], settings(1.0, 0.0, 1.0, mode))
+    return lambda: guide(bench.apply()[0], settings(1.0, 0.0, 1.0, "fast"))
 
 
 def operations(bench, model) -> Counter:
@@ -56,15 +56,17 @@ def test_a_matched_step_waits_for_the_device_only_to_read_its_noise_level(bench,
 
 
 def test_fast_guidance_waits_for_nothing_more(bench, plain, guided):
-    assert waits(operations(bench, guided("fast")), plain) == {"aten::_local_scalar_dense": 1}
+    assert waits(operations(bench, guided()), plain) == {"aten::_local_scalar_dense": 1}
 
 
-def test_a_matched_step_launches_at_most_a_third_more_operations_than_a_plain_one(bench, plain, guided):
-    matched, led = operations(bench, bench.apply()[0]), operations(bench, guided("fast"))
-    assert matched.total() < 1.33 * plain.total()
+def test_a_matched_step_takes_at_most_a_quarter_more_operations_than_a_plain_one(bench, plain, guided):
+    matched, led = operations(bench, bench.apply()[0]), operations(bench, guided())
+    assert matched.total() < 1.25 * plain.total()
     assert led.total() < 1.02 * matched.total()
 
 
-def test_two_subjects_read_the_noise_level_once_each(bench, plain):
+def test_two_subjects_cost_twice_as_much(bench, plain):
     both, _ = bench.apply(bench.apply()[0], mask=bench.mask(target_subject=bench.subjects[0]))
-    assert waits(operations(bench, both), plain) == {"aten::_local_scalar_dense": 2}
+    found = operations(bench, both)
+    assert waits(found, plain) == {"aten::_local_scalar_dense": 2}
+    assert found.total() < 1.5 * plain.total()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from test_sampling import count_calls
-from world import Bench, random_unet, sample
+from world import Bench, family_unet, random_unet, sample
 
 
 @pytest.fixture(scope="module")
@@ -54,23 +54,27 @@ def test_the_first_picture_costs_one_reference_row_when_shared_and_two_when_not(
     assert calls.count == 6 + 5 * passes
 
 
-def test_a_reference_pass_ends_with_the_last_feature_that_is_wanted(bench, pack):
-    capture, sigma = pack.module("dreammatcher.host.capture"), bench.reference.trajectory.sigmas[3]
-    structure = pack.module("dreammatcher.host.structure").structure_of(bench.model.model)
-    seen = {}
+@pytest.mark.parametrize("kind", ["cond", "uncond"])
+@pytest.mark.parametrize("family, side", [("SD1.5", 8), ("SD1.5", 32), ("SDXL", 16)])
+def test_a_reference_pass_ends_with_the_last_feature_that_is_wanted(pack, family, side, kind):
+    capture, structures = pack.module("dreammatcher.host.capture"), pack.module("dreammatcher.host.structure")
+    bench = Bench(pack, family_unet(family), height=side, width=side, steps=2, pooled=1280 if family == "SDXL" else None)
+    base, reference, sigma = bench.model.model, bench.reference, bench.reference.trajectory.sigmas[0]
+    structure = structures.structure_of(base)
+    seen, ends = {}, []
 
     def keep(n, context, value, extra):
         seen[capture.layer_of(extra)] = n.clone()
         return n, context, value
 
-    ends = []
     with torch.inference_mode():
-        x = bench.reference.trajectory.at(sigma)
-        capture.evaluate(bench.model.model, bench.reference.positive, x, sigma, {"attn1_patch": [keep]})
-        hook = bench.model.model.diffusion_model.out.register_forward_hook(lambda *_: ends.append(1))
-        made = capture.reference_pass(bench.model.model, structure, bench.reference, "cond", bench.subjects[0], sigma, x.device)
+        x = reference.trajectory.at(sigma)
+        prompt = reference.positive if kind == "cond" else reference.negative
+        capture.evaluate(base, prompt, x, sigma, {"attn1_patch": [keep]})
+        hook = base.diffusion_model.out.register_forward_hook(lambda *_: ends.append(1))
+        made = capture.reference_pass(base, structure, reference, kind, bench.subjects[0], sigma, x.device)
         hook.remove()
-    assert not ends and made.subject is not None
+    assert not ends and (made.subject is not None) == (kind == "cond") and len(made.levels) == len(structure.taps)
     assert made.hidden.keys() == structure.self_attention.keys()
     assert all(torch.equal(value, seen[layer]) for layer, value in made.hidden.items())
 
@@ -176,12 +180,16 @@ def test_a_compiled_model_gives_the_same_picture_and_compiles_nothing_of_ours(be
     """Dynamo with the eager backend: what it can not trace, or traces anew at every step, would show in its counters."""
     import torch._dynamo.utils as dynamo
 
+    graphs = lambda: dynamo.counters["stats"]["unique_graphs"]  # noqa: E731
     matched, _ = bench.apply(effort=effort())
     expected = bench.sample(matched)
-    compiled = matched.clone()
-    compiled.add_object_patch("diffusion_model", torch.compile(bench.model.model.diffusion_model, backend="eager"))
-    assert torch.equal(bench.sample(compiled), expected)
-    graphs = dynamo.counters["stats"]["unique_graphs"]
-    assert graphs > 0
-    assert torch.equal(bench.sample(compiled), expected)
-    assert dynamo.counters["stats"]["unique_graphs"] == graphs
+    before = graphs()
+    model = torch.compile(bench.model.model.diffusion_model, backend="eager")
+    for reference in (bench.reference, fresh(bench), fresh(bench)):  # with the features at hand, and with passes for them
+        compiled, _ = bench.apply(reference=reference, effort=effort())
+        compiled.add_object_patch("diffusion_model", model)
+        assert torch.equal(bench.sample(compiled), expected)
+        made = graphs()
+        assert made > before
+        assert torch.equal(bench.sample(compiled), expected)
+        assert graphs() == made
