@@ -193,3 +193,28 @@ def test_a_compiled_model_gives_the_same_picture_and_compiles_nothing_of_ours(be
         assert made > before
         assert torch.equal(bench.sample(compiled), expected)
         assert graphs() == made
+
+
+def test_reference_passes_leave_a_compiled_model_compiled(bench, effort):
+    """They end by an exception, at sight of which dynamo would give up on the frames that it passes."""
+    runs = []
+
+    def counting(graph, _):
+        return lambda *inputs: (runs.append(1), graph.forward(*inputs))[1]
+
+    unet = bench.model.model.diffusion_model  # or another test's compiled one
+    model = torch.compile(getattr(unet, "_orig_mod", unet), backend=counting)
+    kept = fresh(bench)
+
+    def graphs_in_a_run(reference) -> int:
+        compiled, _ = bench.apply(reference=reference, effort=effort())
+        compiled.add_object_patch("diffusion_model", model)
+        runs.clear()
+        bench.sample(compiled)
+        return len(runs)
+
+    bench.sample(bench.apply(reference=kept, effort=effort())[0])  # features for the runs that count
+    graphs_in_a_run(kept)  # compiles
+    before = graphs_in_a_run(kept)
+    assert graphs_in_a_run(fresh(bench)) > before > 0
+    assert graphs_in_a_run(kept) == before
