@@ -121,9 +121,11 @@ def peak_bytes(shop: Workshop) -> dict[str, int | None]:
 
 
 def match_seconds(shop: Workshop) -> dict[str, float]:
-    """The match alone at the finest grid, between the features of two noise levels."""
+    """The match alone at the finest grid, between the reference's features and the same mirrored."""
     correspondence, descriptors = shop.module("dreammatcher.correspondence"), shop.module("dreammatcher.descriptors")
-    one, other = ([level.to(shop.device) for level in row.levels] for _, row in list(shop.kept.rows.values())[-2:])
+    _, row = next(iter(shop.kept.rows.values()))
+    one = [level.to(shop.device) for level in row.levels]
+    other = [level.flip(-1) for level in one]
     half = torch.float16 if shop.device.type == "cuda" else torch.float32
     found = {}
     for pca in (256, 64, None):
@@ -187,6 +189,7 @@ def main() -> None:
         # the host forms its batches by free memory; what this process keeps for its next run would look taken
         comfy.model_management.get_free_memory = lambda dev=None, torch_free_too=False: (
             (free, free) if torch_free_too else free)
+    host.pack()  # what it needs of others is loaded
     dtype = getattr(torch, options.dtype) if options.dtype else best_dtype(device)
     here = {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU", "dtype": str(dtype),
             "import_seconds": import_seconds()}
