@@ -150,7 +150,8 @@ def markdown(results: dict[str, dict]) -> str:
     lines.append(f"| plain step, seconds | {plain} |")
     for name in (PLAIN, CACHED, PAPER):
         memory = [result["peak_bytes"].get(name) for result in results.values()]
-        lines.append(f"| {name}, peak GB | {' | '.join('–' if x is None else f'{x / 1e9:.1f}' for x in memory)} |")
+        if any(memory):
+            lines.append(f"| {name}, peak GB | {' | '.join('–' if x is None else f'{x / 1e9:.1f}' for x in memory)} |")
     return "\n".join(lines)
 
 

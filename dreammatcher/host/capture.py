@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from einops import rearrange
 from ..features import COND, Layer, RowFeatures
 from ..foreground import attention_columns, foreground, repeated_columns
 from ..reference import Conditioning, Reference, Subject
-from .compiling import caller
+from .compiling import uncompiled
 from .conditioning import model_arguments
 from .structure import Structure, attention_modules, halved
 
@@ -89,10 +88,8 @@ def reference_pass(
             levels[options["block"][1]] = h.clone()
         return h, skip
 
-    call = caller()
-    patches = {name: [functools.partial(call, keep)] for name, keep in (
-        ("attn1_patch", keep_hidden), ("attn2_patch", keep_map), ("output_block_patch", keep_level))}
-    with contextlib.suppress(_Recorded):
+    patches = {"attn1_patch": [keep_hidden], "attn2_patch": [keep_map], "output_block_patch": [keep_level]}
+    with contextlib.suppress(_Recorded), uncompiled():  # dynamo gives up on frames that an exception passes
         evaluate(base, reference.positive if kind == COND else reference.negative, x, sigma, patches)
     mask = foreground(found, found[0].shape[-2:]) if found else None
     return RowFeatures(tuple(levels[number] for number in structure.taps), hidden, mask)
