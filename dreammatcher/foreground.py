@@ -59,7 +59,7 @@ def normalise(maps: torch.Tensor) -> torch.Tensor:
 def otsu(maps: torch.Tensor, bins: int = 64) -> torch.Tensor:
     """Binary maps [B, 1, H, W]: 1 above Otsu's threshold (1979) of each picture, 0 everywhere where a map is constant.
 
-    kornia has the same from 0.9 on; before, it is missing or takes every picture's bins from the last one.
+    kornia 0.9 has the same. 0.8.1 has none, and 0.8.2 spreads the bins over the whole batch and waits for the device.
     """
     values = maps.float().flatten(1)
     low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
