@@ -30,21 +30,40 @@ def byte_symbols() -> list[str]:
     return [chr(byte) for byte in kept] + [chr(256 + i) for i in range(len(moved))]
 
 
+def prefixes() -> list[str]:
+    """What each word is built from, letter by letter, and the word itself as its last token."""
+    return [word[:length] if length < len(word) else word + "</w>" for word in words() for length in range(2, len(word) + 1)]
+
+
+def pieces_of(word: str, ranks: dict[tuple[str, str], int]) -> list[str]:
+    """The tokens of one word by byte-pair encoding (Sennrich et al. 2016): the pair of lowest rank is merged first."""
+    pieces = [*word[:-1], word[-1] + "</w>"]
+    while pair := min((pair for pair in zip(pieces, pieces[1:]) if pair in ranks), key=ranks.get, default=None):
+        merged, rest = [], pieces
+        while rest:
+            length = 2 if tuple(rest[:2]) == pair else 1
+            merged.append("".join(rest[:length]))
+            rest = rest[length:]
+        pieces = merged
+    return pieces
+
+
 def merges() -> list[tuple[str, str]]:
-    """Left-to-right merges that fold each known word into one token."""
-    found: dict[tuple[str, str], None] = {}
+    """Merges in order of rank that fold each known word into one token.
+
+    A word's missing merges are appended behind those of the words before it. A merge of higher rank waits for all of lower
+    rank, so what comes later never splits an earlier word.
+    """
+    ranks: dict[tuple[str, str], int] = {}
     for word in words():
-        pieces = [*word[:-1], word[-1] + "</w>"]
-        while len(pieces) > 1:
-            found[(pieces[0], pieces[1])] = None
-            pieces = [pieces[0] + pieces[1], *pieces[2:]]
-    return list(found)
+        while len(pieces := pieces_of(word, ranks)) > 1:
+            ranks[pieces[0], pieces[1]] = len(ranks)
+    return list(ranks)
 
 
 def vocabulary() -> list[str]:
     letters = byte_symbols()
-    tokens = [*letters, *(letter + "</w>" for letter in letters), *(left + right for left, right in merges())]
-    return [*dict.fromkeys(tokens), START, END]
+    return [*dict.fromkeys([*letters, *(letter + "</w>" for letter in letters), *prefixes()]), START, END]
 
 
 def write(folder: Path = TOKENIZER_DIR) -> None:
