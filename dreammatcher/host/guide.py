@@ -10,11 +10,11 @@ import torch
 
 from ..features import COND
 from ..guidance import PAPER, GuidanceSettings, accepted, correction, lead, slope
-from .apply import rival_runs
 from .gradients import NoGradient, with_gradients
-from .lifecycle import WrappersMP
+from .patches import rival_runs
 from .plan import PLANS_KEY, Seat, seats_of
 from .run import Row, Run, noise_level
+from .verify import WrappersMP, options_of
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +85,7 @@ def _install_gradient(model, settings: GuidanceSettings) -> None:
     """Mode ``paper``: a way around the host's ``apply_model``, on new hosts as a wrapper, on old ones as an object patch."""
     if WrappersMP is not None and hasattr(model, "add_wrapper_with_key"):
         def around(executor, x, t, *args, **kwargs):
-            options = next((value for value in (*args, kwargs.get("transformer_options")) if _is_options(value)), {})
-            return _guided(executor.class_obj, executor, settings, options, x, t, args, kwargs)
+            return _guided(executor.class_obj, executor, settings, options_of(args, kwargs), x, t, args, kwargs)
 
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, f"dreammatcher_{uuid.uuid4().hex}", around)
         return
@@ -96,10 +95,6 @@ def _install_gradient(model, settings: GuidanceSettings) -> None:
         return _guided(model.model, previous, settings, kwargs.get("transformer_options", {}), x, t, args, kwargs)
 
     model.add_object_patch("apply_model", apply_model)
-
-
-def _is_options(value: object) -> bool:
-    return isinstance(value, dict) and "cond_or_uncond" in value
 
 
 def _guided(base, apply_model, settings: GuidanceSettings, options: dict, x, t, args: tuple, kwargs: dict) -> torch.Tensor:

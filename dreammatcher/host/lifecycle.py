@@ -13,15 +13,13 @@ import weakref
 
 import torch
 
-from .compiling import call_plainly, caller
+from .compiling import hide
 from .plan import Plan
 from .prompts import Prompt
 from .run import Run
+from .verify import WrappersMP, around_call
 
-try:
-    from comfy.patcher_extension import WrappersMP
-except ImportError:
-    WrappersMP = None
+KEY = "dreammatcher"
 
 
 class RunHolder:
@@ -29,7 +27,6 @@ class RunHolder:
 
     def __init__(self) -> None:
         self._run = lambda: None
-        self.call = call_plainly  # how patches call us in this run
 
     def __deepcopy__(self, memo: dict) -> RunHolder:
         return self
@@ -38,10 +35,10 @@ class RunHolder:
         return self._run()
 
     def hold(self, run: Run) -> None:
-        self._run, self.call = lambda: run, caller()
+        self._run = lambda: run
 
     def watch(self, run: Run) -> None:
-        self._run, self.call = weakref.ref(run), caller()
+        self._run = weakref.ref(run)
 
     def release(self) -> None:
         self._run = lambda: None
@@ -50,6 +47,7 @@ class RunHolder:
 def begin(plan: Plan, base: torch.nn.Module, weights: object, sampling: object, noise: torch.Tensor | None) -> Run:
     """A fresh run: percentages become sigmas here, once, by the model's noise schedule ``sampling``."""
     plan.trace.clear()
+    hide()
     for view in plan.views:
         view.store.start_run()
     start = float(sampling.percent_to_sigma(plan.settings.start))
@@ -86,9 +84,11 @@ def _install_wrapper(model, plan: Plan, holder: RunHolder) -> None:
                            for entry in guider.conds.get("positive", ()) if "c_crossattn" in entry.get("model_conds", ())]
         return executor(guider, *args, **kwargs)
 
-    key = f"dreammatcher_{uuid.uuid4().hex}"
+    key = f"{KEY}_{uuid.uuid4().hex}"
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, around_sampling)
     model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, key, read_prompts)
+    model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)  # one for all plans
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, around_call)
 
 
 def _install_prompt_watch(model, plan: Plan, holder: RunHolder) -> None:

@@ -49,9 +49,8 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Seat:
-    """A plan on a model: where its call stands in the transformer options, and who holds its run."""
+    """A plan on a model, and who holds its run."""
 
-    key: str
     plan: Plan
     holder: object  # lifecycle.RunHolder
 

@@ -82,6 +82,10 @@ class Run:
     sizes: dict[int, Grid] = field(default_factory=dict)  # prompt -> size of the picture its rows see
     looks: dict[Row, Look] = field(default_factory=dict)  # what each row saw last
     torn: float | None = None  # the last sigma at which calls saw different pictures
+    forwards: int = 0  # of the UNet, with our patches
+    heard: set[str] = field(default_factory=set)  # which of our patches ran in the current call
+    stale: bool = False  # a graph was used that had been compiled without our patches
+    changed: bool = False  # another pack changes the picture in front of the UNet
     without_gradient: bool = False  # guidance found no gradient here
     spans: dict[tuple, tuple[float, float]] = field(default_factory=dict)  # guidance start and end -> sigmas
 

@@ -1,0 +1,90 @@
+"""Around each UNet call of a matched run: do our patches run, and do they see the sampler's own picture?
+
+Only on hosts with keyed wrappers (since late 2024). Older ones have neither compiled graphs without guards nor wrappers around
+the UNet in which a pack could run it on a picture of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .compiling import in_use, marked, uncompiled
+from .patches import FOREIGN_KEY, PATCHES
+from .plan import seats_of
+
+try:
+    from comfy.patcher_extension import WrappersMP
+except ImportError:
+    WrappersMP = None
+
+ALL = set(PATCHES)
+STALE = ("torch.compile used a graph that it had made without DreamMatcher; the rest of this run is not compiled. Restart "
+         "ComfyUI, or sample with DreamMatcher before any other picture, to have it compiled")
+CHANGED = "another pack changes the picture in front of the UNet"
+
+
+def options_of(arguments: tuple, named: dict[str, Any]) -> dict[str, Any]:
+    """The transformer options among the arguments of a UNet call, whatever their place."""
+    return next((value for value in (*arguments, named.get("transformer_options")) if is_options(value)), {})
+
+
+def is_options(value: object) -> bool:
+    return isinstance(value, dict) and "cond_or_uncond" in value
+
+
+def around_call(executor, *arguments, **named):
+    """Wrapper of the host's ``apply_model``."""
+    runs = [run for seat in seats_of(options_of(arguments, named)) if (run := seat.holder.run()) is not None]
+    if not runs:
+        return executor(*arguments, **named)
+    run = runs[0]  # their forwards are counted alike
+    arguments, named = _with_pictures_told_apart(run, arguments, named)
+    if run.stale:
+        with uncompiled():
+            return executor(*arguments, **named)
+    run.heard.clear()
+    with marked():
+        result = executor(*arguments, **named)
+    if run.heard == ALL or not in_use():
+        return result
+    run.heard.clear()
+    with uncompiled():
+        result = executor(*arguments, **named)
+    if run.heard == ALL:  # else someone leaves out this call, compiled or not
+        run.stale = True
+        run.skip(STALE)
+    return result
+
+
+def _with_pictures_told_apart(run, arguments: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Puts a wrapper of ours on either side of other packs' wrappers around the UNet.
+
+    What the outer one is given is the sampler's picture. A forward in which the inner one is given another is the other pack's
+    own (reference attention shows the UNet its reference) and is marked in the transformer options.
+    """
+    options = options_of(arguments, named)
+    foreign = options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {})
+    if not foreign or run.changed:
+        return arguments, named
+    given = []
+
+    def outer(executor, x, *rest, **more):
+        given[:] = [x, False]
+        result = executor(x, *rest, **more)
+        if run.forwards > begun and not given[1]:
+            run.changed = True
+            run.skip(f"{CHANGED}; its calls are told apart by what they look like")
+        return result
+
+    def inner(executor, x, *rest, **more):
+        own = x is given[0] or (x.shape == given[0].shape and bool((x == given[0]).all()))
+        given[1] = given[1] or own
+        options_of(rest, more)[FOREIGN_KEY] = not own
+        return executor(x, *rest, **more)
+
+    begun = run.forwards
+    wrappers = {**options["wrappers"], WrappersMP.DIFFUSION_MODEL: {"dreammatcher_outer": [outer], **foreign,
+                                                                   "dreammatcher_inner": [inner]}}
+    changed = {**options, "wrappers": wrappers}
+    return (tuple(changed if value is options else value for value in arguments),
+            {name: changed if value is options else value for name, value in named.items()})
