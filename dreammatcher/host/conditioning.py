@@ -87,9 +87,15 @@ def _same(a, b) -> bool:
 
 
 def encode(clip, prompt: str, subject: Subject | None = None) -> list:
-    """CONDITIONING of a prompt through the host's text encoder; carries the subject when given."""
-    cond, pooled = clip.encode_from_tokens(clip.tokenize(prompt), return_pooled=True)
-    options = {"pooled_output": pooled}
-    if subject is not None:
-        options[SUBJECT_KEY] = subject
-    return [[cond, options]]
+    """CONDITIONING of a prompt as the host's CLIPTextEncode makes it; every entry carries the subject when given.
+
+    Newer hosts encode with the hooks of the CLIP: it gets an entry for each span of their schedule.
+    """
+    tokens = clip.tokenize(prompt)
+    if hasattr(clip, "encode_from_tokens_scheduled"):
+        entries = clip.encode_from_tokens_scheduled(tokens)
+    else:
+        cond, pooled = clip.encode_from_tokens(tokens, return_pooled=True)
+        entries = [[cond, {"pooled_output": pooled}]]
+    mark = {} if subject is None else {SUBJECT_KEY: subject}
+    return [[cond, {**options, **mark}] for cond, options in entries]
