@@ -22,9 +22,12 @@ def from_host(conditioning: list, name: str) -> tuple[Conditioning, Subject | No
     if not conditioning or conditioning[0][0] is None:
         raise ValueError(f"{name}: this CONDITIONING is empty; connect the output of a text encoder")
     if len(conditioning) > 1:
-        log.warning("DreamMatcher: %s has %d parts (combined or regional prompts); the first one is used",
+        log.warning("DreamMatcher: %s has %d parts (combined or regional prompts, or a schedule); the first one is used",
                     name, len(conditioning))
     tensor, options = conditioning[0]
+    if options.get("hooks") is not None:
+        log.warning("DreamMatcher: %s carries hooks; their change of the text is used, their change of the model is not. To "
+                    "invert with a LoRA, load it in front of this node", name)
     pooled = options.get("pooled_output")
     if not torch.isfinite(tensor).all():
         raise ValueError(f"{name}: this CONDITIONING holds NaN or infinity; check the text encoder and embeddings")

@@ -87,3 +87,38 @@ def test_a_hooked_lora_makes_the_picture_that_it_makes_through_the_stock_node(ho
     without["5"]["inputs"]["clip"] = ["1", 1]
     pictures = [host.images(result, "15")[0].tobytes() for result in (stock, ours, host.run(without))]
     assert pictures[0] == pictures[1] != pictures[2]
+
+
+def scheduled_graph(lora: str, spans: int, steps: int) -> dict:
+    """Matching with a LoRA that a schedule turns up span by span; no plain picture beside it."""
+    prompt = {number: entry for number, entry in full_control().items() if number not in ("11", "13", "15", "18")}
+    prompt["20"] = node("CreateHookLora", lora_name=lora, strength_model=1.0, strength_clip=1.0)
+    for number in range(spans):
+        before = {"prev_hook_kf": [str(30 + number - 1), 0]} if number else {}
+        prompt[str(30 + number)] = node("CreateHookKeyframe", strength_mult=number / spans, start_percent=number / spans, **before)
+    prompt["21"] = node("SetHookKeyframes", hooks=["20", 0], hook_kf=[str(30 + spans - 1), 0])
+    prompt["22"] = node("SetClipHooks", clip=["1", 1], apply_to_conds=True, schedule_clip=True, hooks=["21", 0])
+    prompt["5"]["inputs"]["clip"] = ["22", 0]
+    prompt["7"]["inputs"]["steps"] = 4
+    prompt["9"]["inputs"]["start"] = 0.0
+    prompt["12"]["inputs"].update(model=["9", 0], steps=steps)
+    del prompt["17"]["inputs"]["plain"]
+    return prompt
+
+
+def test_a_prompt_that_a_schedule_encodes_anew_at_every_step_is_matched_at_every_step(host, lora):
+    result = host.run(scheduled_graph(lora, spans=8, steps=8))
+    assert result.success, result.error()
+    assert len(result.ui["17"]["dreammatcher"][0]["steps"]) == 7, "all but the first, which has no features before it"
+
+
+def test_an_inversion_says_what_it_leaves_out_of_a_prompt_with_hooks(host, toybox, lora, caplog):
+    with torch.inference_mode():
+        clip = hooked(host, toybox[1], hooks_for(host, lora, (0.0, 1.0)), schedule=True)
+        positive, _ = host.nodes["DreamMatcherSubject"]().encode(clip, "a photo of a robot", "robot")
+        negative, = host.nodes["CLIPTextEncode"]().encode(toybox[1], "")
+        made, _, _ = host.nodes["DreamMatcherInvert"]().invert(
+            toybox[0], {"samples": torch.zeros(1, 4, 16, 16)}, positive, negative, 2, "normal")
+    assert torch.equal(made.positive.cross_attention, positive[0][0])
+    said = [record.getMessage() for record in caplog.records if "DreamMatcher" in record.getMessage()]
+    assert ["positive has 2 parts" in said[0], "positive carries hooks" in said[1], len(said)] == [True, True, 2]
