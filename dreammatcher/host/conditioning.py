@@ -7,6 +7,7 @@ import logging
 import torch
 
 from ..reference import Conditioning, Subject
+from .words import Text, find
 
 log = logging.getLogger(__name__)
 
@@ -55,38 +56,31 @@ def model_arguments(base: torch.nn.Module, conditioning: Conditioning, x: torch.
 
 
 def subject_of(clip, prompt: str, words: str) -> Subject:
-    """The token columns of ``words`` in ``prompt``: every piece of every occurrence of every word.
+    """:func:`subject_and_remarks` without the remarks."""
+    return subject_and_remarks(clip, prompt, words)[0]
 
-    Words are compared as tokens, so case, weights like ``(dog:1.2)`` and embeddings work. Raises ValueError listing the
-    prompt's words when one of ``words`` is not among them, or when no word is given.
+
+def subject_and_remarks(clip, prompt: str, words: str) -> tuple[Subject, tuple[str, ...]]:
+    """The token columns of ``words`` in ``prompt``, every piece of every occurrence of every word, and what to say about them.
+
+    Words are compared as tokens, so case, weights like ``(dog:1.2)`` and embeddings work; there is a remark for each that is
+    taken although it does not stand there as it is. Raises ValueError listing the prompt's words when one of ``words`` is not
+    among them, when one could mean two of them, or when no word is given.
     """
     wanted = words.replace(",", " ").split()
     if not wanted:
         raise ValueError("subject_words: none given; name the subject as it is written in the prompt, e.g. 'dog'")
-    tower, chunks = next(iter(clip.tokenize(prompt, return_word_ids=True).items()))
-    tokens = [(entry[0], entry[2]) for chunk in chunks for entry in chunk]
-    columns: set[int] = set()
+    text = Text.of(clip, prompt)
+    places = {word: find(clip, text, prompt, word) for word in wanted}
     for word in wanted:
-        pieces = [entry[0] for chunk in clip.tokenize(word, return_word_ids=True)[tower] for entry in chunk if entry[2]]
-        found = [start for start in range(len(tokens)) if pieces and _stands(pieces, tokens, start)]
-        if not found:
+        if places[word] is None:
             listed = ", ".join(prompt.split()) or "(the prompt is empty)"
             raise ValueError(f"subject_words: {word!r} is not in the prompt; its words are: {listed}")
-        columns.update(start + offset for start in found for offset in range(len(pieces)))
-    return Subject(words, prompt, tuple(sorted(columns)), len(tokens))
-
-
-def _stands(pieces: list, tokens: list[tuple], start: int) -> bool:
-    window = tokens[start:start + len(pieces)]
-    return len(window) == len(pieces) and all(
-        number and _same(piece, token) for piece, (token, number) in zip(pieces, window))
-
-
-def _same(a, b) -> bool:
-    """Tokens are numbers, or tensors where an embedding stands."""
-    if torch.is_tensor(a) or torch.is_tensor(b):
-        return torch.is_tensor(a) and torch.is_tensor(b) and a.shape == b.shape and bool(torch.equal(a, b))
-    return a == b
+    remarks = tuple(f"subject_words: {place.remark}" for place in places.values() if place.remark)
+    for remark in remarks:
+        log.info("DreamMatcher: %s", remark)
+    columns = {column for place in places.values() for column in place.columns}
+    return Subject(words, prompt, tuple(sorted(columns)), text.length), remarks
 
 
 def encode(clip, prompt: str, subject: Subject | None = None) -> list:

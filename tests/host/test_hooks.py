@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -56,7 +55,7 @@ def test_a_subject_is_encoded_as_the_stock_node_does_with_every_hook(host, toybo
     with torch.inference_mode():
         clip = hooked(host, toybox[1], hooks_for(host, lora, strengths), schedule, on_conds)
         stock, = host.nodes["CLIPTextEncode"]().encode(clip, text)
-        ours, subject = host.nodes["DreamMatcherSubject"]().encode(clip, text, "robot")
+        ours, subject = host.nodes["DreamMatcherSubject"]().encode(clip, text, "robot")["result"]
         bare, = host.nodes["CLIPTextEncode"]().encode(toybox[1], text)
     assert len(ours) == len(stock) == entries
     for (mine, options), (theirs, wanted) in zip(ours, stock):
@@ -95,7 +94,8 @@ def scheduled_graph(lora: str, spans: int, steps: int) -> dict:
     prompt["20"] = node("CreateHookLora", lora_name=lora, strength_model=1.0, strength_clip=1.0)
     for number in range(spans):
         before = {"prev_hook_kf": [str(30 + number - 1), 0]} if number else {}
-        prompt[str(30 + number)] = node("CreateHookKeyframe", strength_mult=number / spans, start_percent=number / spans, **before)
+        share = number / spans
+        prompt[str(30 + number)] = node("CreateHookKeyframe", strength_mult=share, start_percent=share, **before)
     prompt["21"] = node("SetHookKeyframes", hooks=["20", 0], hook_kf=[str(30 + spans - 1), 0])
     prompt["22"] = node("SetClipHooks", clip=["1", 1], apply_to_conds=True, schedule_clip=True, hooks=["21", 0])
     prompt["5"]["inputs"]["clip"] = ["22", 0]
@@ -115,10 +115,24 @@ def test_a_prompt_that_a_schedule_encodes_anew_at_every_step_is_matched_at_every
 def test_an_inversion_says_what_it_leaves_out_of_a_prompt_with_hooks(host, toybox, lora, caplog):
     with torch.inference_mode():
         clip = hooked(host, toybox[1], hooks_for(host, lora, (0.0, 1.0)), schedule=True)
-        positive, _ = host.nodes["DreamMatcherSubject"]().encode(clip, "a photo of a robot", "robot")
+        positive, _ = host.nodes["DreamMatcherSubject"]().encode(clip, "a photo of a robot", "robot")["result"]
         negative, = host.nodes["CLIPTextEncode"]().encode(toybox[1], "")
         made, _, _ = host.nodes["DreamMatcherInvert"]().invert(
             toybox[0], {"samples": torch.zeros(1, 4, 16, 16)}, positive, negative, 2, "normal")
     assert torch.equal(made.positive.cross_attention, positive[0][0])
     said = [record.getMessage() for record in caplog.records if "DreamMatcher" in record.getMessage()]
     assert ["positive has 2 parts" in said[0], "positive carries hooks" in said[1], len(said)] == [True, True, 2]
+
+
+def test_easy_encodes_with_the_hooks_too(host, pack, toybox, lora, monkeypatch):
+    monkeypatch.setattr(pack.module("dreammatcher.host.easy"), "STEPS", 2)
+    model, clip, vae = toybox
+    picture, _ = host.nodes["ToyboxReference"]().draw(1, "robot", 1, "grass")
+    with torch.inference_mode():
+        clip = hooked(host, clip, hooks_for(host, lora, (0.0, 1.0)), schedule=True)
+        stock = [host.nodes["CLIPTextEncode"]().encode(clip, text)[0] for text in ("a robot at night", "snow")]
+        _, *ours, _ = host.nodes["DreamMatcherEasy"]().match(
+            model, clip, vae, picture, "a photo of a robot", "a robot at night", "snow", "robot")["result"]
+    for mine, theirs in zip(ours, stock):
+        assert len(mine) == len(theirs) == 2
+        assert all(torch.equal(a[0], b[0]) and a[1]["hooks"] is b[1]["hooks"] for a, b in zip(mine, theirs))
