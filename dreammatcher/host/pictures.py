@@ -35,7 +35,7 @@ def alpha_of(name: str, image: torch.Tensor) -> torch.Tensor | None:
 
 
 def subject_mask(name: str, image: torch.Tensor) -> torch.Tensor | None:
-    """MASK [B, H, W] of what is not transparent in ``image``, or None where nothing is.
+    """MASK [B, H, W], white where ``image`` is not transparent, or None where all of it is opaque.
 
     Raises ValueError, naming the input, when nothing of it is to be seen.
     """

@@ -63,15 +63,15 @@ def _begins_with(context: torch.Tensor, probe: torch.Tensor) -> bool:
 
 def joined(prompts: list[Prompt]) -> list[Prompt]:
     """The same prompts, with those that are one prompt at different times made one."""
-    made: list[Prompt] = []
+    distinct: list[Prompt] = []
     for prompt in prompts:
-        number = next((number for number, known in enumerate(made) if prompt.follows(known)), None)
+        number = next((number for number, earlier in enumerate(distinct) if prompt.follows(earlier)), None)
         if number is None:
-            made.append(prompt)
+            distinct.append(prompt)
         else:
-            made[number] = replace(made[number], probes=made[number].probes + prompt.probes,
-                                   spans=made[number].spans + prompt.spans)
-    return made
+            earlier = distinct[number]
+            distinct[number] = replace(earlier, probes=earlier.probes + prompt.probes, spans=earlier.spans + prompt.spans)
+    return distinct
 
 
 @dataclass(frozen=True, eq=False)

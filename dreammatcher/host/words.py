@@ -103,16 +103,16 @@ def other_numbers(word: str) -> list[str]:
 
 
 def _other_number(clip, text: Text, word: str) -> Place | None:
-    found = {}
+    places = {}
     for candidate in other_numbers(word):
         wanted = Text.of(clip, candidate)
         if whole := text.whole(wanted):
             remark = f"{word!r} is taken as {candidate!r}, which is in the prompt"
-            found[candidate] = text.place(whole, len(wanted.pieces), remark)
-    if len(found) > 1:
-        raise ValueError(f"subject_words: {word!r} could be {' or '.join(map(repr, found))} of the prompt; write the one that "
+            places[candidate] = text.place(whole, len(wanted.pieces), remark)
+    if len(places) > 1:
+        raise ValueError(f"subject_words: {word!r} could be {' or '.join(map(repr, places))} of the prompt; write the one that "
                          "you mean")
-    return next(iter(found.values()), None)
+    return next(iter(places.values()), None)
 
 
 def _inside_a_word(text: Text, wanted: Text, word: str) -> Place | None:
@@ -127,9 +127,9 @@ def _spelled_alike(text: Text, wanted: Text, prompt: str, word: str) -> Place | 
     """
     spelled, part = [_spelling(piece) for piece in text.pieces], "".join(map(_spelling, wanted.pieces))
     ends = list(accumulate(map(len, spelled)))
-    found = [match.span() for match in re.finditer(re.escape(part), "".join(spelled))] if part else []
-    columns = tuple(piece.column for piece, own, end in zip(text.pieces, spelled, ends)
-                    if any(start < end and end - len(own) < stop for start, stop in found))
+    matches = [match.span() for match in re.finditer(re.escape(part), "".join(spelled))] if part else []
+    columns = tuple(piece.column for piece, spelling, end in zip(text.pieces, spelled, ends)
+                    if any(start < end and end - len(spelling) < stop for start, stop in matches))
     around = next((given for given in re.split(BETWEEN_WORDS, prompt) if word in given and word != given), None)
     return Place(columns, f"{word!r} is taken inside {around!r}" if around else "") if columns else None
 
