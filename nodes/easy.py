@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..dreammatcher.host.easy import Kept, match_subject
-from .reference import CATEGORY
+from .reference import CATEGORY, with_remarks
 
 
 class DreamMatcherEasy:
@@ -28,15 +28,23 @@ class DreamMatcherEasy:
             "clip": ("CLIP", {"tooltip": "Its text encoder."}),
             "vae": ("VAE", {"tooltip": "Its autoencoder."}),
             "reference": ("IMAGE", {"tooltip":
-                          "One photo of the subject. A large one is made smaller; the first of a batch is used."}),
+                          "One photo of the subject. A large one is made smaller; the first of a batch is used. Transparent "
+                          "parts are left out of the match."}),
             "reference_prompt": text("a photo of a dog", "Describes the reference photo."),
             "prompt": text("a photo of a dog on the beach", "The picture you want.", multiline=True, dynamicPrompts=True),
             "negative": text("", "What you do not want. Empty, as in the paper, inverts best.", multiline=True),
-            "subject_words": text("dog", "The words that name the subject; they must stand in both prompts."),
+            "subject_words": text("dog", "The words that name the subject; they must stand in both prompts. Singular and plural "
+                                         "count as the same word."),
+        }, "optional": {
+            "reference_mask": ("MASK", {"tooltip":
+                               "White where the subject is in the reference: matches stay inside. Used instead of the "
+                               "reference's transparency. The MASK of Load Image is white where the picture is transparent: "
+                               "put Invert Mask in between."}),
         }}
 
-    def match(self, model, clip, vae, reference, reference_prompt, prompt, negative, subject_words):
-        return match_subject(model, clip, vae, reference, reference_prompt, prompt, negative, subject_words, self.kept)
+    def match(self, model, clip, vae, reference, reference_prompt, prompt, negative, subject_words, reference_mask=None):
+        return with_remarks(*match_subject(model, clip, vae, reference, reference_prompt, prompt, negative, subject_words,
+                                           self.kept, reference_mask))
 
 
 NODES = (DreamMatcherEasy,)

@@ -6,7 +6,7 @@ import torch
 
 from ..dreammatcher.features import FeatureOptions
 from ..dreammatcher.host import files, invert
-from ..dreammatcher.host.conditioning import encode, subject_of
+from ..dreammatcher.host.conditioning import encode, subject_and_remarks
 from ..dreammatcher.host.masks import one_mask
 from ..dreammatcher.reference import combined
 
@@ -14,6 +14,11 @@ CATEGORY = "DreamMatcher"
 SCHEDULERS = ["ddim_uniform", "normal", "simple", "sgm_uniform", "karras", "exponential"]
 ROWS = ["one", "both"]
 PRECISIONS = {"model": None, "float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def with_remarks(outputs: tuple, remarks: tuple[str, ...]) -> dict:
+    """A node's outputs, and what the front end shows on it: nothing, where there is nothing to say."""
+    return {"ui": {"text": list(remarks)}, "result": outputs}
 
 
 class DreamMatcherSubject:
@@ -31,14 +36,15 @@ class DreamMatcherSubject:
         return {"required": {
             "clip": ("CLIP", {"tooltip": "The text encoder of the checkpoint."}),
             "prompt": ("STRING", {"default": "a photo of a dog", "multiline": True, "dynamicPrompts": True,
-                                  "tooltip": "The prompt, as for CLIP Text Encode: weights and embeddings work."}),
+                                  "tooltip": "The prompt, as for CLIP Text Encode: weights, embeddings and hooks work."}),
             "subject_words": ("STRING", {"default": "dog", "tooltip":
-                              "The words of the prompt that name the subject, e.g. 'dog' or 'sks dog'."}),
+                              "The words of the prompt that name the subject, e.g. 'dog' or 'sks dog'. Singular and plural count "
+                              "as the same word."}),
         }}
 
     def encode(self, clip, prompt, subject_words):
-        subject = subject_of(clip, prompt, subject_words)
-        return encode(clip, prompt, subject), subject
+        subject, remarks = subject_and_remarks(clip, prompt, subject_words)
+        return with_remarks((encode(clip, prompt, subject), subject), remarks)
 
 
 class DreamMatcherInvert:

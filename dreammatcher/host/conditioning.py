@@ -7,6 +7,7 @@ import logging
 import torch
 
 from ..reference import Conditioning, Subject
+from .words import Text, find
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +23,12 @@ def from_host(conditioning: list, name: str) -> tuple[Conditioning, Subject | No
     if not conditioning or conditioning[0][0] is None:
         raise ValueError(f"{name}: this CONDITIONING is empty; connect the output of a text encoder")
     if len(conditioning) > 1:
-        log.warning("DreamMatcher: %s has %d parts (combined or regional prompts); the first one is used",
+        log.warning("DreamMatcher: %s has %d parts (combined or regional prompts, or a schedule); the first one is used",
                     name, len(conditioning))
     tensor, options = conditioning[0]
+    if options.get("hooks") is not None:
+        log.warning("DreamMatcher: %s carries hooks; their change of the text is used, their change of the model is not. To "
+                    "invert with a LoRA, load it in front of this node", name)
     pooled = options.get("pooled_output")
     if not torch.isfinite(tensor).all():
         raise ValueError(f"{name}: this CONDITIONING holds NaN or infinity; check the text encoder and embeddings")
@@ -52,44 +56,43 @@ def model_arguments(base: torch.nn.Module, conditioning: Conditioning, x: torch.
 
 
 def subject_of(clip, prompt: str, words: str) -> Subject:
-    """The token columns of ``words`` in ``prompt``: every piece of every occurrence of every word.
+    """:func:`subject_and_remarks` without the remarks."""
+    return subject_and_remarks(clip, prompt, words)[0]
 
-    Words are compared as tokens, so case, weights like ``(dog:1.2)`` and embeddings work. Raises ValueError listing the
-    prompt's words when one of ``words`` is not among them, or when no word is given.
+
+def subject_and_remarks(clip, prompt: str, words: str) -> tuple[Subject, tuple[str, ...]]:
+    """The token columns of ``words`` in ``prompt``, every piece of every occurrence of every word, and what to say about them.
+
+    Words are compared as tokens, so case, weights like ``(dog:1.2)`` and embeddings work; there is a remark for each that is
+    taken although it does not stand there as it is. Raises ValueError listing the prompt's words when one of ``words`` is not
+    among them, when one could mean two of them, or when no word is given.
     """
     wanted = words.replace(",", " ").split()
     if not wanted:
         raise ValueError("subject_words: none given; name the subject as it is written in the prompt, e.g. 'dog'")
-    tower, chunks = next(iter(clip.tokenize(prompt, return_word_ids=True).items()))
-    tokens = [(entry[0], entry[2]) for chunk in chunks for entry in chunk]
-    columns: set[int] = set()
+    text = Text.of(clip, prompt)
+    places = {word: find(clip, text, prompt, word) for word in wanted}
     for word in wanted:
-        pieces = [entry[0] for chunk in clip.tokenize(word, return_word_ids=True)[tower] for entry in chunk if entry[2]]
-        found = [start for start in range(len(tokens)) if pieces and _stands(pieces, tokens, start)]
-        if not found:
+        if places[word] is None:
             listed = ", ".join(prompt.split()) or "(the prompt is empty)"
             raise ValueError(f"subject_words: {word!r} is not in the prompt; its words are: {listed}")
-        columns.update(start + offset for start in found for offset in range(len(pieces)))
-    return Subject(words, prompt, tuple(sorted(columns)), len(tokens))
-
-
-def _stands(pieces: list, tokens: list[tuple], start: int) -> bool:
-    window = tokens[start:start + len(pieces)]
-    return len(window) == len(pieces) and all(
-        number and _same(piece, token) for piece, (token, number) in zip(pieces, window))
-
-
-def _same(a, b) -> bool:
-    """Tokens are numbers, or tensors where an embedding stands."""
-    if torch.is_tensor(a) or torch.is_tensor(b):
-        return torch.is_tensor(a) and torch.is_tensor(b) and a.shape == b.shape and bool(torch.equal(a, b))
-    return a == b
+    remarks = tuple(f"subject_words: {place.remark}" for place in places.values() if place.remark)
+    for remark in remarks:
+        log.info("DreamMatcher: %s", remark)
+    columns = {column for place in places.values() for column in place.columns}
+    return Subject(words, prompt, tuple(sorted(columns)), text.length), remarks
 
 
 def encode(clip, prompt: str, subject: Subject | None = None) -> list:
-    """CONDITIONING of a prompt through the host's text encoder; carries the subject when given."""
-    cond, pooled = clip.encode_from_tokens(clip.tokenize(prompt), return_pooled=True)
-    options = {"pooled_output": pooled}
-    if subject is not None:
-        options[SUBJECT_KEY] = subject
-    return [[cond, options]]
+    """CONDITIONING of a prompt as the host's CLIPTextEncode makes it; every entry carries the subject when given.
+
+    Newer hosts encode with the hooks of the CLIP: it gets an entry for each span of their schedule.
+    """
+    tokens = clip.tokenize(prompt)
+    if hasattr(clip, "encode_from_tokens_scheduled"):
+        entries = clip.encode_from_tokens_scheduled(tokens)
+    else:
+        cond, pooled = clip.encode_from_tokens(tokens, return_pooled=True)
+        entries = [[cond, {"pooled_output": pooled}]]
+    mark = {} if subject is None else {SUBJECT_KEY: subject}
+    return [[cond, {**options, **mark}] for cond, options in entries]

@@ -7,16 +7,22 @@ from dataclasses import dataclass
 
 import comfy.utils
 import torch
+from comfy.model_base import ModelType
+from comfy.supported_models import SD20
 from einops import rearrange
 
 from ..reference import Reference, Subject
 from ..settings import ApplySettings
 from .apply import apply
-from .conditioning import encode, subject_of
+from .conditioning import encode, subject_and_remarks
 from .invert import invert_reference, weights_of
 from .masks import mask_settings
+from .pictures import rgb, subject_mask
+from .structure import Structure, structure_of
+from .toybox import ToyboxFamily
 
 STEPS, SCHEDULER, THRESHOLD = 50, "ddim_uniform", 0.4
+CELL = 8  # pixels of a latent cell
 
 
 @dataclass(eq=False)
@@ -38,42 +44,68 @@ def _same(a: object, b: object) -> bool:
     return torch.equal(a, b) if torch.is_tensor(a) else a is b or a == b
 
 
-def native_area(model) -> int:
-    """Pixels of a reference: 1024x1024 for SDXL and its kin, known by their large pooled prompt, 512x512 for SD1.x and SD2.x."""
-    pooled = model.model.model_config.unet_config.get("adm_in_channels") or 0
-    return 1024 * 1024 if pooled > 2048 else 512 * 512
+def native_side(model) -> int:
+    """Side in pixels of the square pictures that a model was made for."""
+    base, config = model.model, model.model.model_config
+    if isinstance(config, ToyboxFamily):
+        return ToyboxFamily.side
+    if (config.unet_config.get("adm_in_channels") or 0) > 2048:  # the large pooled prompt of SDXL and its kin
+        return 1024
+    if isinstance(config, SD20) and base.model_type is ModelType.V_PREDICTION:  # the host tells both kinds of SD2.x so
+        return 768
+    return 512
 
 
-def sized(picture: torch.Tensor, area: int) -> torch.Tensor:
-    """``picture`` [1, H, W, 3], made smaller when it has more pixels than ``area``: a camera's photo would take hours."""
+def least_side(structure: Structure) -> int:
+    """Pixels of the shorter side that make one cell at the UNet's coarsest level."""
+    return CELL * 2 ** max(structure.cross_attention.values())
+
+
+def sized(picture: torch.Tensor, side: int, least: int) -> torch.Tensor:
+    """``picture`` [1, H, W, 3], made smaller when it has more pixels than a square of ``side``: a camera's photo takes hours.
+
+    Raises ValueError, naming the input, when the shorter side has less than ``least`` pixels before or after.
+    """
     height, width = picture.shape[1:3]
-    if height * width <= area:
+    scale = min(1.0, side / (height * width) ** 0.5)
+    if min(height, width) < least:
+        raise ValueError(f"reference: it is {width}x{height} pixels; this model needs at least {least} on the shorter side. Give "
+                         "a larger picture")
+    if min(height, width) * scale < least:
+        raise ValueError(f"reference: {width}x{height} pixels are too long and narrow; at the size that this model was made for, "
+                         f"{round(width * scale)}x{round(height * scale)}, the shorter side has less than {least}. Crop the "
+                         "picture to the subject")
+    if scale == 1:
         return picture
-    scale = (area / (height * width)) ** 0.5
-    height, width = (max(64, int(side * scale) // 8 * 8) for side in (height, width))
+    height, width = (int(given * scale) // CELL * CELL for given in (height, width))
     planes = comfy.utils.common_upscale(rearrange(picture, "b h w c -> b c h w"), width, height, "lanczos", "disabled")
     return rearrange(planes, "b c h w -> b h w c")
 
 
 def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: str, prompt: str, negative: str, words: str,
-                  kept: Kept):
-    """MODEL, positive, negative and trace for one reference IMAGE [B, H, W, 3], of which the first is used.
+                  kept: Kept, reference_mask: torch.Tensor | None = None) -> tuple[tuple, tuple[str, ...]]:
+    """MODEL, positive, negative and trace for one reference IMAGE [B, H, W, C], of which the first is used, and remarks.
 
-    Raises ValueError, naming the input, when a subject word is missing in one of the prompts.
+    The match stays inside of ``reference_mask`` [B, h, w], or else of what is not transparent in the reference. Raises
+    ValueError, naming the input, when a subject word is missing in one of the prompts, the picture is too small or too long
+    for the model, or nothing of it is left to match.
     """
-    reference_subject, target_subject = (_subject(clip, name, text, words) for name, text in (
-        ("reference_prompt", reference_prompt), ("prompt", prompt)))
+    reference_subject, remarks = _subject(clip, "reference_prompt", reference_prompt, words)
+    target_subject, more = _subject(clip, "prompt", prompt, words)
+    picture = sized(rgb("reference", reference[:1]), native_side(model), least_side(structure_of(model.model)))
+    if reference_mask is None:
+        reference_mask = subject_mask("reference", reference[:1])
+    mask = mask_settings(reference_subject, target_subject, reference_mask, None, THRESHOLD, True)
     avoided = encode(clip, negative)
-    latent = vae.encode(sized(reference[:1, :, :, :3], native_area(model)))
-    inverted = kept.inverted(model, latent, encode(clip, reference_prompt), avoided)
-    mask = mask_settings(reference_subject, target_subject, None, None, THRESHOLD, True)
+    inverted = kept.inverted(model, vae.encode(picture), encode(clip, reference_prompt), avoided)
     matched, trace = apply(model, inverted, mask, ApplySettings())
-    return matched, encode(clip, prompt, target_subject), avoided, trace
+    return (matched, encode(clip, prompt, target_subject), avoided, trace), remarks + more
 
 
-def _subject(clip, name: str, text: str, words: str) -> Subject:
-    """:func:`subject_of`, whose error says which of the two prompts it is about."""
+def _subject(clip, name: str, text: str, words: str) -> tuple[Subject, tuple[str, ...]]:
+    """:func:`subject_and_remarks`, whose error and remarks say which of the two prompts they are about."""
     try:
-        return subject_of(clip, text, words)
+        subject, remarks = subject_and_remarks(clip, text, words)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+    return subject, tuple(f"{name}: {remark}" for remark in remarks)

@@ -15,7 +15,7 @@ import torch
 
 from .compiling import hide
 from .plan import Plan
-from .prompts import Prompt
+from .prompts import Prompt, joined
 from .run import Run
 from .verify import WrappersMP, around_call
 
@@ -80,8 +80,8 @@ def _install_wrapper(model, plan: Plan, holder: RunHolder) -> None:
         run = holder.run()
         if run is not None:
             run.areas = any(entry.get("area") is not None for entries in guider.conds.values() for entry in entries or ())
-            run.prompts = [Prompt.of(entry, entry["model_conds"]["c_crossattn"].cond)
-                           for entry in guider.conds.get("positive", ()) if "c_crossattn" in entry.get("model_conds", ())]
+            run.prompts = joined([Prompt.of(entry, entry["model_conds"]["c_crossattn"].cond) for entry in
+                                  guider.conds.get("positive", ()) if "c_crossattn" in entry.get("model_conds", ())])
         return executor(guider, *args, **kwargs)
 
     key = f"{KEY}_{uuid.uuid4().hex}"
@@ -106,7 +106,7 @@ def _install_prompt_watch(model, plan: Plan, holder: RunHolder) -> None:
         run.areas = run.areas or kwargs.get("area") is not None
         prompt = encoded["c_crossattn"]
         if kind == "positive":
-            run.prompts.append(Prompt.of(kwargs, prompt.cond))
+            run.prompts = joined([*run.prompts, Prompt.of(kwargs, prompt.cond)])
         if kind == "positive" or not run.prompts:  # others may outlive the sampling in a pack's hands
             prompt.dreammatcher_runs = [*getattr(prompt, "dreammatcher_runs", ()), run]
         return encoded

@@ -14,15 +14,16 @@ from PIL import Image
 from ..inspection import cells, chosen
 from ..preview import panels, pixels, sheet
 from ..settings import Snapshot, Trace
+from .pictures import rgb
 
 INSPECTED_SIDE = 1024  # pixels of the longer side; larger pictures are shown smaller
 
 
 def show(trace: Trace, images: torch.Tensor, reference: torch.Tensor,
          plain: torch.Tensor | None = None) -> tuple[torch.Tensor, dict]:
-    """IMAGE batch of six panels for each of ``images`` [B, H, W, 3], and the node's ui entry.
+    """IMAGE batch of six panels for each of ``images`` [B, H, W, C], and the node's ui entry.
 
-    ``plain`` [B|1, H, W, 3], the same pictures without matching, is for the inspector's slider. Raises ValueError when the
+    ``plain`` [B|1, H, W, C], the same pictures without matching, is for the inspector's slider. Raises ValueError when the
     trace is empty: the sampled model was not the one DreamMatcher Apply returned.
     """
     snapshot = trace.last()
@@ -30,6 +31,8 @@ def show(trace: Trace, images: torch.Tensor, reference: torch.Tensor,
         reasons = "".join(f". Left out: {reason}" for reason in trace.skipped)
         raise ValueError("trace: nothing was matched. Sample with the MODEL output of DreamMatcher Apply, with strength "
                          f"above 0 and more than one step between start and end{reasons}")
+    images, reference = rgb("images", images), rgb("reference", reference)
+    plain = None if plain is None else rgb("plain", plain)
     sources = [rearrange(picture, "h w c -> c h w").float().cpu() for picture in reference]
     folder, made, sheets = Temporary(), [], []
     for index, image in enumerate(images):

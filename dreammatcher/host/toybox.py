@@ -31,6 +31,7 @@ class ToyboxLatents(comfy.latent_formats.LatentFormat):
 class ToyboxFamily(comfy.supported_models_base.BASE):
     """An SD1.5-shaped UNet of 11 M parameters: 3 levels, one block each, attention on all of them."""
 
+    side = 128  # pixels of its pictures
     unet_config = {
         "image_size": 16, "in_channels": 4, "out_channels": 4, "model_channels": 64,
         "num_res_blocks": [1, 1, 1], "channel_mult": [1, 2, 3],

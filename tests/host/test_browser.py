@@ -194,6 +194,25 @@ def test_words_are_picked_by_click_and_kept_in_the_saved_workflow(page):
     assert pressed.all_inner_texts() == ["photo"]
 
 
+def test_the_node_says_under_its_words_what_it_took_until_they_change(page):
+    graph = workflow("dreammatcher_easy_toybox")
+    easy = next(node for node in graph["nodes"] if node["type"] == "DreamMatcherEasy")
+    easy["widgets_values"] = [value.replace("cat at night", "cats at night") for value in easy["widgets_values"]]
+    next(node for node in graph["nodes"] if node["type"] == "ToyboxReference")["widgets_values"][0] = next(SEEDS)
+    page.load(graph)
+    page.show("DreamMatcherEasy")
+    picker = page.tab.locator(".dreammatcher.picker")
+    assert picker.locator(".chip[aria-pressed=true]").all_inner_texts() == ["cats"] and not picker.locator(".missing").count()
+    assert picker.locator(".remark").count() == 0
+    queue(page)
+    remark = picker.locator(".remark")
+    remark.wait_for(state="visible")
+    assert remark.inner_text() == "prompt: subject_words: 'cat' is taken as 'cats', which is in the prompt"
+    page.picture("remark")
+    picker.locator(".chip", has_text="photo").click()
+    assert remark.count() == 0
+
+
 @pytest.mark.skipif(upstream_path() is None, reason="the packaged host knows no subgraphs")
 def test_the_blueprint_is_offered_and_opens_to_the_standard_wiring(page, server):
     offered = get(f"{server}/global_subgraphs")

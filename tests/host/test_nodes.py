@@ -288,20 +288,6 @@ def test_the_easy_node_equals_the_full_graph(host):
     assert host.images(host.run(full), "16")[0].tobytes() == host.images(host.run(prompt), "7")[0].tobytes()
 
 
-def test_the_easy_node_makes_a_cameras_photo_as_large_as_the_model_was_made_for(host, pack, toybox):
-    from world import family_unet
-
-    easy = pack.module("dreammatcher.host.easy")
-    assert easy.native_area(toybox[0]) == easy.native_area(family_unet("SD2.1")) == 512 * 512
-    assert easy.native_area(family_unet("SDXL")) == easy.native_area(family_unet("KOALA 1B")) == 1024 * 1024
-    photo = torch.rand(1, 3000, 4000, 3)
-    made = easy.sized(photo, 512 * 512)
-    height, width = made.shape[1:3]
-    assert 0.95 * 512 * 512 < height * width <= 512 * 512 and height % 8 == width % 8 == 0
-    assert abs(width / height - 4 / 3) < 0.03 and abs(made.mean() - photo.mean()) < 0.01
-    assert easy.sized(made, 512 * 512) is made
-
-
 def test_graphs_from_before_an_option_was_added_run_as_they_did(host):
     workflow = json.loads((ROOT / "example_workflows" / "dreammatcher_toybox.json").read_text())
     now = to_prompt(workflow, host.nodes)

@@ -190,6 +190,24 @@ def test_a_prompt_schedule_uses_each_prompts_own_columns(pack, bench):
     assert len(trace.snapshots) >= 5
 
 
+def test_one_prompt_that_is_encoded_anew_for_each_half_of_the_schedule_is_matched_across_the_border(bench):
+    early, late = (marked(text, bench.subjects[1], start_percent=start, end_percent=start + 0.5)
+                   for text, start in ((bench.target, 0.0), (prompt(33), 0.5)))
+    matched, trace = bench.apply()
+    bench.sample(matched, steps=8)
+    every = len(trace.snapshots)
+    assert torch.isfinite(sample(matched, early + late, bench.negative, steps=8)).all()
+    assert len(trace.snapshots) == every and not trace.skipped
+
+
+def test_one_prompt_twice_at_the_same_time_stays_two(pack, bench):
+    prompts = pack.module("dreammatcher.host.prompts")
+    whole, first, second = (prompts.Prompt.of({"dreammatcher_subject": bench.subjects[1], **span}, bench.target[0][0])
+                            for span in ({}, {"timestep_end": 2.0}, {"timestep_start": 2.0}))
+    assert [len(prompt.probes) for prompt in prompts.joined([first, second, whole])] == [2, 1]
+    assert len(prompts.joined([whole, whole])) == 2
+
+
 def test_a_prompt_in_an_area_leaves_the_negative_of_the_whole_picture_alone(bench):
     area = [[bench.target[0][0], {"area": (16, 16, 0, 0), "strength": 1.0}]]
     matched, trace = bench.apply()

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { chips, chosenWords, commonWords, toggled, wordsOf } from "../../web/js/words.js";
+import { chips, chosenWords, commonWords, otherNumbers, toggled, wordsOf } from "../../web/js/words.js";
 
 test("weights, brackets and punctuation are no words", () => {
     assert.deepEqual(wordsOf("a photo of a (sks dog:1.2), [sitting:0.5]. {red|blue}"),
@@ -36,4 +36,27 @@ test("clicking adds in the prompt's order and clicking again takes away", () => 
     assert.equal(toggled(prompt, "sks dog", "dog"), "sks");
     assert.equal(toggled(prompt, "sks dog bird", "bird"), "sks dog");
     assert.equal(toggled(prompt, "DOG", "dog"), "");
+});
+
+test("a plural is its singular and the other way round", () => {
+    for (const [one, many] of [["robot", "robots"], ["fox", "foxes"], ["city", "cities"], ["wolf", "wolves"], ["dish", "dishes"]]) {
+        assert.ok(otherNumbers(one).includes(many), many);
+        assert.ok(otherNumbers(many.toUpperCase()).includes(one), one);
+    }
+    for (const word of ["as", "a", "glass", "3d", "t-shirt"]) {
+        assert.ok(!otherNumbers(word).some((other) => other === "a" || other === "glas"), word);
+    }
+});
+
+test("a chosen word stands for its plural and its singular in the prompts", () => {
+    const pressed = (prompts, text) => chips(prompts, text).filter((chip) => chip.chosen);
+    assert.deepEqual(pressed(["two Robots on grass"], "robot"), [{ word: "Robots", chosen: true, missing: false }]);
+    assert.deepEqual(pressed(["a photo of robots", "a robot"], "robots"), [{ word: "robot", chosen: true, missing: false }]);
+    assert.equal(toggled(["two robots on grass"], "robot", "robots"), "");
+});
+
+test("a word inside a text without spaces is not missing, but one of letters with case is", () => {
+    assert.deepEqual(chips(["一只猫在雪地里"], "猫").at(-1), { word: "猫", chosen: true, missing: false });
+    assert.deepEqual(chips(["a concatenation"], "cat").at(-1), { word: "cat", chosen: true, missing: true });
+    assert.deepEqual(chips(["猫在雪地里", "狗在海边"], "猫").at(-1), { word: "猫", chosen: true, missing: true });
 });

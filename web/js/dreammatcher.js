@@ -76,6 +76,7 @@ function addPicker(node) {
         (own.element ?? own.inputEl)?.addEventListener("input", refresh, { signal: picker.aborter.signal });
     }
     for (const moment of ["onConfigure", "onConnectionsChange"]) after(node, moment, () => queueMicrotask(refresh));
+    after(node, "onExecuted", (output) => picker.say(output?.text ?? []));
     picker.element.addEventListener("pointerenter", refresh, { signal: picker.aborter.signal });
     addWidget(node, "subject words", picker, { getMinHeight: () => 56 });
 }

@@ -12,6 +12,7 @@ export class Picker {
         addStyle();
         this.read = read;
         this.write = write;
+        this.remarks = [];
         this.aborter = new AbortController();
         this.element = element("div", { className: "dreammatcher picker", aria: { role: "group", label: "subject words" } });
         const { signal } = this.aborter;
@@ -28,8 +29,21 @@ export class Picker {
         const drawn = JSON.stringify(state);
         if (drawn === this.drawn) return;
         this.drawn = drawn;
+        this.remarks = []; // they were about other words
+        this._draw(state);
+    }
+
+    /** Shows what the node said of the words when it ran. */
+    say(remarks) {
+        this.refresh();
+        this.remarks = remarks;
+        this._draw(this.read());
+    }
+
+    _draw(state) {
+        const remarks = this.remarks.map((text) => element("div", { className: "remark", textContent: text }));
         if (!state) {
-            this.element.replaceChildren("These texts come from another node; there the words are chosen.");
+            this.element.replaceChildren("These texts come from another node; there the words are chosen.", ...remarks);
             return;
         }
         const focused = this.element.contains(document.activeElement) ? document.activeElement.dataset.word : null;
@@ -41,7 +55,7 @@ export class Picker {
             });
             chip.dataset.word = word;
             return chip;
-        }));
+        }), ...remarks);
         if (focused) [...this.element.children].find((chip) => chip.dataset.word === focused)?.focus();
     }
 

@@ -31,6 +31,7 @@ const CSS = `
 .dreammatcher .chip.missing { background: transparent; color: var(--error-text, #ff4444); border-style: dashed; }
 .dreammatcher .chip:focus-visible { outline: 2px solid #56b4e9; }
 .dreammatcher.picker { flex-direction: row; flex-wrap: wrap; align-content: flex-start; gap: 4px; }
+.dreammatcher.picker .remark { flex-basis: 100%; color: var(--descrip-text, #999); }
 .dreammatcher.live img { width: 100%; min-height: 0; flex: 1 1 0; object-fit: contain; }
 `;
 
