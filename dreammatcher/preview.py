@@ -6,6 +6,7 @@ Colours are chosen for colour-blind readers: overlays use blue-to-yellow (cividi
 from __future__ import annotations
 
 import math
+import textwrap
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +76,16 @@ def sheet(shown: list[torch.Tensor]):
         how = Image.NEAREST if factor >= 1 else Image.LANCZOS
         made.paste(pixels(panel).resize((width, height), how), (x, y + CAPTION))
     _legend(made, draw, font, 2 * step_y + MARGIN)
+    return made
+
+
+def card(text: str):
+    """A PIL picture with a text on it, for a run without anything to show."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    lines = textwrap.wrap(text, 44)
+    made = Image.new("RGB", (640, MARGIN * 2 + 34 * len(lines)), PAPER)
+    ImageDraw.Draw(made).multiline_text((MARGIN, MARGIN), "\n".join(lines), INK, ImageFont.load_default(26), spacing=6)
     return made
 
 

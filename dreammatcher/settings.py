@@ -115,6 +115,9 @@ class Trace:
 
     snapshots: dict[float, Snapshot] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    off: bool = False  # strength is 0
+    levels: int = 0  # noise levels between start and end
+    layers: int = 0  # of all calls together, that took over something of the reference
 
     def __deepcopy__(self, memo: dict) -> Trace:
         return self
@@ -122,6 +125,23 @@ class Trace:
     def clear(self) -> None:
         self.snapshots.clear()
         self.skipped.clear()
+        self.off, self.levels, self.layers = False, 0, 0
 
     def last(self) -> Snapshot | None:
         return self.snapshots[min(self.snapshots)] if self.snapshots else None
+
+    def nothing(self) -> str:
+        """Why the run took nothing of the reference, or an empty string when it did."""
+        if self.off:
+            return "strength is 0"
+        if self.layers:
+            trusted = (bool((known.target_mask * known.confidence).any()) for known in self.snapshots.values())
+            return "" if not self.snapshots or any(trusted) else (
+                "no match was trusted; choose a reference in which the subject is larger, or a higher cycle_threshold")
+        if self.levels == 0:
+            return "no step lies between start and end, or the model of DreamMatcher Apply was not sampled"
+        if self.skipped:
+            return "; ".join(self.skipped)
+        if self.levels == 1:
+            return "only one step lies between start and end, and matching needs the step before; use more steps"
+        return "the subject's place in the new picture was not found"

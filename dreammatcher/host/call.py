@@ -142,12 +142,14 @@ class Call:
             weight, sure = run.trust(source, found, mask)
             if layer == plan.layers[-1] and source == next((row for row in self.rows if row and row[0] == COND), None):
                 self._record(found, mask, sure)
+        plan.trace.layers += 1
         return match_appearance(value, self._hidden(layer, source, value), found.indices, weight)
 
     def _replace(self, layer: Layer, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The ablation: keys and values of the reference as they are (MasaCtrl, Cao et al. 2023)."""
         size = value.shape[0] // len(self.numbers)
         rows = [self._hidden(layer, self.run.source(row), value).expand(size, -1, -1) for row in self.rows]
+        self.run.plan.trace.layers += 1
         hidden = torch.cat(rows).to(value.dtype)
         return hidden, hidden
 

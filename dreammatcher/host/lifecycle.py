@@ -8,12 +8,15 @@ to it, so it goes with them at the end, on an error and on an interrupt alike.
 
 from __future__ import annotations
 
+import sys
 import uuid
 import weakref
 
 import torch
 
+from ..settings import Trace
 from .compiling import hide
+from .notes import tell
 from .plan import Plan
 from .prompts import Prompt, joined
 from .run import Run
@@ -47,6 +50,7 @@ class RunHolder:
 def begin(plan: Plan, base: torch.nn.Module, weights: object, sampling: object, noise: torch.Tensor | None) -> Run:
     """A fresh run: percentages become sigmas here, once, by the model's noise schedule ``sampling``."""
     plan.trace.clear()
+    plan.trace.off = plan.settings.strength == 0
     hide()
     for view in plan.views:
         view.store.start_run()
@@ -54,6 +58,12 @@ def begin(plan: Plan, base: torch.nn.Module, weights: object, sampling: object, 
     end = float(sampling.percent_to_sigma(plan.settings.end))
     size = tuple(noise.shape[-2:]) if torch.is_tensor(noise) and noise.ndim == 4 else None
     return Run(plan, base, sampling, weights, start, end, size)
+
+
+def conclude(trace: Trace) -> None:
+    """At the end of a run: one that took nothing of the reference must not look like one that did."""
+    if not trace.off and (reason := trace.nothing()):
+        tell(f"nothing was matched in this run: {reason}")
 
 
 def install(model, plan: Plan, holder: RunHolder) -> None:
@@ -70,11 +80,20 @@ def _install_wrapper(model, plan: Plan, holder: RunHolder) -> None:
         outer = holder.run()  # a sampler inside a sampler
         holder.hold(begin(plan, model.model, model.patches_uuid, model.get_model_object("model_sampling"), noise))
         try:
-            return executor(noise, *args, **kwargs)
+            result = executor(noise, *args, **kwargs)
+            conclude(plan.trace)
+            return result
         finally:
             holder.release()
             if outer is not None:
                 holder.hold(outer)
+
+    def on_one_device(executor, model, conds, x, timestep, model_options):
+        run = holder.run()
+        if run is not None and "multigpu_clones" in model_options:  # cond and uncond in threads, on a device each
+            run.note("a run with DreamMatcher samples on one GPU: both rows of the guidance pair take part in a match")
+            model_options = {name: value for name, value in model_options.items() if name != "multigpu_clones"}
+        return executor(model, conds, x, timestep, model_options)
 
     def read_prompts(executor, guider, *args, **kwargs):
         run = holder.run()
@@ -87,6 +106,7 @@ def _install_wrapper(model, plan: Plan, holder: RunHolder) -> None:
     key = f"{KEY}_{uuid.uuid4().hex}"
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, around_sampling)
     model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, key, read_prompts)
+    model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, key, on_one_device)
     model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)  # one for all plans
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, around_call)
 
@@ -102,6 +122,7 @@ def _install_prompt_watch(model, plan: Plan, holder: RunHolder) -> None:
             base = plan.base
             run = begin(plan, base, weights_identity(base.diffusion_model), base.model_sampling, kwargs.get("noise"))
             holder.watch(run)
+            weakref.finalize(run, _conclude_unless_failed, plan.trace)
         run.last_prompt_type = kind
         run.areas = run.areas or kwargs.get("area") is not None
         prompt = encoded["c_crossattn"]
@@ -112,6 +133,11 @@ def _install_prompt_watch(model, plan: Plan, holder: RunHolder) -> None:
         return encoded
 
     model.add_object_patch("extra_conds", extra_conds)
+
+
+def _conclude_unless_failed(trace: Trace) -> None:
+    if sys.exc_info()[0] is None:
+        conclude(trace)
 
 
 def weights_identity(unet: torch.nn.Module) -> tuple:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-import sys
 from dataclasses import dataclass
 
 import torch
 
 from ..preview import enlarge, overlay, pixels
 from ..settings import Snapshot
+from .notes import server as connected
 from .plan import Seat
 
 OFF, FOREGROUND, TRUSTED = "off", "foreground", "trusted"
@@ -42,7 +42,7 @@ def watch(model, seat: Seat, live: Live) -> None:
     formats = model.model.latent_format
 
     def look(arguments: dict) -> torch.Tensor:
-        clean, run, server = arguments["denoised"], seat.holder.run(), _server()
+        clean, run, server = arguments["denoised"], seat.holder.run(), connected()
         if run is None or server is None or run.visit % EVERY or run.read(arguments["sigma"]) != run.sigma:
             return clean
         snapshot = seat.plan.trace.snapshots.get(run.sigma)
@@ -52,15 +52,6 @@ def watch(model, seat: Seat, live: Live) -> None:
         return clean
 
     model.set_model_sampler_post_cfg_function(look)
-
-
-def _server():
-    """The host's server, when it runs and someone is connected to it."""
-    for name in ("server", "comfy.cmd.server"):
-        server = getattr(getattr(sys.modules.get(name), "PromptServer", None), "instance", None)
-        if server is not None and getattr(server, "client_id", None) is not None:
-            return server
-    return None
 
 
 def drawn(clean: torch.Tensor, formats: object, snapshot: Snapshot, kind: str) -> tuple[str, str]:

@@ -7,12 +7,13 @@ import random
 from pathlib import Path
 
 import folder_paths
+import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image
 
 from ..inspection import cells, chosen
-from ..preview import panels, pixels, sheet
+from ..preview import card, panels, pixels, sheet
 from ..settings import Snapshot, Trace
 from .pictures import rgb
 
@@ -23,14 +24,12 @@ def show(trace: Trace, images: torch.Tensor, reference: torch.Tensor,
          plain: torch.Tensor | None = None) -> tuple[torch.Tensor, dict]:
     """IMAGE batch of six panels for each of ``images`` [B, H, W, C], and the node's ui entry.
 
-    ``plain`` [B|1, H, W, C], the same pictures without matching, is for the inspector's slider. Raises ValueError when the
-    trace is empty: the sampled model was not the one DreamMatcher Apply returned.
+    ``plain`` [B|1, H, W, C], the same pictures without matching, is for the inspector's slider. A run that matched
+    nothing gets one picture with the reason on it.
     """
     snapshot = trace.last()
     if snapshot is None:
-        reasons = "".join(f". Left out: {reason}" for reason in trace.skipped)
-        raise ValueError("trace: nothing was matched. Sample with the MODEL output of DreamMatcher Apply, with strength "
-                         f"above 0 and more than one step between start and end{reasons}")
+        return _without_a_match(f"Nothing was matched: {trace.nothing() or 'there is no record of a match'}.")
     images, reference = rgb("images", images), rgb("reference", reference)
     plain = None if plain is None else rgb("plain", plain)
     sources = [rearrange(picture, "h w c -> c h w").float().cpu() for picture in reference]
@@ -47,6 +46,12 @@ def show(trace: Trace, images: torch.Tensor, reference: torch.Tensor,
                   for known in recorded(trace, len(images))],
     }
     return torch.stack(made), {"images": sheets, "dreammatcher": [inspected]}
+
+
+def _without_a_match(text: str) -> tuple[torch.Tensor, dict]:
+    made = card(text)
+    shown = torch.from_numpy(np.array(made)).float()[None] / 255
+    return shown, {"images": [Temporary().picture("panels", made)], "text": [text], "dreammatcher": []}
 
 
 def recorded(trace: Trace, pictures: int) -> list[Snapshot]:

@@ -84,6 +84,7 @@ class Run:
     torn: float | None = None  # the last sigma at which calls saw different pictures
     forwards: int = 0  # of the UNet, with our patches
     heard: set[str] = field(default_factory=set)  # which of our patches ran in the current call
+    notes: list[str] = field(default_factory=list)
     stale: bool = False  # a graph was used that had been compiled without our patches
     changed: bool = False  # another pack changes the picture in front of the UNet
     without_gradient: bool = False  # guidance found no gradient here
@@ -104,6 +105,7 @@ class Run:
         self.sigma_given = given
         if sigma != self.sigma:
             self.sigma, self.visit = sigma, self.visit + 1
+            self.plan.trace.levels += self.active(sigma)
 
     def read(self, given: torch.Tensor) -> float:
         """The noise level in ``given``, without another look at the device where the last call had the same tensor."""
@@ -112,6 +114,12 @@ class Run:
     def source(self, row: Row) -> Row:
         """The row whose reference features and match ``row`` takes."""
         return (COND, row[1]) if self.plan.settings.effort.shared else row
+
+    def note(self, text: str) -> None:
+        """Says something once per run."""
+        if text not in self.notes:
+            self.notes.append(text)
+            log.info("DreamMatcher: %s", text)
 
     def skip(self, reason: str) -> None:
         """Says once per run why something was left out."""
