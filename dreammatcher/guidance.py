@@ -18,6 +18,8 @@ from .settings import check_span
 FAST, PAPER = "fast", "paper"
 #: the official code's lambda_g, what ``weight`` 1 means in mode ``paper``
 PAPER_LAMBDA = 50.0
+#: cells of the 64x64 latents that this lambda was chosen for
+PAPER_CELLS = 64 * 64
 #: share of the way that ``weight`` 1 closes at each step in mode ``fast``
 FAST_SHARE = 0.2
 
@@ -65,9 +67,12 @@ def correction(gradient: torch.Tensor, sigma: float, weight: float) -> torch.Ten
     """What mode ``paper`` adds to the clean estimate, [B, C, H, W].
 
     ``gradient`` is the loss's derivative by x through the prediction alone. The code's rule for the latent
-    z = x / sqrt(1 + sigma^2), eps - lambda sqrt(1 - abar) dg/dz, reads x0 + lambda sigma^2 dg/dx here.
+    z = x / sqrt(1 + sigma^2), eps - lambda sqrt(1 - abar) dg/dz, reads x0 + lambda sigma^2 dg/dx here. The loss is a mean
+    over cells, so each cell's slope shrinks as a picture grows: lambda grows with the cells, and a weight means the same at
+    every size.
     """
-    return weight * PAPER_LAMBDA * sigma * sigma * gradient
+    cells = gradient.shape[-2] * gradient.shape[-1]
+    return weight * PAPER_LAMBDA * (cells / PAPER_CELLS) * sigma * sigma * gradient
 
 
 def accepted(

@@ -41,10 +41,19 @@ def test_the_slope_is_the_derivative_of_the_official_loss_over_both_rows():
 def test_the_correction_is_the_papers_rule_for_the_latent_of_its_own_scale():
     sigma = 2.5
     abar = 1 / (1 + sigma**2)
-    gradient_x = torch.randn(3, 4)  # dg/dx
+    gradient_x = torch.randn(1, 4, 64, 64)  # dg/dx, at the size that the paper's lambda is meant for
     gradient_z = gradient_x / abar**0.5  # x = z / sqrt(abar)
     noise_change = -PAPER_LAMBDA * (1 - abar) ** 0.5 * gradient_z
     assert torch.allclose(correction(gradient_x, sigma, 1.0), -sigma * noise_change, rtol=1e-5)
+
+
+def test_a_weight_of_mode_paper_means_the_same_at_every_size():
+    clean, warped, trust = scene()
+    corrections = []
+    for repeats in (1, 3):  # the picture, and a sheet of nine of it
+        sheet = [value.repeat(1, 1, repeats, repeats) for value in (clean, warped, trust)]
+        corrections.append(correction(slope(*sheet), 2.0, 1.0))
+    assert torch.allclose(corrections[1], corrections[0].repeat(1, 1, 3, 3), rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("weight, share", [(0.5, 0.1), (1.0, 0.2), (5.0, 1.0), (20.0, 1.0)])

@@ -12,7 +12,7 @@ import random
 import pytest
 
 from harness.blueprint import wiring
-from harness.browser import BROWSER, browsing, open_host, run
+from harness.browser import BROWSER, WANTED, browsing, open_host, run
 from harness.examples import EXAMPLES
 from harness.library import ROOT, upstream_path
 from harness.serving import get, running
@@ -20,7 +20,8 @@ from harness.serving import get, running
 PICTURES = ROOT / "build" / "browser"
 RENDERERS = ["LiteGraph", "Nodes 2.0"] if upstream_path() else ["LiteGraph"]
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome here; CHROMIUM may name one")
+pytestmark = pytest.mark.skipif(BROWSER is None or not WANTED, reason="no Chromium or Chrome here (CHROMIUM may name one), or "
+                                "BROWSER=0")
 
 
 @pytest.fixture(scope="module")

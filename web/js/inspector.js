@@ -7,7 +7,7 @@ import { ACCEPTED, bestCell, cellAt, cellUnder, decode, moved, OUTSIDE, overlayP
 import { addStyle, element, keepEvents } from "./style.js";
 
 const SAYS = {
-    [ACCEPTED]: "taken over",
+    [ACCEPTED]: "appearance taken from the reference",
     [OUTSIDE]: "outside the subject: left as it is",
     refused: "not trusted (the way back ends elsewhere): left as it is",
 };
@@ -130,7 +130,7 @@ export class Inspector {
         const missing = cell.which >= views ? " (its picture is not connected)" : "";
         const part = cell.taken > 0 && cell.taken < 0.99 ? ` by ${Math.round(100 * cell.taken)}%` : "";
         this.says.ariaLive = spoken ? "polite" : "off"; // keys speak, a moving mouse does not
-        this.says.textContent = `similarity ${cell.similarity.toFixed(2)} · ${SAYS[cell.verdict]}${part}${missing}`;
+        this.says.textContent = `${SAYS[cell.verdict]}${part}${missing} (similarity ${cell.similarity.toFixed(2)})`;
         this.element.dataset.cell = `${x},${y}`;
         this.element.dataset.verdict = cell.verdict;
     }
