@@ -1,1 +1,1 @@
-"""The pictures and figures that the README shows."""
+"""The pictures and figures that the README and docs/measured.md show."""

@@ -2,7 +2,7 @@
 
 All arms of a scene run in one process through the host's own sampler, in turn, step times from its callback; ratios are
 medians over steps. Peak memory is that of a whole run above what is held before it, of the device on CUDA, of the process
-on Linux. Writes build/bench.json, one entry per scene, and prints the README's table.
+on Linux. Writes build/bench.json, one entry per scene, and prints the table of docs/measured.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``make pareto``: likeness against time for everything that trades one for the other, on Toybox.
 
-Writes build/pareto.json and the README's figure, docs/pareto.png.
+Writes build/pareto.json and the figure of docs/measured.md, docs/pareto.png.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """``make quality``: what DreamMatcher does to subject, structure and scene, on Toybox, against the plain model and two
-ablations. Writes build/quality.json and prints the README's table.
+ablations. Writes build/quality.json and prints the table of docs/measured.md.
 """
 
 from __future__ import annotations

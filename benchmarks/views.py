@@ -1,6 +1,6 @@
 """``python -m benchmarks.views``: what a second and a third view of the subject add, and whether two subjects stay apart.
 
-Prints the README's two tables. Every figure is on subjects that no training picture had.
+Prints two tables of docs/measured.md. Every figure is on subjects that no training picture had.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Effort:
 
 
 BALANCED = "balanced"
-#: choices that trade likeness for time; the README's figures are their reason
+#: choices that trade likeness for time; the figures of docs/measured.md are their reason
 PRESETS = {BALANCED: Effort(), "fast": Effort(every=2), "paper": Effort(pca=PAPER_PCA, shared=False, least_slack=0.0)}
 
 
