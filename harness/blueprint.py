@@ -13,7 +13,7 @@ from typing import Any
 from .boot import Host
 from .examples import node
 from .library import ROOT
-from .workflow import COLUMN, ROW, inputs_of, is_widget, value_of
+from .workflow import COLUMN, GAP, inputs_of, is_widget, value_of
 
 FILE = ROOT / "subgraphs" / "DreamMatcher.json"
 NAME = "DreamMatcher"
@@ -89,7 +89,7 @@ def definition(nodes: dict[str, type]) -> dict[str, Any]:
     prompt, links, inner = wiring(), Links(), []
     for order, (key, entry) in enumerate(prompt.items()):
         slots, values = inputs_inside(key, entry, nodes[entry["class_type"]], links)
-        inner.append({"id": int(key), "type": entry["class_type"], "pos": [order % 3 * COLUMN, order // 3 * (300 + ROW)],
+        inner.append({"id": int(key), "type": entry["class_type"], "pos": [order % 3 * COLUMN, order // 3 * (300 + GAP)],
                       "size": [300, 260], "flags": {}, "order": order, "mode": 0, "inputs": slots,
                       "properties": {"Node name for S&R": entry["class_type"]}, "widgets_values": values})
     kinds = {name: nodes[prompt[key]["class_type"]].RETURN_TYPES[slot] for name, (key, slot) in OUTPUTS.items()}

@@ -6,7 +6,11 @@ from typing import Any
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 SEEDS = {"seed", "noise_seed"}
-COLUMN, ROW = 340, 60
+WIDTH, GAP = 300, 60
+COLUMN = WIDTH + 40
+#: what a node shows besides its widgets, once a file is chosen or a run has ended: width of the node, height of that part
+SHOWN = {"LoadImage": (WIDTH, 300), "SaveImage": (WIDTH, 320), "DreamMatcherPreview": (520, 760),
+         "DreamMatcherSubject": (WIDTH, 90), "DreamMatcherEasy": (WIDTH, 130), "DreamMatcherApply": (WIDTH, 40)}
 
 
 def inputs_of(node: type) -> dict[str, tuple]:
@@ -48,6 +52,17 @@ def to_prompt(workflow: dict[str, Any], nodes: dict[str, type]) -> dict[str, Any
     return prompt
 
 
+def _widen_columns(entries: list[dict[str, Any]]) -> None:
+    """Moves columns to the right of those that hold a wide node."""
+    columns = sorted({entry["pos"][0] for entry in entries})
+    left = 0
+    for column in columns:
+        members = [entry for entry in entries if entry["pos"][0] == column]
+        for entry in members:
+            entry["pos"] = [left, entry["pos"][1]]
+        left += max(entry["size"][0] for entry in members) + COLUMN - WIDTH
+
+
 def to_workflow(prompt: dict[str, Any], nodes: dict[str, type], notes: list[str] = ()) -> dict[str, Any]:
     """A workflow that opens in the front end: one column for each distance from the sources, notes on the left."""
     depth: dict[str, int] = {}
@@ -68,19 +83,21 @@ def to_workflow(prompt: dict[str, Any], nodes: dict[str, type], notes: list[str]
             values += [value_of(prompt[number], name, declared[name]), *(["fixed"] if name in SEEDS else [])]
         slots = [name for name, declaration in declared.items() if not is_widget(declaration)]
         text_rows = sum(3 for name in widgets if declared[name][1:] and declared[name][1].get("multiline"))
-        height = 40 + 22 * max(len(slots), len(kind.RETURN_TYPES)) + 26 * (len(values) + text_rows)
+        width, shown = SHOWN.get(prompt[number]["class_type"], (WIDTH, 0))
+        height = shown + 40 + 22 * max(len(slots), len(kind.RETURN_TYPES)) + 34 * (len(values) + text_rows)
         column = depth_of(number)
         top = heights.get(column, 0)
-        heights[column] = top + height + ROW
+        heights[column] = top + height + GAP
         names = getattr(kind, "RETURN_NAMES", None) or kind.RETURN_TYPES
         entries[number] = {
-            "id": int(number), "type": prompt[number]["class_type"], "pos": [column * COLUMN, top], "size": [300, height],
+            "id": int(number), "type": prompt[number]["class_type"], "pos": [column * COLUMN, top], "size": [width, height],
             "flags": {}, "order": order, "mode": 0,
             "inputs": [{"name": name, "type": declared[name][0], "link": None} for name in slots],
             "outputs": [{"name": name, "type": kind_, "links": [], "slot_index": slot}
                         for slot, (name, kind_) in enumerate(zip(names, kind.RETURN_TYPES))],
             "properties": {"Node name for S&R": prompt[number]["class_type"]}, "widgets_values": values,
         }
+    _widen_columns(list(entries.values()))
     for number, entry in entries.items():
         for slot, wanted in enumerate(entry["inputs"]):
             value = prompt[number]["inputs"].get(wanted["name"])

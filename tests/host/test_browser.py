@@ -214,6 +214,30 @@ def test_the_node_says_under_its_words_what_it_took_until_they_change(page):
     assert remark.count() == 0
 
 
+RECTANGLES = {
+    "LiteGraph": "return app.graph._nodes.map((node) => [node.type, ...node.getBounding()])",
+    "Nodes 2.0": """return [...document.querySelectorAll('[data-node-id]')].map((node) => {
+        const box = node.getBoundingClientRect();
+        return [app.graph.getNodeById(node.dataset.nodeId)?.type, box.x, box.y, box.width, box.height];
+    })""",
+}
+
+
+def overlaps(boxes: list[list]) -> list[tuple[str, str]]:
+    return [(a[0], b[0]) for index, a in enumerate(boxes) for b in boxes[:index]
+            if min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1]) > 2 and min(a[2] + a[4], b[2] + b[4]) - max(a[2], b[2]) > 2]
+
+
+@pytest.mark.parametrize("name", ["dreammatcher_toybox", "dreammatcher_easy_toybox"])
+def test_no_node_covers_another_after_a_run(page, name):
+    page.load(workflow(name))
+    queue(page)
+    page.tab.wait_for_timeout(1500)
+    boxes = page.run(RECTANGLES[page.renderer])
+    page.picture("after_run_" + name)
+    assert len(boxes) >= 5 and overlaps(boxes) == []
+
+
 @pytest.mark.skipif(upstream_path() is None, reason="the packaged host knows no subgraphs")
 def test_the_blueprint_is_offered_and_opens_to_the_standard_wiring(page, server):
     offered = get(f"{server}/global_subgraphs")
