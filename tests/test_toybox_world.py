@@ -10,12 +10,21 @@ import torch
 
 from toybox.dataset import picture
 from toybox.draw import render
-from toybox.judge import load_judge, palette_distance, part_colours, structure_iou, subject_error
+from toybox.judge import (
+    coherence,
+    colours_followed,
+    load_judge,
+    palette_distance,
+    part_colours,
+    purity,
+    structure_iou,
+    subject_error,
+)
 from toybox.picture import reference_picture
 from toybox.shapes import PART_LABELS, PART_ROLES
 from toybox.train_judge import accuracy
 from toybox.vocab import END, START, merges, vocabulary, words
-from toybox.world import CLASSES, SCENES, Pose, Scene, caption, is_held_out, random_pose, random_scene, unseen_subject
+from toybox.world import CLASSES, ROLES, SCENES, Pose, Scene, caption, is_held_out, random_pose, random_scene, unseen_subject
 
 
 def drawn(seed: int, kind: str, subject: int = 1):
@@ -90,10 +99,34 @@ def test_a_subject_is_at_no_distance_from_its_own_colours_and_far_from_others(ki
     assert palette_distance(*here, kind, []) is None and palette_distance(here[0], np.zeros_like(here[1]), kind, own) is None
 
 
+@pytest.mark.parametrize("kind", CLASSES)
+def test_renders_are_pure_and_coherent_and_have_the_colours_they_are_named_for(kind):
+    subject = unseen_subject(5, kind)
+    here, labels = render(subject, Pose(), Scene("snow"))
+    assert coherence(here, labels, kind) < 8 and purity(here, labels, kind) < 0.95 < purity(here, labels, kind, inset=1)
+    named = dict(zip(ROLES, subject.colour_names))
+    assert colours_followed(here, labels, kind, named) == 1
+    first, second, third = subject.colour_names
+    assert colours_followed(here, labels, kind, {"primary": second, "secondary": first}) == 0
+    assert colours_followed(here, labels, kind, {"primary": first, "secondary": third}) == 0.5
+
+
+def test_a_blotchy_part_is_less_pure_and_two_legs_of_two_colours_are_less_coherent():
+    here, labels = render(unseen_subject(5, "cat"), Pose(), Scene("snow"))
+    blotchy, uneven = here.copy(), here.copy()
+    body, leg = labels == PART_LABELS.index("cat/body"), labels == PART_LABELS.index("cat/tail")
+    blotchy[body & (np.indices(labels.shape)[1] % 2 == 0)] = (0, 255, 0)
+    assert purity(blotchy, labels, "cat") < purity(here, labels, "cat") - 0.1
+    uneven[leg] = (0, 255, 0)
+    assert coherence(uneven, labels, "cat") > coherence(here, labels, "cat") + 10
+
+
 def test_a_picture_without_the_subject_has_no_error_to_measure():
     picture_, labels = drawn(1, "car")
     assert subject_error(picture_, np.zeros_like(labels), picture_, labels, "car") is None
-    assert structure_iou(np.zeros_like(labels), np.zeros_like(labels)) is None
+    nothing = np.zeros_like(labels)
+    assert structure_iou(nothing, nothing) is None and purity(picture_, nothing, "car") is None
+    assert coherence(picture_, nothing, "car") is None and colours_followed(picture_, nothing, "car", {"primary": "red"}) is None
 
 
 def test_structure_overlap_is_one_for_the_same_parts_and_half_for_half():

@@ -1,9 +1,10 @@
-"""Training pictures on disk (build/toybox, outside git): rendered once, read as memory maps."""
+"""Training pictures on disk (outside git): rendered once, read as memory maps."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ import numpy as np
 from .draw import SIZE, render
 from .world import SCENES, Pose, Scene, Subject, random_caption, random_pose, random_scene, training_subject
 
-BUILD = Path(__file__).resolve().parent.parent / "build" / "toybox"
+#: training pictures and checkpoints; TOYBOX_BUILD names another folder
+BUILD = Path(os.environ.get("TOYBOX_BUILD") or Path(__file__).resolve().parent.parent / "build" / "toybox")
 
 
 @dataclass(frozen=True)

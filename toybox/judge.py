@@ -6,6 +6,7 @@ The measures: colours by CIEDE2000 between part medians, structure by part overl
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from .shapes import PART_LABELS, PART_ROLES
-from .world import CLASSES, SCENES
+from .world import CLASSES, SCENES, plain_colour
 
 JUDGE_FILE = Path(__file__).with_name("judge.safetensors")
 SCENE_NAMES = sorted(SCENES)
 
 #: parts smaller than this many pixels are not measured
 SMALLEST_PART = 12
+
+#: CIEDE2000 up to which a pixel is of its part's colour, and a part of the colour that a caption names
+ALIKE, NAMED = 12.0, 15.0
 
 
 class Stage(nn.Module):
@@ -133,6 +137,56 @@ def palette_distance(picture: np.ndarray, parts: np.ndarray, kind: str, palette:
     own, other = (rgb2lab(np.array(colours) / 255) for colours in ([colour for colour, _ in here.values()], palette))
     nearest = deltaE_ciede2000(own[:, None], other[None]).min(1)
     return float(np.average(nearest, weights=[area for _, area in here.values()]))
+
+
+def _colour_distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """CIEDE2000 between RGB colours 0..255, broadcast over all but the last dimension."""
+    from skimage.color import deltaE_ciede2000, rgb2lab
+
+    return deltaE_ciede2000(rgb2lab(np.asarray(one) / 255), rgb2lab(np.asarray(other) / 255))
+
+
+def purity(picture: np.ndarray, parts: np.ndarray, kind: str, inset: int = 0) -> float | None:
+    """Share of a part's pixels within CIEDE2000 12 of its median colour, weighted by area; None when no part is found.
+
+    Outlines belong to parts and are not of their colour: perfect renders have 0.86. ``inset`` leaves out that many pixels
+    along the borders of every part; with 1, perfect renders have 0.99.
+    """
+    from skimage.morphology import erosion, square
+
+    shares, areas = [], []
+    for label, (median, area) in part_colours(picture, parts, kind).items():
+        inside = parts == PART_LABELS.index(f"{kind}/{label}")
+        if inset:
+            inside = erosion(inside, square(2 * inset + 1))
+        if inside.any():
+            shares.append((_colour_distance(picture[inside], median[None]) <= ALIKE).mean())
+            areas.append(area)
+    return float(np.average(shares, weights=areas)) if shares else None
+
+
+def coherence(picture: np.ndarray, parts: np.ndarray, kind: str) -> float | None:
+    """Mean CIEDE2000 between the median colours of parts that share a role, and so a colour; None without two such parts."""
+    roles: dict[str, list[np.ndarray]] = {}
+    for label, (median, _) in part_colours(picture, parts, kind).items():
+        roles.setdefault(PART_ROLES[kind][label], []).append(median)
+    couples = [couple for medians in roles.values() for couple in itertools.combinations(medians, 2)]
+    return float(np.mean([_colour_distance(*couple) for couple in couples])) if couples else None
+
+
+def colours_followed(picture: np.ndarray, parts: np.ndarray, kind: str, named: dict[str, str]) -> float | None:
+    """Share of roles whose parts' mean colour is within CIEDE2000 15 of the colour that the caption names for them.
+
+    ``named`` maps a role to a colour's name. The mean is of median colours, weighted by area. None when no such part is found.
+    """
+    found = part_colours(picture, parts, kind)
+    hits = []
+    for role, name in named.items():
+        own = [found[label] for label in found if PART_ROLES[kind][label] == role]
+        if own:
+            mean = np.average([median for median, _ in own], axis=0, weights=[area for _, area in own])
+            hits.append(_colour_distance(mean, plain_colour(name)) <= NAMED)
+    return float(np.mean(hits)) if hits else None
 
 
 def structure_iou(parts: np.ndarray, other: np.ndarray) -> float | None:

@@ -1,12 +1,13 @@
 """``python -m toybox.train [--steps N]``: trains autoencoder, text encoder and UNet and writes toybox/model.safetensors.
 
-Each part resumes from its checkpoint in build/toybox. ``--export-now`` writes the model from the latest checkpoint.
+Each part resumes from its checkpoint in ``TOYBOX_BUILD``. ``--export-now`` writes the model from the latest checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
@@ -22,9 +23,10 @@ log = logging.getLogger("toybox")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=9_000, help="length of the denoiser's schedule")
-    parser.add_argument("--pictures", type=int, default=20_000, help="pictures the denoiser learns from")
+    parser.add_argument("--steps", type=int, default=24_000, help="length of the denoiser's schedule")
+    parser.add_argument("--pictures", type=int, default=48_000, help="pictures the denoiser learns from")
     parser.add_argument("--export-now", action="store_true")
+    parser.add_argument("--output", type=Path, default=MODEL_FILE)
     options = parser.parse_args()
     use_library(BUILD / "host", "--use-pytorch-cross-attention")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
@@ -65,8 +67,8 @@ def main() -> None:
              toybox.CLIP_PREFIX + "clip_l.transformer.": denoiser.text}
     weights = {prefix + key: value.detach().half().contiguous()
                for prefix, module in parts.items() for key, value in module.state_dict().items()}
-    save_file(weights, MODEL_FILE, metadata={"format": "toybox-1", "denoiser_steps": str(step)})
-    log.info("wrote %s after %d steps", MODEL_FILE, step)
+    save_file(weights, options.output, metadata={"format": "toybox-1", "denoiser_steps": str(step)})
+    log.info("wrote %s after %d steps", options.output, step)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from .dataset import Dataset
-from .optimisation import Run, initialise
+from .optimisation import Run, fast_bfloat16, initialise
 
 log = logging.getLogger("toybox")
 
 WIDTH = 32
-CROP_STEPS, WHOLE_STEPS = 1_900, 250
-CROP_BATCH, WHOLE_BATCH = 12, 3
+CROP_STEPS, WHOLE_STEPS = 7_000, 2_000
+CROP_BATCH, WHOLE_BATCH = 12, 4
 LATENT_NOISE = 0.05
 
 
@@ -88,12 +88,13 @@ def batch_of(pictures: np.ndarray, count: int, crop: int, rng: np.random.Generat
 
 
 def fit(model: Autoencoder, data: Dataset, run: Run, count: int, crop: int) -> None:
-    rng = np.random.default_rng(run.step + crop)
     while run.step < run.steps:
-        images = batch_of(data.pictures, count, crop, rng)
-        latent = model.taesd_encoder(images)
-        made = model.taesd_decoder(latent + LATENT_NOISE * torch.randn_like(latent))
-        run.descend(picture_loss(made, images) + 1e-3 * latent.pow(2).mean())
+        torch.manual_seed(run.step)
+        images = batch_of(data.pictures, count, crop, np.random.default_rng(run.step + crop))
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+            latent = model.taesd_encoder(images)
+            made = model.taesd_decoder(latent + LATENT_NOISE * torch.randn_like(latent))
+        run.descend(picture_loss(made.float(), images) + 1e-3 * latent.float().pow(2).mean())
     run.finish()
 
 

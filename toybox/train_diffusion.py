@@ -1,11 +1,13 @@
-"""The denoiser: the host's UNet and CLIP text model, trained together to predict noise."""
+"""The denoiser: the host's UNet and CLIP text model, trained together to predict noise, and on the way to know parts."""
 
 from __future__ import annotations
 
 import logging
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -13,7 +15,8 @@ from torch import nn
 from dreammatcher.host.toybox import TEXT_WIDTH, zero_padding
 
 from .dataset import Dataset
-from .optimisation import Run, initialise, keep_norm_inputs
+from .optimisation import Run, fast_bfloat16, initialise, keep_norm_inputs
+from .shapes import PART_LABELS
 from .world import CLASSES, COLOURS, SCENES
 from .world import caption as caption_of
 
@@ -21,7 +24,12 @@ log = logging.getLogger("toybox")
 
 BATCH = 24
 CAPTION_DROPOUT = 0.11
-PICTURE_STEPS = 2_600
+RATE = 1.2e-3
+#: lengths of the two weight averages; held-out noise error decides between them
+DECAYS = (0.999, 0.9997)
+#: weight of the part labels' cross-entropy, and the decoder blocks whose features must tell them: cells a side -> block
+PART_WEIGHT = 0.3
+PART_BLOCKS = {8: "output_blocks.3.1", 16: "output_blocks.5.1"}
 #: share of batches that show pairs: two pictures of like subjects side by side
 PAIRS = 0.4
 LEVELS = 20
@@ -38,6 +46,12 @@ class Denoiser(nn.Module):
         self.unet, self.text = unet, text
         self.tokenize, self.cache = tokenize, {}
         self.register_buffer("typical", torch.tensor(TYPICAL))
+        self.parts = nn.ModuleList()
+        self.features: list[torch.Tensor] = []
+        for name in PART_BLOCKS.values():
+            block = unet.get_submodule(name)
+            self.parts.append(nn.Conv2d(block.proj_out.out_channels, len(PART_LABELS), 1))
+            block.register_forward_hook(lambda _, __, feature: self.features.append(feature))
 
     def tokens(self, captions: list[str]) -> tuple[torch.Tensor, list[int]]:
         """[B, 77] token numbers, and where each caption's end token is."""
@@ -81,9 +95,18 @@ def prepare_text(text: nn.Module) -> None:
     nn.init.eye_(text.text_projection.weight)
 
 
-def fast_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware; where it does not, float32 is forty times faster."""
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+def part_loss(denoiser: Denoiser, labels: torch.Tensor) -> torch.Tensor:
+    """[B]: mean cross-entropy of the part in the middle of every cell, as the decoder's features of the last call tell it.
+
+    Features that know which part a cell shows are what large models learn from data; asking for them speeds up training
+    (REPA, Yu et al. 2024). The layer that reads them is not part of the model. ``labels`` [B, 128, W] uint8.
+    """
+    losses = []
+    for side, read, feature in zip(PART_BLOCKS, denoiser.parts, denoiser.features):
+        cell = labels.shape[-2] // side
+        wanted = labels[:, cell // 2::cell, cell // 2::cell].long()
+        losses.append(F.cross_entropy(read(feature).float(), wanted, reduction="none").mean((1, 2)))
+    return sum(losses) / len(losses)
 
 
 def timesteps(count: int, levels: int) -> torch.Tensor:
@@ -93,24 +116,28 @@ def timesteps(count: int, levels: int) -> torch.Tensor:
     return torch.where(middle, torch.randint(low, high, (count,)), torch.randint(0, levels, (count,)))
 
 
-def noise_loss(denoiser: Denoiser, clean: torch.Tensor, captions: list[str], alphas: torch.Tensor) -> torch.Tensor:
+def noise_loss(denoiser: Denoiser, clean: torch.Tensor, labels: torch.Tensor, captions: list[str],
+               alphas: torch.Tensor) -> torch.Tensor:
     """Noise MSE divided by what is usual at its noise level, so that every level counts the same.
 
     The purpose of EDM2's uncertainty weights (Karras et al. 2024, Sec. B.2) with running means in their place: captions
-    matter most where noise is high, and there the plain MSE is a hundredth of its value elsewhere. ``clean`` [B, 4, H, W].
+    matter most where noise is high, and there the plain MSE is a hundredth of its value elsewhere. The part labels' loss is
+    added where the picture can be seen: it is multiplied by sqrt(alpha_bar). ``clean`` [B, 4, H, W].
     """
     noise, t = torch.randn_like(clean), timesteps(len(clean), len(alphas))
     alpha = alphas[t][:, None, None, None]
     noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+    denoiser.features.clear()
     with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
         made = denoiser(noisy.contiguous(memory_format=torch.channels_last), t, captions)
+        parts = part_loss(denoiser, labels)
     error = F.mse_loss(made.float(), noise, reduction="none").mean((1, 2, 3))
     level = t * LEVELS // len(alphas)
     usual = denoiser.typical[level]
     with torch.no_grad():
         for index, value in zip(level.tolist(), error.tolist()):
             denoiser.typical[index].lerp_(torch.tensor(value), 0.01)
-    return (error / usual).mean()
+    return (error / usual + PART_WEIGHT * alphas[t].sqrt() * parts).mean()
 
 
 def learn_words(denoiser: Denoiser, data: Dataset, steps: int = 500) -> None:
@@ -149,40 +176,46 @@ def sharpen_cross_attention(denoiser: Denoiser) -> None:
 
 def train(denoiser: Denoiser, latents: torch.Tensor, data: Dataset, alphas: torch.Tensor, folder: Path, steps: int,
           limit: int | None = None) -> int:
-    """Trains without captions first, then with them, up to step ``limit`` of ``steps``; leaves the averaged weights."""
+    """Trains up to step ``limit`` of ``steps``; leaves the averaged weights and returns the steps made."""
     prepare(denoiser)
-    done = folder / "denoiser.pt"
-    if not done.exists():
-        descend(Run("pictures", folder, denoiser, min(steps, PICTURE_STEPS), 6e-4), denoiser, latents, None, alphas, None)
+    if not (folder / "denoiser.pt").exists():
+        torch.manual_seed(0)
         learn_words(denoiser, data)
         sharpen_cross_attention(denoiser)
-    return descend(Run("denoiser", folder, denoiser, steps, 6e-4), denoiser, latents, data, alphas, limit)
-
-
-def descend(run: Run, denoiser: Denoiser, latents: torch.Tensor, data: Dataset | None, alphas: torch.Tensor,
-            limit: int | None) -> int:
-    """``data`` None trains with empty captions."""
-    rng = random.Random(run.step)
-    torch.manual_seed(run.step)
-    alike = data.alike(len(latents)) if data else []
+    run = Run("denoiser", folder, denoiser, steps, RATE, DECAYS, network=denoiser.unet)
+    alike = data.alike(len(latents))
     while run.step < min(run.steps, limit or run.steps):
-        if alike and rng.random() < PAIRS:
-            clean, captions = pairs(latents, data, alike, rng)
-        else:
-            rows = [rng.randrange(len(latents)) for _ in range(BATCH)]
-            clean, captions = latents[rows].float(), ["" if data is None else data.shown[row].caption(rng) for row in rows]
-        captions = ["" if rng.random() < CAPTION_DROPOUT else caption for caption in captions]
-        run.descend(noise_loss(denoiser, clean, captions, alphas))
+        rng = random.Random(run.step)
+        torch.manual_seed(run.step)
+        batch = pairs(latents, data, alike, rng) if rng.random() < PAIRS else singles(latents, data, rng)
+        captions = ["" if rng.random() < CAPTION_DROPOUT else caption for caption in batch.captions]
+        run.descend(noise_loss(denoiser, batch.clean, batch.labels, captions, alphas))
     run.finish()
     return run.step
 
 
-def pairs(latents: torch.Tensor, data: Dataset, alike: list[list[int]], rng: random.Random) -> tuple[torch.Tensor, list[str]]:
-    """Half a batch of diptychs [B, 4, H, 2 W] and their captions, which tell the class and no more.
+@dataclass(frozen=True)
+class Batch:
+    """Latents [B, 4, H, W], part labels [B, 8 H, 8 W] and captions."""
+
+    clean: torch.Tensor
+    labels: torch.Tensor
+    captions: list[str]
+
+
+def singles(latents: torch.Tensor, data: Dataset, rng: random.Random) -> Batch:
+    rows = [rng.randrange(len(latents)) for _ in range(BATCH)]
+    labels = torch.from_numpy(np.stack([data.labels[row] for row in rows]))
+    return Batch(latents[rows].float(), labels, [data.shown[row].caption(rng) for row in rows])
+
+
+def pairs(latents: torch.Tensor, data: Dataset, alike: list[list[int]], rng: random.Random) -> Batch:
+    """Half a batch of diptychs, twice as wide, and their captions, which tell the class and no more.
 
     Photographs of pairs, flocks and rows teach large models that like things share their colours. Without any such
     picture, self-attention learns to carry colour only as far as one subject's own parts need it.
     """
     rows = [rng.sample(rng.choice(alike), 2) for _ in range(BATCH // 2)]
     clean = torch.stack([torch.cat((latents[left], latents[right]), -1) for left, right in rows]).float()
-    return clean, [caption_of(data.shown[left].subject) for left, _ in rows]
+    labels = torch.from_numpy(np.stack([np.concatenate((data.labels[left], data.labels[right]), 1) for left, right in rows]))
+    return Batch(clean, labels, [caption_of(data.shown[left].subject) for left, _ in rows])

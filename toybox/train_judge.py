@@ -54,12 +54,13 @@ def worn(pictures: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 def train(data: Dataset, folder: Path) -> Judge:
     torch.manual_seed(0)
     judge = Judge().train().to(memory_format=torch.channels_last)
-    run = Run("judge", folder, judge, STEPS, RATE, average=False)
+    run = Run("judge", folder, judge, STEPS, RATE, decays=())
     seen = round_trips(data, folder)
-    rng = np.random.default_rng(run.step)
     kinds = torch.tensor([CLASSES.index(shown.subject.kind) for shown in data.shown])
     scenes = torch.tensor([SCENE_NAMES.index(shown.scene.name) for shown in data.shown])
     while run.step < run.steps:
+        rng = np.random.default_rng(run.step)
+        torch.manual_seed(run.step)
         through, plain = rng.integers(0, len(seen), BATCH // 2), rng.integers(0, len(data), BATCH // 2)
         rows = np.concatenate((through, plain))
         pictures = tensor_of(np.concatenate((seen[through], data.pictures[plain])))

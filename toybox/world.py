@@ -37,7 +37,7 @@ SCENES = {
 ROLES = ("primary", "secondary", "accent")
 
 #: share of captions that name the two main colours, the facing and the scene
-CAPTION_RATES = {"colours": 0.45, "facing": 0.50, "scene": 0.85}
+CAPTION_RATES = {"colours": 0.55, "facing": 0.50, "scene": 0.85}
 
 Colour = tuple[int, int, int]
 
@@ -75,13 +75,22 @@ class Scene:
     tint: tuple[float, float] = (0.0, 0.0)  # value jitter of upper and lower half
 
 
+def _rgb(hue: float, saturation: float, value: float) -> Colour:
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def plain_colour(name: str) -> Colour:
+    """The middle of what a colour's name covers, RGB 0..255."""
+    return _rgb(*COLOURS[name])
+
+
 def _jittered(name: str, rng: random.Random) -> Colour:
     hue, saturation, value = COLOURS[name]
     hue = (hue + rng.uniform(-0.018, 0.018)) % 1.0
     saturation = min(1.0, max(0.0, saturation * rng.uniform(0.88, 1.08)))
     value = min(1.0, max(0.0, value * rng.uniform(0.92, 1.03)))
-    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
-    return round(red * 255), round(green * 255), round(blue * 255)
+    return _rgb(hue, saturation, value)
 
 
 def random_subject(rng: random.Random, kind: str | None = None) -> Subject:

@@ -36,7 +36,7 @@ def test_training_reads_prompts_exactly_as_the_host_encodes_them(host, toybox):
 
     clip = toybox[1]
     prompts = ["", "a photo of a robot", "a photo of a red and blue cat facing left in the snow"]
-    denoiser = Denoiser(torch.nn.Identity(), clip.cond_stage_model.clip_l.transformer, clip.tokenize)
+    denoiser = Denoiser(toybox[0].model.diffusion_model, clip.cond_stage_model.clip_l.transformer, clip.tokenize)
     with torch.inference_mode():
         learned = denoiser.context(prompts)
     assert torch.allclose(learned, torch.cat([encode(host, clip, text) for text in prompts]), atol=1e-5)
