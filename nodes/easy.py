@@ -34,7 +34,7 @@ class DreamMatcherEasy:
             "prompt": text("a photo of a dog on the beach", "The picture you want.", multiline=True, dynamicPrompts=True),
             "negative": text("", "What you do not want. Empty, as in the paper, inverts best.", multiline=True),
             "subject_words": text("dog", "The words that name the subject; they must stand in both prompts. Singular and plural "
-                                         "count as the same word."),
+                                         "count as the same word. Empty, for prompts of tags: the words that both share."),
         }, "optional": {
             "reference_mask": ("MASK", {"tooltip":
                                "White where the subject is in the reference: matches stay inside. Used instead of the "

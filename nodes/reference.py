@@ -39,7 +39,7 @@ class DreamMatcherSubject:
                                   "tooltip": "The prompt, as for CLIP Text Encode: weights, embeddings and hooks work."}),
             "subject_words": ("STRING", {"default": "dog", "tooltip":
                               "The words of the prompt that name the subject, e.g. 'dog' or 'sks dog'. Singular and plural count "
-                              "as the same word."}),
+                              "as the same word. Empty, for prompts of tags: all words that show something."}),
         }}
 
     def encode(self, clip, prompt, subject_words):

@@ -7,6 +7,7 @@ import logging
 import torch
 
 from ..reference import Conditioning, Subject
+from .content import content_words
 from .words import Text, find
 
 log = logging.getLogger(__name__)
@@ -64,13 +65,13 @@ def subject_and_remarks(clip, prompt: str, words: str) -> tuple[Subject, tuple[s
     """The token columns of ``words`` in ``prompt``, every piece of every occurrence of every word, and what to say about them.
 
     Words are compared as tokens, so case, weights like ``(dog:1.2)`` and embeddings work; there is a remark for each that is
-    taken although it does not stand there as it is. Raises ValueError listing the prompt's words when one of ``words`` is not
-    among them, when one could mean two of them, or when no word is given.
+    taken although it does not stand there as it is. Without ``words`` the content words of the prompt are the subject, with a
+    remark. Raises ValueError listing the prompt's words when one of ``words`` is not among them, when one could mean two of
+    them, or when the prompt has no word to take.
     """
-    wanted = words.replace(",", " ").split()
+    wanted, text = words.replace(",", " ").split(), Text.of(clip, prompt)
     if not wanted:
-        raise ValueError("subject_words: none given; name the subject as it is written in the prompt, e.g. 'dog'")
-    text = Text.of(clip, prompt)
+        return _whole_content(text, prompt)
     places = {word: find(clip, text, prompt, word) for word in wanted}
     for word in wanted:
         if places[word] is None:
@@ -81,6 +82,16 @@ def subject_and_remarks(clip, prompt: str, words: str) -> tuple[Subject, tuple[s
         log.info("DreamMatcher: %s", remark)
     columns = {column for place in places.values() for column in place.columns}
     return Subject(words, prompt, tuple(sorted(columns)), text.length), remarks
+
+
+def _whole_content(text: Text, prompt: str) -> tuple[Subject, tuple[str, ...]]:
+    found = content_words(text)
+    if not found:
+        raise ValueError("subject_words: none given, and the prompt has no words to take; describe the subject in the prompt")
+    words = " ".join(dict.fromkeys(word.spelling or "(embedding)" for word in found))
+    remark = f"subject_words: none given; these words of the prompt are taken: {words}"
+    log.info("DreamMatcher: %s", remark)
+    return Subject(words, prompt, tuple(column for word in found for column in word.columns), text.length), (remark,)
 
 
 def encode(clip, prompt: str, subject: Subject | None = None) -> list:

@@ -130,6 +130,35 @@ def test_what_is_taken_is_logged_and_shown_on_the_node(host, caplog):
     assert not list(host.run(prompt).ui.get("5", {}).get("text", ()))
 
 
+TAGS = "(masterpiece:1.2), best quality, 1girl, solo, long_hair, red eyes, looking at viewer, on the beach, score_9, :d"
+
+
+def test_without_a_word_the_content_words_of_a_tag_prompt_are_the_subject(clip, find):
+    subject, remarks = find(clip, TAGS, " ")
+    assert clip.spelled(TAGS, subject.columns) == "girlsololonghairredeyeslookingviewerbeach"
+    assert len(remarks) == 1 and "none given" in remarks[0] and "girl solo long hair red eyes looking viewer beach" in remarks[0]
+    assert subject.words == remarks[0].rpartition(": ")[2]
+
+
+def test_a_tokenizer_that_does_not_spell_gives_every_word(clip, find):
+    bare = Tokens(None)
+    bare.tokenize = clip.tokenize
+    assert find(bare, "a cat on the beach", "")[0].columns == (1, 2, 3, 4, 5)
+
+
+def test_a_prompt_without_content_is_refused(clip, find):
+    for empty in ("", "on the, 3 !!", "best quality, masterpiece"):
+        with pytest.raises(ValueError, match="none given, and the prompt has no words to take"):
+            find(clip, empty, "")
+
+
+def test_two_prompts_share_their_subject(clip, pack):
+    module = pack.module("dreammatcher.host.content")
+    texts = [pack.module("dreammatcher.host.words").Text.of(clip, text) for text in (
+        "1girl, red hair, sitting, school, masterpiece", "masterpiece, 1girl, red hair, standing, beach")]
+    assert module.shared_words(texts) == ["girl", "red", "hair"]
+
+
 @pytest.mark.skipif(NODE is None, reason="no node here")
 def test_the_words_on_the_node_follow_the_same_rules_as_the_node(pack):
     words = ["robot", "robots", "City", "cities", "fox", "foxes", "leaf", "leaves", "knife", "glass", "gas", "as", "a", "t-shirt",
