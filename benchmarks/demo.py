@@ -13,7 +13,7 @@ from harness.library import ROOT
 from harness.workflow import to_prompt
 
 FOLDER = ROOT / "build" / "demo"
-WORKFLOW = ROOT / "example_workflows" / "dreammatcher_toybox.json"
+WORKFLOW = ROOT / "example_workflows" / "dreammatcher_04_toybox.json"
 TITLES = ("reference", "plain model", "DreamMatcher", "warped reference", "confidence")
 WARPED, CONFIDENCE = 4, 2  # among the preview's panels
 

@@ -96,7 +96,17 @@ def starts(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
     }
 
 
-STUDIES = {"arms": arms, "ablations": ablations, "guidance": guidances, "trades": trades, "starts": starts}
+def unnamed(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
+    """The subject named, and taken from the prompts."""
+    return {
+        PLAIN: studio.model,
+        MATCHED: studio.matched(ready),
+        "words that both prompts share": studio.matched(ready, studio.named(ready, shared=True)),
+        "all content words": studio.matched(ready, studio.named(ready, shared=False)),
+    }
+
+
+STUDIES = {"arms": arms, "ablations": ablations, "guidance": guidances, "trades": trades, "starts": starts, "unnamed": unnamed}
 
 
 def measure(case: Case, ready: SimpleNamespace, picture: np.ndarray, seen: Verdict, plain: Verdict) -> dict[str, float | None]:

@@ -77,13 +77,20 @@ class Studio:
         target, wanted = self.prompt(case.prompt(), case.subject.kind)
         mask = self.module("dreammatcher.settings").MaskSettings(subject, wanted)
         return SimpleNamespace(picture=picture, parts=parts, reference=reference, mask=mask, target=target,
-                               negative=self.prompt("")[0])
+                               negative=self.prompt("")[0], prompts=(case.reference_prompt(), case.prompt()))
 
     def prompt(self, text: str, word: str | None = None) -> tuple[list, object]:
         """CONDITIONING, and the subject that ``word`` names in it."""
         conditioning = self.module("dreammatcher.host.conditioning")
         subject = conditioning.subject_of(self.clip, text, word) if word else None
         return conditioning.encode(self.clip, text, subject), subject
+
+    def named(self, ready: SimpleNamespace, shared: bool) -> dict[str, object]:
+        """Subjects of both prompts when nobody names them: words that both share, or all that each shows."""
+        conditioning, content, words = (self.module(f"dreammatcher.host.{name}") for name in ("conditioning", "content", "words"))
+        chosen = " ".join(content.shared_words([words.Text.of(self.clip, text) for text in ready.prompts])) if shared else ""
+        found = [conditioning.subject_of(self.clip, text, chosen) for text in ready.prompts]
+        return {"reference_subject": found[0], "target_subject": found[1]}
 
     def reference(self, picture: np.ndarray, text: str, word: str) -> tuple[object, object]:
         """An inverted picture, whose feature store every arm shares, and its subject."""

@@ -74,6 +74,21 @@ def easy_photo() -> dict[str, Any]:
     return prompt
 
 
+def easy_tags() -> dict[str, Any]:
+    """Illustrious, NoobAI and Pony: a prompt of tags, no one word for the subject, the last text layer skipped."""
+    prompt = easy_photo()
+    prompt["1"]["inputs"]["ckpt_name"] = "Illustrious-XL-v1.0.safetensors"
+    prompt["9"] = node("CLIPSetLastLayer", clip=["1", 1], stop_at_clip_layer=-2)
+    character = "1girl, solo, red hair, twin braids, green eyes, school uniform"
+    prompt["3"]["inputs"].update(
+        clip=["9", 0], reference_prompt=character,
+        prompt=character + ", sitting, cafe, holding cup, masterpiece, best quality",
+        negative="worst quality, low quality", subject_words="")
+    prompt["4"]["inputs"].update(width=1024, height=1024)
+    prompt["5"]["inputs"].update(steps=28, sampler_name="euler_ancestral", scheduler="normal", cfg=5.5)
+    return prompt
+
+
 def save_and_load() -> dict[str, Any]:
     prompt = {number: entry for number, entry in full_control().items() if int(number) < 15 and number not in ("11", "13")}
     prompt["15"] = node("DreamMatcherSaveReference", reference=["18", 0], filename_prefix="dreammatcher/robot")
@@ -95,8 +110,7 @@ def two_views() -> dict[str, Any]:
                         steps=50, scheduler="ddim_uniform")
     prompt["23"] = node("DreamMatcherCombine", reference_1=["7", 0], reference_2=["22", 0], weight_1=1.0, weight_2=1.0)
     prompt["9"]["inputs"]["reference"] = ["23", 0]
-    prompt["24"] = node("ImageBatch", image1=["2", 0], image2=["19", 0])
-    prompt["17"]["inputs"]["reference"] = ["24", 0]
+    prompt["17"]["inputs"]["reference_2"] = ["19", 0]
     return prompt
 
 
@@ -167,37 +181,43 @@ OWN = ("\n\nChoose your checkpoint and your photo, describe the photo in the fir
        "in the second, and click the words that name the subject in both.")
 #: workflow -> its prompt and its notes; those without "toybox" in their name need a checkpoint of the user's
 EXAMPLES = {
-    "dreammatcher_toybox": (full_control, [
-        "Every step of the method in its own node, on the small model that ships with the pack. Guidance is optional: without "
-        "it, connect the sampler to DreamMatcher Apply.\n\nChange the subject, pose and background of Toybox Reference, the "
-        "target prompt, or the seed (in both samplers).\n\nWith your own checkpoint: open dreammatcher_photo."]),
-    "dreammatcher_easy_toybox": (easy, [
+    "dreammatcher_01_easy_toybox": (easy, [
         "The whole method in one node.\n\nGive it a picture of the subject, a prompt for that picture, the prompt of the "
         "picture you want, and the words that name the subject in both.\n\nWith your own checkpoint: open "
-        "dreammatcher_easy_photo."]),
-    "dreammatcher_easy_photo": (easy_photo, [
+        "dreammatcher_02_easy_photo."]),
+    "dreammatcher_02_easy_photo": (easy_photo, [
         "Your photo and your checkpoint in one node.\n\nChoose both, describe the photo in reference_prompt and the picture you "
         "want in prompt, and click the words that name the subject. With an SDXL checkpoint, set the latent to 1024x1024."]),
-    "dreammatcher_two_views_toybox": (two_views, [
-        "Two pictures of one subject: every place of the new picture takes its best match among both.\n\nFor a third picture, "
-        "add one more Invert and one more Combine."]),
-    "dreammatcher_img2img_toybox": (image_to_image, [
-        "Another picture gives the layout (left of the samplers), the reference the look.\n\nLower denoise keeps more of the "
-        "layout's own colours; 0.7 leaves room for the reference's."]),
-    "dreammatcher_save_reference_toybox": (save_and_load, [
-        "Prepares a reference's features once, samples with them, and saves the inverted reference.\n\nRead it back with "
-        "dreammatcher_load_reference_toybox."]),
-    "dreammatcher_load_reference_toybox": (loaded, [
-        "Samples with a reference that dreammatcher_save_reference_toybox has saved: queue that one first, then choose its file "
-        "here.\n\nNothing is inverted. The model must be of the family that the reference was made with."]),
-    "dreammatcher_photo": (lambda: photo(SD15, 512), ["Your photo and an SD1.x checkpoint, every step in its own node." + OWN]),
-    "dreammatcher_sdxl": (lambda: photo("sd_xl_base_1.0.safetensors", 1024), [
+    "dreammatcher_03_easy_tags": (easy_tags, [
+        "A character's picture and Illustrious, NoobAI or Pony, prompted with tags.\n\nDescribe the character with the same tags "
+        "in both prompts. subject_words stays empty: the tags that both prompts share are the subject. Or write the ones that "
+        "matter, such as 'girl hair'.\n\nNoobAI's v-prediction models: a current ComfyUI recognises them. Where pictures come "
+        "out grey or burnt, put ModelSamplingDiscrete (v_prediction, zsnr on) behind the checkpoint, and RescaleCFG at 0.7."]),
+    "dreammatcher_04_toybox": (full_control, [
+        "Every step of the method in its own node, on the small model that ships with the pack. Guidance is optional: without "
+        "it, connect the sampler to DreamMatcher Apply.\n\nChange the subject, pose and background of Toybox Reference, the "
+        "target prompt, or the seed (in both samplers).\n\nWith your own checkpoint: open dreammatcher_05_photo."]),
+    "dreammatcher_05_photo": (lambda: photo(SD15, 512), [
+        "Your photo and an SD1.x checkpoint, every step in its own node." + OWN]),
+    "dreammatcher_06_sdxl": (lambda: photo("sd_xl_base_1.0.safetensors", 1024), [
         "Your photo and an SDXL checkpoint." + OWN + "\n\nReferences of SD1.x and SDXL do not fit each other: invert anew."]),
-    "dreammatcher_lora": (with_lora, [
+    "dreammatcher_07_lora": (with_lora, [
         "With a LoRA of your subject. It stands in front of everything, so that the photo is inverted with it too." + OWN]),
-    "dreammatcher_controlnet": (with_controlnet, [
+    "dreammatcher_08_controlnet": (with_controlnet, [
         "A ControlNet decides the pose, your photo the look. Load a scribble, or choose another ControlNet and its kind of "
         "picture." + OWN]),
+    "dreammatcher_09_img2img_toybox": (image_to_image, [
+        "Another picture gives the layout (left of the samplers), the reference the look.\n\nLower denoise keeps more of the "
+        "layout's own colours; 0.7 leaves room for the reference's."]),
+    "dreammatcher_10_two_views_toybox": (two_views, [
+        "Two pictures of one subject: every place of the new picture takes its best match among both.\n\nFor a third picture, "
+        "add one more Invert and one more Combine."]),
+    "dreammatcher_11_save_reference_toybox": (save_and_load, [
+        "Prepares a reference's features once, samples with them, and saves the inverted reference.\n\nRead it back with "
+        "dreammatcher_12_load_reference_toybox."]),
+    "dreammatcher_12_load_reference_toybox": (loaded, [
+        "Samples with a reference that dreammatcher_11_save_reference_toybox has saved: queue that one first, then choose its "
+        "file here.\n\nNothing is inverted. The model must be of the family that the reference was made with."]),
 }
 
 

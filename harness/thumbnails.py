@@ -80,7 +80,7 @@ def show_nodes(tab, names: list[str]) -> None:
     folder = ROOT / "web" / "docs" / "pictures"
     folder.mkdir(exist_ok=True)
     run(tab, "await app.loadGraphData(given); await app.queuePrompt(0, 1)",
-        json.loads((FOLDER / "dreammatcher_toybox.json").read_text(encoding="utf-8")))
+        json.loads((FOLDER / "dreammatcher_04_toybox.json").read_text(encoding="utf-8")))
     tab.wait_for_function("() => document.querySelector('.dreammatcher.inspector').dataset.cell", timeout=300_000)
     for name in sorted(names, key=lambda own: own != "DreamMatcherPreview"):
         shot(tab, run(tab, PLACE, name)).save(folder / f"{name}.jpg", quality=90)

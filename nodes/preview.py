@@ -22,14 +22,15 @@ class DreamMatcherPreview:
         return {"required": {
             "trace": ("DM_TRACE", {"tooltip": "From DreamMatcher Apply."}),
             "images": ("IMAGE", {"tooltip": "The sampled pictures: the preview waits for them."}),
-            "reference": ("IMAGE", {"tooltip": "The reference picture; of combined references, a batch in their order, "
-                                               "without those of weight 0."}),
+            "reference": ("IMAGE", {"tooltip": "The reference picture. Of combined references the first, or a "
+                                               "batch of all in their order, without those of weight 0."}),
         }, "optional": {
             "plain": ("IMAGE", {"tooltip": "The same pictures made without DreamMatcher, to compare by a slider."}),
+            "reference_2": ("IMAGE", {"tooltip": "Of combined references, the second picture, at any size; more as a batch."}),
         }}
 
-    def preview(self, trace, images, reference, plain=None):
-        made, shown = show(trace, images, reference, plain)
+    def preview(self, trace, images, reference, plain=None, reference_2=None):
+        made, shown = show(trace, images, reference, plain, reference_2)
         return {"ui": shown, "result": (made,)}
 
 

@@ -12,12 +12,16 @@ from dataclasses import dataclass
 from .words import WORD_END, Piece, Text
 
 #: English words that show nothing
-FUNCTION_WORDS = frozenset("""a an the this that these those some any of in on at to by for from with without into onto over under
-    behind between beside near and or but as is are was were be been being it its his her their my your our he she they who
-    which there here very""".split())
+_FUNCTION_WORDS = """
+    a an the this that these those some any of in on at to by for from with without into onto over under behind between beside
+    near and or but as is are was were be been being it its his her their my your our he she they who which there here very
+"""
 #: words about the picture's quality and rating, as Illustrious, NoobAI and Pony were trained with
-QUALITY_WORDS = frozenset("""masterpiece best amazing great good normal high highest worst low quality absurdres highres lowres newest
-    recent aesthetic detailed score up rating general sensitive questionable explicit safe source""".split())
+_QUALITY_WORDS = """
+    masterpiece best amazing great good normal high highest worst low quality absurdres highres lowres newest recent aesthetic
+    detailed score up rating general sensitive questionable explicit safe source
+"""
+LEFT_OUT = frozenset(_FUNCTION_WORDS.split()) | frozenset(_QUALITY_WORDS.split())
 
 
 @dataclass(frozen=True)
@@ -55,4 +59,4 @@ def _spelling(pieces: list[Piece]) -> str | None:
 def _shows_something(word: str) -> bool:
     if len(word) == 1 and word.isascii():
         return False
-    return any(letter.isalpha() for letter in word) and word.lower() not in FUNCTION_WORDS | QUALITY_WORDS
+    return any(letter.isalpha() for letter in word) and word.lower() not in LEFT_OUT

@@ -21,18 +21,19 @@ INSPECTED_SIDE = 1024  # pixels of the longer side; larger pictures are shown sm
 
 
 def show(trace: Trace, images: torch.Tensor, reference: torch.Tensor,
-         plain: torch.Tensor | None = None) -> tuple[torch.Tensor, dict]:
+         plain: torch.Tensor | None = None, more: torch.Tensor | None = None) -> tuple[torch.Tensor, dict]:
     """IMAGE batch of six panels for each of ``images`` [B, H, W, C], and the node's ui entry.
 
-    ``plain`` [B|1, H, W, C], the same pictures without matching, is for the inspector's slider. A run that matched
-    nothing gets one picture with the reason on it.
+    ``more`` [N, H, W, C] are pictures of further references, of a size of their own. ``plain`` [B|1, H, W, C], the same
+    pictures without matching, is for the inspector's slider. A run that matched nothing gets one picture with the reason on it.
     """
     snapshot = trace.last()
     if snapshot is None:
         return _without_a_match(f"Nothing was matched: {trace.nothing() or 'there is no record of a match'}.")
-    images, reference = rgb("images", images), rgb("reference", reference)
+    images = rgb("images", images)
+    references = [*rgb("reference", reference), *([] if more is None else rgb("reference_2", more))]
     plain = None if plain is None else rgb("plain", plain)
-    sources = [rearrange(picture, "h w c -> c h w").float().cpu() for picture in reference]
+    sources = [rearrange(picture, "h w c -> c h w").float().cpu() for picture in references]
     folder, made, sheets = Temporary(), [], []
     for index, image in enumerate(images):
         row = panels(snapshot, rearrange(image, "h w c -> c h w").float().cpu(), sources, index)
@@ -40,7 +41,7 @@ def show(trace: Trace, images: torch.Tensor, reference: torch.Tensor,
         sheets.append(folder.picture("panels", sheet(row)))
     inspected = {
         "results": [folder.picture("result", small(picture)) for picture in images],
-        "references": [folder.picture("reference", small(picture)) for picture in reference],
+        "references": [folder.picture("reference", small(picture)) for picture in references],
         "plain": [] if plain is None else [folder.picture("plain", small(picture)) for picture in plain],
         "steps": [{"sigma": known.sigma, **folder.data("step", [cells(known, item) for item in range(len(images))])}
                   for known in recorded(trace, len(images))],

@@ -110,7 +110,7 @@ def queue(page: Page) -> None:
 
 
 def test_the_inspector_answers_mouse_and_keyboard(page):
-    page.load(workflow("dreammatcher_toybox"))
+    page.load(workflow("dreammatcher_04_toybox"))
     queue(page)
     page.show("DreamMatcherPreview")
     page.picture("inspector")
@@ -134,7 +134,7 @@ def test_the_inspector_answers_mouse_and_keyboard(page):
 
 
 def test_steps_overlays_and_the_comparison_with_plain_change_what_is_shown(page):
-    page.load(workflow("dreammatcher_toybox"))
+    page.load(workflow("dreammatcher_04_toybox"))
     queue(page)
     page.show("DreamMatcherPreview")
     parts = inspector(page).locator(".parts")
@@ -159,7 +159,7 @@ def test_steps_overlays_and_the_comparison_with_plain_change_what_is_shown(page)
 
 
 def test_the_live_preview_shows_the_picture_while_it_is_made(page):
-    graph = workflow("dreammatcher_toybox", steps=9)
+    graph = workflow("dreammatcher_04_toybox", steps=9)
     apply = next(node for node in graph["nodes"] if node["type"] == "DreamMatcherApply")
     apply["widgets_values"][-1] = "trusted"
     page.load(graph)
@@ -173,7 +173,7 @@ def test_the_live_preview_shows_the_picture_while_it_is_made(page):
 
 
 def test_words_are_picked_by_click_and_kept_in_the_saved_workflow(page):
-    page.load(workflow("dreammatcher_easy_toybox"))
+    page.load(workflow("dreammatcher_01_easy_toybox"))
     page.show("DreamMatcherEasy")
     chips = page.tab.locator(".dreammatcher.picker .chip")
     assert {"a", "photo", "of", "cat"} <= set(chips.all_inner_texts()) and "night" not in chips.all_inner_texts()
@@ -196,7 +196,7 @@ def test_words_are_picked_by_click_and_kept_in_the_saved_workflow(page):
 
 
 def test_the_node_says_under_its_words_what_it_took_until_they_change(page):
-    graph = workflow("dreammatcher_easy_toybox")
+    graph = workflow("dreammatcher_01_easy_toybox")
     easy = next(node for node in graph["nodes"] if node["type"] == "DreamMatcherEasy")
     easy["widgets_values"] = [value.replace("cat at night", "cats at night") for value in easy["widgets_values"]]
     next(node for node in graph["nodes"] if node["type"] == "ToyboxReference")["widgets_values"][0] = next(SEEDS)
@@ -228,7 +228,7 @@ def overlaps(boxes: list[list]) -> list[tuple[str, str]]:
             if min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1]) > 2 and min(a[2] + a[4], b[2] + b[4]) - max(a[2], b[2]) > 2]
 
 
-@pytest.mark.parametrize("name", ["dreammatcher_toybox", "dreammatcher_easy_toybox"])
+@pytest.mark.parametrize("name", ["dreammatcher_04_toybox", "dreammatcher_01_easy_toybox"])
 def test_no_node_covers_another_after_a_run(page, name):
     page.load(workflow(name))
     queue(page)
@@ -265,7 +265,7 @@ def test_every_example_opens_as_the_prompt_it_was_made_from(page):
 
 @pytest.mark.skipif(upstream_path() is None, reason="the packaged front end forgets outputs when a graph is loaded")
 def test_the_inspector_is_there_again_after_an_undo(page):
-    page.load(workflow("dreammatcher_toybox"))
+    page.load(workflow("dreammatcher_04_toybox"))
     queue(page)
     page.run("await app.loadGraphData(given, false)", page.run("return app.graph.serialize()"))
     page.tab.wait_for_timeout(2000)
@@ -274,7 +274,7 @@ def test_the_inspector_is_there_again_after_an_undo(page):
 
 
 def test_our_widgets_add_no_input_to_what_is_queued(page):
-    page.load(workflow("dreammatcher_toybox"))
+    page.load(workflow("dreammatcher_04_toybox"))
     prompt = page.run("return (await app.graphToPrompt()).output")
     offered = page.run("return Object.fromEntries(await Promise.all(given.map(async (name) => "
                        "[name, (await (await fetch(`/object_info/${name}`)).json())[name].input])))",

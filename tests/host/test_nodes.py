@@ -289,7 +289,7 @@ def test_the_easy_node_equals_the_full_graph(host):
 
 
 def test_graphs_from_before_an_option_was_added_run_as_they_did(host):
-    workflow = json.loads((ROOT / "example_workflows" / "dreammatcher_toybox.json").read_text())
+    workflow = json.loads((ROOT / "example_workflows" / "dreammatcher_04_toybox.json").read_text())
     now = to_prompt(workflow, host.nodes)
     entry = next(node for node in workflow["nodes"] if node["type"] == "DreamMatcherApply")
     assert entry["widgets_values"][-2:] == ["balanced", "off"]
@@ -321,6 +321,37 @@ def test_the_easy_node_inverts_again_only_for_what_the_inversion_depends_on(host
     assert match(text="a robot") == 4 and match(text="a robot", negative="night") == 5
     assert match(model=other, text="a robot", negative="night") == 6
     assert match(model=other, text="a robot", negative="night", prompt="the robot") == 6
+
+
+@pytest.mark.parametrize("prompts, words, said", [
+    (("a photo of a red robot", "a red robot at night"), "red robot", "that both prompts share are taken: red robot"),
+    (("masterpiece, photo", "a robot, best quality"), None, "these words of the prompt are taken: robot"),
+])
+def test_easy_without_subject_words_takes_what_the_prompts_share(host, pack, toybox, monkeypatch, prompts, words, said):
+    easy = pack.module("dreammatcher.host.easy")
+    monkeypatch.setattr(easy, "STEPS", 2)
+    seen, original = [], easy.mask_settings
+    monkeypatch.setattr(easy, "mask_settings", lambda *given: seen.append(given) or original(*given))
+    image = host.nodes["ToyboxReference"]().draw(1, "robot", 1, "grass")[0]
+    with torch.inference_mode():
+        outputs = host.nodes["DreamMatcherEasy"]().match(*toybox, image, *prompts, "", "")
+    assert any(said in remark for remark in outputs["ui"]["text"])
+    subjects = seen[0][:2]
+    assert all(subject.columns for subject in subjects)
+    if words:
+        assert {subject.words for subject in subjects} == {words}
+
+
+def test_pictures_of_combined_references_keep_their_own_sizes_in_the_preview(host):
+    from harness.examples import two_views
+
+    prompt = quick(two_views())
+    prompt["30"] = node("ImageScale", image=["19", 0], upscale_method="nearest-exact", width=192, height=96, crop="disabled")
+    prompt["17"]["inputs"]["reference_2"] = ["30", 0]
+    result = host.run(prompt)
+    assert result.success, result.error()
+    shown = result.ui["17"]["dreammatcher"][0]["references"]
+    assert [Image.open(host.file(entry)).size for entry in shown] == [(128, 128), (192, 96)]
 
 
 def test_the_shipped_blueprint_is_what_the_nodes_declare_now(host):
