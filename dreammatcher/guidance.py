@@ -75,13 +75,17 @@ def correction(gradient: torch.Tensor, sigma: float, weight: float) -> torch.Ten
     return weight * PAPER_LAMBDA * (cells / PAPER_CELLS) * sigma * sigma * gradient
 
 
-def accepted(
+def shortened(
     change: torch.Tensor, clean: torch.Tensor, goals: list[tuple[torch.Tensor, torch.Tensor]]
-) -> torch.Tensor:
-    """Whether each picture's change is to be used, bool [B]. ``goals``: warped reference and M' of every subject.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each picture's change [B, C, H, W], cut to a useful length, and whether it is finite, bool [B].
 
-    It is not when it is NaN or infinite, or longer than twice the masked distance: such a step can not come nearer.
+    ``goals``: warped reference and M' of every subject. A step longer than twice the masked distance can not come nearer, and
+    few steps at high noise levels make such: it becomes as long as the distance. One that is not finite becomes zero.
     """
-    length = change.pow(2).sum((1, 2, 3)).sqrt()
-    distance = sum((trust * (clean - warped)).pow(2).sum((1, 2, 3)) for warped, trust in goals).sqrt()
-    return torch.isfinite(length) & (length <= 2 * distance)
+    flat = (1, 2, 3)
+    length = change.pow(2).sum(flat, keepdim=True).sqrt()
+    distance = sum((trust * (clean - warped)).pow(2).sum(flat, keepdim=True) for warped, trust in goals).sqrt()
+    finite = torch.isfinite(length)
+    scale = torch.where(length > 2 * distance, distance / length.clamp_min(1e-30), torch.ones_like(length))
+    return torch.where(finite, change * scale, torch.zeros_like(change)), finite.flatten()

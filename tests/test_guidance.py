@@ -8,10 +8,10 @@ import torch
 from dreammatcher.guidance import (
     PAPER_LAMBDA,
     GuidanceSettings,
-    accepted,
     correction,
     lead,
     masked_distance,
+    shortened,
     slope,
 )
 
@@ -73,20 +73,23 @@ def test_leading_leaves_what_is_not_trusted_bit_for_bit():
     assert torch.isfinite(lead(clean, warped, trust, 1.0)).all(), "an unused NaN must not spread"
 
 
-def test_a_change_that_can_not_come_nearer_is_refused_picture_by_picture():
-    clean, warped, trust = scene(batch=4)
+def test_a_change_that_can_not_come_nearer_is_cut_to_the_way_picture_by_picture():
+    clean, warped, trust = scene(batch=5)
     towards = trust * (warped - clean)
-    change = torch.stack([0.1 * towards[0], 2.1 * towards[1], towards[2], towards[3]])
+    change = torch.stack([0.1 * towards[0], 2.1 * towards[1], towards[2], towards[3], 1.9 * towards[4]])
     change[2, 0, 0, 0], change[3, 0, 0, 0] = torch.nan, torch.inf
-    assert accepted(change, clean, [(warped, trust)]).tolist() == [True, False, False, False]
+    useful, finite = shortened(change, clean, [(warped, trust)])
+    assert finite.tolist() == [True, True, False, False, True]
+    assert torch.equal(useful[0], change[0]) and torch.equal(useful[4], change[4]) and not useful[2:4].any()
+    assert torch.allclose(useful[1], towards[1], atol=1e-5), "as long as the way itself"
 
 
 def test_a_change_for_two_subjects_is_measured_against_the_way_to_both():
     clean, warped, trust = scene(batch=1)
     empty = torch.zeros_like(trust)
     step = 0.5 * trust * (warped - clean)
-    assert accepted(step, clean, [(warped, trust), (warped, empty)]).tolist() == [True]
-    assert accepted(step, clean, [(warped, empty)]).tolist() == [False]
+    assert torch.equal(shortened(step, clean, [(warped, trust), (warped, empty)])[0], step)
+    assert not shortened(step, clean, [(warped, empty)])[0].any()
 
 
 @pytest.mark.parametrize("wrong, said", [

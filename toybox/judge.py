@@ -152,13 +152,13 @@ def purity(picture: np.ndarray, parts: np.ndarray, kind: str, inset: int = 0) ->
     Outlines belong to parts and are not of their colour: perfect renders have 0.86. ``inset`` leaves out that many pixels
     along the borders of every part; with 1, perfect renders have 0.99.
     """
-    from skimage.morphology import erosion, square
+    from skimage.morphology import erosion
 
     shares, areas = [], []
     for label, (median, area) in part_colours(picture, parts, kind).items():
         inside = parts == PART_LABELS.index(f"{kind}/{label}")
         if inset:
-            inside = erosion(inside, square(2 * inset + 1))
+            inside = erosion(inside, np.ones((2 * inset + 1, 2 * inset + 1), bool))
         if inside.any():
             shares.append((_colour_distance(picture[inside], median[None]) <= ALIKE).mean())
             areas.append(area)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..features import COND
-from ..guidance import PAPER, GuidanceSettings, accepted, correction, lead, slope
+from ..guidance import PAPER, GuidanceSettings, correction, lead, shortened, slope
 from .gradients import NoGradient, with_gradients
 from .patches import rival_runs
 from .plan import PLANS_KEY, Seat, seats_of
@@ -174,13 +174,12 @@ def prediction_gradient(base, clean: torch.Tensor, x: torch.Tensor, t: torch.Ten
 
 
 def _corrected(clean: torch.Tensor, change: torch.Tensor, goals: list[Goal]) -> torch.Tensor:
-    """Adds the change to every picture where it is finite and can come nearer."""
+    """Adds the change to every picture, cut to a useful length; where it is not finite, nothing."""
     result = clean.clone()
     for rows in {(goal.rows.start, goal.rows.stop): goal.rows for goal in goals}.values():
         own = [goal for goal in goals if goal.rows == rows]
-        good = accepted(change[rows], clean[rows], [(goal.warped, goal.trust) for goal in own])
-        if not bool(good.all()):
-            own[0].run.skip("the guidance gradient was not finite, or longer than the way to the reference; such steps stay "
-                            "unguided (lower the weight if this goes on)")
-        result[rows] = torch.where(good[:, None, None, None], clean[rows] + change[rows], clean[rows])
+        useful, finite = shortened(change[rows], clean[rows], [(goal.warped, goal.trust) for goal in own])
+        if not bool(finite.all()):
+            own[0].run.skip("the guidance gradient was not finite; such steps stay unguided (lower the weight if this goes on)")
+        result[rows] = torch.where(finite[:, None, None, None], clean[rows] + useful, clean[rows])
     return result

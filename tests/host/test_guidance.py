@@ -169,11 +169,11 @@ def test_every_step_in_mode_fast_comes_nearer_to_the_warped_reference(pack, benc
     assert len(before) >= 7 and (after < before).all()
 
 
-@pytest.mark.parametrize("mode", ["fast", "paper"])
-def test_every_step_comes_nearer_where_the_prediction_follows_the_noise(pack, mode):
+@pytest.mark.parametrize("mode, weight", [("fast", 0.2), ("paper", 3.2)])
+def test_every_step_comes_nearer_where_the_prediction_follows_the_noise(pack, mode, weight):
     """On weights that are merely random mode paper has no such property: its gradient goes through the prediction alone."""
     bench = Bench(pack, noise_following_unet())
-    settings = pack.module("dreammatcher.guidance").GuidanceSettings(0.2, 0.0, 1.0, mode)
+    settings = pack.module("dreammatcher.guidance").GuidanceSettings(weight, 0.0, 1.0, mode)
     before, after = distances(pack, lambda: bench.sample(pack.module("dreammatcher.host.guide").guide(
         bench.apply()[0], settings), steps=8)).unbind(1)
     assert len(before) >= 7 and (after <= before + 1e-6).all() and after.sum() < 0.98 * before.sum()
@@ -244,6 +244,16 @@ def test_a_model_whose_weights_lie_elsewhere_is_guided_in_mode_fast_with_one_mes
     monkeypatch.setattr(gradients, "_computes", lambda value: False)
     assert torch.equal(bench.sample(guided(matched, mode="paper")), fast)
     assert len(trace.skipped) == 1 and "mode paper is not possible here" in trace.skipped[0]
+
+
+@pytest.mark.parametrize("steps", [4, 8])
+@pytest.mark.parametrize("scheduler", ["simple", "karras", "sgm_uniform"])
+@pytest.mark.parametrize("weight", [1.0, 20.0])
+def test_few_steps_and_any_weight_are_guided_without_a_message(bench, guided, steps, scheduler, weight):
+    matched, trace = bench.apply()
+    options = dict(steps=steps, scheduler=scheduler)
+    out = bench.sample(guided(matched, mode="paper", weight=weight), **options)
+    assert torch.isfinite(out).all() and not torch.equal(out, bench.sample(matched, **options)) and not trace.skipped
 
 
 def test_a_gradient_that_explodes_leaves_the_step_unguided_with_one_message(bench, guided, pack, monkeypatch):
