@@ -7,6 +7,9 @@ import sys
 
 log = logging.getLogger(__name__)
 
+#: what our part of the front end listens for, where the host's shows no texts on nodes
+EVENT = "dreammatcher.note"
+
 
 def server():
     """The host's server, when it runs and someone is connected to it."""
@@ -18,9 +21,13 @@ def server():
 
 
 def tell(text: str) -> None:
-    """Logs ``text`` as a warning and shows it on the node that is running, where the host can show texts on nodes."""
+    """Logs ``text`` as a warning and shows it on the node that is running."""
     log.warning("DreamMatcher: %s", text)
     running = server()
     node = getattr(running, "last_node_id", None)
-    if node is not None and hasattr(running, "send_progress_text"):  # since 2025
+    if node is None:
+        return
+    if hasattr(running, "send_progress_text"):  # since 2025
         running.send_progress_text(text, node, running.client_id)
+    else:
+        running.send_sync(EVENT, {"node": node, "text": text}, running.client_id)

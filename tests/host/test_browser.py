@@ -133,6 +133,34 @@ def test_the_inspector_answers_mouse_and_keyboard(page):
     assert points.count() == 2 and points.first.is_visible() and points.last.is_visible()
 
 
+SET_START = """
+    const apply = app.graph._nodes.find((own) => own.type === "DreamMatcherApply");
+    apply.widgets.find((own) => own.name === "start").value = given;
+"""
+#: texts on the sampler that ran: our own note, or what newer front ends show themselves
+NOTED = """
+    const node = app.graph._nodes.find((own) => own.type === "KSampler" && own.dreammatcherNote);
+    const widgets = app.graph._nodes.flatMap((own) => own.widgets ?? []);
+    const shown = widgets.filter((widget) => widget.name?.startsWith("$$node-text"));
+    return [node?.dreammatcherNote ?? "", ...shown.map((widget) => String(widget.value ?? ""))].join(" ");
+"""
+
+
+def test_a_run_that_matched_nothing_says_so_on_the_sampler_and_empties_the_inspector(page):
+    page.load(workflow("dreammatcher_04_toybox"))
+    queue(page)
+    page.run(SET_START + "await app.queuePrompt(0, 1)", 0.999)
+    page.tab.wait_for_function("() => !document.querySelector('.dreammatcher.inspector').dataset.cell", timeout=240_000)
+    assert "Nothing was matched: no step lies between start and end" in inspector(page).inner_text()
+    assert inspector(page).locator(".parts").is_hidden()
+    assert "no step lies between start and end" in page.run(NOTED)
+    page.show("DreamMatcherPreview")
+    page.picture("nothing_matched")
+    page.run(SET_START, 0.08)
+    queue(page)
+    assert page.run("return app.graph._nodes.every((own) => !own.dreammatcherNote)")
+
+
 def test_steps_overlays_and_the_comparison_with_plain_change_what_is_shown(page):
     page.load(workflow("dreammatcher_04_toybox"))
     queue(page)

@@ -5,10 +5,12 @@ import { api } from "../../../scripts/api.js";
 import { Inspector } from "./inspector.js";
 import { Picker } from "./picker.js";
 import { LivePicture } from "./live.js";
+import { clearNotes, note } from "./note.js";
 
 /** The prompts in which each node looks for its subject's words. */
 const PROMPTS = { DreamMatcherSubject: ["prompt"], DreamMatcherEasy: ["reference_prompt", "prompt"] };
 const LIVE_EVENT = "dreammatcher.live";
+const NOTE_EVENT = "dreammatcher.note";
 
 /** The URL of a file that a node's ui output names. */
 function address({ filename, subfolder, type }) {
@@ -46,6 +48,7 @@ function addInspector(node) {
     addWidget(node, "match inspector", inspector, { getMinHeight: () => (inspector.run ? 330 : 44) });
     const show = (output) => {
         const run = output?.dreammatcher?.[0];
+        if (output?.dreammatcher && !run) inspector.clear(output.text?.join(" ") ?? "");
         if (!run || run === inspector.run) return;
         const first = !inspector.run;
         inspector.show(run);
@@ -110,10 +113,17 @@ function showLive({ detail }) {
     if (first) grow(node, 0, node.computeSize()[1]);
 }
 
+function showNote({ detail }) {
+    const node = nodeOf(detail.node);
+    if (node) note(node, detail.text);
+}
+
 app.registerExtension({
     name: "DreamMatcher",
     setup() {
         api.addEventListener(LIVE_EVENT, showLive);
+        api.addEventListener(NOTE_EVENT, showNote);
+        api.addEventListener("execution_start", () => clearNotes(app.graph?._nodes ?? []));
     },
     nodeCreated(node) {
         if (node.comfyClass === "DreamMatcherPreview") addInspector(node);

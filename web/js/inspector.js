@@ -79,6 +79,16 @@ export class Inspector {
         await this._showItem();
     }
 
+    /** Shows no run but a text: the last one matched nothing. */
+    clear(text) {
+        this.run = this.point = this.match = null;
+        this.loaded.clear();
+        delete this.element.dataset.cell;
+        this.hint.textContent = text;
+        this.hint.hidden = false;
+        this.parts.hidden = true;
+    }
+
     async _showItem() {
         const plain = this.run.plain[this.item % Math.max(1, this.run.plain.length)];
         this.result.pictures(this.address(this.run.results[this.item]), plain && this.address(plain));
