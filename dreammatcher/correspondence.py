@@ -112,7 +112,7 @@ def _check(reference: torch.Tensor, target: torch.Tensor) -> None:
         raise ValueError(f"reference descriptors have {reference.shape[1]} channels, target descriptors have "
                          f"{target.shape[1]}; make both from the same layers and the same pca")
     if reference.shape[0] not in (1, target.shape[0]):
-        raise ValueError(f"{reference.shape[0]} references can not serve {target.shape[0]} targets; give one or as many")
+        raise ValueError(f"{reference.shape[0]} references cannot serve {target.shape[0]} targets; give one or as many")
     if 0 in reference.shape or 0 in target.shape:
         raise ValueError(f"nothing to match in {tuple(reference.shape)} and {tuple(target.shape)}")
 

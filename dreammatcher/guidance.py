@@ -80,7 +80,7 @@ def shortened(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Each picture's change [B, C, H, W], cut to a useful length, and whether it is finite, bool [B].
 
-    ``goals``: warped reference and M' of every subject. A step longer than twice the masked distance can not come nearer, and
+    ``goals``: warped reference and M' of every subject. A step longer than twice the masked distance cannot come nearer, and
     few steps at high noise levels make such: it becomes as long as the distance. One that is not finite becomes zero.
     """
     flat = (1, 2, 3)

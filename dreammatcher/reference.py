@@ -105,7 +105,7 @@ def combined(first: Reference | ReferenceSet, second: Reference | ReferenceSet, 
     for name, given, weight, mask in (("reference_1", first, first_weight, first_mask),
                                       ("reference_2", second, second_weight, second_mask)):
         if mask is not None and isinstance(given, ReferenceSet):
-            raise ValueError(f"{name}: a mask can not be given to references that are combined already; give it where "
+            raise ValueError(f"{name}: a mask cannot be given to references that are combined already; give it where "
                              "they are combined")
         if not 0 <= weight <= 1:
             raise ValueError(f"{name}: weight {weight} is outside 0..1")

@@ -1,6 +1,6 @@
 """Gradients under a host that runs everything in inference mode, without a lasting write to the shared model.
 
-Weights made in inference mode can not be saved for backward. :func:`with_gradients` lets the UNet run on ordinary tensors
+Weights made in inference mode cannot be saved for backward. :func:`with_gradients` lets the UNet run on ordinary tensors
 that share the weights' memory: nothing is copied, and the module has its own parameters back when the call is over.
 Activations are recomputed in the backward pass where that can be done without calling any pack's patches twice; the hooks for
 it are on the model during that call only.
@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map
 
 
 class NoGradient(Exception):
-    """The model can not be differentiated here; the text says why."""
+    """The model cannot be differentiated here; the text says why."""
 
 
 class _Around(torch.nn.Module):

@@ -1,7 +1,7 @@
 """What matching adds to a step besides arithmetic: operations to dispatch, and waits for the device.
 
 Counted, not timed: every operation costs the time of its call, and on a GPU everything that is read back, or made of values
-in Python, makes the host wait. What is moved from main memory can not be seen here.
+in Python, makes the host wait. What is moved from main memory cannot be seen here.
 """
 
 from __future__ import annotations

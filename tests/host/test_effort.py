@@ -177,7 +177,7 @@ def test_a_store_made_ahead_holds_no_more_than_two_states_of_the_weights(bench, 
 
 
 def test_a_compiled_model_gives_the_same_picture_and_compiles_nothing_of_ours(bench, effort):
-    """Dynamo with the eager backend: what it can not trace, or traces anew at every step, would show in its counters."""
+    """Dynamo with the eager backend: what it cannot trace, or traces anew at every step, would show in its counters."""
     import torch._dynamo.utils as dynamo
 
     graphs = lambda: dynamo.counters["stats"]["unique_graphs"]  # noqa: E731
