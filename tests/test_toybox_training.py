@@ -9,6 +9,13 @@ from torch import nn
 from toybox.optimisation import Run, as_matrix, rate_factor
 
 
+@pytest.fixture(autouse=True)
+def gradients():
+    """A host that another test has booted leaves them off."""
+    with torch.enable_grad():
+        yield
+
+
 def small_model() -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 3, 3, padding=1))
