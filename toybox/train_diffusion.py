@@ -25,7 +25,7 @@ log = logging.getLogger("toybox")
 BATCH = 24
 CAPTION_DROPOUT = 0.11
 RATE = 1.2e-3
-#: lengths of the two weight averages; held-out noise error decides between them
+#: lengths of the two weight averages; the first is exported, both are in the checkpoint
 DECAYS = (0.999, 0.9997)
 #: weight of the part labels' cross-entropy, and the decoder blocks whose features must tell them: cells a side -> block
 PART_WEIGHT = 0.3
@@ -51,7 +51,11 @@ class Denoiser(nn.Module):
         for name in PART_BLOCKS.values():
             block = unet.get_submodule(name)
             self.parts.append(nn.Conv2d(block.proj_out.out_channels, len(PART_LABELS), 1))
-            block.register_forward_hook(lambda _, __, feature: self.features.append(feature))
+
+    def watch(self) -> None:
+        """From now on every call leaves the features that :func:`part_loss` reads."""
+        for name in PART_BLOCKS.values():
+            self.unet.get_submodule(name).register_forward_hook(lambda _, __, feature: self.features.append(feature))
 
     def tokens(self, captions: list[str]) -> tuple[torch.Tensor, list[int]]:
         """[B, 77] token numbers, and where each caption's end token is."""
@@ -80,6 +84,7 @@ def prepare(denoiser: Denoiser) -> None:
             nn.init.zeros_(block.proj_out.weight)
     nn.init.zeros_(denoiser.unet.out[-1].weight)
     prepare_text(denoiser.text)
+    denoiser.watch()
     denoiser.text.text_projection.requires_grad_(False)
     keep_norm_inputs(denoiser)
     denoiser.unet.to(memory_format=torch.channels_last)
