@@ -1,8 +1,8 @@
 """The four patches through which a UNet call is matched.
 
 They belong to no plan: all they need stands in the call's transformer options. A graph that torch.compile has made of one
-matched model therefore serves every other plan on that UNet. What torch.compile sees of them is only whether there is
-something to do in this layer.
+matched model therefore serves every other plan on that UNet. torch.compile must see nothing of what they decide: newer hosts
+have it skip the guards on transformer options, so one block's graph serves every block of the same shape.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ FOREIGN_KEY = "dreammatcher_foreign"
 
 
 def begin(h, options):
-    if options["block"] == ("input", 0):
-        hidden(_begin_calls, h, options)
+    hidden(_begin_calls, h, options)
     return h
 
 
@@ -34,15 +33,11 @@ def read_maps(n, context, value, extra):
 
 
 def inject(n, context, value, extra):
-    structure = seats_of(extra)[0].plan.structure  # of the UNet, hence the same for every plan
-    if torch.is_grad_enabled() or layer_of(extra) in structure.self_attention:
-        return hidden(_inject, n, context, value, extra)
-    return n, context, value
+    return hidden(_inject, n, context, value, extra)
 
 
 def keep_level(h, skip, options):
-    if options["block"][1] in seats_of(options)[0].plan.structure.taps:
-        hidden(_keep_level, h, options)
+    hidden(_keep_level, h, options)
     return h, skip
 
 
@@ -58,14 +53,21 @@ def install(model) -> None:
             patches[name] = [patch, *(other for other in patches[name] if other is not patch)]
 
 
-def _hear(options: dict, name: str) -> None:
+def _hear(options: dict, what: str | Layer) -> None:
     """Takes note that a patch runs in this call: torch.compile may have left it out."""
     run = seats_of(options)[0].holder.run()
     if run is not None:
-        run.heard.add(name)
+        run.heard.add(what)
+
+
+def all_heard(run: Run) -> bool:
+    """Whether every patch ran in this call, and in every layer that is matched."""
+    return run.heard.issuperset((*PATCHES, *run.plan.layers))
 
 
 def _begin_calls(h: torch.Tensor, options: dict) -> None:
+    if options["block"] != ("input", 0):
+        return
     _hear(options, "input_block_patch")
     calls = (_begin_call(seat, h, options) for seat in seats_of(options))
     options[CALLS_KEY] = tuple(call for call in calls if call is not None)
@@ -115,8 +117,9 @@ def _read_maps(n, context, value, extra: dict) -> tuple:
 
 
 def _inject(n, context, value, extra: dict) -> tuple:
-    _hear(extra, "attn1_patch")
     calls, layer = extra.get(CALLS_KEY, ()), layer_of(extra)
+    _hear(extra, "attn1_patch")
+    _hear(extra, layer)
     n, context, value = _detached(calls, n, context, value)
     with torch.no_grad():
         for call in calls:
@@ -131,5 +134,7 @@ def _takes_part(call: Call, layer: Layer) -> bool:
 
 def _keep_level(h: torch.Tensor, options: dict) -> None:
     _hear(options, "output_block_patch")
+    if options["block"][1] not in seats_of(options)[0].plan.structure.taps:
+        return
     for call in options.get(CALLS_KEY, ()):
         call.keep_level(options["block"][1], h)

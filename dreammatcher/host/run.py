@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from ..appearance import trusted
 from ..correspondence import JointMatch, match
 from ..descriptors import joint_descriptors, resize
-from ..features import COND, RowFeatures
+from ..features import COND, Layer, RowFeatures
 from ..foreground import foreground, otsu
 from .capture import reference_pass
 from .memo import Memo
@@ -83,7 +83,7 @@ class Run:
     looks: dict[Row, Look] = field(default_factory=dict)  # what each row saw last
     torn: float | None = None  # the last sigma at which calls saw different pictures
     forwards: int = 0  # of the UNet, with our patches
-    heard: set[str] = field(default_factory=set)  # which of our patches ran in the current call
+    heard: set[str | Layer] = field(default_factory=set)  # our patches that ran in the current call, and layers injected into
     notes: list[str] = field(default_factory=list)
     stale: bool = False  # a graph was used that had been compiled without our patches
     changed: bool = False  # another pack changes the picture in front of the UNet

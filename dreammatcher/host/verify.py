@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from .compiling import in_use, marked, uncompiled
-from .patches import FOREIGN_KEY, PATCHES
+from .patches import FOREIGN_KEY, all_heard
 from .plan import seats_of
 
 try:
@@ -17,7 +17,6 @@ try:
 except ImportError:
     WrappersMP = None
 
-ALL = set(PATCHES)
 STALE = ("torch.compile used a graph that it had made without DreamMatcher; the rest of this run is not compiled. Restart "
          "ComfyUI, or sample with DreamMatcher before any other picture, to have it compiled")
 CHANGED = "another pack changes the picture in front of the UNet"
@@ -45,12 +44,12 @@ def around_call(executor, *arguments, **named):
     run.heard.clear()
     with marked():
         result = executor(*arguments, **named)
-    if run.heard == ALL or not in_use():
+    if all_heard(run) or not in_use():
         return result
     run.heard.clear()
     with uncompiled():
         result = executor(*arguments, **named)
-    if run.heard == ALL:  # else someone leaves out this call, compiled or not
+    if all_heard(run):  # else someone leaves out this call, compiled or not
         run.stale = True
         run.skip(STALE)
     return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from test_nodes import quick
-from world import Bench, picture, random_unet
+from world import Bench, family_unet, picture, random_unet
 
 from harness.examples import full_control
 
@@ -37,6 +37,19 @@ def test_a_model_compiled_plain_and_then_matched_is_matched_and_the_other_way_ro
         assert torch.equal(bench.sample(compiled(bench.model)), plain)
         matched, trace = bench.apply()
         assert torch.equal(bench.sample(compiled(matched)), expected) and not trace.skipped
+
+
+@pytest.mark.parametrize("family", ["SD1.5", "SDXL"])
+@pytest.mark.parametrize("plain_first", [False, True])
+def test_a_graph_that_serves_several_blocks_leaves_no_layer_out(pack, family, plain_first, no_graphs):
+    """Without guards on transformer options one block's graph is used for every block of its shape."""
+    bench = Bench(pack, family_unet(family), height=32, width=32, pooled=1280 if family == "SDXL" else None)
+    plain, expected = bench.sample(steps=2), bench.sample(bench.apply()[0], steps=2)
+    assert not torch.equal(plain, expected)
+    if plain_first:
+        assert torch.allclose(bench.sample(compiled(bench.model), steps=2), plain, atol=1e-4)
+    matched, trace = bench.apply()
+    assert torch.allclose(bench.sample(compiled(matched), steps=2), expected, atol=1e-4) and not trace.skipped
 
 
 def test_a_graph_without_our_patches_is_noticed_and_the_run_goes_on_uncompiled(bench, pack, monkeypatch, no_graphs):
