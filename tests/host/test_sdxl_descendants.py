@@ -7,7 +7,10 @@ import math
 
 import pytest
 import torch
+from test_nodes import quick
 from world import Bench, family_unet, picture, sample
+
+from harness.examples import full_control, node
 
 STEPS = 12
 
@@ -125,3 +128,21 @@ def test_a_crop_of_the_reference_serves_a_detailers_crop(zero_snr, pack):
     out = sample(matched, bench.target, bench.negative, **options)
     plain = sample(bench.model, bench.target, bench.negative, **options)
     assert torch.isfinite(out).all() and not torch.equal(out, plain) and trace.nothing() == ""
+
+
+def test_clip_skip_reaches_the_subject_and_the_matched_run(host, toybox):
+    """Most of these models are drawn with CLIP skip 2."""
+    text = "a photo of a cat at night"
+    clip, = node_of(host, "CLIPSetLastLayer").set_last_layer(toybox[1], -2)
+    with torch.inference_mode():
+        stock, bare = (node_of(host, "CLIPTextEncode").encode(chosen, text)[0] for chosen in (clip, toybox[1]))
+        ours, _ = node_of(host, "DreamMatcherSubject").encode(clip, text, "cat")["result"]
+    assert torch.equal(ours[0][0], stock[0][0]) and not torch.equal(ours[0][0], bare[0][0])
+
+    prompt = quick(full_control())
+    prompt["20"] = node("CLIPSetLastLayer", clip=["1", 1], stop_at_clip_layer=-2)
+    for number in ("4", "5", "6"):
+        prompt[number]["inputs"]["clip"] = ["20", 0]
+    result = host.run(prompt)
+    plain, matched = (host.images(result, number)[0].tobytes() for number in ("15", "16"))
+    assert plain != matched and result.ui["17"]["dreammatcher"][0]["steps"]
