@@ -11,6 +11,7 @@ import json
 from harness.library import ROOT
 
 from . import quality
+from .arms import PLAIN
 
 FILE, FIGURE = ROOT / "build" / "pareto.json", ROOT / "docs" / "pareto.png"
 
@@ -26,7 +27,7 @@ def draw(table: dict[str, dict[str, float]]) -> None:
     gap = 0.062 * (max(row["subject_error"] for row in table.values()) - min(row["subject_error"] for row in table.values()))
     height = float("-inf")
     for name, row in sorted(table.items(), key=lambda item: item[1]["subject_error"]):
-        named = name in (quality.PLAIN, "balanced", "paper", "match every 2")
+        named = name in (PLAIN, "balanced", "paper", "match every 2")
         place, height = (row["time"], row["subject_error"]), max(row["subject_error"], height + gap)
         axes.scatter(*place, s=60 if named else 30, color="#d55e00" if named else "#0072b2", zorder=3)
         axes.plot((place[0], column), (place[1], height), color="#999999", linewidth=0.6, zorder=1)
@@ -55,6 +56,7 @@ def main() -> None:
         table, _ = quality.run("trades", options.cases, first=options.first)
         FILE.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     print(quality.markdown(table))
+    table.pop(quality.RECOLOURED)
     draw(table)
     print(f"wrote {FILE.relative_to(ROOT)} and {FIGURE.relative_to(ROOT)}")
 

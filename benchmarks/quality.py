@@ -17,105 +17,42 @@ import torch
 from harness.boot import Host
 from harness.library import ROOT
 from toybox.draw import render
-from toybox.judge import Verdict, load_judge, look, structure_iou, subject_error
+from toybox.judge import Verdict, coherence, load_judge, look, purity, subject_error
+from toybox.layout import background_change, edge_overlap, recoloured, silhouette_iou, structure_iou
 from toybox.world import random_pose, random_scene, unseen_subject
 
+from .arms import PLAIN, STUDIES
 from .studio import Case, Studio, cases, save_strip
 
 FILE = ROOT / "build" / "quality.json"
-PLAIN, REPLACED, MATCHED, EVERYWHERE = "plain", "K+V replacement", "DreamMatcher", "DreamMatcher without mask"
+RECOLOURED = "plain, recoloured to the reference"
+#: measure -> (column, decimals); means over the cases in which it can be taken
+COLUMNS = {
+    "structure_iou": ("part IoU ↑", 2), "silhouette_iou": ("silhouette IoU ↑", 2), "edges": ("edges ↑", 2),
+    "background": ("background change ↓", 1), "purity": ("purity ↑", 2), "coherence": ("coherence ↓", 1),
+    "scene_accuracy": ("scene ↑", 2), "class_accuracy": ("class ↑", 2),
+}
 
 
-def arms(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
-    settings = studio.module("dreammatcher.settings")
+def measure(case: Case, ready: SimpleNamespace, picture: np.ndarray, seen: Verdict, plain: np.ndarray,
+            plain_seen: Verdict) -> dict[str, float | None]:
+    kind = case.subject.kind
     return {
-        PLAIN: studio.model,
-        REPLACED: studio.matched(ready, injection=settings.REPLACED),
-        MATCHED: studio.matched(ready),
-        EVERYWHERE: studio.matched(ready, injection=settings.MATCHED_EVERYWHERE),
-    }
-
-
-def ablations(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
-    """Choices that the specification leaves open."""
-    inside = torch.from_numpy(ready.parts > 0).float()[None, None]
-    return {
-        PLAIN: studio.model,
-        MATCHED: studio.matched(ready),
-        "reference mask limits the match": studio.matched(ready, {"reference_mask": inside}),
-        "soft foreground": studio.matched(ready, {"otsu": False}),
-        "no slack beyond the paper's": studio.matched(ready, effort={"least_slack": 0.0}),
-        "as the paper divides the work": studio.matched(ready, effort={"pca": 256, "shared": False}),
-        "everything as in the paper": studio.matched(
-            ready, {"otsu": False}, effort={"pca": 256, "shared": False, "least_slack": 0.0}),
-        "start 0.3": studio.matched(ready, start=0.3),
-    }
-
-
-def guidances(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
-    """Matching alone, and led further in both modes."""
-    matched = studio.matched(ready)
-    return {
-        PLAIN: studio.model,
-        MATCHED: matched,
-        "+ guidance fast 0.5": studio.guided(matched, mode="fast", weight=0.5),
-        "+ guidance fast": studio.guided(matched, mode="fast"),
-        "+ guidance paper": studio.guided(matched, mode="paper"),
-    }
-
-
-def trades(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
-    """Everything that trades likeness for time or memory, one change from the default each."""
-    small = studio.ahead(ready, dtype=torch.float16, pca=64, noise_levels=20)
-    coarse, fine = studio.blocks()
-    return {
-        PLAIN: studio.model,
-        "balanced": studio.matched(ready),
-        "paper": studio.matched(ready, effort={"pca": 256, "shared": False}),
-        "PCA 64": studio.matched(ready, effort={"pca": 64}),
-        "match every 2": studio.matched(ready, effort={"every": 2}),
-        "match every 4": studio.matched(ready, effort={"every": 4}),
-        "coarse level only": studio.matched(ready, layers=coarse),
-        "fine level only": studio.matched(ready, layers=fine),
-        "small store": studio.matched(small),
-        "start 0.3": studio.matched(ready, start=0.3),
-        "end 0.7": studio.matched(ready, end=0.7),
-        "guidance fast": studio.guided(studio.matched(ready), mode="fast"),
-    }
-
-
-def starts(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
-    """When matching begins, alone and led by guidance."""
-    later = {f"start {start}": studio.matched(ready, start=start) for start in (0.2, 0.3, 0.4)}
-    return {
-        PLAIN: studio.model,
-        MATCHED: studio.matched(ready),
-        **later,
-        "+ guidance fast": studio.guided(studio.matched(ready), mode="fast"),
-        "start 0.3, + guidance fast": studio.guided(later["start 0.3"], mode="fast"),
-    }
-
-
-def unnamed(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
-    """The subject named, and taken from the prompts."""
-    return {
-        PLAIN: studio.model,
-        MATCHED: studio.matched(ready),
-        "words that both prompts share": studio.matched(ready, studio.named(ready, shared=True)),
-        "all content words": studio.matched(ready, studio.named(ready, shared=False)),
-    }
-
-
-STUDIES = {"arms": arms, "ablations": ablations, "guidance": guidances, "trades": trades, "starts": starts, "unnamed": unnamed}
-
-
-def measure(case: Case, ready: SimpleNamespace, picture: np.ndarray, seen: Verdict, plain: Verdict) -> dict[str, float | None]:
-    return {
-        "subject_error": subject_error(picture, seen.parts, ready.picture, ready.parts, case.subject.kind),
-        "structure_iou": structure_iou(seen.parts, plain.parts),
+        "subject_error": subject_error(picture, seen.parts, ready.picture, ready.parts, kind),
+        "structure_iou": structure_iou(seen.parts, plain_seen.parts),
+        "silhouette_iou": silhouette_iou(seen.parts, plain_seen.parts),
+        "edges": edge_overlap(picture, plain),
+        "background": background_change(picture, seen.parts, plain, plain_seen.parts),
+        "purity": purity(picture, seen.parts, kind),
+        "coherence": coherence(picture, seen.parts, kind),
         "scene_accuracy": float(seen.scene == case.wanted_scene),
-        "class_accuracy": float(seen.kind == case.subject.kind),
+        "class_accuracy": float(seen.kind == kind),
     }
+
+
+def mean_of(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def bounds(judge, chosen: list[Case], studio: Studio) -> dict[str, float]:
@@ -128,33 +65,61 @@ def bounds(judge, chosen: list[Case], studio: Studio) -> dict[str, float]:
         for subject, values in zip(others, (floor, ceiling)):
             picture = studio.decode(studio.encode(render(subject, random_pose(rng), random_scene(rng))[0]))
             values.append(subject_error(picture, look(judge, picture).parts, reference, parts, case.subject.kind))
-    mean = lambda values: float(np.mean([value for value in values if value is not None]))  # noqa: E731
-    return {"floor": mean(floor), "ceiling": mean(ceiling)}
+    return {"floor": mean_of(floor), "ceiling": mean_of(ceiling)}
 
 
 def summarise(rows: list[dict[str, dict]]) -> dict[str, dict[str, float]]:
-    """Means per arm. ``subject_error`` is over the cases in which every arm shows a subject, so that arms compare."""
+    """Means per arm. ``subject_error`` is over the cases in which every arm shows a subject, so that arms compare.
+
+    ``gain`` is its mean difference from plain, case by case, and ``gain_se`` the standard error of that.
+    """
     names = list(rows[0])
     comparable = [row for row in rows if all(row[name]["subject_error"] is not None for name in names)]
+    if not comparable:
+        raise ValueError(f"none of {len(rows)} cases shows its subject in every arm; measure more cases")
     table = {}
     for name in names:
-        table[name] = {key: round(float(np.mean([row[name][key] for row in rows if row[name][key] is not None])), 3)
-                       for key in ("structure_iou", "scene_accuracy", "class_accuracy")}
-        table[name]["subject_error"] = round(float(np.mean([row[name]["subject_error"] for row in comparable])), 2)
-        table[name]["time"] = round(float(np.median([row[name].get("time", 1.0) for row in rows])), 2)
-        table[name]["n"] = len(rows)
-        table[name]["n_subject"] = len(comparable)
+        table[name] = {key: mean_of([row[name][key] for row in rows]) for key in COLUMNS}
+        errors = np.array([row[name]["subject_error"] for row in comparable])
+        gains = errors - [row[PLAIN]["subject_error"] for row in comparable]
+        times = [row[name]["time"] for row in rows]
+        table[name].update(
+            subject_error=float(errors.mean()), gain=float(gains.mean()),
+            gain_se=float(gains.std(ddof=1) / len(gains) ** 0.5) if len(gains) > 1 else 0.0,
+            time=None if None in times else float(np.median(times)), n=len(rows), n_subject=len(comparable))
     return table
 
 
 def markdown(table: dict[str, dict[str, float]]) -> str:
-    plain = table[PLAIN]["subject_error"]
-    lines = ["| arm | subject error ↓ | against plain | structure IoU ↑ | scene accuracy ↑ | class accuracy ↑ | time |",
-             "|---|---|---|---|---|---|---|"]
-    lines += [f"| {name} | {row['subject_error']:.1f} | {100 * (row['subject_error'] / plain - 1):+.0f}% | "
-              f"{row['structure_iou']:.2f} | {row['scene_accuracy']:.2f} | {row['class_accuracy']:.2f} | {row['time']:.2f} |"
-              for name, row in table.items()]
+    titles = ["arm", "subject error ↓", "against plain", *(title for title, _ in COLUMNS.values()), "time"]
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    for name, row in table.items():
+        gain = f"{100 * row['gain'] / table[PLAIN]['subject_error']:+.0f}% ({row['gain']:+.1f} ± {row['gain_se']:.1f})"
+        values = [f"{row['subject_error']:.1f}", "" if name == PLAIN else gain,
+                  *(shown(row[key], digits) for key, (_, digits) in COLUMNS.items()), shown(row["time"], 2)]
+        lines.append(f"| {name} | {' | '.join(values)} |")
     return "\n".join(lines)
+
+
+def shown(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def draw(studio: Studio, judge, case: Case, ready: SimpleNamespace, models: dict[str, object]) -> tuple[dict, dict]:
+    """A picture of every model and what they measure. Beside them the plain picture recoloured, through the autoencoder."""
+    pictures, seconds = {}, {}
+    for name, model in models.items():
+        start = time.perf_counter()
+        pictures[name] = studio.sample(model, ready.target, ready.negative, case.seed)
+        seconds[name] = time.perf_counter() - start
+    plain = pictures[PLAIN], look(judge, pictures[PLAIN])
+    goal = recoloured(plain[0], plain[1].parts, ready.picture, ready.parts, case.subject.kind)
+    pictures[RECOLOURED] = studio.decode(studio.encode(goal))
+    row = {}
+    for name, picture in pictures.items():
+        row[name] = measure(case, ready, picture, look(judge, picture), *plain)
+        row[name]["time"] = seconds[name] / seconds[PLAIN] if name in seconds else None
+    return pictures, row
 
 
 def run(study: str, count: int, folder: Path | None = None,
@@ -166,14 +131,8 @@ def run(study: str, count: int, folder: Path | None = None,
         limits = bounds(judge, chosen, studio)
         for number, case in enumerate(chosen):
             ready = studio.ahead(studio.prepare(case), both_rows=True)
-            pictures, seconds = {}, {}
-            for name, model in STUDIES[study](studio, ready).items():
-                start = time.perf_counter()
-                pictures[name] = studio.sample(model, ready.target, ready.negative, case.seed)
-                seconds[name] = time.perf_counter() - start
-            seen = {name: look(judge, picture) for name, picture in pictures.items()}
-            rows.append({name: {**measure(case, ready, pictures[name], seen[name], seen[PLAIN]),
-                                "time": seconds[name] / seconds[PLAIN]} for name in pictures})
+            pictures, row = draw(studio, judge, case, ready, STUDIES[study](studio, ready))
+            rows.append(row)
             if folder:
                 save_strip(folder, number, [ready.picture, *pictures.values()])
             print(f"case {number + 1} of {len(chosen)}", flush=True)

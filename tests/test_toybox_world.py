@@ -17,9 +17,9 @@ from toybox.judge import (
     palette_distance,
     part_colours,
     purity,
-    structure_iou,
     subject_error,
 )
+from toybox.layout import background_change, edge_overlap, recoloured, silhouette_iou, structure_iou
 from toybox.picture import reference_picture
 from toybox.shapes import PART_LABELS, PART_ROLES
 from toybox.train_judge import accuracy
@@ -135,6 +135,31 @@ def test_structure_overlap_is_one_for_the_same_parts_and_half_for_half():
     half = parts.copy()
     half[1] = 0
     assert structure_iou(parts, parts) == 1 and structure_iou(parts, half) == 0.5
+
+
+def test_the_measures_of_layout_see_a_moved_subject_and_not_a_recoloured_one():
+    (one, parts), (other, others) = drawn(1, "cat", subject=1), drawn(1, "cat", subject=2)
+    assert np.array_equal(parts, others), "the same pose and scene"
+    assert silhouette_iou(parts, others) == 1 and background_change(one, parts, other, others) == 0
+    assert edge_overlap(one, other) > 0.75, "black parts hide their outline"
+    moved, elsewhere = np.roll(one, 20, axis=1), np.roll(parts, 20, axis=1)
+    assert silhouette_iou(parts, elsewhere) < 0.8 and edge_overlap(one, moved) < 0.6
+    assert background_change(one, parts, 255 - one, parts) > 20
+
+
+def test_the_measures_of_layout_are_none_where_there_is_nothing_to_measure():
+    flat, nothing = np.full((32, 32, 3), 128, np.uint8), np.zeros((32, 32), np.uint8)
+    assert silhouette_iou(nothing, nothing) is None and edge_overlap(flat, flat) is None
+    assert background_change(flat, nothing + 1, flat, nothing) is None
+
+
+def test_recolouring_gives_each_part_the_references_colour_and_moves_no_line():
+    (one, parts), (other, others) = drawn(1, "robot", subject=1), drawn(2, "robot", subject=2)
+    before = subject_error(one, parts, other, others, "robot")
+    made = recoloured(one, parts, other, others, "robot")
+    assert subject_error(made, parts, other, others, "robot") < 0.1 * before
+    assert edge_overlap(made, one) > 0.8 and background_change(made, parts, one, parts) == 0
+    assert np.array_equal(recoloured(one, parts, other, others * 0, "robot"), one)
 
 
 def test_the_shipped_judge_tells_parts_classes_and_scenes_of_unseen_subjects():

@@ -189,15 +189,6 @@ def colours_followed(picture: np.ndarray, parts: np.ndarray, kind: str, named: d
     return float(np.mean(hits)) if hits else None
 
 
-def structure_iou(parts: np.ndarray, other: np.ndarray) -> float | None:
-    """Mean overlap of the part maps over all parts that either picture shows; None when neither shows a subject."""
-    labels = [label for label in np.union1d(np.unique(parts), np.unique(other)) if label]
-    if not labels:
-        return None
-    return float(np.mean([((parts == label) & (other == label)).sum() / ((parts == label) | (other == label)).sum()
-                          for label in labels]))
-
-
 def main() -> None:
     import logging
 

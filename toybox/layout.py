@@ -1,0 +1,74 @@
+"""How far a picture keeps the layout of another: parts, silhouette, edges, background.
+
+The judge reads parts partly by their colours, so part overlap falls when colours change and no line moves; ``recoloured`` makes
+the picture that shows by how much.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .draw import OUTLINE
+from .judge import part_colours
+from .shapes import PART_LABELS
+
+#: pixels around the subject that belong neither to it nor to the background: outline and blur
+MARGIN = 2
+
+
+def structure_iou(parts: np.ndarray, other: np.ndarray) -> float | None:
+    """Mean overlap of the part maps over all parts that either picture shows; None when neither shows a subject."""
+    labels = [label for label in np.union1d(np.unique(parts), np.unique(other)) if label]
+    if not labels:
+        return None
+    return float(np.mean([((parts == label) & (other == label)).sum() / ((parts == label) | (other == label)).sum()
+                          for label in labels]))
+
+
+def silhouette_iou(parts: np.ndarray, other: np.ndarray) -> float | None:
+    """Overlap of the two subjects, whatever their parts; None when neither picture shows one."""
+    either = ((parts > 0) | (other > 0)).sum()
+    return float(((parts > 0) & (other > 0)).sum() / either) if either else None
+
+
+def edge_overlap(picture: np.ndarray, other: np.ndarray) -> float | None:
+    """F-measure of Canny's edges, where an edge counts as found when the other picture has one within a pixel.
+
+    Pictures uint8 [H, W, 3]. None when neither has an edge.
+    """
+    from skimage.color import rgb2gray
+    from skimage.feature import canny
+    from skimage.morphology import dilation
+
+    one, two = (canny(rgb2gray(side), sigma=1.0) for side in (picture, other))
+    if not one.any() and not two.any():
+        return None
+    found = [float((own & dilation(there, np.ones((3, 3), bool))).sum() / max(own.sum(), 1))
+             for own, there in ((one, two), (two, one))]
+    return 2 * found[0] * found[1] / sum(found) if sum(found) else 0.0
+
+
+def background_change(picture: np.ndarray, parts: np.ndarray, other: np.ndarray, other_parts: np.ndarray) -> float | None:
+    """Mean absolute difference (0..255) where neither picture shows its subject; None when there is no such place."""
+    from skimage.morphology import dilation
+
+    subject = dilation((parts > 0) | (other_parts > 0), np.ones((2 * MARGIN + 1, 2 * MARGIN + 1), bool))
+    if subject.all():
+        return None
+    return float(np.abs(picture[~subject].astype(float) - other[~subject]).mean())
+
+
+def recoloured(picture: np.ndarray, parts: np.ndarray, reference: np.ndarray, reference_parts: np.ndarray,
+               kind: str) -> np.ndarray:
+    """``picture`` with the colours of the reference's parts and every line where it was: what a perfect match would make.
+
+    A part's pixels are moved by the difference of the two medians, except where they are nearer to the outline's colour.
+    """
+    here, there = part_colours(picture, parts, kind), part_colours(reference, reference_parts, kind)
+    made = picture.astype(float)
+    for part in here.keys() & there.keys():
+        inside = parts == PART_LABELS.index(f"{kind}/{part}")
+        own = here[part][0]
+        inside &= np.linalg.norm(picture - own, axis=-1) <= np.linalg.norm(picture - np.array(OUTLINE, float), axis=-1)
+        made[inside] += there[part][0] - own
+    return made.clip(0, 255).round().astype(np.uint8)
