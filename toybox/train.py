@@ -35,6 +35,7 @@ def main() -> None:
     import comfy.taesd.taesd
 
     from dreammatcher.host import toybox
+    from dreammatcher.int8 import quantise
 
     from . import train_autoencoder, train_diffusion
 
@@ -65,9 +66,8 @@ def main() -> None:
 
     parts = {toybox.UNET_PREFIX: base.diffusion_model, toybox.VAE_PREFIX: vae,
              toybox.CLIP_PREFIX + "clip_l.transformer.": denoiser.text}
-    weights = {prefix + key: value.detach().half().contiguous()
-               for prefix, module in parts.items() for key, value in module.state_dict().items()}
-    save_file(weights, options.output, metadata={"format": "toybox-1", "denoiser_steps": str(step)})
+    weights = {prefix + key: value.detach() for prefix, module in parts.items() for key, value in module.state_dict().items()}
+    save_file(quantise(weights), options.output, metadata={"format": "toybox-2", "denoiser_steps": str(step)})
     log.info("wrote %s after %d steps", options.output, step)
 
 

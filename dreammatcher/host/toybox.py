@@ -15,6 +15,8 @@ import comfy.supported_models_base
 import comfy.utils
 import torch
 
+from ..int8 import dequantise
+
 log = logging.getLogger(__name__)
 
 TEXT_WIDTH = 96
@@ -119,8 +121,11 @@ def load(path: Path, tokenizer_dir: Path, embedding_directory=None):
     """
     if not path.is_file():
         raise FileNotFoundError(f"Toybox model {path} is missing; re-install the pack or run `python -m toybox.train`")
-    weights = comfy.utils.load_torch_file(str(path), safe_load=True)
-    parts = {prefix: {key[len(prefix):]: value.float() for key, value in weights.items() if key.startswith(prefix)}
+    try:
+        weights = dequantise(comfy.utils.load_torch_file(str(path), safe_load=True))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    parts = {prefix: {key[len(prefix):]: value for key, value in weights.items() if key.startswith(prefix)}
              for prefix in (UNET_PREFIX, CLIP_PREFIX, VAE_PREFIX)}
     for prefix, part in parts.items():
         if not part:
