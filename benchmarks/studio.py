@@ -13,6 +13,7 @@ from PIL import Image
 
 from harness.boot import Host
 from toybox.draw import render
+from toybox.vocab import TOKENIZER_DIR
 from toybox.world import CLASSES, SCENES, Pose, Scene, Subject, caption, random_pose, random_scene, unseen_subject
 
 STEPS, CFG = 50, 7.5
@@ -54,9 +55,14 @@ def cases(count: int, first: int = 0) -> list[Case]:
 class Studio:
     """Toybox in the host, and one way to sample for every arm."""
 
-    def __init__(self, host: Host):
-        self.host, self.module = host, host.pack().module
-        self.model, self.clip, self.vae = host.nodes["ToyboxLoader"]().load()
+    def __init__(self, host: Host, weights: Path | None = None, cfg: float = CFG):
+        """``weights``: another Toybox file than the shipped one."""
+        self.host, self.module, self.cfg = host, host.pack().module, cfg
+        if weights:
+            toybox = self.module("dreammatcher.host.toybox")
+            self.model, self.clip, self.vae = toybox.load(weights, TOKENIZER_DIR, toybox.embedding_folders())
+        else:
+            self.model, self.clip, self.vae = host.nodes["ToyboxLoader"]().load()
 
     def encode(self, picture: np.ndarray) -> dict:
         return {"samples": self.vae.encode(torch.from_numpy(np.array(picture)).float()[None] / 255)}
@@ -67,7 +73,7 @@ class Studio:
     def sample(self, model, positive: list, negative: list, seed: int, width: int = 16) -> np.ndarray:
         empty = {"samples": torch.zeros(1, 4, 16, width)}
         latent = self.host.nodes["KSampler"]().sample(
-            model, seed, STEPS, CFG, "ddim", "ddim_uniform", positive, negative, empty, 1.0)[0]
+            model, seed, STEPS, self.cfg, "ddim", "ddim_uniform", positive, negative, empty, 1.0)[0]
         return self.decode(latent)
 
     def prepare(self, case: Case) -> SimpleNamespace:

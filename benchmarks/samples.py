@@ -1,0 +1,95 @@
+"""``make samples``: how well Toybox itself draws, without any reference. Prints the first table of docs/measured.md.
+
+Every case is drawn from its prompt, and once more with the subject's colours named in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from harness.boot import Host
+from harness.library import ROOT
+from toybox.draw import render
+from toybox.judge import Verdict, coherence, colours_followed, load_judge, look, part_colours, purity
+from toybox.shapes import PART_ROLES
+from toybox.world import caption, random_pose, random_scene
+
+from .quality import mean_of, shown
+from .studio import CFG, Case, Studio, cases, save_strip
+
+RENDERS, SAMPLES = "renders through the autoencoder", "samples"
+COLUMNS = {"purity": ("purity ↑", 3), "inner": ("purity inside ↑", 3), "coherence": ("coherence ↓", 1),
+           "parts": ("parts found ↑", 2), "kind": ("class ↑", 2), "scene": ("scene ↑", 2), "colours": ("named colours ↑", 2)}
+
+
+def measure(case: Case, picture: np.ndarray, seen: Verdict) -> dict[str, float | None]:
+    kind = case.subject.kind
+    wanted = [part for part, role in PART_ROLES[kind].items() if role != "white"]
+    return {
+        "purity": purity(picture, seen.parts, kind),
+        "inner": purity(picture, seen.parts, kind, inset=1),
+        "coherence": coherence(picture, seen.parts, kind),
+        "parts": len(part_colours(picture, seen.parts, kind)) / len(wanted),
+        "kind": float(seen.kind == kind),
+        "scene": float(seen.scene == case.wanted_scene),
+    }
+
+
+def named_colours(case: Case, picture: np.ndarray, seen: Verdict) -> float | None:
+    primary, secondary = case.subject.colour_names[:2]
+    return colours_followed(picture, seen.parts, case.subject.kind, {"primary": primary, "secondary": secondary})
+
+
+def rendered(studio: Studio, case: Case) -> np.ndarray:
+    """The case's subject as the training pictures show it, in its wanted scene, through the autoencoder."""
+    rng = random.Random(f"render-{case.seed}")
+    picture, _ = render(case.subject, random_pose(rng), random_scene(rng, case.wanted_scene))
+    return studio.decode(studio.encode(picture))
+
+
+def run(studio: Studio, chosen: list[Case], folder: Path | None = None) -> dict[str, dict[str, float | None]]:
+    """Means over the ``chosen`` cases for renders and samples. Strips of pictures go into ``folder``."""
+    judge = load_judge()
+    rows: dict[str, list[dict]] = {RENDERS: [], SAMPLES: []}
+    with torch.inference_mode():
+        negative = studio.prompt("")[0]
+        for number, case in enumerate(chosen):
+            coloured = caption(case.subject, colours=True, facing=case.facing, scene=case.wanted_scene)
+            plain, named = (studio.sample(studio.model, studio.prompt(text)[0], negative, case.seed)
+                            for text in (case.prompt(), coloured))
+            truth = rendered(studio, case)
+            for name, picture, asked in ((RENDERS, truth, truth), (SAMPLES, plain, named)):
+                rows[name].append({**measure(case, picture, look(judge, picture)),
+                                   "colours": named_colours(case, asked, look(judge, asked))})
+            if folder:
+                save_strip(folder, number, [truth, plain, named])
+            print(f"case {number + 1} of {len(chosen)}", flush=True)
+    return {name: {key: mean_of([row[key] for row in made]) for key in COLUMNS} for name, made in rows.items()}
+
+
+def markdown(table: dict[str, dict[str, float | None]]) -> str:
+    lines = [f"| | {' | '.join(title for title, _ in COLUMNS.values())} |", "|" + "---|" * (len(COLUMNS) + 1)]
+    lines += [f"| {name} | {' | '.join(shown(row[key], digits) for key, (_, digits) in COLUMNS.items())} |"
+              for name, row in table.items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=40)
+    parser.add_argument("--first", type=int, default=7000)
+    parser.add_argument("--cfg", type=float, default=CFG)
+    parser.add_argument("--pictures", type=Path, help="folder for a strip of pictures per case: render, sample, named colours")
+    parser.add_argument("--weights", type=Path, help="a Toybox file other than the shipped one")
+    options = parser.parse_args()
+    studio = Studio(Host(ROOT / "build" / "host"), options.weights, options.cfg)
+    print(markdown(run(studio, cases(options.cases, options.first), options.pictures)))
+
+
+if __name__ == "__main__":
+    main()
