@@ -105,13 +105,18 @@ def shown(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def draw(studio: Studio, judge, case: Case, ready: SimpleNamespace, models: dict[str, object]) -> tuple[dict, dict]:
-    """A picture of every model and what they measure. Beside them the plain picture recoloured, through the autoencoder."""
+def draw(studio: Studio, judge, case: Case, ready: SimpleNamespace, models: dict[str, object],
+         others: dict[str, np.ndarray] | None = None) -> tuple[dict, dict]:
+    """A picture of every model and what they measure, and pictures that were made elsewhere (``others``).
+
+    Beside them the plain picture recoloured, through the autoencoder.
+    """
     pictures, seconds = {}, {}
     for name, model in models.items():
         start = time.perf_counter()
         pictures[name] = studio.sample(model, ready.target, ready.negative, case.seed)
         seconds[name] = time.perf_counter() - start
+    pictures.update(others or {})
     plain = pictures[PLAIN], look(judge, pictures[PLAIN])
     goal = recoloured(plain[0], plain[1].parts, ready.picture, ready.parts, case.subject.kind)
     pictures[RECOLOURED] = studio.decode(studio.encode(goal))

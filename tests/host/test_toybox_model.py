@@ -123,3 +123,25 @@ def test_a_missing_or_foreign_model_file_is_named(host, pack, tmp_path):
     save_file({"x": torch.ones(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="other.safetensors is not a Toybox model"):
         load(tmp_path / "other.safetensors", ROOT / "toybox" / "tokenizer")
+
+
+def test_the_comparison_with_the_official_code_hands_over_every_weight_prompt_and_token(host, tmp_path):
+    import json
+
+    from safetensors.torch import load_file
+
+    from benchmarks import against_official
+    from benchmarks.studio import Studio, cases
+
+    studio = Studio(host)
+    with torch.inference_mode():
+        against_official.write_job(studio, cases(3, 200), tmp_path / "job.safetensors")
+    tensors, job = load_file(tmp_path / "job.safetensors"), json.loads((tmp_path / "job.json").read_text())
+    handed = [name for name in tensors if name.startswith("unet.")]
+    assert len(handed) == len(studio.model.model.diffusion_model.state_dict())
+    assert len(set(job["prompts"])) == len(job["prompts"]) and job["prompts"][0] == ""
+    for number, case in enumerate(job["cases"]):
+        words = case["prompt"].split()
+        assert words[case["token"] - 1] == words[4] == case["reference_prompt"].split()[case["reference_token"] - 1]
+        assert torch.allclose(tensors[f"noise.{number}"].std(), torch.tensor(1.0), atol=0.1)
+        assert f"context.{job['prompts'].index(case['prompt'])}" in tensors
