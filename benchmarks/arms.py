@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 
-from .studio import Studio
+from . import rivals
+from .studio import Case, Studio
 
 PLAIN, REPLACED, MATCHED, EVERYWHERE = "plain", "K+V replacement", "DreamMatcher", "DreamMatcher without mask"
 
@@ -91,4 +93,26 @@ def unnamed(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
     }
 
 
-STUDIES = {"arms": arms, "ablations": ablations, "guidance": guidances, "trades": trades, "starts": starts, "unnamed": unnamed}
+def others(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
+    """References that no inversion was made of."""
+    matched = studio.matched(ready)
+    quick = {scale: studio.ahead(rivals.without_inversion(studio, ready, scale), both_rows=True) for scale in (1.0, 0.7)}
+    return {
+        PLAIN: studio.model,
+        MATCHED: matched,
+        "no inversion": studio.matched(quick[1.0]),
+        "no inversion, 0.7 of the noise": studio.matched(quick[0.7]),
+        "+ guidance fast": studio.guided(matched, mode="fast"),
+        "no inversion, + guidance fast": studio.guided(studio.matched(quick[1.0]), mode="fast"),
+    }
+
+
+def pictures_of_others(studio: Studio, ready: SimpleNamespace, case: Case) -> dict[str, np.ndarray]:
+    """What is no model with settings: a picture each."""
+    return {"diptych": rivals.diptych(studio, ready, case)}
+
+
+STUDIES = {"arms": arms, "ablations": ablations, "guidance": guidances, "trades": trades, "starts": starts, "unnamed": unnamed,
+           "others": others}
+#: study -> pictures beside its models
+PICTURES = {"others": pictures_of_others}

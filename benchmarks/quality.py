@@ -21,7 +21,7 @@ from toybox.judge import Verdict, coherence, load_judge, look, purity, subject_e
 from toybox.layout import background_change, edge_overlap, recoloured, silhouette_iou, structure_iou
 from toybox.world import random_pose, random_scene, unseen_subject
 
-from .arms import PLAIN, STUDIES
+from .arms import PICTURES, PLAIN, STUDIES
 from .studio import Case, Studio, cases, save_strip
 
 FILE = ROOT / "build" / "quality.json"
@@ -127,16 +127,20 @@ def draw(studio: Studio, judge, case: Case, ready: SimpleNamespace, models: dict
     return pictures, row
 
 
-def run(study: str, count: int, folder: Path | None = None,
-        first: int = 0) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """Table of a study over ``count`` cases, and the bounds of subject error. Strips of pictures go into ``folder``."""
-    studio, judge = Studio(Host(ROOT / "build" / "host")), load_judge()
+def run(study: str, count: int, folder: Path | None = None, first: int = 0,
+        weights: Path | None = None) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Table of a study over ``count`` cases, and the bounds of subject error. Strips of pictures go into ``folder``.
+
+    ``weights``: another Toybox file than the shipped one.
+    """
+    studio, judge = Studio(Host(ROOT / "build" / "host"), weights), load_judge()
     chosen, rows = cases(count, first), []
     with torch.inference_mode():
         limits = bounds(judge, chosen, studio)
         for number, case in enumerate(chosen):
             ready = studio.ahead(studio.prepare(case), both_rows=True)
-            pictures, row = draw(studio, judge, case, ready, STUDIES[study](studio, ready))
+            extra = PICTURES[study](studio, ready, case) if study in PICTURES else {}
+            pictures, row = draw(studio, judge, case, ready, STUDIES[study](studio, ready), extra)
             rows.append(row)
             if folder:
                 save_strip(folder, number, [ready.picture, *pictures.values()])
@@ -150,8 +154,9 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the defaults were chosen on cases 0 to 39")
     parser.add_argument("--pictures", type=Path, help="folder for a strip of pictures per case")
     parser.add_argument("--study", choices=STUDIES, default="arms", help="'arms' writes build/quality.json, others only print")
+    parser.add_argument("--weights", type=Path, help="a Toybox file other than the shipped one")
     options = parser.parse_args()
-    table, limits = run(options.study, options.cases, options.pictures, options.first)
+    table, limits = run(options.study, options.cases, options.pictures, options.first, options.weights)
     if options.study == "arms":
         FILE.write_text(json.dumps({**table, "bounds": limits}, indent=1) + "\n", encoding="utf-8")
     print(markdown(table))

@@ -1,0 +1,41 @@
+"""Other ways to the same picture: a reference that was never inverted, and the diptych that artists make by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from . import studio as studios
+from .studio import Case, Studio
+
+
+def without_inversion(studio: Studio, ready: SimpleNamespace, scale: float = 1.0, seed: int = 0) -> SimpleNamespace:
+    """The case with its reference at sigma made of one seeded noise, x0 + scale * sigma * noise, in place of the inversion's."""
+    inversion, features = studio.module("dreammatcher.inversion"), studio.module("dreammatcher.features")
+    path = ready.reference.trajectory
+    clean = path.clean[:1] * 0 + ready.reference.latent.to(path.clean)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
+    ends = (path.sigmas[0], path.sigmas[-1])
+    made = inversion.Trajectory(ends, clean.repeat(2, 1, 1, 1), scale * noise.repeat(2, 1, 1, 1))
+    reference = replace(ready.reference, trajectory=made, store=features.FeatureStore())
+    return SimpleNamespace(**{**vars(ready), "reference": reference})
+
+
+def diptych(studio: Studio, ready: SimpleNamespace, case: Case) -> np.ndarray:
+    """The right half of a latent of double width whose left half is held to the reference.
+
+    The right half starts from the noise of the plain picture.
+    """
+    import comfy.sample
+
+    reference = ready.reference.latent
+    empty = torch.zeros_like(reference)
+    noise = torch.cat([comfy.sample.prepare_noise(empty, seed) for seed in (case.seed + 1, case.seed)], -1)
+    latent, mask = torch.cat([reference, empty], -1), torch.cat([empty, empty + 1], -1)[:, :1]
+    made = comfy.sample.sample(
+        studio.model, noise, studios.STEPS, studio.cfg, "ddim", "ddim_uniform", ready.target, ready.negative, latent,
+        noise_mask=mask, seed=case.seed)
+    return studio.decode({"samples": made[..., reference.shape[-1]:]})
