@@ -20,7 +20,6 @@ from .invert import invert_reference, weights_of
 from .masks import mask_settings
 from .pictures import rgb, subject_mask
 from .structure import Structure, structure_of
-from .toybox import ToyboxFamily
 from .words import Text
 
 STEPS, SCHEDULER, THRESHOLD = 50, "ddim_uniform", 0.4
@@ -49,8 +48,8 @@ def _same(a: object, b: object) -> bool:
 def native_side(model) -> int:
     """Side in pixels of the square pictures that a model was made for."""
     base, config = model.model, model.model.model_config
-    if isinstance(config, ToyboxFamily):
-        return ToyboxFamily.side
+    if hasattr(config, "side"):  # Toybox's, which is no family of the host's
+        return config.side
     if (config.unet_config.get("adm_in_channels") or 0) > 2048:  # the large pooled prompt of SDXL and its kin
         return 1024
     if isinstance(config, SD20) and base.model_type is ModelType.V_PREDICTION:  # the host tells both kinds of SD2.x so
