@@ -49,9 +49,9 @@ examples: $(STAMP)
 
 # Trains everything of Toybox anew.
 toybox: $(STAMP)
-	$(BIN)/python -m toybox.render
-	$(BIN)/python -m toybox.train
-	$(BIN)/python -m toybox.judge
+	$(BIN)/python -m toybox.making.render
+	$(BIN)/python -m toybox.making.train
+	$(BIN)/python -m toybox.making.train_judge
 
 # torch first and exact: an open range would pull CUDA. The packaged host declares more than it needs.
 $(STAMP): requirements-host.txt requirements-dev.txt

@@ -38,7 +38,7 @@ MAP_CELLS = 8 * 8
 
 def arms(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
     matched = studio.matched(ready)
-    settings = studio.module("dreammatcher.settings")
+    settings = studio.module("dreammatcher.matching.settings")
     return {
         PLAIN: studio.model,
         "this pack, preset paper, soft foreground": studio.matched(
@@ -73,7 +73,7 @@ def write_job(studio: Studio, chosen: list[Case], file: Path) -> None:
     """Everything that the official process needs, as FILE and a .json beside it."""
     import comfy.utils
 
-    from dreammatcher.host.toybox import ToyboxFamily
+    from toybox.host import ToyboxFamily
 
     weights = studio.model.model.diffusion_model.state_dict()
     names = comfy.utils.unet_to_diffusers(studio.model.model.model_config.unet_config)

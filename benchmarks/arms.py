@@ -14,7 +14,7 @@ PLAIN, REPLACED, MATCHED, EVERYWHERE = "plain", "K+V replacement", "DreamMatcher
 
 
 def arms(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
-    settings = studio.module("dreammatcher.settings")
+    settings = studio.module("dreammatcher.matching.settings")
     return {
         PLAIN: studio.model,
         REPLACED: studio.matched(ready, injection=settings.REPLACED),

@@ -31,7 +31,7 @@ FILE = ROOT / "build" / "bench.json"
 
 def arms(shop: Workshop) -> dict[str, Callable[[], object]]:
     """Makers of the model of each arm; ``first picture`` gets an empty store each time."""
-    FeatureStore = shop.module("dreammatcher.features").FeatureStore
+    FeatureStore = shop.module("dreammatcher.matching.features").FeatureStore
     cached = shop.matched(shop.kept)
     return {
         PLAIN: lambda: shop.model,
@@ -122,7 +122,8 @@ def peak_bytes(shop: Workshop) -> dict[str, int | None]:
 
 def match_seconds(shop: Workshop) -> dict[str, float]:
     """The match alone at the finest grid, between the reference's features and the same mirrored."""
-    correspondence, descriptors = shop.module("dreammatcher.correspondence"), shop.module("dreammatcher.descriptors")
+    correspondence = shop.module("dreammatcher.matching.correspondence")
+    descriptors = shop.module("dreammatcher.matching.descriptors")
     _, row = next(iter(shop.kept.rows.values()))
     one = [level.to(shop.device) for level in row.levels]
     other = [level.flip(-1) for level in one]

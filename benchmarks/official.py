@@ -11,8 +11,9 @@ import torch
 
 def official_model(shop):
     """A clone of the workshop's model whose every UNet call carries the reference's rows along."""
-    descriptors, correspondence = shop.module("dreammatcher.descriptors"), shop.module("dreammatcher.correspondence")
-    appearance, foregrounds = shop.module("dreammatcher.appearance"), shop.module("dreammatcher.foreground")
+    descriptors = shop.module("dreammatcher.matching.descriptors")
+    correspondence = shop.module("dreammatcher.matching.correspondence")
+    appearance, foregrounds = shop.module("dreammatcher.matching.appearance"), shop.module("dreammatcher.attention")
     capture = shop.module("dreammatcher.host.capture")
     structure = shop.module("dreammatcher.host.structure").structure_of(shop.model.model)
     trajectory = shop.reference.trajectory

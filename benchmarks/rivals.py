@@ -14,7 +14,7 @@ from .studio import Case, Studio
 
 def without_inversion(studio: Studio, ready: SimpleNamespace, scale: float = 1.0, seed: int = 0) -> SimpleNamespace:
     """The case with its reference at sigma made of one seeded noise, x0 + scale * sigma * noise, in place of the inversion's."""
-    inversion, features = studio.module("dreammatcher.inversion"), studio.module("dreammatcher.features")
+    inversion, features = studio.module("dreammatcher.matching.inversion"), studio.module("dreammatcher.matching.features")
     path = ready.reference.trajectory
     clean = path.clean[:1] * 0 + ready.reference.latent.to(path.clean)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))

@@ -59,7 +59,7 @@ class Studio:
         """``weights``: another Toybox file than the shipped one."""
         self.host, self.module, self.cfg = host, host.pack().module, cfg
         if weights:
-            toybox = self.module("dreammatcher.host.toybox")
+            toybox = self.module("toybox.host")
             self.model, self.clip, self.vae = toybox.load(weights, TOKENIZER_DIR, toybox.embedding_folders())
         else:
             self.model, self.clip, self.vae = host.nodes["ToyboxLoader"]().load()
@@ -81,7 +81,7 @@ class Studio:
         picture, parts = case.reference()
         reference, subject = self.reference(picture, case.reference_prompt(), case.subject.kind)
         target, wanted = self.prompt(case.prompt(), case.subject.kind)
-        mask = self.module("dreammatcher.settings").MaskSettings(subject, wanted)
+        mask = self.module("dreammatcher.matching.settings").MaskSettings(subject, wanted)
         return SimpleNamespace(picture=picture, parts=parts, reference=reference, mask=mask, target=target,
                                negative=self.prompt("")[0], prompts=(case.reference_prompt(), case.prompt()))
 
@@ -101,19 +101,19 @@ class Studio:
     def reference(self, picture: np.ndarray, text: str, word: str) -> tuple[object, object]:
         """An inverted picture, whose feature store every arm shares, and its subject."""
         positive, subject = self.prompt(text, word)
-        made, _ = self.module("dreammatcher.host.invert").invert_reference(
+        made, _ = self.module("dreammatcher.host.matching.invert").invert_reference(
             self.model, self.encode(picture), positive, self.prompt("")[0], STEPS, "ddim_uniform")
         return made, subject
 
     def ahead(self, ready: SimpleNamespace, **options) -> SimpleNamespace:
         """The same with every feature made ahead of sampling, so that arms compare in time."""
-        options = self.module("dreammatcher.features").FeatureOptions(**options)
-        made = self.module("dreammatcher.host.invert").prepare_features(self.model, ready.reference, ready.mask, options)
+        options = self.module("dreammatcher.matching.features").FeatureOptions(**options)
+        made = self.module("dreammatcher.host.matching.invert").prepare_features(self.model, ready.reference, ready.mask, options)
         return SimpleNamespace(**{**vars(ready), "reference": made})
 
     def guided(self, model, **settings):
-        chosen = self.module("dreammatcher.guidance").GuidanceSettings(**settings)
-        return self.module("dreammatcher.host.guide").guide(model, chosen)
+        chosen = self.module("dreammatcher.matching.guidance").GuidanceSettings(**settings)
+        return self.module("dreammatcher.host.matching.guide").guide(model, chosen)
 
     def blocks(self) -> list[str]:
         """The output blocks of each matched level, coarse to fine, as DreamMatcher Apply takes them."""
@@ -123,9 +123,9 @@ class Studio:
 
     def matched(self, ready: SimpleNamespace, mask: dict | None = None, effort: dict | None = None, layers: str = "", **settings):
         """The model with one arm's settings; ``mask`` and ``effort`` change those settings of the default."""
-        chosen = self.module("dreammatcher.settings").ApplySettings(**settings)
+        chosen = self.module("dreammatcher.matching.settings").ApplySettings(**settings)
         chosen = replace(chosen, effort=replace(chosen.effort, **(effort or {})))
-        return self.module("dreammatcher.host.apply").apply(
+        return self.module("dreammatcher.host.matching.apply").apply(
             self.model, ready.reference, replace(ready.mask, **(mask or {})), chosen, layers)[0]
 
 

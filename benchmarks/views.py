@@ -28,7 +28,7 @@ def mean(values: list[float | None]) -> float:
 def several_views(studio: Studio, judge, count: int, folder=None) -> str:
     """The target faces away from the first view; the second view faces as the target does, the third is any other."""
     errors: dict[str, list[float | None]] = {"plain": [], "1 view": [], "2 views": [], "3 views": []}
-    combined = studio.module("dreammatcher.reference").combined
+    combined = studio.module("dreammatcher.matching.reference").combined
     for number, case in enumerate(cases(count)):
         wanted = "left" if case.pose.facing == "right" else "right"
         case = replace(case, facing=wanted)
@@ -39,10 +39,11 @@ def several_views(studio: Studio, judge, count: int, folder=None) -> str:
                 for (picture, _), pose in zip(pictures, poses)]
         target, subject = studio.prompt(case.prompt(), case.subject.kind)
         negative = studio.prompt("")[0]
-        mask = studio.module("dreammatcher.settings").MaskSettings(None, subject)
+        mask = studio.module("dreammatcher.matching.settings").MaskSettings(None, subject)
         sets = [made[0][0], combined(made[0][0], made[1][0])]
         sets.append(combined(sets[1], made[2][0]))
-        apply, settings = studio.module("dreammatcher.host.apply").apply, studio.module("dreammatcher.settings").ApplySettings()
+        apply = studio.module("dreammatcher.host.matching.apply").apply
+        settings = studio.module("dreammatcher.matching.settings").ApplySettings()
         models = [studio.model, *(apply(studio.model, chosen, mask, settings)[0] for chosen in sets)]
         shown = [studio.sample(model, target, negative, case.seed) for model in models]
         for values, picture in zip(errors.values(), shown):
@@ -79,9 +80,9 @@ def two_subjects(studio: Studio, judge, count: int, folder=None) -> str:
                    for side, (conditioning, _) in enumerate(prompts)]
         models = [studio.model]
         for side in range(2):
-            mask = studio.module("dreammatcher.settings").MaskSettings(references[side][1], prompts[side][1])
-            models.append(studio.module("dreammatcher.host.apply").apply(
-                models[-1], references[side][0], mask, studio.module("dreammatcher.settings").ApplySettings())[0])
+            mask = studio.module("dreammatcher.matching.settings").MaskSettings(references[side][1], prompts[side][1])
+            models.append(studio.module("dreammatcher.host.matching.apply").apply(
+                models[-1], references[side][0], mask, studio.module("dreammatcher.matching.settings").ApplySettings())[0])
         shown = [studio.sample(model, regions[0] + regions[1], studio.prompt("")[0], 900 + number, width=32) for model in models]
         palettes = [[colour for colour, _ in part_colours(*pictures[side], kinds[side]).values()] for side in range(2)]
         for values, picture in zip(rows.values(), shown):

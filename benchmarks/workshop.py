@@ -109,13 +109,13 @@ class Workshop:
         self.scene, self.steps, self.device = scene, steps, device
         self.model = random_unet(scene.family, scene.width, dtype, device)
         self.side = scene.side
-        self.kept = self.module("dreammatcher.features").FeatureStore(capacity=1 << 40)
-        Subject = self.module("dreammatcher.reference").Subject
-        self.mask = self.module("dreammatcher.settings").MaskSettings(
+        self.kept = self.module("dreammatcher.matching.features").FeatureStore(capacity=1 << 40)
+        Subject = self.module("dreammatcher.matching.reference").Subject
+        self.mask = self.module("dreammatcher.matching.settings").MaskSettings(
             Subject("dog", "a dog", (5,), 77), Subject("dog", "the dog", (6,), 77))
         latent = {"samples": torch.randn(1, 4, self.side, self.side, generator=torch.Generator().manual_seed(7))}
         # inverted at the noise levels that are sampled: fewer steps of another schedule would visit others
-        self.reference, _ = self.module("dreammatcher.host.invert").invert_reference(
+        self.reference, _ = self.module("dreammatcher.host.matching.invert").invert_reference(
             self.model, latent, self.prompt(1), self.prompt(2), steps, "normal")
 
     def prompt(self, seed: int) -> list:
@@ -124,12 +124,13 @@ class Workshop:
         return [[text, {"pooled_output": torch.randn(1, family.pooled, generator=generator)} if family.pooled else {}]]
 
     def matched(self, store: object):
-        settings = self.module("dreammatcher.settings").ApplySettings(start=0.0)
-        return self.module("dreammatcher.host.apply").apply(self.model, self.reference.with_store(store), self.mask, settings)[0]
+        settings = self.module("dreammatcher.matching.settings").ApplySettings(start=0.0)
+        apply = self.module("dreammatcher.host.matching.apply").apply
+        return apply(self.model, self.reference.with_store(store), self.mask, settings)[0]
 
     def guided(self, model, mode: str):
-        settings = self.module("dreammatcher.guidance").GuidanceSettings(1.0, 0.0, 1.0, mode)
-        return self.module("dreammatcher.host.guide").guide(model, settings)
+        settings = self.module("dreammatcher.matching.guidance").GuidanceSettings(1.0, 0.0, 1.0, mode)
+        return self.module("dreammatcher.host.matching.guide").guide(model, settings)
 
     def seconds(self, model) -> list[float]:
         """Of each step; the first one counts from the call, and has nothing to match."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..dreammatcher.host.easy import Kept, match_subject
+from ..dreammatcher.host.matching.easy import Kept, match_subject
 from .reference import CATEGORY, with_remarks
 
 

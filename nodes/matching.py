@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..dreammatcher.guidance import FAST, PAPER, GuidanceSettings
-from ..dreammatcher.host.apply import apply
-from ..dreammatcher.host.guide import guide
-from ..dreammatcher.host.live import FOREGROUND, OFF, TRUSTED, Live
 from ..dreammatcher.host.masks import mask_settings
-from ..dreammatcher.settings import BALANCED, PRESETS, ApplySettings, effort_of
+from ..dreammatcher.host.matching.apply import apply
+from ..dreammatcher.host.matching.guide import guide
+from ..dreammatcher.host.matching.live import FOREGROUND, OFF, TRUSTED, Live
+from ..dreammatcher.matching.guidance import FAST, PAPER, GuidanceSettings
+from ..dreammatcher.matching.settings import BALANCED, PRESETS, ApplySettings, effort_of
 from .reference import CATEGORY
 
 

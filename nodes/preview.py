@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..dreammatcher.host.preview import show
+from ..dreammatcher.host.matching.preview import show
 from .reference import CATEGORY
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-
-from ..dreammatcher.features import FeatureOptions
-from ..dreammatcher.host import files, invert
+from ..dreammatcher.host import files
 from ..dreammatcher.host.conditioning import encode, subject_and_remarks
 from ..dreammatcher.host.masks import one_mask
-from ..dreammatcher.reference import combined
+from ..dreammatcher.host.matching import invert
+from ..dreammatcher.matching.features import PRECISIONS, FeatureOptions
+from ..dreammatcher.matching.reference import combined
 
 CATEGORY = "DreamMatcher"
 SCHEDULERS = ["ddim_uniform", "normal", "simple", "sgm_uniform", "karras", "exponential"]
 ROWS = ["one", "both"]
-PRECISIONS = {"model": None, "float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def with_remarks(outputs: tuple, remarks: tuple[str, ...]) -> dict:

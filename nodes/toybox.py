@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..dreammatcher.host import toybox as host
+from ..toybox import host
 from ..toybox.picture import reference_picture
 from ..toybox.world import CLASSES, SCENES
 

@@ -8,10 +8,10 @@ from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreammatcher.appearance import blend, match_appearance, trusted
-from dreammatcher.correspondence import confidence, match, warp
-from dreammatcher.descriptors import descriptors, principal_directions, resize
-from dreammatcher.foreground import attention_columns, foreground, otsu, repeated_columns
+from dreammatcher.attention import attention_columns, foreground, otsu, repeated_columns
+from dreammatcher.matching.appearance import blend, match_appearance, trusted
+from dreammatcher.matching.correspondence import confidence, match, warp
+from dreammatcher.matching.descriptors import descriptors, principal_directions, resize
 
 
 def tensor(*shape, seed=0):

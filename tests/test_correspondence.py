@@ -10,7 +10,7 @@ from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreammatcher.correspondence import confidence, grid_of, match, take, warp
+from dreammatcher.matching.correspondence import confidence, grid_of, match, take, warp
 
 sizes = st.tuples(st.integers(1, 23), st.integers(1, 23))
 

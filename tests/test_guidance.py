@@ -5,15 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dreammatcher.guidance import (
-    PAPER_LAMBDA,
-    GuidanceSettings,
-    correction,
-    lead,
-    masked_distance,
-    shortened,
-    slope,
-)
+from dreammatcher.matching.guidance import PAPER_LAMBDA, GuidanceSettings, correction, lead, masked_distance, shortened, slope
 
 
 def scene(batch=2, height=5, width=7):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from dreammatcher.int8 import LEVELS, SCALE, dequantise, quantise
+from toybox.int8 import LEVELS, SCALE, dequantise, quantise
 
 
 @given(st.integers(0, 10_000), st.floats(-6, 3), st.sampled_from([(5, 16), (3, 4, 3, 3), (1, 8)]))

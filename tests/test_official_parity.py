@@ -9,10 +9,10 @@ import torch
 from einops import rearrange
 from safetensors import safe_open
 
-from dreammatcher.appearance import match_appearance, trusted
-from dreammatcher.correspondence import confidence, match
-from dreammatcher.descriptors import descriptors, resize
-from dreammatcher.foreground import foreground
+from dreammatcher.attention import foreground
+from dreammatcher.matching.appearance import match_appearance, trusted
+from dreammatcher.matching.correspondence import confidence, match
+from dreammatcher.matching.descriptors import descriptors, resize
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

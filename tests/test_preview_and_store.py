@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from dreammatcher.features import FeatureOptions, FeatureStore, RowFeatures
-from dreammatcher.inspection import cells, chosen
-from dreammatcher.preview import panels, sheet, spread, warped, wheel
-from dreammatcher.settings import ApplySettings, MaskSettings, Snapshot, Trace
+from dreammatcher.matching.features import FeatureOptions, FeatureStore, RowFeatures
+from dreammatcher.matching.inspection import cells, chosen
+from dreammatcher.matching.preview import panels, sheet, spread, warped, wheel
+from dreammatcher.matching.settings import ApplySettings, MaskSettings, Snapshot, Trace
 
 
 def snapshot(height=6, width=9, reference=(6, 9), batch=1, flow=None) -> Snapshot:

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreammatcher.inversion import Trajectory, invert, psnr, reconstruct
-from dreammatcher.reference import Conditioning, Reference, Subject, load, save
+from dreammatcher.matching.inversion import Trajectory, invert, psnr, reconstruct
+from dreammatcher.matching.reference import Conditioning, Reference, Subject, load, save
 
 SIGMAS = [0.03 * (14.6 / 0.03) ** (i / 49) for i in range(50)]
 MEAN, SPREAD = torch.tensor([0.5, -1.0, 0.2, 2.0])[None, :, None, None], 0.7

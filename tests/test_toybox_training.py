@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from toybox.optimisation import Run, as_matrix, rate_factor
+from toybox.making.optimisation import Run, as_matrix, rate_factor
 
 
 @pytest.fixture(autouse=True)

@@ -8,21 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from toybox.dataset import picture
 from toybox.draw import render
-from toybox.judge import (
-    coherence,
-    colours_followed,
-    load_judge,
-    palette_distance,
-    part_colours,
-    purity,
-    subject_error,
-)
+from toybox.judge import coherence, colours_followed, load_judge, palette_distance, part_colours, purity, subject_error
 from toybox.layout import background_change, edge_overlap, recoloured, silhouette_iou, structure_iou
+from toybox.making.dataset import picture
+from toybox.making.train_judge import accuracy
 from toybox.picture import reference_picture
 from toybox.shapes import PART_LABELS, PART_ROLES
-from toybox.train_judge import accuracy
 from toybox.vocab import END, START, merges, vocabulary, words
 from toybox.world import CLASSES, ROLES, SCENES, Pose, Scene, caption, is_held_out, random_pose, random_scene, unseen_subject
 

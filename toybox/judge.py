@@ -1,13 +1,12 @@
 """The judge: sees which parts of which class stand where in a picture, and measures results against ground truth.
 
-``python -m toybox.judge`` trains it on renders (resumable) and writes toybox/judge.safetensors and its own accuracy.
+``python -m toybox.making.train_judge`` trains it.
 The measures: colours by CIEDE2000 between part medians, structure by part overlap, class and scene by its two heads.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -187,24 +186,3 @@ def colours_followed(picture: np.ndarray, parts: np.ndarray, kind: str, named: d
             mean = np.average([median for median, _ in own], axis=0, weights=[area for _, area in own])
             hits.append(_colour_distance(mean, plain_colour(name)) <= NAMED)
     return float(np.mean(hits)) if hits else None
-
-
-def main() -> None:
-    import logging
-
-    from .dataset import BUILD, open_dataset
-    from .train_judge import accuracy, train
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
-    from safetensors.torch import save_file
-
-    judge = train(open_dataset(), BUILD)
-    save_file({name: (value.half() if value.is_floating_point() else value).contiguous()
-               for name, value in judge.state_dict().items()}, JUDGE_FILE)
-    figures = accuracy(load_judge())
-    JUDGE_FILE.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
-    logging.getLogger("toybox").info("judge: %s", figures)
-
-
-if __name__ == "__main__":
-    main()

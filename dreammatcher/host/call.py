@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..appearance import match_appearance
-from ..correspondence import JointMatch
-from ..features import COND, Layer
-from ..settings import MATCHED_EVERYWHERE, REPLACED, Snapshot
+from ..matching.appearance import match_appearance
+from ..matching.correspondence import JointMatch
+from ..matching.features import COND, Layer
+from ..matching.settings import MATCHED_EVERYWHERE, REPLACED, Snapshot
 from .capture import SubjectMaps
 from .prompts import Look
 from .rows import assign

@@ -1,4 +1,4 @@
-"""One pass of the UNet over the reference, and what is recorded in it (spec 3.2)."""
+"""One pass of the UNet over the reference, and what is recorded in it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange
 
-from ..features import COND, Layer, RowFeatures
-from ..foreground import attention_columns, foreground, repeated_columns
-from ..reference import Conditioning, Reference, Subject
+from ..attention import attention_columns, foreground, repeated_columns
+from ..matching.features import COND, Layer, RowFeatures
+from ..matching.reference import Conditioning, Reference, Subject
 from .compiling import uncompiled
 from .conditioning import model_arguments
 from .structure import Structure, attention_modules, halved

@@ -6,7 +6,7 @@ import logging
 
 import torch
 
-from ..reference import Conditioning, Subject
+from ..matching.reference import Conditioning, Subject
 from .content import content_words
 from .words import Text, find
 

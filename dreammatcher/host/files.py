@@ -6,7 +6,7 @@ from pathlib import Path
 
 import folder_paths
 
-from .. import reference as references
+from ..matching import reference as references
 
 FOLDER = "dreammatcher"
 

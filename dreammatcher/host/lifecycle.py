@@ -14,7 +14,7 @@ import weakref
 
 import torch
 
-from ..settings import Trace
+from ..matching.settings import Trace
 from .compiling import hide
 from .notes import tell
 from .plan import Plan

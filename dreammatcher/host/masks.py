@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..reference import Subject
-from ..settings import MaskSettings
+from ..matching.reference import Subject
+from ..matching.settings import MaskSettings
 
 
 def mask_settings(

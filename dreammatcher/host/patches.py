@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from ..features import Layer
+from ..matching.features import Layer
 from .call import Call
 from .capture import SubjectMaps, layer_of
 from .compiling import hidden

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..features import FeatureStore, Layer
-from ..reference import Member, Reference, ReferenceSet, Subject, views_of
-from ..settings import ApplySettings, MaskSettings, Trace
+from ..matching.features import FeatureStore, Layer
+from ..matching.reference import Member, Reference, ReferenceSet, Subject, views_of
+from ..matching.settings import ApplySettings, MaskSettings, Trace
 from .structure import Structure
 
 #: where a model's plans stand in its transformer options, for patches of other plans and for guidance

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..reference import Subject
+from ..matching.reference import Subject
 from .conditioning import SUBJECT_KEY
 
 PROBE = 4  # channels of a prompt that are compared

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from ..features import COND, UNCOND
+from ..matching.features import COND, UNCOND
 from .prompts import Look
 from .run import Row, Run
 

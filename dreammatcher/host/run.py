@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from ..appearance import trusted
-from ..correspondence import JointMatch, match
-from ..descriptors import joint_descriptors, resize
-from ..features import COND, Layer, RowFeatures
-from ..foreground import foreground, otsu
+from ..attention import foreground, otsu
+from ..matching.appearance import trusted
+from ..matching.correspondence import JointMatch, match
+from ..matching.descriptors import joint_descriptors, resize
+from ..matching.features import COND, Layer, RowFeatures
 from .capture import reference_pass
 from .memo import Memo
 from .plan import Plan, View

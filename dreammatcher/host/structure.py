@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..features import Layer
+from ..matching.features import Layer
 
 #: decoder levels that the method works on, as in the paper
 LEVELS = 2

@@ -20,7 +20,7 @@ def checkpoint(host, pack):
     import comfy.supported_models
     import comfy.supported_models_base
 
-    toybox = pack.module("dreammatcher.host.toybox")
+    toybox = pack.module("toybox.host")
 
     class Narrow(comfy.supported_models.SD15):
         unet_config = {**comfy.supported_models.SD15.unet_config, "context_dim": 96, "model_channels": 32}
@@ -42,7 +42,7 @@ def checkpoint(host, pack):
         made = torch.randn(value.shape, generator=generator) / max(1, value[0].numel()) ** 0.5 if value.ndim > 1 \
             else torch.full(value.shape, float(name.endswith("weight")))
         weights[f"model.diffusion_model.{name}"] = made.half()
-    trained = pack.module("dreammatcher.int8").dequantise(load_file(TOYBOX / "model.safetensors"))
+    trained = pack.module("toybox.int8").dequantise(load_file(TOYBOX / "model.safetensors"))
     weights.update({name.replace("cond_stage_model.clip_l.", "cond_stage_model."): value
                     for name, value in trained.items() if not name.startswith("model.diffusion_model.")})
     folder = host.folder / "models" / "checkpoints"

@@ -111,9 +111,9 @@ def test_without_strength_the_pack_is_as_if_alone(host, bench, name):
 @pytest.mark.parametrize("name", ["PAG", "SAG", "IPAdapter-like attn2 replacement", "CFG rescale", "FreeU"])
 @pytest.mark.parametrize("mode", ["fast", "paper"])
 def test_guidance_works_with_the_pack(host, bench, pack, name, mode):
-    settings = pack.module("dreammatcher.guidance").GuidanceSettings(0.3 if mode == "fast" else 0.01, 0.0, 1.0, mode)
+    settings = pack.module("dreammatcher.matching.guidance").GuidanceSettings(0.3 if mode == "fast" else 0.01, 0.0, 1.0, mode)
     matched, trace = bench.apply(PACKS[name](host, bench.model))
-    guided = pack.module("dreammatcher.host.guide").guide(matched, settings)
+    guided = pack.module("dreammatcher.host.matching.guide").guide(matched, settings)
     out = bench.sample(guided, **SIZE)
     assert torch.isfinite(out).all() and not torch.equal(out, bench.sample(matched, **SIZE))
     assert not any("not possible" in reason for reason in trace.skipped)
@@ -170,9 +170,9 @@ def test_guidance_in_mode_paper_goes_along_with_control(host, pack, make):
     bench = Bench(pack, family_unet("SD1.5"), height=32, width=32, steps=4)
     hint = torch.rand(1, 256, 256, 3, generator=torch.Generator().manual_seed(8))
     controlled = first_node(host, "ControlNetApply")(bench.target, make(), hint, 0.8)[0]
-    settings = pack.module("dreammatcher.guidance").GuidanceSettings(1.0, 0.0, 1.0, "paper")
+    settings = pack.module("dreammatcher.matching.guidance").GuidanceSettings(1.0, 0.0, 1.0, "paper")
     matched, trace = bench.apply()
-    out = sample(pack.module("dreammatcher.host.guide").guide(matched, settings), controlled, bench.negative, **SIZE)
+    out = sample(pack.module("dreammatcher.host.matching.guide").guide(matched, settings), controlled, bench.negative, **SIZE)
     assert not trace.skipped and torch.isfinite(out).all()
     assert not torch.equal(out, sample(matched, controlled, bench.negative, **SIZE))
 
@@ -199,7 +199,7 @@ def test_two_branches_of_one_model_and_two_graphs_in_turn_never_mix(bench):
 
 
 def test_two_applies_on_one_model_both_act(pack, bench):
-    Subject = pack.module("dreammatcher.reference").Subject
+    Subject = pack.module("dreammatcher.matching.reference").Subject
     other = bench.mask(target_subject=Subject("cat", "the dog and cat", (9,), 77))
     one = bench.apply()[0]
     both, trace = bench.apply(one, other)

@@ -25,7 +25,8 @@ def bench(pack) -> Bench:
 @pytest.fixture(scope="module")
 def guided(bench, pack):
     """Makes a matched model that is led in mode fast."""
-    settings, guide = pack.module("dreammatcher.guidance").GuidanceSettings, pack.module("dreammatcher.host.guide").guide
+    settings = pack.module("dreammatcher.matching.guidance").GuidanceSettings
+    guide = pack.module("dreammatcher.host.matching.guide").guide
     return lambda: guide(bench.apply()[0], settings(1.0, 0.0, 1.0, "fast"))
 
 

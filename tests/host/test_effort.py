@@ -17,12 +17,12 @@ def bench(pack) -> Bench:
 
 @pytest.fixture
 def effort(pack):
-    return pack.module("dreammatcher.settings").Effort
+    return pack.module("dreammatcher.matching.settings").Effort
 
 
 def fresh(bench):
     """The reference without any features kept."""
-    return bench.reference.with_store(bench.module("dreammatcher.features").FeatureStore())
+    return bench.reference.with_store(bench.module("dreammatcher.matching.features").FeatureStore())
 
 
 class Matches:
@@ -115,8 +115,8 @@ def test_every_second_step_halves_the_matches(bench, pack, effort):
 
 
 def test_guidance_uses_the_match_that_is_there(bench, pack, effort):
-    settings = pack.module("dreammatcher.guidance").GuidanceSettings(0.5, 0.0, 1.0, "fast")
-    guide = pack.module("dreammatcher.host.guide").guide
+    settings = pack.module("dreammatcher.matching.guidance").GuidanceSettings(0.5, 0.0, 1.0, "fast")
+    guide = pack.module("dreammatcher.host.matching.guide").guide
     matched, _ = bench.apply(effort=effort())
     with Matches(pack) as matches:
         out = bench.sample(guide(matched, settings), steps=6)
@@ -125,8 +125,8 @@ def test_guidance_uses_the_match_that_is_there(bench, pack, effort):
 
 
 def test_guidance_of_a_model_that_shares_nothing_matches_the_steps_own_features(bench, pack, effort):
-    settings = pack.module("dreammatcher.guidance").GuidanceSettings(0.5, 0.0, 1.0, "fast")
-    guide = pack.module("dreammatcher.host.guide").guide
+    settings = pack.module("dreammatcher.matching.guidance").GuidanceSettings(0.5, 0.0, 1.0, "fast")
+    guide = pack.module("dreammatcher.host.matching.guide").guide
     with Matches(pack) as matches:
         bench.sample(guide(bench.apply(effort=effort(shared=False))[0], settings), steps=6)
     assert len(matches.grids) == 2 * 2 * 5 + 6
@@ -141,8 +141,8 @@ def test_a_change_of_strength_finds_the_features_of_the_run_before(bench, effort
 
 
 def test_fewer_noise_levels_and_low_rank_take_less_room_and_stay_close(bench, pack, effort):
-    options = pack.module("dreammatcher.features").FeatureOptions
-    prepare = pack.module("dreammatcher.host.invert").prepare_features
+    options = pack.module("dreammatcher.matching.features").FeatureOptions
+    prepare = pack.module("dreammatcher.host.matching.invert").prepare_features
     run = dict(sampler="ddim", scheduler="ddim_uniform", steps=10)
     with torch.inference_mode():
         whole, small = (prepare(bench.model, bench.reference, bench.mask(), chosen)
@@ -160,13 +160,14 @@ def test_effort_out_of_range_is_named(effort, wrong, said):
 
 def test_an_unknown_preset_is_named(pack):
     with pytest.raises(ValueError, match="preset: 'best' is unknown; choose one of balanced, fast, paper"):
-        pack.module("dreammatcher.settings").effort_of("best")
+        pack.module("dreammatcher.matching.settings").effort_of("best")
 
 
 def test_a_store_made_ahead_holds_no_more_than_two_states_of_the_weights(bench, pack, effort):
-    options = pack.module("dreammatcher.features").FeatureOptions
+    options = pack.module("dreammatcher.matching.features").FeatureOptions
     with torch.inference_mode():
-        prepared = pack.module("dreammatcher.host.invert").prepare_features(bench.model, bench.reference, bench.mask(), options())
+        prepare = pack.module("dreammatcher.host.matching.invert").prepare_features
+        prepared = prepare(bench.model, bench.reference, bench.mask(), options())
     once = prepared.store.bytes()
     key = "diffusion_model.output_blocks.3.1.transformer_blocks.0.attn1.to_v.weight"
     for strength in (0.1, 0.2, 0.3, 0.4):

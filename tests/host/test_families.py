@@ -51,8 +51,8 @@ def test_the_family_is_matched_and_its_plain_picture_stays(family):
 def test_the_family_is_guided(pack, family, mode):
     name, bench = family
     matched, trace = bench.apply()
-    settings = pack.module("dreammatcher.guidance").GuidanceSettings(0.2, 0.0, 1.0, mode)
-    guided = pack.module("dreammatcher.host.guide").guide(matched, settings)
+    settings = pack.module("dreammatcher.matching.guidance").GuidanceSettings(0.2, 0.0, 1.0, mode)
+    guided = pack.module("dreammatcher.host.matching.guide").guide(matched, settings)
     options = dict(height=16, width=24, steps=4)
     assert not torch.equal(bench.sample(guided, **options), bench.sample(matched, **options))
     assert not any("not possible" in reason for reason in trace.skipped)

@@ -15,8 +15,8 @@ def bench(pack) -> Bench:
 @pytest.fixture(scope="module")
 def guided(pack, bench):
     def make(model=None, **settings):
-        chosen = pack.module("dreammatcher.guidance").GuidanceSettings(**{"start": 0.0, **settings})
-        return pack.module("dreammatcher.host.guide").guide(model or bench.apply()[0], chosen)
+        chosen = pack.module("dreammatcher.matching.guidance").GuidanceSettings(**{"start": 0.0, **settings})
+        return pack.module("dreammatcher.host.matching.guide").guide(model or bench.apply()[0], chosen)
     return make
 
 
@@ -33,7 +33,7 @@ def in_inference_mode(model):
 @pytest.mark.parametrize("prediction", ["EPS", "V_PREDICTION"])
 def test_the_gradient_equals_finite_differences_with_attention_held_constant(pack, prediction):
     gradients = pack.module("dreammatcher.host.gradients")
-    guide = pack.module("dreammatcher.host.guide")
+    guide = pack.module("dreammatcher.host.matching.guide")
     model = in_inference_mode(random_unet(prediction=prediction))
     base, sigma = model.model, 1.7
     generator = torch.Generator().manual_seed(5)
@@ -82,7 +82,7 @@ def test_activations_are_recomputed_to_the_same_gradient_with_half_the_memory(pa
     """Memory counts what autograd saves, and the blocks' inputs that are kept instead."""
     from contextlib import nullcontext
 
-    gradients, guide = pack.module("dreammatcher.host.gradients"), pack.module("dreammatcher.host.guide")
+    gradients, guide = pack.module("dreammatcher.host.gradients"), pack.module("dreammatcher.host.matching.guide")
     base = in_inference_mode(random_unet()).model
     generator = torch.Generator().manual_seed(5)
     x, slopes, context = (torch.randn(shape, generator=generator) for shape in ((2, 4, 16, 16), (2, 4, 16, 16), (2, 77, 96)))
@@ -139,7 +139,7 @@ def test_no_hook_stays_after_an_error(pack):
 
 def distances(pack, sample):
     """Masked distance of the estimate from its goal before and after the guidance of every step."""
-    guide, guidance = pack.module("dreammatcher.host.guide"), pack.module("dreammatcher.guidance")
+    guide, guidance = pack.module("dreammatcher.host.matching.guide"), pack.module("dreammatcher.matching.guidance")
     seen = []
     lead, corrected = guide.lead, guide._corrected
 
@@ -163,8 +163,8 @@ def distances(pack, sample):
 
 
 def test_every_step_in_mode_fast_comes_nearer_to_the_warped_reference(pack, bench):
-    settings = pack.module("dreammatcher.guidance").GuidanceSettings(0.2, 0.0, 1.0, "fast")
-    before, after = distances(pack, lambda: bench.sample(pack.module("dreammatcher.host.guide").guide(
+    settings = pack.module("dreammatcher.matching.guidance").GuidanceSettings(0.2, 0.0, 1.0, "fast")
+    before, after = distances(pack, lambda: bench.sample(pack.module("dreammatcher.host.matching.guide").guide(
         bench.apply()[0], settings), steps=8)).unbind(1)
     assert len(before) >= 7 and (after < before).all()
 
@@ -173,8 +173,8 @@ def test_every_step_in_mode_fast_comes_nearer_to_the_warped_reference(pack, benc
 def test_every_step_comes_nearer_where_the_prediction_follows_the_noise(pack, mode, weight):
     """On weights that are merely random mode paper has no such property: its gradient goes through the prediction alone."""
     bench = Bench(pack, noise_following_unet())
-    settings = pack.module("dreammatcher.guidance").GuidanceSettings(weight, 0.0, 1.0, mode)
-    before, after = distances(pack, lambda: bench.sample(pack.module("dreammatcher.host.guide").guide(
+    settings = pack.module("dreammatcher.matching.guidance").GuidanceSettings(weight, 0.0, 1.0, mode)
+    before, after = distances(pack, lambda: bench.sample(pack.module("dreammatcher.host.matching.guide").guide(
         bench.apply()[0], settings), steps=8)).unbind(1)
     assert len(before) >= 7 and (after <= before + 1e-6).all() and after.sum() < 0.98 * before.sum()
 
@@ -257,7 +257,7 @@ def test_few_steps_and_any_weight_are_guided_without_a_message(bench, guided, st
 
 
 def test_a_gradient_that_explodes_leaves_the_step_unguided_with_one_message(bench, guided, pack, monkeypatch):
-    guide = pack.module("dreammatcher.host.guide")
+    guide = pack.module("dreammatcher.host.matching.guide")
     matched, trace = bench.apply()
     unguided = bench.sample(matched)
     monkeypatch.setattr(guide, "correction", lambda gradient, *_: gradient * torch.nan)
@@ -274,8 +274,8 @@ def test_uncond_rows_that_come_first_are_led_and_taken_for_whole_pictures(pack, 
     from test_sampling import split_calls
 
     matched, trace = bench.apply()
-    settings = pack.module("dreammatcher.guidance").GuidanceSettings(1.0, 0.0, 1.0, "paper")
-    guided = pack.module("dreammatcher.host.guide").guide(matched, settings)
+    settings = pack.module("dreammatcher.matching.guidance").GuidanceSettings(1.0, 0.0, 1.0, "paper")
+    guided = pack.module("dreammatcher.host.matching.guide").guide(matched, settings)
     out = bench.sample(split_calls(guided, order=[1]))
     assert not torch.equal(out, bench.sample(split_calls(matched, order=[1])))
     assert not any("area" in reason for reason in trace.skipped), trace.skipped

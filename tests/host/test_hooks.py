@@ -125,7 +125,7 @@ def test_an_inversion_says_what_it_leaves_out_of_a_prompt_with_hooks(host, toybo
 
 
 def test_easy_encodes_with_the_hooks_too(host, pack, toybox, lora, monkeypatch):
-    monkeypatch.setattr(pack.module("dreammatcher.host.easy"), "STEPS", 2)
+    monkeypatch.setattr(pack.module("dreammatcher.host.matching.easy"), "STEPS", 2)
     model, clip, vae = toybox
     picture, _ = host.nodes["ToyboxReference"]().draw(1, "robot", 1, "grass")
     with torch.inference_mode():

@@ -35,8 +35,8 @@ def bench(pack) -> Bench:
 @given(strength=ODD, start=ODD, end=ODD, threshold=ODD, weight=ODD, pca=st.integers(-5, 5),
        device=st.sampled_from(["cpu", "gpu"]))
 def test_numbers_out_of_range_never_reach_a_run(pack, strength, start, end, threshold, weight, pca, device):
-    chosen, guidance = pack.module("dreammatcher.settings"), pack.module("dreammatcher.guidance")
-    features = pack.module("dreammatcher.features")
+    chosen, guidance = pack.module("dreammatcher.matching.settings"), pack.module("dreammatcher.matching.guidance")
+    features = pack.module("dreammatcher.matching.features")
     makers = [
         (lambda: chosen.ApplySettings(strength, start, end), 0 <= strength <= 1 and 0 <= start < end <= 1),
         (lambda: guidance.GuidanceSettings(weight, start, end), 0 <= weight <= 20 and 0 <= start < end <= 1),
@@ -91,7 +91,7 @@ def test_any_prompt_with_any_subject_words(pack, toybox, text, words):
 @pytest.fixture(scope="module")
 def good_file(pack, bench, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("references") / "good.safetensors"
-    pack.module("dreammatcher.reference").save(bench.reference, path)
+    pack.module("dreammatcher.matching.reference").save(bench.reference, path)
     return path
 
 
@@ -109,7 +109,7 @@ def with_header(header: dict, body: bytes) -> bytes:
 @given(kind=st.sampled_from(["cut", "flip", "header", "metadata", "drop", "length", "junk"]), where=st.floats(0, 1),
        value=st.integers(0, 255), data=st.data())
 def test_files_that_are_cut_altered_or_lie_about_themselves(pack, good_file, tmp_path_factory, kind, where, value, data):
-    reference = pack.module("dreammatcher.reference")
+    reference = pack.module("dreammatcher.matching.reference")
     original = good_file.read_bytes()
     place = int(where * (len(original) - 1))
     header, body = header_of(original)
@@ -151,7 +151,7 @@ IMAGES = st.one_of(st.lists(st.integers(0, 5), min_size=1, max_size=6).map(tuple
 @settings(max_examples=400, **RELAXED)
 @given(shape=IMAGES, content=CONTENT, side=st.sampled_from([128, 512, 1024]), least=st.sampled_from([32, 64]))
 def test_pictures_of_any_shape_and_content(pack, shape, content, side, least):
-    pictures, sized = pack.module("dreammatcher.host.pictures"), pack.module("dreammatcher.host.easy").sized
+    pictures, sized = pack.module("dreammatcher.host.pictures"), pack.module("dreammatcher.host.matching.easy").sized
     image = torch.zeros(shape) if content == "zeros" else torch.rand(shape) * (1e30 if content == "huge" else 1)
     if content in ("nan", "inf") and image.numel():
         image.view(-1)[-1] = float(content)
@@ -171,7 +171,7 @@ def test_pictures_of_any_shape_and_content(pack, shape, content, side, least):
        content=st.sampled_from(["fine", "fine", "zeros", "nan"]))
 def test_easy_with_any_picture_ends_in_a_model_or_in_one_clear_error(
         host, pack, toybox, height, width, channels, masked, content):
-    module = pack.module("dreammatcher.host.easy")
+    module = pack.module("dreammatcher.host.matching.easy")
     image = torch.rand(1, height, width, channels) * (content != "zeros")
     if content == "nan":
         image.view(-1)[0] = torch.nan
@@ -194,7 +194,7 @@ LATENTS = st.tuples(st.integers(0, 3), st.sampled_from([0, 1, 3, 4, 9]), st.inte
 @settings(max_examples=150, **RELAXED)
 @given(shape=LATENTS, content=st.sampled_from(["fine", "nan", "inf"]), steps=st.integers(1, 3))
 def test_references_of_any_shape_and_content(pack, bench, shape, content, steps):
-    invert = pack.module("dreammatcher.host.invert").invert_reference
+    invert = pack.module("dreammatcher.host.matching.invert").invert_reference
     latent = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     if content != "fine" and latent.numel():
         latent.view(-1)[0] = float(content)
@@ -215,14 +215,14 @@ def test_references_of_any_shape_and_content(pack, bench, shape, content, steps)
        mode=st.sampled_from([None, "fast", "paper"]), painted=st.booleans(), seed=st.integers(0, 3))
 def test_any_size_batch_and_prompt_length_samples_to_finite_pictures(
         pack, bench, height, width, batch, cfg, tokens, column, otsu, mode, painted, seed):
-    Subject = pack.module("dreammatcher.reference").Subject
+    Subject = pack.module("dreammatcher.matching.reference").Subject
     target = Subject("dog", "the dog", (column,), 77 if tokens[0] == 77 else 154)
     mask = bench.mask(target_subject=target, otsu=otsu,
                       target_mask=torch.rand(1, 1, 5, 7).round().clamp(min=0.6) if painted else None)
     model, _ = bench.apply(mask=mask)
     if mode:
-        chosen = pack.module("dreammatcher.guidance").GuidanceSettings(0.1, 0.0, 1.0, mode)
-        model = pack.module("dreammatcher.host.guide").guide(model, chosen)
+        chosen = pack.module("dreammatcher.matching.guidance").GuidanceSettings(0.1, 0.0, 1.0, mode)
+        model = pack.module("dreammatcher.host.matching.guide").guide(model, chosen)
     before = weights(bench.model)
     options = dict(height=height, width=width, batch=batch, cfg=cfg, steps=3, seed=seed)
     texts = prompt(3, tokens[0]), prompt(2, tokens[1])
@@ -253,8 +253,8 @@ def test_memory_after_fifty_runs_is_that_after_five(bench, pack):
     import psutil
 
     process = psutil.Process()
-    guide = pack.module("dreammatcher.host.guide").guide
-    GuidanceSettings = pack.module("dreammatcher.guidance").GuidanceSettings
+    guide = pack.module("dreammatcher.host.matching.guide").guide
+    GuidanceSettings = pack.module("dreammatcher.matching.guidance").GuidanceSettings
 
     def run(number: int) -> int:
         model, _ = bench.apply()

@@ -123,7 +123,7 @@ def test_matches_that_nobody_trusts_are_told(bench, pack):
     matched, trace = bench.apply()
     bench.sample(matched)
     for level, known in list(trace.snapshots.items()):
-        trace.snapshots[level] = pack.module("dreammatcher.settings").Snapshot(
+        trace.snapshots[level] = pack.module("dreammatcher.matching.settings").Snapshot(
             **{**vars(known), "confidence": torch.zeros_like(known.confidence)})
     assert "no match was trusted" in trace.nothing()
 

@@ -141,7 +141,7 @@ class Connected:
 def test_the_live_preview_sends_pictures_while_sampling_and_changes_none(host, pack, monkeypatch, kind):
     server, prompt = Connected(), quick(full_control())
     without = host.images(host.run(prompt), "16")[0].tobytes()
-    monkeypatch.setattr(pack.module("dreammatcher.host.live"), "connected", lambda: server)
+    monkeypatch.setattr(pack.module("dreammatcher.host.matching.live"), "connected", lambda: server)
     assert host.images(host.run(prompt), "16")[0].tobytes() == without and not server.sent, "off sends nothing"
     prompt["9"]["inputs"]["live_preview"] = kind
     assert host.images(host.run(prompt), "16")[0].tobytes() == without
@@ -301,7 +301,7 @@ def test_graphs_from_before_an_option_was_added_run_as_they_did(host):
 
 
 def test_the_easy_node_inverts_again_only_for_what_the_inversion_depends_on(host, pack, toybox, monkeypatch):
-    easy = pack.module("dreammatcher.host.easy")
+    easy = pack.module("dreammatcher.host.matching.easy")
     made, original = [], easy.invert_reference
     monkeypatch.setattr(easy, "invert_reference", lambda *given: made.append(original(*given)) or made[-1])
     monkeypatch.setattr(easy, "STEPS", 3)
@@ -328,7 +328,7 @@ def test_the_easy_node_inverts_again_only_for_what_the_inversion_depends_on(host
     (("masterpiece, photo", "a robot, best quality"), None, "these words of the prompt are taken: robot"),
 ])
 def test_easy_without_subject_words_takes_what_the_prompts_share(host, pack, toybox, monkeypatch, prompts, words, said):
-    easy = pack.module("dreammatcher.host.easy")
+    easy = pack.module("dreammatcher.host.matching.easy")
     monkeypatch.setattr(easy, "STEPS", 2)
     seen, original = [], easy.mask_settings
     monkeypatch.setattr(easy, "mask_settings", lambda *given: seen.append(given) or original(*given))

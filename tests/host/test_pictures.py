@@ -32,7 +32,7 @@ def drawn(host) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.fixture
 def match(host, pack, toybox, monkeypatch):
     """DreamMatcher (Easy) on Toybox in few steps: (what was VAE-encoded, the mask of the plan)."""
-    module = pack.module("dreammatcher.host.easy")
+    module = pack.module("dreammatcher.host.matching.easy")
     monkeypatch.setattr(module, "STEPS", STEPS)
     model, clip, vae = toybox
 
@@ -178,7 +178,7 @@ def test_a_reference_of_which_nothing_is_left_is_refused(match, drawn):
 
 
 def test_the_size_is_the_one_that_the_model_was_made_for(pack, toybox):
-    side = pack.module("dreammatcher.host.easy").native_side
+    side = pack.module("dreammatcher.host.matching.easy").native_side
     assert side(toybox[0]) == side(toybox[0].clone()) == 128
     assert side(family_unet("SD1.5")) == side(family_unet("SD1.5", prediction="V_PREDICTION")) == 512
     assert side(family_unet("SD2.1", prediction="EPS")) == 512 and side(family_unet("SD2.1", prediction="V_PREDICTION")) == 768
@@ -186,7 +186,7 @@ def test_the_size_is_the_one_that_the_model_was_made_for(pack, toybox):
 
 
 def test_a_cameras_photo_becomes_as_large_as_the_model_was_made_for(pack):
-    sized = pack.module("dreammatcher.host.easy").sized
+    sized = pack.module("dreammatcher.host.matching.easy").sized
     photo = torch.rand(1, 3000, 4000, 3)
     for side in (128, 512, 1024):
         made = sized(photo, side, 32)
@@ -204,7 +204,7 @@ def test_a_photo_on_toybox_is_inverted_at_its_size(match):
 @pytest.mark.parametrize("name, least", [("SD1.5", 64), ("SDXL", 32), ("KOALA 700M", 32)])
 def test_the_least_side_is_one_cell_of_the_coarsest_level(pack, name, least):
     structure = pack.module("dreammatcher.host.structure").structure_of(family_unet(name).model)
-    assert pack.module("dreammatcher.host.easy").least_side(structure) == least
+    assert pack.module("dreammatcher.host.matching.easy").least_side(structure) == least
 
 
 @pytest.mark.parametrize("width, height, words", [

@@ -158,7 +158,7 @@ def test_nothing_of_a_run_is_alive_after_its_end_or_an_error(bench):
 
 
 def test_several_seeds_and_settings_share_the_reference_passes(bench, pack):
-    fresh = bench.reference.with_store(pack.module("dreammatcher.features").FeatureStore())
+    fresh = bench.reference.with_store(pack.module("dreammatcher.matching.features").FeatureStore())
     matched, _ = bench.apply(reference=fresh)
     calls = count_calls(bench.model)
     with calls:
@@ -188,8 +188,8 @@ def count_calls(model):
 
 
 def test_prepared_features_save_every_reference_pass_and_change_nothing_at_stored_sigmas(bench, pack):
-    options = pack.module("dreammatcher.features").FeatureOptions()
-    prepare = pack.module("dreammatcher.host.invert").prepare_features
+    options = pack.module("dreammatcher.matching.features").FeatureOptions()
+    prepare = pack.module("dreammatcher.host.matching.invert").prepare_features
     with torch.inference_mode():
         prepared = prepare(bench.model, bench.reference, bench.mask(), options)
     run = dict(sampler="ddim", scheduler="ddim_uniform", steps=10)
@@ -202,8 +202,8 @@ def test_prepared_features_save_every_reference_pass_and_change_nothing_at_store
 
 
 def test_a_sampler_that_visits_other_sigmas_snaps_to_the_nearest_in_log_distance(bench, pack):
-    features = pack.module("dreammatcher.features")
-    prepare = pack.module("dreammatcher.host.invert").prepare_features
+    features = pack.module("dreammatcher.matching.features")
+    prepare = pack.module("dreammatcher.host.matching.invert").prepare_features
     with torch.inference_mode():
         prepared = prepare(bench.model, bench.reference, bench.mask(), features.FeatureOptions())
     asked = []
@@ -220,8 +220,8 @@ def test_a_sampler_that_visits_other_sigmas_snaps_to_the_nearest_in_log_distance
 
 
 def test_half_precision_features_take_half_the_room_and_stay_close(bench, pack):
-    features = pack.module("dreammatcher.features")
-    prepare = pack.module("dreammatcher.host.invert").prepare_features
+    features = pack.module("dreammatcher.matching.features")
+    prepare = pack.module("dreammatcher.host.matching.invert").prepare_features
     with torch.inference_mode():
         full, half = (prepare(bench.model, bench.reference, bench.mask(), features.FeatureOptions(dtype=dtype))
                       for dtype in (torch.float32, torch.float16))

@@ -72,9 +72,10 @@ def test_start_is_a_share_of_its_schedule_not_of_sigma(zero_snr):
 
 def test_features_made_ahead_at_few_noise_levels_serve_it(zero_snr, pack):
     _, bench = zero_snr
-    options = pack.module("dreammatcher.features").FeatureOptions(None, "cpu", None, False, 5)
+    options = pack.module("dreammatcher.matching.features").FeatureOptions(None, "cpu", None, False, 5)
+    prepare = pack.module("dreammatcher.host.matching.invert").prepare_features
     with torch.inference_mode():
-        ready = pack.module("dreammatcher.host.invert").prepare_features(bench.model, bench.reference, bench.mask(), options)
+        ready = prepare(bench.model, bench.reference, bench.mask(), options)
     matched, trace = bench.apply(reference=ready)
     out = bench.sample(matched, steps=8)
     assert torch.isfinite(out).all() and trace.nothing() == ""
@@ -86,8 +87,8 @@ def test_rescaled_guidance_and_ours_go_together(zero_snr, pack, mode):
     host, bench = zero_snr
     matched, trace = bench.apply(start=0.08)
     rescaled = made(node_of(host, "RescaleCFG").patch(matched, 0.7))
-    settings = pack.module("dreammatcher.guidance").GuidanceSettings(1.0, 0.08, 1.0, mode)
-    guided = pack.module("dreammatcher.host.guide").guide(rescaled, settings)
+    settings = pack.module("dreammatcher.matching.guidance").GuidanceSettings(1.0, 0.08, 1.0, mode)
+    guided = pack.module("dreammatcher.host.matching.guide").guide(rescaled, settings)
     out = bench.sample(guided, steps=8)
     assert torch.isfinite(out).all() and not torch.equal(out, bench.sample(rescaled, steps=8))
     assert trace.nothing() == "" and not trace.skipped

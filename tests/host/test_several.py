@@ -17,14 +17,14 @@ def bench(pack) -> Bench:
 @pytest.fixture(scope="module")
 def second(pack, bench):
     """Another picture of another size, inverted with the same model."""
-    invert = pack.module("dreammatcher.host.invert").invert_reference
+    invert = pack.module("dreammatcher.host.matching.invert").invert_reference
     with torch.inference_mode():
         return invert(bench.model, {"samples": picture(8, 12, 20)}, bench.positive, bench.negative, 10, "ddim_uniform")[0]
 
 
 @pytest.fixture(scope="module")
 def combined(pack):
-    return pack.module("dreammatcher.reference").combined
+    return pack.module("dreammatcher.matching.reference").combined
 
 
 def test_two_references_differ_from_either_and_both_are_used(bench, second, combined):
@@ -57,10 +57,10 @@ def test_the_same_reference_twice_gives_the_picture_of_one(bench, combined):
 def test_features_of_a_set_are_prepared_once_for_all(bench, second, combined, pack):
     from test_sampling import count_calls
 
-    prepare = pack.module("dreammatcher.host.invert").prepare_features
+    prepare = pack.module("dreammatcher.host.matching.invert").prepare_features
     pair = combined(bench.reference, second)
     with torch.inference_mode():
-        prepared = prepare(bench.model, pair, bench.mask(), pack.module("dreammatcher.features").FeatureOptions())
+        prepared = prepare(bench.model, pair, bench.mask(), pack.module("dreammatcher.matching.features").FeatureOptions())
     run = dict(sampler="ddim", scheduler="ddim_uniform", steps=10)
     expected = bench.sample(bench.apply(reference=pair)[0], **run)
     calls = count_calls(bench.model)
@@ -99,11 +99,11 @@ def test_references_of_two_families_do_not_combine(bench, second, combined):
 
 def test_a_set_can_not_be_saved_as_one_file(bench, second, combined, pack, tmp_path):
     with pytest.raises(ValueError, match="combination of 2; save each"):
-        pack.module("dreammatcher.reference").save(combined(bench.reference, second), tmp_path / "x.safetensors")
+        pack.module("dreammatcher.matching.reference").save(combined(bench.reference, second), tmp_path / "x.safetensors")
 
 
 def test_two_subjects_share_the_picture_without_overlap(pack, bench, second):
-    Subject = pack.module("dreammatcher.reference").Subject
+    Subject = pack.module("dreammatcher.matching.reference").Subject
     other = Subject("cat", "the dog and cat", (9,), 77)
     first_model, first_trace = bench.apply()
     both, second_trace = bench.apply(first_model, bench.mask(target_subject=other), reference=second)
@@ -155,7 +155,7 @@ def test_the_order_of_regions_makes_no_difference(bench, regions):
 
 
 def test_two_subjects_in_two_regions_are_each_matched_in_their_own(pack, bench, second, regions):
-    Subject = pack.module("dreammatcher.reference").Subject
+    Subject = pack.module("dreammatcher.matching.reference").Subject
     cat = Subject("cat", "a cat", (4,), 77)
     left, right = regions
     right = marked(prompt(21), cat, area=(16, 16, 0, 16), strength=1.0)
@@ -180,7 +180,7 @@ def test_several_prompts_without_a_named_subject_are_left_alone_with_one_message
 
 
 def test_a_prompt_schedule_uses_each_prompts_own_columns(pack, bench):
-    Subject = pack.module("dreammatcher.reference").Subject
+    Subject = pack.module("dreammatcher.matching.reference").Subject
     later = Subject("dog", "a red dog", (9,), 77)
     early = marked(bench.target, bench.subjects[1], start_percent=0.0, end_percent=0.5)
     late = marked(prompt(33), later, start_percent=0.5, end_percent=1.0)
@@ -252,8 +252,8 @@ def test_conditioning_masks_keep_each_subject_to_the_rows_of_its_prompt(bench):
 
 @pytest.mark.parametrize("mode", ["fast", "paper"])
 def test_guidance_leads_the_rows_of_the_subjects_prompt_only(pack, bench, mode):
-    guide = pack.module("dreammatcher.host.guide")
-    settings = pack.module("dreammatcher.guidance").GuidanceSettings(0.01, 0.0, 1.0, mode)
+    guide = pack.module("dreammatcher.host.matching.guide")
+    settings = pack.module("dreammatcher.matching.guidance").GuidanceSettings(0.01, 0.0, 1.0, mode)
     dog, grass = marked(bench.target, bench.subjects[1]), prompt(21)
     matched, trace = bench.apply()
     seen = []

@@ -32,7 +32,7 @@ def test_prompts_weights_and_unknown_words_are_encoded(host, toybox):
 
 
 def test_training_reads_prompts_exactly_as_the_host_encodes_them(host, toybox):
-    from toybox.train_diffusion import Denoiser
+    from toybox.making.train_diffusion import Denoiser
 
     clip = toybox[1]
     prompts = ["", "a photo of a robot", "a photo of a red and blue cat facing left in the snow"]
@@ -78,7 +78,7 @@ def test_the_autoencoder_brings_a_picture_back(host, toybox):
 def test_widening_the_autoencoder_changes_nothing_it_computes(host):
     import comfy.taesd.taesd
 
-    from toybox.train_autoencoder import Autoencoder, widen
+    from toybox.making.train_autoencoder import Autoencoder, widen
 
     torch.manual_seed(0)
     narrow, wide = Autoencoder(16), comfy.taesd.taesd.TAESD()
@@ -117,7 +117,7 @@ def test_a_lora_file_composes_on_either_side_of_apply(host, where):
 
 
 def test_a_missing_or_foreign_model_file_is_named(host, pack, tmp_path):
-    load = pack.module("dreammatcher.host.toybox").load
+    load = pack.module("toybox.host").load
     with pytest.raises(FileNotFoundError, match="nowhere.safetensors is missing"):
         load(tmp_path / "nowhere.safetensors", ROOT / "toybox" / "tokenizer")
     save_file({"x": torch.ones(1)}, tmp_path / "other.safetensors")

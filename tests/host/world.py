@@ -140,22 +140,22 @@ class Bench:
         self.module = pack.module
         self.model = model
         self.positive, self.negative, self.target = (prompt(seed, tokens, pooled=pooled) for seed in (1, 2, 3))
-        Subject = self.module("dreammatcher.reference").Subject
+        Subject = self.module("dreammatcher.matching.reference").Subject
         self.subjects = (Subject("dog", "a dog", subject, tokens), Subject("dog", "the dog", target, tokens))
-        invert = self.module("dreammatcher.host.invert").invert_reference
+        invert = self.module("dreammatcher.host.matching.invert").invert_reference
         with torch.inference_mode():
             self.reference, self.reconstruction = invert(
                 model, {"samples": picture(7, height, width)}, self.positive, self.negative, steps, "ddim_uniform")
 
     def mask(self, **changes):
         settings = dict(reference_subject=self.subjects[0], target_subject=self.subjects[1])
-        return self.module("dreammatcher.settings").MaskSettings(**{**settings, **changes})
+        return self.module("dreammatcher.matching.settings").MaskSettings(**{**settings, **changes})
 
     def apply(self, model=None, mask=None, layers="", reference=None, **settings):
         """(patched model, trace)."""
         settings.setdefault("start", 0.0)
-        chosen = self.module("dreammatcher.settings").ApplySettings(**settings)
-        return self.module("dreammatcher.host.apply").apply(
+        chosen = self.module("dreammatcher.matching.settings").ApplySettings(**settings)
+        return self.module("dreammatcher.host.matching.apply").apply(
             model or self.model, reference or self.reference, mask or self.mask(), chosen, layers)
 
     def sample(self, model=None, **options) -> torch.Tensor:

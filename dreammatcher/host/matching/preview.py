@@ -12,10 +12,10 @@ import torch
 from einops import rearrange
 from PIL import Image
 
-from ..inspection import cells, chosen
-from ..preview import card, panels, pixels, sheet
-from ..settings import Snapshot, Trace
-from .pictures import rgb
+from ...matching.inspection import cells, chosen
+from ...matching.preview import card, panels, pixels, sheet
+from ...matching.settings import Snapshot, Trace
+from ..pictures import rgb
 
 INSPECTED_SIDE = 1024  # pixels of the longer side; larger pictures are shown smaller
 

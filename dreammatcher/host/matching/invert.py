@@ -10,16 +10,16 @@ import comfy.samplers
 import comfy.utils
 import torch
 
-from ..features import COND, UNCOND, FeatureOptions, FeatureStore
-from ..inversion import Trajectory, invert, psnr, reconstruct
-from ..reference import Conditioning, Reference, ReferenceSet, Subject
-from ..settings import MaskSettings
+from ...matching.features import COND, UNCOND, FeatureOptions, FeatureStore
+from ...matching.inversion import Trajectory, invert, psnr, reconstruct
+from ...matching.reference import Conditioning, Reference, ReferenceSet, Subject
+from ...matching.settings import MaskSettings
+from ..capture import evaluate, reference_pass
+from ..conditioning import from_host
+from ..lifecycle import WrappersMP, weights_identity
+from ..plan import members_in_use
+from ..structure import structure_of
 from .apply import check_family
-from .capture import evaluate, reference_pass
-from .conditioning import from_host
-from .lifecycle import WrappersMP, weights_identity
-from .plan import members_in_use
-from .structure import structure_of
 
 
 def progress(total: int) -> Callable[[int, int], None]:

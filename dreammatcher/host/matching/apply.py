@@ -7,13 +7,13 @@ import logging
 import comfy.model_management
 import torch
 
-from ..reference import Reference, ReferenceSet, views_of
-from ..settings import ApplySettings, MaskSettings, Trace
-from . import patches
-from .lifecycle import RunHolder, install
+from ...matching.reference import Reference, ReferenceSet, views_of
+from ...matching.settings import ApplySettings, MaskSettings, Trace
+from .. import patches
+from ..lifecycle import RunHolder, install
+from ..plan import PLANS_KEY, Plan, Seat, seats_of, views
+from ..structure import structure_of
 from .live import SILENT, Live, watch
-from .plan import PLANS_KEY, Plan, Seat, seats_of, views
-from .structure import structure_of
 
 log = logging.getLogger(__name__)
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from ..features import COND
-from ..guidance import PAPER, GuidanceSettings, correction, lead, shortened, slope
-from .gradients import NoGradient, with_gradients
-from .patches import rival_runs
-from .plan import PLANS_KEY, Seat, seats_of
-from .run import Row, Run, noise_level
-from .verify import WrappersMP, options_of
+from ...matching.features import COND
+from ...matching.guidance import PAPER, GuidanceSettings, correction, lead, shortened, slope
+from ..gradients import NoGradient, with_gradients
+from ..patches import rival_runs
+from ..plan import PLANS_KEY, Seat, seats_of
+from ..run import Row, Run, noise_level
+from ..verify import WrappersMP, options_of
 
 log = logging.getLogger(__name__)
 

@@ -23,6 +23,8 @@ PINNED = 1 << 30
 #: a self-attention layer: (block kind, block number, index in the block)
 Layer = tuple[str, int, int]
 
+#: names of the precisions that features are stored in; None keeps the model's own
+PRECISIONS = {"model": None, "float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 #: something that is done to a tensor
 Change = Callable[[torch.Tensor], torch.Tensor]

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dreammatcher.host.toybox import TEXT_WIDTH, zero_padding
+from toybox.host import TEXT_WIDTH, zero_padding
 
+from ..shapes import PART_LABELS
+from ..world import CLASSES, COLOURS, SCENES
+from ..world import caption as caption_of
 from .dataset import Dataset
 from .optimisation import Run, fast_bfloat16, initialise, keep_norm_inputs
-from .shapes import PART_LABELS
-from .world import CLASSES, COLOURS, SCENES
-from .world import caption as caption_of
 
 log = logging.getLogger("toybox")
 

@@ -1,20 +1,25 @@
-"""Trains the judge on renders as the model would show them: noisy, blurred, and through the autoencoder."""
+"""``python -m toybox.making.train_judge``: trains the judge on renders as the model would show them: noisy, blurred, and through
+the autoencoder. Resumes from its checkpoint and writes toybox/judge.safetensors and, as judge.json, its accuracy.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 import random
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
-from .dataset import Dataset
-from .draw import render
-from .judge import SCENE_NAMES, Judge
+from ..draw import render
+from ..judge import JUDGE_FILE, SCENE_NAMES, Judge, load_judge
+from ..world import CLASSES, random_pose, random_scene, unseen_subject
+from .dataset import BUILD, Dataset, open_dataset
 from .optimisation import Run
 from .train_autoencoder import Autoencoder
-from .world import CLASSES, random_pose, random_scene, unseen_subject
 
 STEPS, BATCH, RATE = 1_800, 10, 3e-3
 ROUND_TRIPS = 3_000  # of the training pictures, how many are also seen through the autoencoder
@@ -87,3 +92,17 @@ def accuracy(judge: Judge, count: int = 200) -> dict[str, float]:
         right["class"].append(CLASSES[kind.argmax()] == subject.kind)
         right["scene"].append(SCENE_NAMES[background.argmax()] == scene.name)
     return {name: round(float(np.mean(values)), 4) for name, values in right.items()} | {"pictures": count}
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    judge = train(open_dataset(), BUILD)
+    save_file({name: (value.half() if value.is_floating_point() else value).contiguous()
+               for name, value in judge.state_dict().items()}, JUDGE_FILE)
+    figures = accuracy(load_judge())
+    JUDGE_FILE.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
+    logging.getLogger("toybox").info("judge: %s", figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ import comfy.supported_models_base
 import comfy.utils
 import torch
 
-from ..int8 import dequantise
+from .int8 import dequantise
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def load(path: Path, tokenizer_dir: Path, embedding_directory=None):
     Raises FileNotFoundError or ValueError, naming the file, when it is missing or is not a Toybox model.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"Toybox model {path} is missing; re-install the pack or run `python -m toybox.train`")
+        raise FileNotFoundError(f"Toybox model {path} is missing; re-install the pack or run `python -m toybox.making.train`")
     try:
         weights = dequantise(comfy.utils.load_torch_file(str(path), safe_load=True))
     except ValueError as error:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .draw import SIZE, render
-from .world import SCENES, Pose, Scene, Subject, random_caption, random_pose, random_scene, training_subject
+from ..draw import SIZE, render
+from ..world import SCENES, Pose, Scene, Subject, random_caption, random_pose, random_scene, training_subject
 
 #: training pictures and checkpoints; TOYBOX_BUILD names another folder
-BUILD = Path(os.environ.get("TOYBOX_BUILD") or Path(__file__).resolve().parent.parent / "build" / "toybox")
+BUILD = Path(os.environ.get("TOYBOX_BUILD") or Path(__file__).resolve().parents[2] / "build" / "toybox")
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ def render_dataset(count: int, folder: Path = BUILD) -> None:
 
 
 def open_dataset(folder: Path = BUILD) -> Dataset:
-    """The rendered pictures. Raises FileNotFoundError when ``python -m toybox.render`` has not run."""
+    """The rendered pictures. Raises FileNotFoundError when ``python -m toybox.making.render`` has not run."""
     if not (folder / "count.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no rendered pictures; run `python -m toybox.render` first")
+        raise FileNotFoundError(f"{folder} holds no rendered pictures; run `python -m toybox.making.render` first")
     count = json.loads((folder / "count.json").read_text())["count"]
     return Dataset(np.load(folder / "pictures.npy", mmap_mode="r"), np.load(folder / "labels.npy", mmap_mode="r"),
                    [picture(index) for index in range(count)])

@@ -11,16 +11,16 @@ from comfy.model_base import ModelType
 from comfy.supported_models import SD20
 from einops import rearrange
 
-from ..reference import Reference, Subject
-from ..settings import ApplySettings
+from ...matching.reference import Reference, Subject
+from ...matching.settings import ApplySettings
+from ..conditioning import encode, subject_and_remarks
+from ..content import shared_words
+from ..masks import mask_settings
+from ..pictures import rgb, subject_mask
+from ..structure import Structure, structure_of
+from ..words import Text
 from .apply import apply
-from .conditioning import encode, subject_and_remarks
-from .content import shared_words
 from .invert import invert_reference, weights_of
-from .masks import mask_settings
-from .pictures import rgb, subject_mask
-from .structure import Structure, structure_of
-from .words import Text
 
 STEPS, SCHEDULER, THRESHOLD = 50, "ddim_uniform", 0.4
 CELL = 8  # pixels of a latent cell

@@ -1,4 +1,4 @@
-"""``python -m toybox.train [--steps N]``: trains autoencoder, text encoder and UNet and writes toybox/model.safetensors.
+"""``python -m toybox.making.train [--steps N]``: trains autoencoder, text encoder and UNet and writes toybox/model.safetensors.
 
 Each part resumes from its checkpoint in ``TOYBOX_BUILD``. ``--export-now`` writes the model from the latest checkpoint.
 """
@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from harness.library import use_library
 
+from ..vocab import TOKENIZER_DIR
 from .dataset import BUILD, open_dataset
-from .vocab import TOKENIZER_DIR
 
 MODEL_FILE = TOKENIZER_DIR.with_name("model.safetensors")
 log = logging.getLogger("toybox")
@@ -34,8 +34,8 @@ def main() -> None:
 
     import comfy.taesd.taesd
 
-    from dreammatcher.host import toybox
-    from dreammatcher.int8 import quantise
+    from toybox import host as toybox
+    from toybox.int8 import quantise
 
     from . import train_autoencoder, train_diffusion
 

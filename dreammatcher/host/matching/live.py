@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..preview import enlarge, overlay, pixels
-from ..settings import Snapshot
-from .notes import server as connected
-from .plan import Seat
+from ...matching.preview import enlarge, overlay, pixels
+from ...matching.settings import Snapshot
+from ..notes import server as connected
+from ..plan import Seat
 
 OFF, FOREGROUND, TRUSTED = "off", "foreground", "trusted"
 EVENT = "dreammatcher.live"

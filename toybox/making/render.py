@@ -1,4 +1,4 @@
-"""``python -m toybox.render [--count N]``: draws the training pictures into build/toybox."""
+"""``python -m toybox.making.render [--count N]``: draws the training pictures into build/toybox."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""DreamMatcher in ComfyUI: what its nodes call."""

@@ -1,0 +1,107 @@
+"""Who may import what, read from the source: data flows from nodes to host to method functions, and back."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.library import ROOT
+
+PACKAGES = ("dreammatcher", "nodes", "toybox", "harness", "benchmarks")
+HOST_MODULES = ("comfy", "comfy_api", "comfy_extras", "folder_paths", "server", "execution", "app")
+HOSTS = ("dreammatcher.host", "toybox.host", "toybox.making")
+
+
+def module_of(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@pytest.fixture(scope="module")
+def sources() -> dict[str, Path]:
+    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"], cwd=ROOT,
+                            capture_output=True, text=True)
+    files = [ROOT / name for name in listed.stdout.split()] or sorted(ROOT.glob("*/**/*.py"))
+    return {module_of(file): file for file in files if file.relative_to(ROOT).parts[0] in PACKAGES and file.exists()}
+
+
+def imports(name: str, file: Path, known: dict[str, Path], everywhere: bool = True) -> set[str]:
+    """Absolute names of the modules that a module imports; not those inside functions unless ``everywhere``."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    nodes = ast.walk(tree) if everywhere else tree.body
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[:len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join(part for part in (*above, node.module) if part)
+            for alias in node.names:
+                inner = f"{module}.{alias.name}" if module else alias.name
+                found.add(inner if inner in known else module)
+    return found
+
+
+def within(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def offenders(sources, who, what, everywhere=True) -> list[str]:
+    return sorted(f"{name} imports {other}" for name, file in sources.items() if who(name)
+                  for other in imports(name, file, sources, everywhere) if what(other))
+
+
+def test_the_reader_of_imports_sees_relative_and_late_ones(sources):
+    assert "dreammatcher.matching.correspondence" in imports(
+        "dreammatcher.matching.appearance", sources["dreammatcher.matching.appearance"], sources)
+    assert within("comfy.samplers", "comfy") and not within("comfyui", "comfy")
+
+
+def test_only_the_host_packages_import_comfyui(sources):
+    assert not offenders(sources, lambda name: within(name, "dreammatcher", "toybox", "nodes") and not within(name, *HOSTS),
+                         lambda other: within(other, *HOST_MODULES))
+
+
+def test_methods_import_neither_host_nor_nodes_nor_toybox(sources):
+    assert not offenders(sources, lambda name: within(name, "dreammatcher") and not within(name, "dreammatcher.host"),
+                         lambda other: within(other, "dreammatcher.host", "nodes", "toybox", "harness", "benchmarks"))
+
+
+def test_what_ships_imports_nothing_of_tests_benchmarks_and_making(sources):
+    making = ("harness", "benchmarks", "tests", "toybox.making")
+    assert not offenders(sources, lambda name: not within(name, *making), lambda other: within(other, *making))
+
+
+def test_the_core_of_the_host_knows_no_method(sources):
+    method = "dreammatcher.host.matching"
+    assert not offenders(sources, lambda name: within(name, "dreammatcher.host") and not within(name, method),
+                         lambda other: within(other, method))
+
+
+def test_nodes_import_no_tensor_library(sources):
+    assert not offenders(sources, lambda name: within(name, "nodes"),
+                         lambda other: within(other, "torch", "numpy", "einops", "kornia"))
+
+
+def test_no_module_imports_itself_in_a_circle(sources):
+    graph = {name: {other for other in imports(name, file, sources) if other in sources and other != name}
+             for name, file in sources.items()}
+
+    def circle(name: str, path: tuple[str, ...]) -> tuple[str, ...] | None:
+        if name in path:
+            return (*path[path.index(name):], name)
+        if name in cleared:
+            return None
+        for other in sorted(graph[name]):
+            found = circle(other, (*path, name))
+            if found:
+                return found
+        cleared.add(name)
+        return None
+
+    cleared: set[str] = set()
+    assert not [found for name in sorted(graph) if (found := circle(name, ()))]
