@@ -15,7 +15,7 @@ def official_model(shop):
     correspondence = shop.module("dreammatcher.matching.correspondence")
     appearance, foregrounds = shop.module("dreammatcher.matching.appearance"), shop.module("dreammatcher.attention")
     capture = shop.module("dreammatcher.host.capture")
-    structure = shop.module("dreammatcher.host.structure").structure_of(shop.model.model)
+    structure = shop.module("dreammatcher.unet").structure_of(shop.model.model)
     trajectory = shop.reference.trajectory
     maps = capture.SubjectMaps.of(shop.model.model, structure, shop.mask.target_subject, (shop.side, shop.side))
     state: dict = {"levels": None, "new": {}, "maps": []}

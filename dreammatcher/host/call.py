@@ -12,26 +12,27 @@ import torch
 
 from ..matching.appearance import match_appearance
 from ..matching.correspondence import JointMatch
-from ..matching.features import COND, Layer
+from ..matching.features import COND
+from ..matching.matcher import Described, Grid, Row
 from ..matching.settings import MATCHED_EVERYWHERE, REPLACED, Snapshot
+from ..unet import Layer, halved
 from .capture import SubjectMaps
 from .prompts import Look
 from .rows import assign
-from .run import Described, Grid, Row, Run
-from .structure import halved
+from .session import Session
 
 
 @dataclass(eq=False)
 class Call:
     """One forward of the UNet."""
 
-    run: Run
+    session: Session
     sigma: float
     numbers: tuple[int, ...]  # the host's number of each chunk of the batch: 0 is the first prompt, mostly the positive
     latent_size: Grid
     readers: SubjectMaps | None
     looks: list[Look]  # of every row of the batch
-    rivals: list[Run]
+    rivals: list[Session]
     detached: bool = False  # guidance wants gradients, with attention constant
     rows: list[Row | None] | None = None  # of each chunk; None: this chunk is not the plan's
     again: frozenset[Row] = frozenset()  # rows that an earlier call at this sigma had
@@ -55,57 +56,55 @@ class Call:
             part = self.chunk(number, query.shape[0])
             found = self._reader(row[1]).read(layer, query[part], context[part], self.latent_size)
             if found is None:
-                self.run.skip(f"another pack changed the token count of {layer}; its subject map is not used")
+                self.session.skip(f"another pack changed the token count of {layer}; its subject map is not used")
             else:
                 maps = self.maps.setdefault(row[1], [])
                 maps.append(found)
-                self.run.maps[row[1]] = maps
+                self.session.seen.maps[row[1]] = maps
 
     def _assign(self, context: torch.Tensor) -> None:
         looks = [self.looks[self.chunk(number, context.shape[0]).start] for number in range(len(self.numbers))]
         texts = [context[self.chunk(number, context.shape[0]).start] for number in range(len(self.numbers))]
-        self.rows = assign(self.run, self.numbers, looks, texts)
-        self.again = frozenset(row for row in self.rows if self.run.done.get(row) == self.sigma)
-        self.run.rows = [None if row in self.again else row for row in self.rows]
+        self.rows = assign(self.session, self.numbers, looks, texts)
+        self.again = frozenset(row for row in self.rows if self.session.seen.done.get(row) == self.sigma)
+        self.session.rows.last = [None if row in self.again else row for row in self.rows]
 
     def _reader(self, prompt: int) -> SubjectMaps:
         """The prompt's own columns where it names the subject itself."""
-        prompts = self.run.prompts
+        prompts = self.session.rows.prompts
         named = prompts[prompt].subject if len(prompts) > 1 else None
         return replace(self.readers, subject=named) if named else self.readers
 
     def keep_level(self, number: int, h: torch.Tensor) -> None:
         """Keeps a decoder feature; with the last one, the call's features become those that the next calls match."""
-        taps = self.run.plan.structure.taps
+        taps = self.session.plan.structure.taps
         if self.rows is None:
             return
         own = self.levels[number] = {}
         for chunk, row in enumerate(self.rows):
-            if row is not None and row not in own and row not in self.again and self.run.source(row) == row:
+            if row is not None and row not in own and row not in self.again and self.session.source(row) == row:
                 own[row] = h[self.chunk(chunk, h.shape[0])].detach().clone()
         if number != taps[-1]:
             return
         if len(self.levels) < len(taps):
-            self.run.skip("another pack skips decoder blocks; such calls leave no features to match")
+            self.session.skip("another pack skips decoder blocks; such calls leave no features to match")
             return
         for row in filter(None, self.rows):
-            self.run.done[row], self.run.sizes[row[1]] = self.sigma, self.latent_size
+            self.session.seen.done[row], self.session.seen.sizes[row[1]] = self.sigma, self.latent_size
         for row in own:
-            if row in self.run.levels:
-                self.run.before[row] = self.run.levels[row]
-            self.run.levels[row] = (self.sigma, tuple(self.levels[tap][row] for tap in taps))
+            self.session.seen.add(row, self.sigma, tuple(self.levels[tap][row] for tap in taps))
 
     def inject(self, layer: Layer, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Context and value of one self-attention layer, [batch, N, C], with the references' appearance matched in."""
         if self.rows is None:  # a decoder layer before any cross-attention: nothing is known yet
             return context, value
-        level = self.run.plan.structure.self_attention[layer]
+        level = self.session.plan.structure.self_attention[layer]
         grid = halved(self.latent_size, level)
         if value.shape[1] != grid[0] * grid[1]:
-            self.run.skip(f"another pack changed the token count of {layer} to {value.shape[1]} from {grid[0] * grid[1]}; "
+            self.session.skip(f"another pack changed the token count of {layer} to {value.shape[1]} from {grid[0] * grid[1]}; "
                           "the layer is left as it is")
             return context, value
-        if self.run.plan.settings.injection == REPLACED and None not in self.rows:
+        if self.session.plan.settings.injection == REPLACED and None not in self.rows:
             return self._replace(layer, context, value)
         groups = self._groups()
         if not groups:
@@ -126,20 +125,20 @@ class Call:
         groups: dict[Row, list[int]] = {}
         for number, row in enumerate(self.rows):
             if row is not None:
-                groups.setdefault(self.run.source(row), []).append(number)
+                groups.setdefault(self.session.source(row), []).append(number)
         return groups
 
     def _match_rows(self, layer: Layer, source: Row, grid: Grid, level: int, value: torch.Tensor, size: int) -> torch.Tensor:
         """Values [K * B, N, C] of K chunks of one group, B being ``size``."""
-        run, plan = self.run, self.run.plan
-        mask = run.foreground(source[1], grid, size, value.device, self.rivals)
-        found = None if mask is None else run.find(source, grid, level, size, self.described)
+        session, plan = self.session, self.session.plan
+        mask = session.foreground(source[1], grid, size, value.device, self.rivals)
+        found = None if mask is None else session.correspondence(source, grid, level, size, self.described)
         if found is None:
             return value
         if plan.settings.injection == MATCHED_EVERYWHERE:
             weight = torch.full_like(mask, plan.settings.strength)
         else:
-            weight, sure = run.trust(source, found, mask)
+            weight, sure = session.matcher.trust(source, found, mask)
             if layer == plan.layers[-1] and source == next((row for row in self.rows if row and row[0] == COND), None):
                 self._record(found, mask, sure)
         plan.trace.layers += 1
@@ -148,22 +147,22 @@ class Call:
     def _replace(self, layer: Layer, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The ablation: keys and values of the reference as they are (MasaCtrl, Cao et al. 2023)."""
         size = value.shape[0] // len(self.numbers)
-        rows = [self._hidden(layer, self.run.source(row), value).expand(size, -1, -1) for row in self.rows]
-        self.run.plan.trace.layers += 1
+        rows = [self._hidden(layer, self.session.source(row), value).expand(size, -1, -1) for row in self.rows]
+        self.session.plan.trace.layers += 1
         hidden = torch.cat(rows).to(value.dtype)
         return hidden, hidden
 
     def _hidden(self, layer: Layer, source: Row, like: torch.Tensor) -> torch.Tensor:
         """Attention inputs [1, M, C] of a row's references, end to end."""
-        hidden = [known.hidden[layer] for known in self.run.features(source[0], self.sigma, like)]
+        hidden = [known.hidden[layer] for known in self.session.matcher.references(source[0], self.sigma, like)]
         return hidden[0] if len(hidden) == 1 else torch.cat(hidden, 1)
 
     def _record(self, found: JointMatch, mask: torch.Tensor, sure: torch.Tensor) -> None:
-        view = self.run.plan.views[0]
-        row = self.run.features(COND, self.sigma, mask)[0]
+        view = self.session.plan.views[0]
+        row = self.session.matcher.references(COND, self.sigma, mask)[0]
         reference_mask = view.mask if view.mask is not None else row.subject
         first = found.matches[0]
-        self.run.plan.trace.snapshots[self.sigma] = Snapshot(
+        self.session.plan.trace.snapshots[self.sigma] = Snapshot(
             self.sigma, mask, reference_mask, sure, first.flow, found.pick([match.similarity for match in found.matches]),
             first.reference_size,
             tuple((match.flow, match.reference_size) for match in found.matches[1:]), found.best)

@@ -1,20 +1,17 @@
-"""One pass of the UNet over the reference, and what is recorded in it."""
+"""What is read out of the UNet's attention, and the UNet called by itself."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 from dataclasses import dataclass
 
 import torch
 from einops import rearrange
 
-from ..attention import attention_columns, foreground, repeated_columns
-from ..matching.features import COND, Layer, RowFeatures
-from ..matching.reference import Conditioning, Reference, Subject
-from .compiling import uncompiled
+from ..attention import attention_columns, repeated_columns
+from ..matching.reference import Conditioning, Subject
+from ..unet import Layer, Structure, attention_modules, halved
 from .conditioning import model_arguments
-from .structure import Structure, attention_modules, halved
 
 
 @dataclass(frozen=True)
@@ -43,56 +40,6 @@ class SubjectMaps:
 
 def layer_of(extra: dict) -> Layer:
     return (*extra["block"], extra.get("block_index", 0))
-
-
-class _Recorded(BaseException):
-    """Everything that is wanted of a pass is there. No error, so nobody's ``except Exception`` is to catch it."""
-
-
-def reference_pass(
-    base: torch.nn.Module, structure: Structure, reference: Reference, kind: str, subject: Subject | None,
-    sigma: float, device: torch.device,
-) -> RowFeatures:
-    """Runs the UNet on the reference at ``sigma`` with its own prompt and nobody else's patches.
-
-    ``kind`` picks the positive or the negative prompt. Only the cond row has a subject map. The pass ends as soon as the last
-    of all this is recorded: mostly in front of the last self-attention.
-    """
-    x = reference.trajectory.at(sigma).to(device)
-    size = tuple(x.shape[-2:])
-    maps = SubjectMaps.of(base, structure, subject, size) if kind == COND and subject else None
-    levels: dict[int, torch.Tensor] = {}
-    hidden: dict[Layer, torch.Tensor] = {}
-    found: list[torch.Tensor] = []
-    wanted_maps = len(maps.modules) if maps else 0
-
-    def end_with_the_last() -> None:
-        if (len(hidden), len(levels)) == (len(structure.self_attention), len(structure.taps)) and len(found) == wanted_maps:
-            raise _Recorded
-
-    def keep_hidden(n, context, value, extra):
-        if layer_of(extra) in structure.self_attention:
-            hidden[layer_of(extra)] = n.clone()
-            end_with_the_last()
-        return n, context, value
-
-    def keep_map(n, context, value, extra):
-        layer = layer_of(extra)
-        if maps and layer in maps.modules:
-            found.append(maps.read(layer, n, context, size))
-            end_with_the_last()
-        return n, context, value
-
-    def keep_level(h, skip, options):
-        if options["block"][1] in structure.taps:
-            levels[options["block"][1]] = h.clone()
-        return h, skip
-
-    patches = {"attn1_patch": [keep_hidden], "attn2_patch": [keep_map], "output_block_patch": [keep_level]}
-    with contextlib.suppress(_Recorded), uncompiled():  # dynamo gives up on frames that an exception passes
-        evaluate(base, reference.positive if kind == COND else reference.negative, x, sigma, patches)
-    mask = foreground(found, found[0].shape[-2:]) if found else None
-    return RowFeatures(tuple(levels[number] for number in structure.taps), hidden, mask)
 
 
 def evaluate(

@@ -11,53 +11,42 @@ from __future__ import annotations
 import sys
 import uuid
 import weakref
+from collections.abc import Callable
 
 import torch
 
+from ..matching.plan import Plan
 from ..matching.settings import Trace
-from .compiling import hide
 from .notes import tell
-from .plan import Plan
 from .prompts import Prompt, joined
-from .run import Run
+from .session import Session
 from .verify import WrappersMP, around_call
 
 KEY = "dreammatcher"
+#: (plan, BaseModel that samples, identity of its weights, its noise schedule, noise of the run or None) -> a fresh session
+Begin = Callable[[Plan, torch.nn.Module, object, object, torch.Tensor | None], Session]
 
 
-class RunHolder:
+class SessionHolder:
     """The current run of one patched model, or nothing between runs. A copy of a holder is the holder itself."""
 
     def __init__(self) -> None:
-        self._run = lambda: None
+        self._session = lambda: None
 
-    def __deepcopy__(self, memo: dict) -> RunHolder:
+    def __deepcopy__(self, memo: dict) -> SessionHolder:
         return self
 
-    def run(self) -> Run | None:
-        return self._run()
+    def session(self) -> Session | None:
+        return self._session()
 
-    def hold(self, run: Run) -> None:
-        self._run = lambda: run
+    def hold(self, session: Session) -> None:
+        self._session = lambda: session
 
-    def watch(self, run: Run) -> None:
-        self._run = weakref.ref(run)
+    def watch(self, session: Session) -> None:
+        self._session = weakref.ref(session)
 
     def release(self) -> None:
-        self._run = lambda: None
-
-
-def begin(plan: Plan, base: torch.nn.Module, weights: object, sampling: object, noise: torch.Tensor | None) -> Run:
-    """A fresh run: percentages become sigmas here, once, by the model's noise schedule ``sampling``."""
-    plan.trace.clear()
-    plan.trace.off = plan.settings.strength == 0
-    hide()
-    for view in plan.views:
-        view.store.start_run()
-    start = float(sampling.percent_to_sigma(plan.settings.start))
-    end = float(sampling.percent_to_sigma(plan.settings.end))
-    size = tuple(noise.shape[-2:]) if torch.is_tensor(noise) and noise.ndim == 4 else None
-    return Run(plan, base, sampling, weights, start, end, size)
+        self._session = lambda: None
 
 
 def conclude(trace: Trace) -> None:
@@ -66,18 +55,18 @@ def conclude(trace: Trace) -> None:
         tell(f"nothing was matched in this run: {reason}")
 
 
-def install(model, plan: Plan, holder: RunHolder) -> None:
+def install(model, plan: Plan, holder: SessionHolder, begin: Begin) -> None:
     """Makes ``model`` (a clone of the user's) begin and end runs in ``holder``."""
     if WrappersMP is not None and hasattr(model, "add_wrapper_with_key"):
-        _install_wrapper(model, plan, holder)
+        _install_wrapper(model, plan, holder, begin)
     else:
-        _install_prompt_watch(model, plan, holder)
+        _install_prompt_watch(model, plan, holder, begin)
 
 
-def _install_wrapper(model, plan: Plan, holder: RunHolder) -> None:
+def _install_wrapper(model, plan: Plan, holder: SessionHolder, begin: Begin) -> None:
     def around_sampling(executor, noise, *args, **kwargs):
         model = executor.class_obj.model_patcher
-        outer = holder.run()  # a sampler inside a sampler
+        outer = holder.session()  # a sampler inside a sampler
         holder.hold(begin(plan, model.model, model.patches_uuid, model.get_model_object("model_sampling"), noise))
         try:
             result = executor(noise, *args, **kwargs)
@@ -89,18 +78,20 @@ def _install_wrapper(model, plan: Plan, holder: RunHolder) -> None:
                 holder.hold(outer)
 
     def on_one_device(executor, model, conds, x, timestep, model_options):
-        run = holder.run()
-        if run is not None and "multigpu_clones" in model_options:  # cond and uncond in threads, on a device each
-            run.note("a run with DreamMatcher samples on one GPU: both rows of the guidance pair take part in a match")
+        session = holder.session()
+        if session is not None and "multigpu_clones" in model_options:  # cond and uncond in threads, on a device each
+            session.note("a run with DreamMatcher samples on one GPU: both rows of the guidance pair take part in a match")
             model_options = {name: value for name, value in model_options.items() if name != "multigpu_clones"}
         return executor(model, conds, x, timestep, model_options)
 
     def read_prompts(executor, guider, *args, **kwargs):
-        run = holder.run()
-        if run is not None:
-            run.areas = any(entry.get("area") is not None for entries in guider.conds.values() for entry in entries or ())
-            run.prompts = joined([Prompt.of(entry, entry["model_conds"]["c_crossattn"].cond) for entry in
-                                  guider.conds.get("positive", ()) if "c_crossattn" in entry.get("model_conds", ())])
+        session = holder.session()
+        if session is not None:
+            entries = [entry for entries in guider.conds.values() for entry in entries or ()]
+            session.rows.areas = any(entry.get("area") is not None for entry in entries)
+            session.rows.prompts = joined([
+                Prompt.of(entry, entry["model_conds"]["c_crossattn"].cond) for entry in guider.conds.get("positive", ())
+                if "c_crossattn" in entry.get("model_conds", ())])
         return executor(guider, *args, **kwargs)
 
     key = f"{KEY}_{uuid.uuid4().hex}"
@@ -111,25 +102,25 @@ def _install_wrapper(model, plan: Plan, holder: RunHolder) -> None:
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, around_call)
 
 
-def _install_prompt_watch(model, plan: Plan, holder: RunHolder) -> None:
+def _install_prompt_watch(model, plan: Plan, holder: SessionHolder, begin: Begin) -> None:
     previous = model.get_model_object("extra_conds")
 
     def extra_conds(**kwargs):
         encoded = previous(**kwargs)
-        run, kind = holder.run(), kwargs.get("prompt_type")
+        session, kind = holder.session(), kwargs.get("prompt_type")
         # A run's positive prompts come first and together; packs may encode others at any time while it lasts.
-        if run is None or (kind == "positive" and (run.levels or run.last_prompt_type != kind)):
+        if session is None or (kind == "positive" and (session.seen.levels or session.rows.last_prompt_type != kind)):
             base = plan.base
-            run = begin(plan, base, weights_identity(base.diffusion_model), base.model_sampling, kwargs.get("noise"))
-            holder.watch(run)
-            weakref.finalize(run, _conclude_unless_failed, plan.trace)
-        run.last_prompt_type = kind
-        run.areas = run.areas or kwargs.get("area") is not None
+            session = begin(plan, base, weights_identity(base.diffusion_model), base.model_sampling, kwargs.get("noise"))
+            holder.watch(session)
+            weakref.finalize(session, _conclude_unless_failed, plan.trace)
+        session.rows.last_prompt_type = kind
+        session.rows.areas = session.rows.areas or kwargs.get("area") is not None
         prompt = encoded["c_crossattn"]
         if kind == "positive":
-            run.prompts = joined([*run.prompts, Prompt.of(kwargs, prompt.cond)])
-        if kind == "positive" or not run.prompts:  # others may outlive the sampling in a pack's hands
-            prompt.dreammatcher_runs = [*getattr(prompt, "dreammatcher_runs", ()), run]
+            session.rows.prompts = joined([*session.rows.prompts, Prompt.of(kwargs, prompt.cond)])
+        if kind == "positive" or not session.rows.prompts:  # others may outlive the sampling in a pack's hands
+            prompt.dreammatcher_runs = [*getattr(prompt, "dreammatcher_runs", ()), session]
         return encoded
 
     model.add_object_patch("extra_conds", extra_conds)

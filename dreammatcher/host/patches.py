@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import torch
 
-from ..matching.features import Layer
+from ..unet import Layer
 from .call import Call
 from .capture import SubjectMaps, layer_of
 from .compiling import hidden
-from .plan import Seat, seats_of
+from .installed import Seat, seats_of
 from .prompts import looks
-from .run import Run, noise_level
+from .session import Session, noise_level
 
 #: where the calls of the current forward stand in its transformer options, one for each plan that takes part
 CALLS_KEY = "dreammatcher_calls"
@@ -55,14 +55,14 @@ def install(model) -> None:
 
 def _hear(options: dict, what: str | Layer) -> None:
     """Takes note that a patch runs in this call: torch.compile may have left it out."""
-    run = seats_of(options)[0].holder.run()
-    if run is not None:
-        run.heard.add(what)
+    session = seats_of(options)[0].holder.session()
+    if session is not None:
+        session.calls.heard.add(what)
 
 
-def all_heard(run: Run) -> bool:
+def all_heard(session: Session) -> bool:
     """Whether every patch ran in this call, and in every layer that is matched."""
-    return run.heard.issuperset((*PATCHES, *run.plan.layers))
+    return session.calls.heard.issuperset((*PATCHES, *session.plan.layers))
 
 
 def _begin_calls(h: torch.Tensor, options: dict) -> None:
@@ -74,29 +74,29 @@ def _begin_calls(h: torch.Tensor, options: dict) -> None:
 
 
 def _begin_call(seat: Seat, h: torch.Tensor, options: dict) -> Call | None:
-    run, plan = seat.holder.run(), seat.plan
-    if run is None:
+    session, plan = seat.holder.session(), seat.plan
+    if session is None:
         return None
-    run.forwards += 1
+    session.calls.forwards += 1
     if plan.settings.strength == 0 or options.get(FOREIGN_KEY):
         return None
     sigma = noise_level(options["sigmas"])
-    if sigma < run.sigma_end:
+    if sigma < session.clock.end:
         return None
-    run.arrive(sigma, options["sigmas"])
+    session.arrive(sigma, options["sigmas"])
     latent_size = tuple(h.shape[-2:])
     readers = None
-    if plan.mask.target_mask is None and run.active(sigma):
-        readers = SubjectMaps.of(run.base, plan.structure, plan.mask.target_subject, latent_size)
+    if plan.mask.target_mask is None and session.active(sigma):
+        readers = SubjectMaps.of(session.base, plan.structure, plan.mask.target_subject, latent_size)
     detached = torch.is_grad_enabled() and h.requires_grad
-    return Call(run, sigma, tuple(options["cond_or_uncond"]), latent_size, readers, looks(h, sigma),
+    return Call(session, sigma, tuple(options["cond_or_uncond"]), latent_size, readers, looks(h, sigma),
                 rival_runs(seat, options, sigma), detached)
 
 
-def rival_runs(seat: Seat, options: dict, sigma: float) -> list[Run]:
+def rival_runs(seat: Seat, options: dict, sigma: float) -> list[Session]:
     """Runs of other subjects on the same model that are matched at ``sigma``."""
-    others = (other.holder.run() for other in seats_of(options) if seat.plan.rivals(other.plan))
-    return [run for run in others if run is not None and run.active(sigma)]
+    others = (other.holder.session() for other in seats_of(options) if seat.plan.rivals(other.plan))
+    return [session for session in others if session is not None and session.active(sigma)]
 
 
 def _detached(calls: tuple[Call, ...], *tensors) -> tuple:
@@ -129,7 +129,7 @@ def _inject(n, context, value, extra: dict) -> tuple:
 
 
 def _takes_part(call: Call, layer: Layer) -> bool:
-    return layer in call.run.plan.layers and call.run.active(call.sigma)
+    return layer in call.session.plan.layers and call.session.active(call.sigma)
 
 
 def _keep_level(h: torch.Tensor, options: dict) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from .compiling import in_use, marked, uncompiled
+from .installed import seats_of
 from .patches import FOREIGN_KEY, all_heard
-from .plan import seats_of
 
 try:
     from comfy.patcher_extension import WrappersMP
@@ -33,29 +33,29 @@ def is_options(value: object) -> bool:
 
 def around_call(executor, *arguments, **named):
     """Wrapper of the host's ``apply_model``."""
-    runs = [run for seat in seats_of(options_of(arguments, named)) if (run := seat.holder.run()) is not None]
-    if not runs:
+    sessions = [session for seat in seats_of(options_of(arguments, named)) if (session := seat.holder.session()) is not None]
+    if not sessions:
         return executor(*arguments, **named)
-    run = runs[0]  # their forwards are counted alike
-    arguments, named = _with_pictures_told_apart(run, arguments, named)
-    if run.stale:
+    session = sessions[0]  # their forwards are counted alike
+    arguments, named = _with_pictures_told_apart(session, arguments, named)
+    if session.calls.stale:
         with uncompiled():
             return executor(*arguments, **named)
-    run.heard.clear()
+    session.calls.heard.clear()
     with marked():
         result = executor(*arguments, **named)
-    if all_heard(run) or not in_use():
+    if all_heard(session) or not in_use():
         return result
-    run.heard.clear()
+    session.calls.heard.clear()
     with uncompiled():
         result = executor(*arguments, **named)
-    if all_heard(run):  # else someone leaves out this call, compiled or not
-        run.stale = True
-        run.skip(STALE)
+    if all_heard(session):  # else someone leaves out this call, compiled or not
+        session.calls.stale = True
+        session.skip(STALE)
     return result
 
 
-def _with_pictures_told_apart(run, arguments: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+def _with_pictures_told_apart(session, arguments: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     """Puts a wrapper of ours on either side of other packs' wrappers around the UNet.
 
     What the outer one is given is the sampler's picture. A forward in which the inner one is given another is the other pack's
@@ -63,16 +63,16 @@ def _with_pictures_told_apart(run, arguments: tuple, named: dict[str, Any]) -> t
     """
     options = options_of(arguments, named)
     foreign = options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {})
-    if not foreign or run.changed:
+    if not foreign or session.calls.changed:
         return arguments, named
     given = []
 
     def outer(executor, x, *rest, **more):
         given[:] = [x, False]
         result = executor(x, *rest, **more)
-        if run.forwards > begun and not given[1]:
-            run.changed = True
-            run.skip(f"{CHANGED}; its calls are told apart by what they look like")
+        if session.calls.forwards > begun and not given[1]:
+            session.calls.changed = True
+            session.skip(f"{CHANGED}; its calls are told apart by what they look like")
         return result
 
     def inner(executor, x, *rest, **more):
@@ -81,7 +81,7 @@ def _with_pictures_told_apart(run, arguments: tuple, named: dict[str, Any]) -> t
         options_of(rest, more)[FOREIGN_KEY] = not own
         return executor(x, *rest, **more)
 
-    begun = run.forwards
+    begun = session.calls.forwards
     wrappers = {**options["wrappers"], WrappersMP.DIFFUSION_MODEL: {"dreammatcher_outer": [outer], **foreign,
                                                                    "dreammatcher_inner": [inner]}}
     changed = {**options, "wrappers": wrappers}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from einops import rearrange
 
+from ..unet import Layer
 from .descriptors import principal_directions
 
 #: which row of the guidance pair a feature belongs to
@@ -19,9 +20,6 @@ COND, UNCOND = "cond", "uncond"
 #: bytes of a store that are kept in page-locked memory, from which they travel to CUDA while the model computes; torch may
 #: lock up to twice as much, since it rounds up
 PINNED = 1 << 30
-
-#: a self-attention layer: (block kind, block number, index in the block)
-Layer = tuple[str, int, int]
 
 #: names of the precisions that features are stored in; None keeps the model's own
 PRECISIONS = {"model": None, "float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}

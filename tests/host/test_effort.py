@@ -29,7 +29,7 @@ class Matches:
     """Counts the matches that runs make while it is entered."""
 
     def __init__(self, pack):
-        self.run, self.grids = pack.module("dreammatcher.host.run"), []
+        self.run, self.grids = pack.module("dreammatcher.matching.matcher"), []
 
     def __enter__(self):
         self.original = self.run.match
@@ -57,7 +57,7 @@ def test_the_first_picture_costs_one_reference_row_when_shared_and_two_when_not(
 @pytest.mark.parametrize("kind", ["cond", "uncond"])
 @pytest.mark.parametrize("family, side", [("SD1.5", 8), ("SD1.5", 32), ("SDXL", 16)])
 def test_a_reference_pass_ends_with_the_last_feature_that_is_wanted(pack, family, side, kind):
-    capture, structures = pack.module("dreammatcher.host.capture"), pack.module("dreammatcher.host.structure")
+    capture, structures = pack.module("dreammatcher.host.capture"), pack.module("dreammatcher.unet")
     bench = Bench(pack, family_unet(family), height=side, width=side, steps=2, pooled=1280 if family == "SDXL" else None)
     base, reference, sigma = bench.model.model, bench.reference, bench.reference.trajectory.sigmas[0]
     structure = structures.structure_of(base)
@@ -72,7 +72,8 @@ def test_a_reference_pass_ends_with_the_last_feature_that_is_wanted(pack, family
         prompt = reference.positive if kind == "cond" else reference.negative
         capture.evaluate(base, prompt, x, sigma, {"attn1_patch": [keep]})
         hook = base.diffusion_model.out.register_forward_hook(lambda *_: ends.append(1))
-        made = capture.reference_pass(base, structure, reference, kind, bench.subjects[0], sigma, x.device)
+        reference_pass = pack.module("dreammatcher.host.matching.reference_pass").reference_pass
+        made = reference_pass(base, structure, reference, kind, bench.subjects[0], sigma, x.device)
         hook.remove()
     assert not ends and (made.subject is not None) == (kind == "cond") and len(made.levels) == len(structure.taps)
     assert made.hidden.keys() == structure.self_attention.keys()

@@ -27,7 +27,7 @@ def family(request, pack):
 
 def test_layers_are_found_from_the_models_own_structure(pack, family):
     name, bench = family
-    structure = pack.module("dreammatcher.host.structure").structure_of(bench.model.model)
+    structure = pack.module("dreammatcher.unet").structure_of(bench.model.model)
     blocks, taps, map_level = EXPECTED[name]
     assert sorted({number for _, number, _ in structure.self_attention}) == blocks
     assert structure.taps == taps
@@ -103,7 +103,7 @@ def test_a_transformer_is_refused_by_name(pack):
     family.set_inference_dtype(torch.float32, None)
     base = family.get_model({}, "", device="cpu")
     with pytest.raises(ValueError, match="is not a UNet.*SD1.x, SD2.x or SDXL"):
-        pack.module("dreammatcher.host.structure").structure_of(base)
+        pack.module("dreammatcher.unet").structure_of(base)
 
 
 def test_a_refiner_like_prompt_of_another_width_is_the_hosts_own_error(pack):

@@ -134,10 +134,10 @@ def test_a_guider_whose_first_prompt_is_the_negative_is_matched_by_content(bench
     matched, trace = bench.apply()
     runs = []
     holder = matched.model_options["transformer_options"]["dreammatcher"][0].holder
-    original = holder.run
-    holder.run = lambda: runs.append(original()) or runs[-1]
+    original = holder.session
+    holder.session = lambda: runs.append(original()) or runs[-1]
     assert not torch.equal(run(matched), run(bench.model))
-    kinds = runs[-1].kinds
+    kinds = runs[-1].rows.kinds
     positive = [number for number, kind in kinds.items() if kind == "cond"]
     assert positive == [2] or positive == [0] and len(kinds) < 3, kinds
     assert trace.last() is not None

@@ -203,7 +203,7 @@ def test_a_photo_on_toybox_is_inverted_at_its_size(match):
 
 @pytest.mark.parametrize("name, least", [("SD1.5", 64), ("SDXL", 32), ("KOALA 700M", 32)])
 def test_the_least_side_is_one_cell_of_the_coarsest_level(pack, name, least):
-    structure = pack.module("dreammatcher.host.structure").structure_of(family_unet(name).model)
+    structure = pack.module("dreammatcher.unet").structure_of(family_unet(name).model)
     assert pack.module("dreammatcher.host.matching.easy").least_side(structure) == least
 
 

@@ -221,13 +221,13 @@ def test_one_prompt_in_two_areas_is_matched_in_both_with_features_of_their_own(b
     left, right = (marked(bench.target, bench.subjects[1], area=(16, 16, 0, x), strength=1.0) for x in (0, 16))
     matched, trace = bench.apply()
     holder = matched.model_options["transformer_options"]["dreammatcher"][0].holder
-    runs, original = [], holder.run
-    holder.run = lambda: runs.append(original()) or runs[-1]
+    runs, original = [], holder.session
+    holder.session = lambda: runs.append(original()) or runs[-1]
     plain, out = (sample(model, left + right, bench.negative, width=32, steps=2) for model in (bench.model, matched))
     changed = (out - plain).abs().amax((0, 1, 2))
     assert changed[:16].max() > 0 and changed[16:].max() > 0 and not trace.skipped
-    assert set(runs[-1].done) == {(kind, number) for kind in ("cond", "uncond") for number in (0, 1)}
-    levels = runs[-1].levels
+    assert set(runs[-1].seen.done) == {(kind, number) for kind in ("cond", "uncond") for number in (0, 1)}
+    levels = runs[-1].seen.levels
     assert set(levels) == {("cond", 0), ("cond", 1)}
     assert not torch.equal(levels["cond", 0][1][-1], levels["cond", 1][1][-1])
 
@@ -260,7 +260,7 @@ def test_guidance_leads_the_rows_of_the_subjects_prompt_only(pack, bench, mode):
     original = guide._corrected
 
     def watch(clean, change, goals):
-        seen.append([goal.run.rows[goal.rows.start][0] for goal in goals])
+        seen.append([goal.session.rows.last[goal.rows.start][0] for goal in goals])
         return original(clean, change, goals)
 
     guide._corrected = watch

@@ -7,12 +7,14 @@ import logging
 import comfy.model_management
 import torch
 
+from ...matching.plan import Plan, views
 from ...matching.reference import Reference, ReferenceSet, views_of
 from ...matching.settings import ApplySettings, MaskSettings, Trace
+from ...unet import structure_of
 from .. import patches
-from ..lifecycle import RunHolder, install
-from ..plan import PLANS_KEY, Plan, Seat, seats_of, views
-from ..structure import structure_of
+from ..installed import PLANS_KEY, Seat, seats_of
+from ..lifecycle import SessionHolder, install
+from .begin import begin
 from .live import SILENT, Live, watch
 
 log = logging.getLogger(__name__)
@@ -41,8 +43,8 @@ def apply(model, reference: Reference | ReferenceSet, mask: MaskSettings, settin
         if not view.store.sigmas:  # what is made ahead of sampling has its room already
             view.store.capacity = comfy.model_management.get_total_memory(torch.device("cpu")) // (4 * len(plan.views))
     clone = model.clone()
-    seat = Seat(plan, RunHolder())
-    install(clone, plan, seat.holder)
+    seat = Seat(plan, SessionHolder())
+    install(clone, plan, seat.holder, begin)
     options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])
     options["patches"] = dict(options.get("patches", {}))
     options[PLANS_KEY] = (*seats_of(options), seat)

@@ -13,11 +13,11 @@ from einops import rearrange
 
 from ...matching.reference import Reference, Subject
 from ...matching.settings import ApplySettings
+from ...unet import Structure, structure_of
 from ..conditioning import encode, subject_and_remarks
 from ..content import shared_words
 from ..masks import mask_settings
 from ..pictures import rgb, subject_mask
-from ..structure import Structure, structure_of
 from ..words import Text
 from .apply import apply
 from .invert import invert_reference, weights_of

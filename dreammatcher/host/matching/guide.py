@@ -10,10 +10,11 @@ import torch
 
 from ...matching.features import COND
 from ...matching.guidance import PAPER, GuidanceSettings, correction, lead, shortened, slope
+from ...matching.matcher import Row
 from ..gradients import NoGradient, with_gradients
+from ..installed import PLANS_KEY, Seat, seats_of
 from ..patches import rival_runs
-from ..plan import PLANS_KEY, Seat, seats_of
-from ..run import Row, Run, noise_level
+from ..session import Session, noise_level
 from ..verify import WrappersMP, options_of
 
 log = logging.getLogger(__name__)
@@ -39,41 +40,41 @@ def guide(model, settings: GuidanceSettings):
 class Goal:
     """Where one plan leads some rows of a batch."""
 
-    run: Run
+    session: Session
     rows: slice
     warped: torch.Tensor  # [B, C, H, W]
     trust: torch.Tensor  # [B, 1, H, W]
 
 
 def _goal(seat: Seat, seats: tuple[Seat, ...], row: Row, rows: slice, sigma: float, size: tuple[int, int]) -> Goal | None:
-    run = seat.holder.run()
-    if run.sizes.get(row[1]) != size:
-        run.skip("guidance leads whole pictures only: a prompt limited to an area is left to appearance matching")
+    session = seat.holder.session()
+    if session.seen.sizes.get(row[1]) != size:
+        session.skip("guidance leads whole pictures only: a prompt limited to an area is left to appearance matching")
         return None
-    found = run.goal(row, sigma, size, rival_runs(seat, {PLANS_KEY: seats}, sigma))
-    return None if found is None else Goal(run, rows, *found)
+    found = session.guidance_target(row, sigma, size, rival_runs(seat, {PLANS_KEY: seats}, sigma))
+    return None if found is None else Goal(session, rows, *found)
 
 
 def _guided_seats(seats: tuple[Seat, ...], settings: GuidanceSettings, sigma: float) -> list[Seat]:
     """Those whose run is matched and guided at ``sigma``."""
-    running = [(seat, seat.holder.run()) for seat in seats]
-    return [seat for seat, run in running
-            if run is not None and run.active(sigma) and run.within(sigma, settings.start, settings.end)]
+    running = [(seat, seat.holder.session()) for seat in seats]
+    return [seat for seat, session in running
+            if session is not None and session.active(sigma) and session.clock.within(sigma, settings.start, settings.end)]
 
 
 def _lead(arguments: dict, settings: GuidanceSettings) -> torch.Tensor:
     """Mode ``fast``, on the estimate after classifier-free guidance; also for calls that mode ``paper`` could not serve."""
     clean = arguments["denoised"]
     seats = seats_of(arguments["model_options"].get("transformer_options", {}))
-    first = next((run for seat in seats if (run := seat.holder.run()) is not None), None)
+    first = next((session for seat in seats if (session := seat.holder.session()) is not None), None)
     if first is None:
         return clean
-    sigma = first.read(arguments["sigma"])
+    sigma = first.clock.read(arguments["sigma"])
     for seat in _guided_seats(seats, settings, sigma):
-        run = seat.holder.run()
-        if settings.mode == PAPER and not run.without_gradient:
+        session = seat.holder.session()
+        if settings.mode == PAPER and not session.without_gradient:
             continue
-        for row in sorted(row for row, (known, levels) in run.levels.items()
+        for row in sorted(row for row, (known, levels) in session.seen.levels.items()
                           if row[0] == COND and known == sigma and levels[0].shape[0] == clean.shape[0]):
             goal = _goal(seat, seats, row, slice(None), sigma, tuple(clean.shape[-2:]))
             if goal is not None:
@@ -101,7 +102,7 @@ def _guided(base, apply_model, settings: GuidanceSettings, options: dict, x, t, 
     """The clean estimate [B, C, H, W] of one call, corrected row by row."""
     sigma = noise_level(t)
     seats = seats_of(options)
-    wanted = [seat for seat in _guided_seats(seats, settings, sigma) if not seat.holder.run().without_gradient]
+    wanted = [seat for seat in _guided_seats(seats, settings, sigma) if not seat.holder.session().without_gradient]
     if not wanted:
         return apply_model(x, t, *args, **kwargs)
 
@@ -135,16 +136,16 @@ def _guided(base, apply_model, settings: GuidanceSettings, options: dict, x, t, 
 
 def _give_up(seats: list[Seat], reason: str) -> None:
     for seat in seats:
-        run = seat.holder.run()
-        run.without_gradient = True
-        run.skip(f"mode paper is not possible here ({reason}); this run is guided in mode fast")
+        session = seat.holder.session()
+        session.without_gradient = True
+        session.skip(f"mode paper is not possible here ({reason}); this run is guided in mode fast")
 
 
 def _call_goals(wanted: list[Seat], seats: tuple[Seat, ...], sigma: float, clean: torch.Tensor) -> list[Goal]:
     """The goals of a call's chunks; what an earlier call at this sigma had is not led again."""
     goals = []
     for seat in wanted:
-        chunks = seat.holder.run().rows
+        chunks = seat.holder.session().rows.last
         size = clean.shape[0] // max(1, len(chunks))
         for number, row in enumerate(chunks):
             if row is not None:
@@ -180,6 +181,7 @@ def _corrected(clean: torch.Tensor, change: torch.Tensor, goals: list[Goal]) -> 
         own = [goal for goal in goals if goal.rows == rows]
         useful, finite = shortened(change[rows], clean[rows], [(goal.warped, goal.trust) for goal in own])
         if not bool(finite.all()):
-            own[0].run.skip("the guidance gradient was not finite; such steps stay unguided (lower the weight if this goes on)")
+            own[0].session.skip("the guidance gradient was not finite; such steps stay unguided (lower the weight if this "
+                                "goes on)")
         result[rows] = torch.where(finite[:, None, None, None], clean[rows] + useful, clean[rows])
     return result

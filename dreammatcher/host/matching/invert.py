@@ -12,14 +12,15 @@ import torch
 
 from ...matching.features import COND, UNCOND, FeatureOptions, FeatureStore
 from ...matching.inversion import Trajectory, invert, psnr, reconstruct
+from ...matching.plan import members_in_use
 from ...matching.reference import Conditioning, Reference, ReferenceSet, Subject
 from ...matching.settings import MaskSettings
-from ..capture import evaluate, reference_pass
+from ...unet import structure_of
+from ..capture import evaluate
 from ..conditioning import from_host
 from ..lifecycle import WrappersMP, weights_identity
-from ..plan import members_in_use
-from ..structure import structure_of
 from .apply import check_family
+from .reference_pass import reference_pass
 
 
 def progress(total: int) -> Callable[[int, int], None]:

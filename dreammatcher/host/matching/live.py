@@ -10,8 +10,8 @@ import torch
 
 from ...matching.preview import enlarge, overlay, pixels
 from ...matching.settings import Snapshot
+from ..installed import Seat
 from ..notes import server as connected
-from ..plan import Seat
 
 OFF, FOREGROUND, TRUSTED = "off", "foreground", "trusted"
 EVENT = "dreammatcher.live"
@@ -42,10 +42,13 @@ def watch(model, seat: Seat, live: Live) -> None:
     formats = model.model.latent_format
 
     def look(arguments: dict) -> torch.Tensor:
-        clean, run, server = arguments["denoised"], seat.holder.run(), connected()
-        if run is None or server is None or run.visit % EVERY or run.read(arguments["sigma"]) != run.sigma:
+        clean, session, server = arguments["denoised"], seat.holder.session(), connected()
+        if session is None or server is None:
             return clean
-        snapshot = seat.plan.trace.snapshots.get(run.sigma)
+        clock = session.clock
+        if clock.number % EVERY or clock.read(arguments["sigma"]) != clock.sigma:
+            return clean
+        snapshot = seat.plan.trace.snapshots.get(clock.sigma)
         if snapshot is not None:
             made, text = drawn(clean, formats, snapshot, live.kind)
             server.send_sync(EVENT, {"node": live.node, "image": made, "text": text}, server.client_id)

@@ -6,13 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..matching.features import FeatureStore, Layer
-from ..matching.reference import Member, Reference, ReferenceSet, Subject, views_of
-from ..matching.settings import ApplySettings, MaskSettings, Trace
-from .structure import Structure
-
-#: where a model's plans stand in its transformer options, for patches of other plans and for guidance
-PLANS_KEY = "dreammatcher"
+from ..unet import Layer, Structure
+from .features import FeatureStore
+from .reference import Member, Reference, ReferenceSet, Subject, views_of
+from .settings import ApplySettings, MaskSettings, Trace
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,22 +42,6 @@ class Plan:
         """Whether another plan on the same model is about another subject."""
         mine, theirs = self.mask.target_subject, other.mask.target_subject
         return other is not self and (mine is None or theirs is None or mine.columns != theirs.columns)
-
-
-@dataclass(frozen=True, eq=False)
-class Seat:
-    """A plan on a model, and who holds its run."""
-
-    plan: Plan
-    holder: object  # lifecycle.RunHolder
-
-    def __deepcopy__(self, memo: dict) -> Seat:
-        return self
-
-
-def seats_of(options: dict) -> tuple[Seat, ...]:
-    """Every plan in some transformer options, in the order they were applied."""
-    return options.get(PLANS_KEY, ())
 
 
 def members_in_use(given: Reference | ReferenceSet, mask: MaskSettings | None) -> list[tuple[Member, Subject | None]]:

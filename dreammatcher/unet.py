@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..matching.features import Layer
+#: a self-attention layer: (block kind, block number, index in the block)
+Layer = tuple[str, int, int]
 
 #: decoder levels that the method works on, as in the paper
 LEVELS = 2

@@ -1,0 +1,41 @@
+"""Features of a plan's references at the noise level of the moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from ...matching.features import RowFeatures
+from ...matching.plan import View
+from ...unet import Structure
+from .reference_pass import reference_pass
+
+
+@dataclass(eq=False)
+class References:
+    """From this step, from a reference's store, or from a pass of the UNet."""
+
+    base: torch.nn.Module
+    structure: Structure
+    views: tuple[View, ...]
+    weights: object  # identity of the weights, part of the feature store's keys
+    _current: dict[tuple, RowFeatures] = field(default_factory=dict)  # of the current sigma, on the device
+
+    def __call__(self, kind: str, sigma: float, like: torch.Tensor) -> list[RowFeatures]:
+        """Of every reference, for a row of the guidance pair, on the device and in the precision of ``like``."""
+        return [self._of(number, view, kind, sigma, like) for number, view in enumerate(self.views)]
+
+    def _of(self, number: int, view: View, kind: str, sigma: float, like: torch.Tensor) -> RowFeatures:
+        sigma = view.store.snap(sigma)
+        key = (self.weights, kind, sigma, view.subject)
+        if (number, key) not in self._current:
+            row = view.store.get(key, like.device, like.dtype)
+            if row is None:
+                row = reference_pass(self.base, self.structure, view.reference, kind, view.subject, sigma, like.device)
+                view.store.put(key, row)
+                row = row.to(like.device, like.dtype)
+            self._current = {known: value for known, value in self._current.items()
+                             if known[0] != number or known[1][2] == sigma}
+            self._current[number, key] = row
+        return self._current[number, key]

@@ -1,0 +1,140 @@
+"""Matches what a sampling session sees of a subject with its references (DreamMatcher, Sec. 4.2 to 4.4).
+
+Pure torch. The session says which row of the guidance pair is asked for, at which noise level, and hands in the decoder features
+and subject maps that it observed; where reference features come from is the caller's business too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+
+from ..attention import foreground, otsu
+from ..unet import halved
+from .appearance import trusted
+from .correspondence import JointMatch, match
+from .descriptors import joint_descriptors, resize
+from .features import RowFeatures
+from .memo import Memo
+from .plan import View
+from .settings import ApplySettings, MaskSettings
+
+#: a row of the guidance pair: its kind, and the number of the positive prompt it belongs to
+Row = tuple[str, int]
+Grid = tuple[int, int]
+#: (kind of row, sigma, a tensor on the device and in the precision wanted) -> the features of every reference
+ReferenceSource = Callable[[str, float, torch.Tensor], list[RowFeatures]]
+
+
+@dataclass(frozen=True, eq=False)
+class Described:
+    """Descriptors [B, C, H, W] of every reference and of the target, and the precision in which they are compared."""
+
+    references: list[torch.Tensor]
+    target: torch.Tensor
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """A correspondence, and the number of the noise level at which it was made."""
+
+    level: int
+    match: JointMatch
+
+
+@dataclass(eq=False)
+class Matcher:
+    """Correspondence, confidence and foreground of one plan in one sampling session."""
+
+    views: tuple[View, ...]
+    mask: MaskSettings
+    settings: ApplySettings
+    references: ReferenceSource
+    memo: Memo = field(default_factory=Memo)
+    _kept: dict[tuple[Row, Grid], _Kept] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """Drops every correspondence that is kept: they may be another picture's."""
+        self._kept.clear()
+
+    def kept(self, row: Row, grid: Grid, size: int, level: int) -> JointMatch | None:
+        """The correspondence of ``size`` pictures made at most ``effort.every`` noise levels ago, ``level`` being the number
+        of the current one."""
+        known = self._kept.get((row, grid))
+        if known and known.match.size == size and level - known.level < self.settings.effort.every:
+            return known.match
+        return None
+
+    def keep(self, row: Row, grid: Grid, level: int, match: JointMatch) -> JointMatch:
+        self._kept[row, grid] = _Kept(level, match)
+        return match
+
+    def describe(self, kind: str, sigma: float, target: tuple[torch.Tensor, ...]) -> Described:
+        """Joint descriptors of the references and of the ``target``'s decoder features [B, C, H, W], one per level (Eq. 4)."""
+        references = [list(row.levels) for row in self.references(kind, sigma, target[0])]
+        made = joint_descriptors(references, list(target), pca=self.settings.effort.pca)
+        half = target[0].is_cuda and target[0].element_size() == 2  # bfloat16 would be too coarse for cosines
+        return Described(*made, torch.float16 if half else torch.float32)
+
+    def match(self, described: Described, grid: Grid, halvings: int) -> JointMatch:
+        """Correspondence at a target's ``grid``, which is ``halvings`` below its latent (Eq. 5)."""
+        wanted = resize(described.target, grid)
+        found = []
+        for number, (view, source) in enumerate(zip(self.views, described.references)):
+            own_grid = halved(tuple(view.reference.latent.shape[-2:]), halvings)
+            own = resize(source, own_grid)
+            found.append(match(own, wanted, reference_mask=self._limit(number, own_grid, source.device),
+                               unit=own is source and wanted is described.target, dtype=described.dtype))
+        return JointMatch.of(found)
+
+    def _limit(self, number: int, grid: Grid, device: torch.device) -> torch.Tensor | None:
+        """Where a reference may be matched at one grid, [1, 1, H, W]; None: everywhere."""
+        mask = self.views[number].mask
+        if mask is None:
+            return None
+        return self.memo.get(("limit", number, grid, device), (mask,),
+                             lambda: (F.adaptive_max_pool2d(mask.to(device), grid) > 0.5).float())
+
+    def painted_foreground(self, grid: Grid, size: int, device: torch.device) -> torch.Tensor:
+        """The painted target MASK at one grid, [size, 1, H, W]."""
+        painted = self.mask.target_mask
+        return self.memo.get(("painted", grid, size, device), (painted,), lambda: self._painted(painted.to(device), grid, size))
+
+    def _painted(self, mask: torch.Tensor, grid: Grid, size: int) -> torch.Tensor:
+        given = mask[torch.arange(size, device=mask.device) % mask.shape[0]]
+        given = F.interpolate(given, size=grid, mode="area")
+        return (given > 0.5).float() if self.mask.otsu else given
+
+    def mapped_foreground(self, prompt: int, maps: list[torch.Tensor], grid: Grid) -> torch.Tensor:
+        """M at one grid, [B, 1, H, W], of the subject maps [B, 1, h, w] that were read for a prompt (Sec. 4.2)."""
+        whole = self.memo.get(("map", prompt), tuple(maps), lambda: self._sharpened(foreground(maps, maps[0].shape[-2:])))
+        return self.memo.get(("mask", prompt, grid), (whole,), lambda: F.interpolate(whole, size=grid, mode="nearest"))
+
+    def _sharpened(self, soft: torch.Tensor) -> torch.Tensor:
+        return otsu(soft) if self.mask.otsu else soft
+
+    def contested(self, prompt: int, grid: Grid, mine: torch.Tensor, theirs: list[torch.Tensor]) -> torch.Tensor:
+        """``mine`` where no rival subject's foreground is larger, else 0."""
+        if not theirs:
+            return mine
+        return self.memo.get(("contest", prompt, grid), (mine, *theirs), lambda: torch.where(
+            mine >= torch.stack(theirs).amax(0), mine, torch.zeros_like(mine)))
+
+    def trust(self, row: Row, found: JointMatch, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """M' = M . U with strength and the references' weights, and the confidence U, [B, 1, H, W] each (Eq. 6)."""
+        def make() -> tuple[torch.Tensor, torch.Tensor]:
+            confidence = found.confidence(mask, self.mask.threshold, self.settings.effort.least_slack)
+            weights = found.pick([mask.new_full((1, 1, 1, 1), view.weight) for view in self.views])
+            return trusted(mask, confidence, self.settings.strength) * weights, confidence
+
+        return self.memo.get(("trust", row, tuple(mask.shape[-2:])), (found, mask), make)
+
+    def warped_references(self, found: JointMatch, device: torch.device) -> torch.Tensor:
+        """The references' clean latents, carried to where the target is [B, C, H, W]."""
+        latents = tuple(view.reference.latent for view in self.views)
+        return found.warp(self.memo.get(
+            ("latents", device), latents, lambda: [latent.to(device, torch.float32) for latent in latents]))

@@ -1,0 +1,133 @@
+"""The matcher and the session's parts by themselves, with plain values: no ComfyUI, no sampling."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dreammatcher.host.session import Clock, Observations
+from dreammatcher.matching.features import RowFeatures
+from dreammatcher.matching.inversion import Trajectory
+from dreammatcher.matching.matcher import Matcher
+from dreammatcher.matching.plan import View
+from dreammatcher.matching.reference import Conditioning, Reference, Subject
+from dreammatcher.matching.settings import ApplySettings, Effort, MaskSettings
+
+SIDE, ROW = 16, ("cond", 0)
+SUBJECT = Subject("dog", "a dog", (2,), 77)
+
+
+def features(seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """Decoder features of two levels, coarse to fine."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(1, 12, SIDE // 2, SIDE // 2, generator=generator), torch.randn(1, 8, SIDE, SIDE, generator=generator)
+
+
+def reference() -> Reference:
+    latent = torch.arange(4 * SIDE * SIDE).view(1, 4, SIDE, SIDE).float()
+    text = Conditioning(torch.zeros(1, 77, 8))
+    path = Trajectory((0.1, 1.0), latent.repeat(2, 1, 1, 1), torch.zeros(2, 4, SIDE, SIDE))
+    return Reference(path, latent, text, text, "family")
+
+
+def matcher(shown: tuple[torch.Tensor, ...], mask: torch.Tensor | None = None, weight: float = 1.0, target_mask=None,
+            otsu: bool = True, **effort) -> Matcher:
+    own = reference()
+    view = View(own, own.store, None, mask, weight)
+    settings = MaskSettings(None, SUBJECT, target_mask=target_mask, otsu=otsu)
+    return Matcher((view,), settings, ApplySettings(effort=Effort(**effort)),
+                   lambda kind, sigma, like: [RowFeatures(shown, {}, None)])
+
+
+def matched(made: Matcher, target: tuple[torch.Tensor, ...]):
+    return made.match(made.describe("cond", 1.0, target), (SIDE, SIDE), 0)
+
+
+def test_the_reference_itself_is_matched_place_by_place_and_trusted_everywhere():
+    made = matcher(features())
+    found = matched(made, features())
+    assert torch.equal(found.matches[0].indices[0], torch.arange(SIDE * SIDE)) and not found.matches[0].flow.any()
+    trust, confidence = made.trust(ROW, found, torch.ones(1, 1, SIDE, SIDE))
+    assert trust.min() == confidence.min() == 1
+    assert torch.allclose(made.warped_references(found, torch.device("cpu")), reference().latent, atol=0.01), "of up to 1023"
+
+
+def test_a_mirrored_reference_is_matched_mirrored():
+    flipped = tuple(level.flip(-1) for level in features())
+    found = matched(matcher(features()), flipped)
+    expected = torch.arange(SIDE * SIDE).view(SIDE, SIDE).flip(-1).flatten()
+    assert (found.matches[0].indices[0] == expected).float().mean() > 0.95
+
+
+def test_a_reference_mask_limits_the_match_to_what_is_white():
+    left = torch.zeros(1, 1, 64, 64)
+    left[..., :32] = 1
+    found = matched(matcher(features(), mask=left), features(1))
+    assert (found.matches[0].indices % SIDE < SIDE // 2).all()
+
+
+def test_weight_and_foreground_scale_the_trust():
+    made = matcher(features(), weight=0.5)
+    mask = torch.zeros(1, 1, SIDE, SIDE)
+    mask[..., :4] = 1
+    trust, _ = made.trust(ROW, matched(made, features()), mask)
+    assert trust[..., :4].max() == 0.5 and not trust[..., 4:].any()
+
+
+def test_a_correspondence_is_kept_for_as_many_noise_levels_as_the_effort_says():
+    made = matcher(features(), every=2)
+    found = made.keep(ROW, (SIDE, SIDE), 5, matched(made, features()))
+    assert made.kept(ROW, (SIDE, SIDE), 1, 5) is made.kept(ROW, (SIDE, SIDE), 1, 6) is found
+    assert made.kept(ROW, (SIDE, SIDE), 1, 7) is None
+    assert made.kept(ROW, (SIDE, SIDE), 2, 5) is None, "of another number of pictures"
+    assert made.kept(("uncond", 0), (SIDE, SIDE), 1, 5) is None
+    made.forget()
+    assert made.kept(ROW, (SIDE, SIDE), 1, 5) is None
+
+
+def test_a_painted_foreground_is_repeated_for_a_batch_and_sharpened_unless_soft():
+    painted = torch.full((1, 1, 32, 32), 0.75)
+    hard, soft = (matcher(features(), target_mask=painted, otsu=otsu).painted_foreground((SIDE, SIDE), 3, torch.device("cpu"))
+                  for otsu in (True, False))
+    assert hard.shape == soft.shape == (3, 1, SIDE, SIDE) and (hard == 1).all() and (soft == 0.75).all()
+
+
+def test_maps_become_a_foreground_once_and_rivals_take_what_is_more_theirs():
+    made = matcher(features())
+    maps = torch.zeros(1, 1, 8, 8)
+    maps[..., :4] = 1
+    mine = made.mapped_foreground(0, [maps], (SIDE, SIDE))
+    assert mine is made.mapped_foreground(0, [maps], (SIDE, SIDE)) and mine[..., :8].all() and not mine[..., 8:].any()
+    rival = torch.zeros_like(mine)
+    rival[..., :4] = 2
+    assert made.contested(0, (SIDE, SIDE), mine, []) is mine
+    left = made.contested(0, (SIDE, SIDE), mine, [rival])
+    assert not left[..., :4].any() and left[..., 4:8].all()
+
+
+class Linear:
+    """A schedule whose sigma is 10 at share 0 and 0 at share 1."""
+
+    @staticmethod
+    def percent_to_sigma(share: float) -> float:
+        return 10 * (1 - share)
+
+
+def test_the_clock_counts_noise_levels_not_calls():
+    clock = Clock(Linear, 8.0, 2.0)
+    given = torch.tensor([5.0, 5.0])
+    assert [clock.arrive(sigma, given) for sigma in (9.0, 9.0, 5.0)] == [True, False, True] and clock.number == 2
+    assert clock.read(given) == 5.0 and clock.read(torch.tensor([3.0])) == 3.0
+    assert [clock.in_range(sigma) for sigma in (9.0, 8.0, 2.0, 1.9)] == [False, True, True, False]
+    assert clock.within(5.0, 0.0, 0.5) and not clock.within(4.9, 0.0, 0.5)
+
+
+@pytest.mark.parametrize("now, seen", [(2.0, 3.0), (1.0, 2.0)])
+def test_the_features_that_are_matched_are_those_of_the_noise_level_before(now, seen):
+    known = Observations()
+    for sigma in (3.0, 2.0):
+        known.add(ROW, sigma, (torch.full((1, 1, 2, 2), sigma),))
+    assert float(known.before_sigma(ROW, now, 1)[0].max()) == seen
+    assert known.before_sigma(ROW, now, 2) is None and known.before_sigma(("uncond", 0), now, 1) is None
+    known.forget_features()
+    assert known.before_sigma(ROW, now, 1) is None
