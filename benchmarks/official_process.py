@@ -31,7 +31,7 @@ def stand_in(name: str, *members: str) -> None:
     module = types.ModuleType(name)
     module.__spec__ = importlib.machinery.ModuleSpec(name, None)
     for member in members:
-        setattr(module, member, None)
+        setattr(module, member, lambda *given, **named: None)
     sys.modules[name] = module
 
 
@@ -42,8 +42,6 @@ def import_official(checkout: Path):
                            ("torchvision.transforms", "Compose", "Resize", "ToTensor", "Normalize")):
         stand_in(name, *members)
     sys.modules["torchvision"].transforms = sys.modules["torchvision.transforms"]
-    for name in ("Compose", "Resize", "ToTensor", "Normalize"):
-        setattr(sys.modules["torchvision.transforms"], name, lambda *given, **named: None)
 
     from diffusers import DDIMScheduler, UNet2DConditionModel
 

@@ -16,7 +16,7 @@ def without_inversion(studio: Studio, ready: SimpleNamespace, scale: float = 1.0
     """The case with its reference at sigma made of one seeded noise, x0 + scale * sigma * noise, in place of the inversion's."""
     inversion, features = studio.module("dreammatcher.matching.inversion"), studio.module("dreammatcher.matching.features")
     path = ready.reference.trajectory
-    clean = path.clean[:1] * 0 + ready.reference.latent.to(path.clean)
+    clean = ready.reference.latent.to(path.clean)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
     ends = (path.sigmas[0], path.sigmas[-1])
     made = inversion.Trajectory(ends, clean.repeat(2, 1, 1, 1), scale * noise.repeat(2, 1, 1, 1))

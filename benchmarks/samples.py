@@ -40,9 +40,9 @@ def measure(case: Case, picture: np.ndarray, seen: Verdict) -> dict[str, float |
     }
 
 
-def named_colours(case: Case, picture: np.ndarray, seen: Verdict) -> float | None:
+def named_colours(case: Case, picture: np.ndarray, judge) -> float | None:
     primary, secondary = case.subject.colour_names[:2]
-    return colours_followed(picture, seen.parts, case.subject.kind, {"primary": primary, "secondary": secondary})
+    return colours_followed(picture, look(judge, picture).parts, case.subject.kind, {"primary": primary, "secondary": secondary})
 
 
 def rendered(studio: Studio, case: Case) -> np.ndarray:
@@ -64,8 +64,7 @@ def run(studio: Studio, chosen: list[Case], folder: Path | None = None) -> dict[
                             for text in (case.prompt(), coloured))
             truth = rendered(studio, case)
             for name, picture, asked in ((RENDERS, truth, truth), (SAMPLES, plain, named)):
-                rows[name].append({**measure(case, picture, look(judge, picture)),
-                                   "colours": named_colours(case, asked, look(judge, asked))})
+                rows[name].append({**measure(case, picture, look(judge, picture)), "colours": named_colours(case, asked, judge)})
             if folder:
                 save_strip(folder, number, [truth, plain, named])
             print(f"case {number + 1} of {len(chosen)}", flush=True)

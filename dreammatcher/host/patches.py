@@ -53,11 +53,11 @@ def install(model) -> None:
             patches[name] = [patch, *(other for other in patches[name] if other is not patch)]
 
 
-def _hear(options: dict, what: str | Layer) -> None:
+def _hear(options: dict, *what: str | Layer) -> None:
     """Takes note that a patch runs in this call: torch.compile may have left it out."""
     session = seats_of(options)[0].holder.session()
     if session is not None:
-        session.calls.heard.add(what)
+        session.calls.heard.update(what)
 
 
 def all_heard(session: Session) -> bool:
@@ -118,8 +118,7 @@ def _read_maps(n, context, value, extra: dict) -> tuple:
 
 def _inject(n, context, value, extra: dict) -> tuple:
     calls, layer = extra.get(CALLS_KEY, ()), layer_of(extra)
-    _hear(extra, "attn1_patch")
-    _hear(extra, layer)
+    _hear(extra, "attn1_patch", layer)
     n, context, value = _detached(calls, n, context, value)
     with torch.no_grad():
         for call in calls:
