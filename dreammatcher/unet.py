@@ -1,4 +1,4 @@
-"""Where a UNet keeps its attention: derived from its modules, never from block numbers of one family."""
+"""Where a UNet keeps its attention and what its batch holds: from its modules, never from block numbers of one family."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
-#: a self-attention layer: (block kind, block number, index in the block)
+#: height and width in cells
+Grid = tuple[int, int]
+#: kinds of rows of the guidance pair
+COND, UNCOND = "cond", "uncond"
+#: a row of the guidance pair: its kind, and the number of the positive prompt it belongs to
+Row = tuple[str, int]
+#: an attention layer: (block kind, block number, index in the block)
 Layer = tuple[str, int, int]
 
 #: decoder levels that the method works on, as in the paper
@@ -39,7 +45,7 @@ class Structure:
                              f"{', '.join(map(str, available))}; leave it empty for all of them")
         return tuple(layer for layer in self.self_attention if str(layer[1]) in wanted)
 
-    def map_layers(self, latent_size: tuple[int, int]) -> frozenset[Layer]:
+    def map_layers(self, latent_size: Grid) -> frozenset[Layer]:
         """Cross-attention layers whose grid is nearest a quarter of the latent's side, but not under 8 cells."""
         side = min(latent_size)
         grids = {level: min(halved(latent_size, level)) for level in self.cross_attention.values()}
@@ -48,7 +54,7 @@ class Structure:
         return frozenset(layer for layer, own in self.cross_attention.items() if own == level)
 
 
-def halved(size: tuple[int, int], level: int) -> tuple[int, int]:
+def halved(size: Grid, level: int) -> Grid:
     """A grid after ``level`` stride-2 convolutions: each rounds up."""
     for _ in range(level):
         size = ((size[0] + 1) // 2, (size[1] + 1) // 2)
@@ -68,17 +74,17 @@ def structure_of(base: torch.nn.Module) -> Structure:
         level += _resamples(block, "Downsample")
         cross.update({("input", number, i): level for i in range(_depth(block))})
     cross.update({("middle", 0, i): level for i in range(_depth(unet.middle_block))})
-    own: dict[Layer, int] = {}
+    decoder: dict[Layer, int] = {}
     first_blocks: dict[int, int] = {}
     for number, block in enumerate(unet.output_blocks):
         first_blocks.setdefault(level, number)
-        own.update({("output", number, i): level for i in range(_depth(block))})
+        decoder.update({("output", number, i): level for i in range(_depth(block))})
         level -= _resamples(block, "Upsample")
-    cross.update(own)
-    finest = sorted(set(own.values()))[:LEVELS]
+    cross.update(decoder)
+    finest = sorted(set(decoder.values()))[:LEVELS]
     if not finest:
         raise ValueError("model: this UNet has no attention in its decoder, so there is nothing to match")
-    injected = {layer: own_level for layer, own_level in own.items() if own_level in finest}
+    injected = {layer: own_level for layer, own_level in decoder.items() if own_level in finest}
     return Structure(
         self_attention=injected,
         taps=tuple(first_blocks[own_level] for own_level in sorted(finest, reverse=True)),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..dreammatcher.host.masks import mask_settings
 from ..dreammatcher.host.matching.apply import apply
 from ..dreammatcher.host.matching.guide import guide
 from ..dreammatcher.host.matching.live import FOREGROUND, OFF, TRUSTED, Live
+from ..dreammatcher.host.matching.masks import mask_settings
 from ..dreammatcher.matching.guidance import FAST, PAPER, GuidanceSettings
 from ..dreammatcher.matching.settings import BALANCED, PRESETS, ApplySettings, effort_of
 from .reference import CATEGORY
@@ -74,8 +74,8 @@ class DreamMatcherApply:
         }, "optional": {
             "preset": (list(PRESETS), {"default": BALANCED, "tooltip":
                        "balanced: one reference pass and one match for both rows of the guidance pair, descriptors as they are. "
-                       "fast: a new match only at every second noise level. paper: the authors' way, PCA 256 and everything "
-                       "for each row."}),
+                       "fast: a new match only at every second evaluation of the model. paper: the authors' way, PCA 256 and "
+                       "everything for each row."}),
             "live_preview": ([OFF, FOREGROUND, TRUSTED], {"default": OFF, "tooltip":
                              "Shows the picture on this node while it is made, with the subject's place or the trusted "
                              "matches in yellow, at every fourth noise level."}),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..dreammatcher.host import files
 from ..dreammatcher.host.conditioning import encode, subject_and_remarks
 from ..dreammatcher.host.masks import one_mask
 from ..dreammatcher.host.matching import invert
+from ..dreammatcher.host.matching.files import REFERENCES, load_reference, save_reference
 from ..dreammatcher.matching.features import PRECISIONS, FeatureOptions
 from ..dreammatcher.matching.reference import combined
 
@@ -161,7 +161,7 @@ class DreamMatcherSaveReference:
         }}
 
     def save(self, reference, filename_prefix):
-        path = files.save_reference(reference, filename_prefix)
+        path = save_reference(reference, filename_prefix)
         return {"ui": {"text": [str(path)]}, "result": (str(path),)}
 
 
@@ -177,7 +177,7 @@ class DreamMatcherLoadReference:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "file": (files.reference_names() or ["(no saved reference)"], {"tooltip":
+            "file": (REFERENCES.names() or ["(no saved reference)"], {"tooltip":
                      "Files of models/dreammatcher and output/dreammatcher."}),
         }}
 
@@ -187,10 +187,10 @@ class DreamMatcherLoadReference:
 
     @classmethod
     def IS_CHANGED(cls, file):
-        return files.modified(file)
+        return REFERENCES.modified(file)
 
     def load(self, file):
-        return (files.load_reference(file),)
+        return (load_reference(file),)
 
 
 NODES = (DreamMatcherInvert, DreamMatcherSubject, DreamMatcherFeatures, DreamMatcherCombine,

@@ -77,9 +77,16 @@ def test_what_ships_imports_nothing_of_tests_benchmarks_and_making(sources):
 
 
 def test_the_core_of_the_host_knows_no_method(sources):
-    method = "dreammatcher.host.matching"
-    assert not offenders(sources, lambda name: within(name, "dreammatcher.host") and not within(name, method),
-                         lambda other: within(other, method))
+    methods = ("dreammatcher.host.matching", "dreammatcher.host.training", "dreammatcher.matching", "dreammatcher.training")
+    assert not offenders(sources, lambda name: within(name, "dreammatcher.host") and not within(name, *methods),
+                         lambda other: within(other, *methods))
+
+
+def test_what_all_methods_share_knows_none_of_them(sources):
+    shared = ("dreammatcher.subject", "dreammatcher.attention", "dreammatcher.unet")
+    assert set(shared) <= set(sources)
+    assert not offenders(sources, lambda name: name in shared,
+                         lambda other: within(other, "dreammatcher") and other not in shared)
 
 
 def test_nodes_import_no_tensor_library(sources):
@@ -105,3 +112,41 @@ def test_no_module_imports_itself_in_a_circle(sources):
 
     cleared: set[str] = set()
     assert not [found for name in sorted(graph) if (found := circle(name, ()))]
+
+
+def classes(file: Path) -> list[ast.ClassDef]:
+    return [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.ClassDef)]
+
+
+def fields(node: ast.ClassDef) -> list[ast.AnnAssign]:
+    return [part for part in node.body if isinstance(part, ast.AnnAssign)]
+
+
+def test_no_class_has_more_than_ten_fields(sources):
+    assert not [f"{name}.{node.name}: {len(fields(node))}" for name, file in sources.items() for node in classes(file)
+                if len(fields(node)) > 10]
+
+
+def test_frozen_classes_that_hold_tensors_are_compared_by_identity(sources):
+    """Tensors have no truth value: a generated __eq__ would raise."""
+    wrong = []
+    for name, file in sources.items():
+        for node in classes(file):
+            dataclass = next((ast.unparse(one) for one in node.decorator_list if "dataclass" in ast.unparse(one)), "")
+            holds = any("Tensor" in ast.unparse(field.annotation) or "ndarray" in ast.unparse(field.annotation)
+                        for field in fields(node))
+            if "frozen=True" in dataclass and holds and "eq=False" not in dataclass:
+                wrong.append(f"{name}.{node.name}")
+    assert not wrong
+
+
+def test_public_functions_of_the_methods_and_of_the_core_say_what_they_return(sources):
+    """Patches and what is handed through for the host keep the host's signatures."""
+    untyped = []
+    for name, file in sources.items():
+        if not within(name, "dreammatcher"):
+            continue
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and node.returns is None:
+                untyped.append(f"{name}.{node.name}")
+    assert not untyped

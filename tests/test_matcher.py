@@ -1,17 +1,16 @@
-"""The matcher and the session's parts by themselves, with plain values: no ComfyUI, no sampling."""
+"""The matcher by itself, with plain values: no ComfyUI, no sampling."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 
-from dreammatcher.host.session import Clock, Observations
 from dreammatcher.matching.features import RowFeatures
 from dreammatcher.matching.inversion import Trajectory
 from dreammatcher.matching.matcher import Matcher
 from dreammatcher.matching.plan import View
-from dreammatcher.matching.reference import Conditioning, Reference, Subject
+from dreammatcher.matching.reference import Reference
 from dreammatcher.matching.settings import ApplySettings, Effort, MaskSettings
+from dreammatcher.subject import Conditioning, Subject
 
 SIDE, ROW = 16, ("cond", 0)
 SUBJECT = Subject("dog", "a dog", (2,), 77)
@@ -74,7 +73,7 @@ def test_weight_and_foreground_scale_the_trust():
     assert trust[..., :4].max() == 0.5 and not trust[..., 4:].any()
 
 
-def test_a_correspondence_is_kept_for_as_many_noise_levels_as_the_effort_says():
+def test_a_correspondence_is_kept_for_as_many_evaluations_as_the_effort_says():
     made = matcher(features(), every=2)
     found = made.keep(ROW, (SIDE, SIDE), 5, matched(made, features()))
     assert made.kept(ROW, (SIDE, SIDE), 1, 5) is made.kept(ROW, (SIDE, SIDE), 1, 6) is found
@@ -103,31 +102,3 @@ def test_maps_become_a_foreground_once_and_rivals_take_what_is_more_theirs():
     assert made.contested(0, (SIDE, SIDE), mine, []) is mine
     left = made.contested(0, (SIDE, SIDE), mine, [rival])
     assert not left[..., :4].any() and left[..., 4:8].all()
-
-
-class Linear:
-    """A schedule whose sigma is 10 at share 0 and 0 at share 1."""
-
-    @staticmethod
-    def percent_to_sigma(share: float) -> float:
-        return 10 * (1 - share)
-
-
-def test_the_clock_counts_noise_levels_not_calls():
-    clock = Clock(Linear, 8.0, 2.0)
-    given = torch.tensor([5.0, 5.0])
-    assert [clock.arrive(sigma, given) for sigma in (9.0, 9.0, 5.0)] == [True, False, True] and clock.number == 2
-    assert clock.read(given) == 5.0 and clock.read(torch.tensor([3.0])) == 3.0
-    assert [clock.in_range(sigma) for sigma in (9.0, 8.0, 2.0, 1.9)] == [False, True, True, False]
-    assert clock.within(5.0, 0.0, 0.5) and not clock.within(4.9, 0.0, 0.5)
-
-
-@pytest.mark.parametrize("now, seen", [(2.0, 3.0), (1.0, 2.0)])
-def test_the_features_that_are_matched_are_those_of_the_noise_level_before(now, seen):
-    known = Observations()
-    for sigma in (3.0, 2.0):
-        known.add(ROW, sigma, (torch.full((1, 1, 2, 2), sigma),))
-    assert float(known.before_sigma(ROW, now, 1)[0].max()) == seen
-    assert known.before_sigma(ROW, now, 2) is None and known.before_sigma(("uncond", 0), now, 1) is None
-    known.forget_features()
-    assert known.before_sigma(ROW, now, 1) is None

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreammatcher.matching.inversion import Trajectory, invert, psnr, reconstruct
-from dreammatcher.matching.reference import Conditioning, Reference, Subject, load, save
+from dreammatcher.matching.reference import Reference, load, save
+from dreammatcher.subject import Conditioning, Subject
 
 SIGMAS = [0.03 * (14.6 / 0.03) ** (i / 49) for i in range(50)]
 MEAN, SPREAD = torch.tensor([0.5, -1.0, 0.2, 2.0])[None, :, None, None], 0.7

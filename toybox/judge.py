@@ -70,7 +70,7 @@ class Judge(nn.Module):
         return self.parts(x), self.kind(deep), self.scene(deep)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Verdict:
     """What the judge sees in one picture."""
 

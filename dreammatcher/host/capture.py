@@ -9,12 +9,12 @@ import torch
 from einops import rearrange
 
 from ..attention import attention_columns, repeated_columns
-from ..matching.reference import Conditioning, Subject
+from ..subject import Conditioning, Subject
 from ..unet import Layer, Structure, attention_modules, halved
 from .conditioning import model_arguments
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SubjectMaps:
     """Reads the subject's columns out of cross-attention, beside the attention itself."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -44,7 +45,7 @@ def hide() -> None:
         _hidden = torch.compiler.disable(_call)
 
 
-def hidden(function: Callable, *arguments):
+def hidden(function: Callable, *arguments) -> Any:
     """``function`` of ``arguments``, which torch.compile neither traces nor remembers."""
     return _hidden(function, *arguments)
 

@@ -6,7 +6,7 @@ import logging
 
 import torch
 
-from ..matching.reference import Conditioning, Subject
+from ..subject import Conditioning, Subject
 from .content import content_words
 from .words import Text, find
 
@@ -85,13 +85,13 @@ def subject_and_remarks(clip, prompt: str, words: str) -> tuple[Subject, tuple[s
 
 
 def _whole_content(text: Text, prompt: str) -> tuple[Subject, tuple[str, ...]]:
-    found = content_words(text)
-    if not found:
+    content = content_words(text)
+    if not content:
         raise ValueError("subject_words: none given, and the prompt has no words to take; describe the subject in the prompt")
-    words = " ".join(dict.fromkeys(word.spelling or "(embedding)" for word in found))
+    words = " ".join(dict.fromkeys(word.spelling or "(embedding)" for word in content))
     remark = f"subject_words: none given; these words of the prompt are taken: {words}"
     log.info("DreamMatcher: %s", remark)
-    return Subject(words, prompt, tuple(column for word in found for column in word.columns), text.length), (remark,)
+    return Subject(words, prompt, tuple(column for word in content for column in word.columns), text.length), (remark,)
 
 
 def encode(clip, prompt: str, subject: Subject | None = None) -> list:

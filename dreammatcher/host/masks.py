@@ -1,20 +1,8 @@
-"""From the host's MASK ([B, H, W] in 0..1) to mask settings."""
+"""From the host's MASK ([B, H, W] in 0..1) to masks of one channel."""
 
 from __future__ import annotations
 
 import torch
-
-from ..matching.reference import Subject
-from ..matching.settings import MaskSettings
-
-
-def mask_settings(
-    reference_subject: Subject | None, target_subject: Subject | None, reference_mask: torch.Tensor | None,
-    target_mask: torch.Tensor | None, threshold: float, otsu: bool,
-) -> MaskSettings:
-    """Raises ValueError, naming the input, for masks that are empty, not finite or not [B, H, W]."""
-    return MaskSettings(reference_subject, target_subject, one_mask("reference_mask", reference_mask),
-                        mask_grid("target_mask", target_mask), threshold, otsu)
 
 
 def mask_grid(name: str, mask: torch.Tensor | None) -> torch.Tensor | None:

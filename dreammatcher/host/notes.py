@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 EVENT = "dreammatcher.note"
 
 
-def server():
+def server() -> object | None:
     """The host's server, when it runs and someone is connected to it."""
     for name in ("server", "comfy.cmd.server"):
         running = getattr(getattr(sys.modules.get(name), "PromptServer", None), "instance", None)

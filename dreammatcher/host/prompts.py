@@ -1,47 +1,34 @@
-"""Which positive prompts a run has, and which of them a chunk of the batch belongs to.
+"""The positive prompts of a run, as the host's conditioning entries tell them.
 
-A run with one positive prompt needs none of this. With several (regions, schedules, combined prompts) a plan serves those
+A run with one positive prompt needs none of this. With several (regions, schedules, combined prompts) a method serves those
 that name its subject: they carry the mark that DreamMatcher Subject leaves in a CONDITIONING.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
-import torch
-
-from ..matching.reference import Subject
+from ..subject import Subject
 from .conditioning import SUBJECT_KEY
 
-PROBE = 4  # channels of a prompt that are compared
-PLACES = 256  # values of a picture that are compared
 
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Prompt:
     """One positive prompt of a run. One that a schedule encodes anew for each of its spans is still one prompt."""
 
+    names: tuple[Hashable, ...]  # of its conditioning entries, one for each span
     subject: Subject | None
-    probes: tuple[torch.Tensor, ...]  # [T, 4] each, float32 on the CPU: one for each span
     area: tuple | None  # of the picture, to which it is limited
     masked: bool
     spans: tuple[tuple[float, float], ...]  # noise levels from and to
 
     @staticmethod
-    def of(entry: dict, cross_attention: torch.Tensor) -> Prompt:
+    def of(entry: dict, name: Hashable) -> Prompt:
+        """The prompt of one conditioning entry, which calls of the UNet will refer to by ``name``."""
         span = float(entry.get("timestep_start", math.inf)), float(entry.get("timestep_end", 0.0))
-        return Prompt(entry.get(SUBJECT_KEY), (cross_attention[0, :, :PROBE].detach().float().cpu(),), entry.get("area"),
-                      entry.get("mask") is not None, (span,))
-
-    @property
-    def limited(self) -> bool:
-        """Whether it belongs to an area of the picture."""
-        return self.area is not None
-
-    def is_in(self, context: torch.Tensor) -> bool:
-        """Whether a row's context [T', C] is this prompt, but for rounding: once, repeated, or with tokens behind it."""
-        return any(_begins_with(context, probe) for probe in self.probes)
+        return Prompt((name,), entry.get(SUBJECT_KEY), entry.get("area"), entry.get("mask") is not None, (span,))
 
     def follows(self, other: Prompt) -> bool:
         """Whether both are one prompt of a subject, encoded for different spans of the schedule."""
@@ -49,16 +36,9 @@ class Prompt:
                 and not self.masked and not other.masked
                 and all(mine[0] <= theirs[1] or theirs[0] <= mine[1] for mine in self.spans for theirs in other.spans))
 
-    def names(self, subject: Subject | None) -> bool:
+    def is_about(self, subject: Subject | None) -> bool:
+        """Whether this prompt names the subject itself."""
         return self.subject is not None and subject is not None and self.subject.words == subject.words
-
-
-def _begins_with(context: torch.Tensor, probe: torch.Tensor) -> bool:
-    tokens = probe.shape[0]
-    if context.shape[0] < tokens:
-        return False
-    seen = context[:tokens, :PROBE].detach().float().cpu()
-    return bool((seen - probe).abs().max() <= 0.02 * probe.abs().max())
 
 
 def joined(prompts: list[Prompt]) -> list[Prompt]:
@@ -70,27 +50,5 @@ def joined(prompts: list[Prompt]) -> list[Prompt]:
             distinct.append(prompt)
         else:
             earlier = distinct[number]
-            distinct[number] = replace(earlier, probes=earlier.probes + prompt.probes, spans=earlier.spans + prompt.spans)
+            distinct[number] = replace(earlier, names=earlier.names + prompt.names, spans=earlier.spans + prompt.spans)
     return distinct
-
-
-@dataclass(frozen=True, eq=False)
-class Look:
-    """What a row of the batch sees: values of the first block's output, the same for rows that see the same picture."""
-
-    sigma: float
-    size: tuple[int, int]
-    values: torch.Tensor  # [K]
-
-    def likeness(self, other: Look) -> float:
-        """Cosine of two looks at one noise level, or -1 for pictures of different sizes."""
-        if self.size != other.size:
-            return -1.0
-        return float(torch.cosine_similarity(self.values.float(), other.values.float(), dim=0))
-
-
-def looks(h: torch.Tensor, sigma: float) -> list[Look]:
-    """The look of every row of ``h`` [B, C, H, W], the first block's output."""
-    values = (h.detach() - h.detach().mean((2, 3), keepdim=True)).flatten(1)
-    places = torch.linspace(0, values.shape[1] - 1, min(PLACES, values.shape[1]), device=h.device).long()
-    return [Look(sigma, tuple(h.shape[-2:]), row) for row in values.index_select(1, places)]

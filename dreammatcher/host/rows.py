@@ -1,103 +1,106 @@
-"""Whose rows a call's batch holds.
+"""Which row of the guidance pair each chunk of a UNet call is.
 
-The host numbers the rows of a batch by the prompt list they come from, 0 being the first. That is not enough: one list may
-hold several prompts, packs number what they like, and one noise level may see several pictures (areas, tiles, packs that
-call again with a changed one).
+The host says from which conditioning entry a chunk comes (:mod:`.keyed`, :mod:`.unkeyed`); the entries of a run are known since
+its start. So rows are known by name. What a row sees is looked at in two cases only: when it is called a second time within one
+evaluation of the model, and to tell whose negative a row of an area is, where the host does not say.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
 import torch
 
-from ..matching.features import COND, UNCOND
-from ..matching.matcher import Row
-from .prompts import Look
-from .session import Session
+from ..subject import Subject
+from ..unet import COND, UNCOND, Grid, Row
+from .prompts import Prompt, joined
 
-#: cosine of the looks of two rows above which they see the same picture, and a changed version of it
-SAME, RELATED = 0.99, 0.5
-
-
-def assign(session: Session, numbers: tuple[int, ...], looks: list[Look], texts: list[torch.Tensor]) -> list[Row | None]:
-    """The row of each chunk, or None where it is not the plan's.
-
-    ``looks`` and ``texts`` (contexts [T, C]) are those of each chunk's first picture.
-    """
-    kinds = _kinds(session, numbers, texts)
-    if session.rows.size is not None and looks[0].size != session.rows.size and not session.rows.areas:
-        session.skip("calls that see a part of the picture (tiles, windows) are left as they are")
-        return [None] * len(numbers)
-    if len(session.rows.prompts) > 1 or session.rows.areas:
-        rows = _assign_parts(session, kinds, looks, texts)
-    else:
-        rows = [_assign_whole(session, kind, look, text) for kind, look, text in zip(kinds, looks, texts)]
-    sigma = looks[0].sigma
-    return [None] * len(rows) if session.rows.torn == sigma else rows
+PARTS = "calls that see a part of the picture (tiles, windows) are left as they are"
+NAMELESS = "another pack calls the UNet without saying for which prompt; such calls are left as they are"
+CHANGED = ("one evaluation of the model sees different pictures (tiles, or a pack that changes the latent between calls); such "
+           "steps are left as they are")
 
 
-def _kinds(session: Session, numbers: tuple[int, ...], texts: list[torch.Tensor]) -> list[str]:
-    """By content, looked at once per run and number: guiders with three lists do not begin with the positive prompt."""
-    if not session.rows.kinds.keys() >= set(numbers):
-        positive = [any(prompt.is_in(text) for prompt in session.rows.prompts) for text in texts]
-        for number, found in zip(numbers, positive):
-            session.rows.kinds.setdefault(number, COND if (found if any(positive) else number == 0) else UNCOND)
-    return [session.rows.kinds[number] for number in numbers]
+@dataclass(frozen=True)
+class Assignment:
+    """The row of each chunk of a call, None where it takes no part, and what to say about that."""
+
+    rows: tuple[Row | None, ...]
+    remark: str = ""
+    changed: bool = False  # a row saw another picture than earlier in this evaluation
 
 
-def _assign_whole(session: Session, kind: str, look: Look, text: torch.Tensor) -> Row | None:
-    """One positive prompt for the whole picture. Only a second call at one sigma needs a closer look."""
-    row = (kind, 0)
-    seen = session.rows.looks.get(row)
-    if seen is None or seen.sigma != look.sigma:
-        session.rows.looks[row] = look
-        return row
-    if kind == COND and session.rows.prompts and not session.rows.prompts[0].is_in(text):  # SAG and PerpNeg call anything "cond"
-        row = (UNCOND, 0)
-        seen = session.rows.looks.get(row, seen)
-        return row if seen.likeness(look) > RELATED else None
-    if seen.likeness(look) > RELATED:
-        return row
-    session.tear(look.sigma)
-    return None
+@dataclass(eq=False)
+class RowBook:
+    """The conditioning entries of a run, and what each row saw in the current evaluation."""
 
+    size: Grid | None  # of the whole latent; None where the host does not tell
+    subject: Subject | None = None  # with several prompts, those about it take part
+    prompts: list[Prompt] = field(default_factory=list)  # the positive ones, in the host's order
+    negatives: dict[Hashable, tuple | None] = field(default_factory=dict)  # name of an entry -> area that it stands in for
+    lists: dict[int, str] = field(default_factory=dict)  # id of an entry of the host's -> the guider's list it stands in
+    areas: bool = False  # some entry is limited to an area
+    inputs: dict[Row, torch.Tensor] = field(default_factory=dict)  # row -> [B, C, H, W] that it saw first
+    last: tuple[Row | None, ...] = ()  # of the last call; None also for rows that an earlier call had
 
-def _assign_parts(session: Session, kinds: list[str], looks: list[Look], texts: list[torch.Tensor]) -> list[Row | None]:
-    """Several prompts or areas: cond chunks are known by their prompt, uncond chunks by what they see."""
-    subject = session.plan.mask.target_subject
-    prompts = session.rows.prompts
-    serving = [number for number, prompt in enumerate(prompts) if len(prompts) == 1 or prompt.names(subject)]
-    if not serving:
-        words = f"with the words {subject.words!r}" if subject else "(DreamMatcher Mask has no target subject to look for)"
-        session.skip(f"this run has several positive prompts and none comes from DreamMatcher Subject {words}, so nothing is "
-                     "matched")
-        return [None] * len(kinds)
-    rows: list[Row | None] = [None] * len(kinds)
-    for number, kind in enumerate(kinds):
-        if kind == COND:
-            rows[number] = _cond_part(session, serving, looks[number], texts[number])
-    for number, kind in enumerate(kinds):
-        if kind == UNCOND:
-            prompt = next((p for p in serving if _saw(session, p, looks[number])), None)
-            rows[number] = None if prompt is None else (UNCOND, prompt)
-    return rows
+    def add_positive(self, prompt: Prompt) -> None:
+        self.prompts = joined([*self.prompts, prompt])
+        self.areas = self.areas or prompt.area is not None
 
+    def add_negative(self, name: Hashable, area: tuple | None) -> None:
+        """An entry of any other list than the positive one; ``area`` only where it mirrors a positive entry of that area."""
+        self.negatives[name] = area
 
-def _cond_part(session: Session, serving: list[int], look: Look, text: torch.Tensor) -> Row | None:
-    """One text may stand in several areas: each is a prompt of its own, told apart by what it sees."""
-    candidates = [number for number in serving if session.rows.prompts[number].is_in(text)]
-    known = next((number for number in candidates if _saw(session, number, look)), None)
-    if known is not None:
-        return COND, known
-    fresh = next((number for number in candidates if session.rows.looks.get((COND, number), look).sigma != look.sigma
-                  or (COND, number) not in session.rows.looks), None)
-    if fresh is not None:
-        session.rows.looks[COND, fresh] = look
-        return COND, fresh
-    if any(session.rows.looks[COND, number].size == look.size for number in candidates):
-        session.tear(look.sigma)
-    return None
+    def served(self) -> list[int]:
+        """Numbers of the prompts that take part: the only one, or those about the subject."""
+        return [number for number, prompt in enumerate(self.prompts)
+                if len(self.prompts) == 1 or prompt.is_about(self.subject)]
 
+    def assign(self, names: Sequence[Hashable | None], inputs: Sequence[torch.Tensor]) -> Assignment:
+        """Rows of the chunks of one call by the ``names`` of their entries. ``inputs`` are what they see, [B, C, H, W] each.
 
-def _saw(session: Session, prompt: int, look: Look) -> bool:
-    seen = session.rows.looks.get((COND, prompt))
-    return seen is not None and seen.sigma == look.sigma and seen.likeness(look) > SAME
+        Names that are not of this run are of entries that another pack encoded by itself: they count as negative prompts.
+        """
+        nothing = (None,) * len(names)
+        if self.size is not None and tuple(inputs[0].shape[-2:]) != self.size and not self.areas:
+            return Assignment(nothing, PARTS)
+        if None in names:
+            return Assignment(nothing, NAMELESS)
+        served = self.served()
+        if self.prompts and not served:
+            words = f"with the words {self.subject.words!r}" if self.subject else \
+                "(DreamMatcher Mask has no target subject to look for)"
+            return Assignment(nothing, f"this run has several positive prompts and none comes from DreamMatcher Subject {words}, "
+                                       "so nothing is matched")
+        rows: list[Row | None] = [None] * len(names)
+        numbers = {name: number for number, prompt in enumerate(self.prompts) for name in prompt.names}
+        changed = False
+        for chunk, name in enumerate(names):
+            if name in numbers and numbers[name] in served:
+                row = (COND, numbers[name])
+                same = self._sees(row, inputs[chunk])
+                rows[chunk], changed = (row if same else None), changed or not same
+        for chunk, name in enumerate(names):
+            if name not in numbers:
+                rows[chunk] = self._negative_row(served, self.negatives.get(name), inputs[chunk])
+        return Assignment(tuple(rows), CHANGED if changed else "", changed)
+
+    def _sees(self, row: Row, seen: torch.Tensor) -> bool:
+        """Takes note of what a row sees. Whether it is what it saw before in this evaluation."""
+        before = self.inputs.setdefault(row, seen)
+        return before is seen or torch.equal(before, seen)
+
+    def _negative_row(self, served: list[int], area: tuple | None, seen: torch.Tensor) -> Row | None:
+        """A negative belongs to a prompt that is served in this evaluation and covers the same part of the picture.
+
+        Changed versions of its picture (SAG) are its own all the same: they take the match that the evaluation has.
+        """
+        if len(self.prompts) <= 1 and not self.areas:
+            return UNCOND, 0
+        candidates = [number for number in served if (COND, number) in self.inputs]
+        if area is not None:
+            candidates = [number for number in candidates if self.prompts[number].area == area]
+        elif self.areas:
+            candidates = [number for number in candidates if torch.equal(self.inputs[COND, number], seen)]
+        return (UNCOND, candidates[0]) if candidates else None

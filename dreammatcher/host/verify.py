@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from .compiling import in_use, marked, uncompiled
-from .installed import seats_of
-from .patches import FOREIGN_KEY, all_heard
+from .installed import FOREIGN_KEY, installed_on
+from .session import Session
 
 try:
     from comfy.patcher_extension import WrappersMP
 except ImportError:
     WrappersMP = None
 
+#: under which our wrappers stand
+KEY = "dreammatcher"
 STALE = ("torch.compile used a graph that it had made without DreamMatcher; the rest of this run is not compiled. Restart "
          "ComfyUI, or sample with DreamMatcher before any other picture, to have it compiled")
 CHANGED = "another pack changes the picture in front of the UNet"
@@ -31,9 +35,10 @@ def is_options(value: object) -> bool:
     return isinstance(value, dict) and "cond_or_uncond" in value
 
 
-def around_call(executor, *arguments, **named):
+def around_call(executor, *arguments, **named) -> torch.Tensor:
     """Wrapper of the host's ``apply_model``."""
-    sessions = [session for seat in seats_of(options_of(arguments, named)) if (session := seat.holder.session()) is not None]
+    installed = installed_on(options_of(arguments, named))
+    sessions = [session for own in installed if (session := own.holder.session()) is not None]
     if not sessions:
         return executor(*arguments, **named)
     session = sessions[0]  # their forwards are counted alike
@@ -44,18 +49,18 @@ def around_call(executor, *arguments, **named):
     session.calls.heard.clear()
     with marked():
         result = executor(*arguments, **named)
-    if all_heard(session) or not in_use():
+    if session.calls.complete() or not in_use():
         return result
     session.calls.heard.clear()
     with uncompiled():
         result = executor(*arguments, **named)
-    if all_heard(session):  # else someone leaves out this call, compiled or not
+    if session.calls.complete():  # else someone leaves out this call, compiled or not
         session.calls.stale = True
         session.skip(STALE)
     return result
 
 
-def _with_pictures_told_apart(session, arguments: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+def _with_pictures_told_apart(session: Session, arguments: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     """Puts a wrapper of ours on either side of other packs' wrappers around the UNet.
 
     What the outer one is given is the sampler's picture. A forward in which the inner one is given another is the other pack's

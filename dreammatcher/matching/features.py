@@ -14,9 +14,6 @@ from einops import rearrange
 from ..unet import Layer
 from .descriptors import principal_directions
 
-#: which row of the guidance pair a feature belongs to
-COND, UNCOND = "cond", "uncond"
-
 #: bytes of a store that are kept in page-locked memory, from which they travel to CUDA while the model computes; torch may
 #: lock up to twice as much, since it rounds up
 PINNED = 1 << 30
@@ -38,7 +35,7 @@ def moved(x: torch.Tensor, device: torch.device, dtype: torch.dtype | None = Non
     return x.to(device, non_blocking=device.type == "cuda").to(dtype or x.dtype)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LowRank:
     """A decoder feature [1, C, H, W] as its mean and its values along its own principal directions."""
 
@@ -69,7 +66,7 @@ class LowRank:
         return sum(part.numel() * part.element_size() for part in (self.mean, self.directions, self.values))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RowFeatures:
     """One row (cond or uncond) of one pass."""
 
@@ -136,7 +133,7 @@ class FeatureStore:
     """
 
     options: FeatureOptions = FeatureOptions()
-    capacity: int = 2 << 30  # bytes
+    capacity: int | None = None  # bytes of its own; None: whoever puts features in says how much there is room for
     sigmas: tuple[float, ...] = ()  # features were made ahead of sampling at these; calls snap to the nearest of them
     rows: OrderedDict = field(default_factory=OrderedDict, repr=False)  # key -> (run of its last use, features)
     held: int = field(default=0, repr=False)  # bytes in rows
@@ -159,18 +156,20 @@ class FeatureStore:
         self.rows.move_to_end(key)
         return self.rows[key][1].to(device, dtype).unpacked()
 
-    def put(self, key: tuple, row: RowFeatures) -> None:
+    def put(self, key: tuple, row: RowFeatures, room: int = 2 << 30) -> None:
+        """Keeps the features of a row, within the store's ``capacity`` or else within ``room`` bytes."""
         if key in self.rows:
             self._forget(key)
-        own = row.levels[0].device
-        kept = row.packed(self.options.pca).to("cpu" if self.options.device == "cpu" else own, self.options.dtype)
+        device = row.levels[0].device
+        kept = row.packed(self.options.pca).to("cpu" if self.options.device == "cpu" else device, self.options.dtype)
         size = kept.bytes()
-        while self.rows and self.held + size > self.capacity:
+        room = room if self.capacity is None else self.capacity
+        while self.rows and self.held + size > room:
             oldest, (used, _) = next(iter(self.rows.items()))
             if used == self.run:
                 return
             self._forget(oldest)
-        if own.type == "cuda" and self.options.device == "cpu" and self.held + size <= PINNED:
+        if device.type == "cuda" and self.options.device == "cpu" and self.held + size <= PINNED:
             with contextlib.suppress(RuntimeError):  # the system gives no more such memory; it works without
                 kept = kept.each(torch.Tensor.pin_memory)
         self.rows[key] = (self.run, kept)

@@ -18,7 +18,7 @@ Denoiser = Callable[[torch.Tensor, float], torch.Tensor]
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trajectory:
     """The reference at every noise level: clean estimates and noise at stored sigmas, float32."""
 
@@ -96,8 +96,8 @@ def reconstruct(eps: Denoiser, trajectory: Trajectory, on_step: Progress | None 
     return x
 
 
-def psnr(made: torch.Tensor, wanted: torch.Tensor) -> float:
+def psnr(result: torch.Tensor, wanted: torch.Tensor) -> float:
     """Peak signal-to-noise ratio in dB; the peak is the range of ``wanted``. 100 for equal tensors."""
-    error = (made.float() - wanted.float()).pow(2).mean().item()
+    error = (result.float() - wanted.float()).pow(2).mean().item()
     peak = (wanted.max() - wanted.min()).item() or 1.0
     return min(100.0, 10 * math.log10(peak**2 / max(error, 1e-20)))

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from ..attention import foreground, otsu
-from ..unet import halved
+from ..unet import Grid, Row, halved
 from .appearance import trusted
 from .correspondence import JointMatch, match
 from .descriptors import joint_descriptors, resize
@@ -22,9 +22,6 @@ from .memo import Memo
 from .plan import View
 from .settings import ApplySettings, MaskSettings
 
-#: a row of the guidance pair: its kind, and the number of the positive prompt it belongs to
-Row = tuple[str, int]
-Grid = tuple[int, int]
 #: (kind of row, sigma, a tensor on the device and in the precision wanted) -> the features of every reference
 ReferenceSource = Callable[[str, float, torch.Tensor], list[RowFeatures]]
 
@@ -40,9 +37,9 @@ class Described:
 
 @dataclass(frozen=True, eq=False)
 class _Kept:
-    """A correspondence, and the number of the noise level at which it was made."""
+    """A correspondence, and the number of the evaluation for which it was made."""
 
-    level: int
+    evaluation: int
     match: JointMatch
 
 
@@ -61,35 +58,34 @@ class Matcher:
         """Drops every correspondence that is kept: they may be another picture's."""
         self._kept.clear()
 
-    def kept(self, row: Row, grid: Grid, size: int, level: int) -> JointMatch | None:
-        """The correspondence of ``size`` pictures made at most ``effort.every`` noise levels ago, ``level`` being the number
-        of the current one."""
-        known = self._kept.get((row, grid))
-        if known and known.match.size == size and level - known.level < self.settings.effort.every:
-            return known.match
+    def kept(self, row: Row, grid: Grid, size: int, evaluation: int) -> JointMatch | None:
+        """The correspondence of ``size`` pictures, if it was made less than ``effort.every`` evaluations before this one."""
+        kept = self._kept.get((row, grid))
+        if kept and kept.match.size == size and evaluation - kept.evaluation < self.settings.effort.every:
+            return kept.match
         return None
 
-    def keep(self, row: Row, grid: Grid, level: int, match: JointMatch) -> JointMatch:
-        self._kept[row, grid] = _Kept(level, match)
+    def keep(self, row: Row, grid: Grid, evaluation: int, match: JointMatch) -> JointMatch:
+        self._kept[row, grid] = _Kept(evaluation, match)
         return match
 
     def describe(self, kind: str, sigma: float, target: tuple[torch.Tensor, ...]) -> Described:
         """Joint descriptors of the references and of the ``target``'s decoder features [B, C, H, W], one per level (Eq. 4)."""
         references = [list(row.levels) for row in self.references(kind, sigma, target[0])]
-        made = joint_descriptors(references, list(target), pca=self.settings.effort.pca)
+        descriptors = joint_descriptors(references, list(target), pca=self.settings.effort.pca)
         half = target[0].is_cuda and target[0].element_size() == 2  # bfloat16 would be too coarse for cosines
-        return Described(*made, torch.float16 if half else torch.float32)
+        return Described(*descriptors, torch.float16 if half else torch.float32)
 
     def match(self, described: Described, grid: Grid, halvings: int) -> JointMatch:
         """Correspondence at a target's ``grid``, which is ``halvings`` below its latent (Eq. 5)."""
         wanted = resize(described.target, grid)
-        found = []
+        matches = []
         for number, (view, source) in enumerate(zip(self.views, described.references)):
             own_grid = halved(tuple(view.reference.latent.shape[-2:]), halvings)
-            own = resize(source, own_grid)
-            found.append(match(own, wanted, reference_mask=self._limit(number, own_grid, source.device),
-                               unit=own is source and wanted is described.target, dtype=described.dtype))
-        return JointMatch.of(found)
+            resized = resize(source, own_grid)
+            matches.append(match(resized, wanted, reference_mask=self._limit(number, own_grid, source.device),
+                               unit=resized is source and wanted is described.target, dtype=described.dtype))
+        return JointMatch.of(matches)
 
     def _limit(self, number: int, grid: Grid, device: torch.device) -> torch.Tensor | None:
         """Where a reference may be matched at one grid, [1, 1, H, W]; None: everywhere."""
@@ -124,17 +120,17 @@ class Matcher:
         return self.memo.get(("contest", prompt, grid), (mine, *theirs), lambda: torch.where(
             mine >= torch.stack(theirs).amax(0), mine, torch.zeros_like(mine)))
 
-    def trust(self, row: Row, found: JointMatch, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def trust(self, row: Row, match: JointMatch, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """M' = M . U with strength and the references' weights, and the confidence U, [B, 1, H, W] each (Eq. 6)."""
         def make() -> tuple[torch.Tensor, torch.Tensor]:
-            confidence = found.confidence(mask, self.mask.threshold, self.settings.effort.least_slack)
-            weights = found.pick([mask.new_full((1, 1, 1, 1), view.weight) for view in self.views])
+            confidence = match.confidence(mask, self.mask.threshold, self.settings.effort.least_slack)
+            weights = match.pick([mask.new_full((1, 1, 1, 1), view.weight) for view in self.views])
             return trusted(mask, confidence, self.settings.strength) * weights, confidence
 
-        return self.memo.get(("trust", row, tuple(mask.shape[-2:])), (found, mask), make)
+        return self.memo.get(("trust", row, tuple(mask.shape[-2:])), (match, mask), make)
 
-    def warped_references(self, found: JointMatch, device: torch.device) -> torch.Tensor:
+    def warped_references(self, match: JointMatch, device: torch.device) -> torch.Tensor:
         """The references' clean latents, carried to where the target is [B, C, H, W]."""
         latents = tuple(view.reference.latent for view in self.views)
-        return found.warp(self.memo.get(
+        return match.warp(self.memo.get(
             ("latents", device), latents, lambda: [latent.to(device, torch.float32) for latent in latents]))

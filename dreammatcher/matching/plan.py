@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from ..subject import Subject
 from ..unet import Layer, Structure
 from .features import FeatureStore
-from .reference import Member, Reference, ReferenceSet, Subject, views_of
+from .reference import Member, Reference, ReferenceSet, views_of
 from .settings import ApplySettings, MaskSettings, Trace
 
 

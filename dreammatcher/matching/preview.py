@@ -11,6 +11,7 @@ import textwrap
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from PIL import Image, ImageDraw, ImageFont
 
 from .correspondence import grid_of
 from .settings import Snapshot
@@ -52,41 +53,35 @@ SHEET_SIDE, COLUMN, MARGIN, CAPTION = 320, 270, 10, 34  # pixels
 PAPER, INK = (24, 24, 28), (235, 235, 235)
 
 
-def pixels(picture: torch.Tensor):
+def pixels(picture: torch.Tensor) -> Image.Image:
     """[3, H, W] in 0..1 as a PIL picture."""
-    from PIL import Image
-
     return Image.fromarray((rearrange(picture, "c h w -> h w c").float().cpu().clamp(0, 1) * 255).round().byte().numpy())
 
 
-def sheet(shown: list[torch.Tensor]):
+def sheet(shown: list[torch.Tensor]) -> Image.Image:
     """The six :func:`panels` as one PIL picture in two rows, each under its name, with the colours' legend."""
-    from PIL import Image, ImageDraw, ImageFont
-
     font = ImageFont.load_default(22)
     height, width = shown[0].shape[-2:]
     factor = SHEET_SIDE / max(height, width)
     width, height = round(width * factor), round(height * factor)
     step_x, step_y = max(width, COLUMN) + MARGIN, height + CAPTION + MARGIN
-    made = Image.new("RGB", (3 * step_x + MARGIN, 2 * step_y + MARGIN + CAPTION), PAPER)
-    draw = ImageDraw.Draw(made)
+    page = Image.new("RGB", (3 * step_x + MARGIN, 2 * step_y + MARGIN + CAPTION), PAPER)
+    draw = ImageDraw.Draw(page)
     for number, (panel, caption) in enumerate(zip(shown, CAPTIONS)):
         x, y = MARGIN + number % 3 * step_x, MARGIN + number // 3 * step_y
         draw.text((x, y + 3), caption, INK, font)
         how = Image.NEAREST if factor >= 1 else Image.LANCZOS
-        made.paste(pixels(panel).resize((width, height), how), (x, y + CAPTION))
-    _legend(made, draw, font, 2 * step_y + MARGIN)
-    return made
+        page.paste(pixels(panel).resize((width, height), how), (x, y + CAPTION))
+    _legend(page, draw, font, 2 * step_y + MARGIN)
+    return page
 
 
-def card(text: str):
+def card(text: str) -> Image.Image:
     """A PIL picture with a text on it, for a run without anything to show."""
-    from PIL import Image, ImageDraw, ImageFont
-
     lines = textwrap.wrap(text, 44)
-    made = Image.new("RGB", (640, MARGIN * 2 + 34 * len(lines)), PAPER)
-    ImageDraw.Draw(made).multiline_text((MARGIN, MARGIN), "\n".join(lines), INK, ImageFont.load_default(26), spacing=6)
-    return made
+    page = Image.new("RGB", (640, MARGIN * 2 + 34 * len(lines)), PAPER)
+    ImageDraw.Draw(page).multiline_text((MARGIN, MARGIN), "\n".join(lines), INK, ImageFont.load_default(26), spacing=6)
+    return page
 
 
 def _legend(made, draw, font, y: int) -> None:

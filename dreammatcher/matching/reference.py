@@ -11,35 +11,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..subject import Conditioning, Subject
 from .features import FeatureStore
 from .inversion import Trajectory
 
 FORMAT = "dreammatcher-reference-1"
 
 
-@dataclass(frozen=True)
-class Subject:
-    """Which tokens of a prompt name the subject."""
-
-    words: str
-    prompt: str
-    columns: tuple[int, ...]  # token positions in the conditioning
-    tokens: int  # length of the conditioning
-
-    def __post_init__(self) -> None:
-        if not self.columns or min(self.columns) < 0 or max(self.columns) >= self.tokens:
-            raise ValueError(f"subject {self.words!r}: columns {self.columns} do not fit {self.tokens} tokens")
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """A prompt as the UNet takes it."""
-
-    cross_attention: torch.Tensor  # [1, T, C]
-    pooled: torch.Tensor | None = None  # [1, P], models with a pooled text input
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reference:
     """One inverted picture."""
 
@@ -112,8 +91,8 @@ def combined(first: Reference | ReferenceSet, second: Reference | ReferenceSet, 
         if mask is not None and not bool((mask > 0.5).any()):
             raise ValueError(f"{name.replace('reference', 'mask')}: it is empty, so there would be nothing to match; paint the "
                              "subject white")
-        members += [Member(own.reference, own.mask if mask is None else mask, own.weight * weight)
-                    for own in views_of(given)]
+        members += [Member(member.reference, member.mask if mask is None else mask, member.weight * weight)
+                    for member in views_of(given)]
     return ReferenceSet(tuple(members))
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..subject import Subject
 from .descriptors import PAPER_PCA
-from .reference import Subject
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Effort:
 
     pca: int | None = None  # joint principal directions per level (the paper: 256); None keeps the centred features
     shared: bool = True  # one reference pass and one match for both rows of the guidance pair, and for matching guidance
-    every: int = 1  # noise levels from one match to the next
+    every: int = 1  # evaluations of the model from one match to the next
     least_slack: float = 1.5  # cells that a match may always miss: it goes from cell to cell and can be no finer
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ class ApplySettings:
             raise ValueError(f"injection: {self.injection!r} is unknown")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Snapshot:
     """The match of one step at the finest injected grid."""
 
@@ -135,7 +135,7 @@ class Trace:
         if self.off:
             return "strength is 0"
         if self.layers:
-            trusted = (bool((known.target_mask * known.confidence).any()) for known in self.snapshots.values())
+            trusted = (bool((snapshot.target_mask * snapshot.confidence).any()) for snapshot in self.snapshots.values())
             return "" if not self.snapshots or any(trusted) else (
                 "no match was trusted; choose a reference in which the subject is larger, or a higher cycle_threshold")
         if self.levels == 0:

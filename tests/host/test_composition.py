@@ -243,7 +243,7 @@ def test_tiles_as_large_as_the_whole_picture_are_left_alone_too(bench):
     for model in (plain, matched):
         model.set_model_unet_function_wrapper(rolled)
     bench.sample(matched, **SIZE)
-    assert len(trace.skipped) == 1 and "see different pictures" in trace.skipped[0]
+    assert len(trace.skipped) == 1 and "sees different pictures" in trace.skipped[0]
 
 
 def test_the_noise_of_a_second_pass_at_another_size_finds_the_same_reference(bench):

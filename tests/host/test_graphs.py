@@ -110,7 +110,7 @@ def test_a_schedule_in_two_samplers_goes_on_where_the_first_stopped(bench, host)
     assert torch.isfinite(whole["samples"]).all() and first == 3 and len(trace.snapshots) == 3
 
 
-def test_a_guider_whose_first_prompt_is_the_negative_is_matched_by_content(bench, host):
+def test_a_guider_whose_first_prompt_is_the_negative_is_matched_by_name(bench, host):
     """DualCFGGuider hands the host negative, middle and positive, in this order."""
     if "DualCFGGuider" not in host.nodes:
         pytest.skip("this host has no DualCFGGuider")
@@ -137,13 +137,11 @@ def test_a_guider_whose_first_prompt_is_the_negative_is_matched_by_content(bench
     original = holder.session
     holder.session = lambda: runs.append(original()) or runs[-1]
     assert not torch.equal(run(matched), run(bench.model))
-    kinds = runs[-1].rows.kinds
-    positive = [number for number, kind in kinds.items() if kind == "cond"]
-    assert positive == [2] or positive == [0] and len(kinds) < 3, kinds
-    assert trace.last() is not None
+    assert runs[-1].seen.served == {("cond", 0), ("uncond", 0)} and len(runs[-1].rows.negatives) == 2
+    assert trace.last() is not None and not trace.skipped
 
 
-def test_a_restart_with_fresh_noise_at_one_sigma_costs_a_step_and_a_message_not_the_run(bench):
+def test_a_restart_with_fresh_noise_at_one_sigma_is_an_evaluation_like_any_other(bench):
     import comfy.samplers
 
     def sampler(model, x, sigmas, extra_args=None, callback=None, disable=None):
@@ -164,17 +162,5 @@ def test_a_restart_with_fresh_noise_at_one_sigma_costs_a_step_and_a_message_not_
     with torch.inference_mode():
         out = comfy.sample.sample_custom(matched, picture(51), 5.0, comfy.samplers.KSAMPLER(sampler), sigmas, bench.target,
                                          bench.negative, torch.zeros(1, 4, 16, 16), disable_pbar=True, seed=1)
-    assert torch.isfinite(out).all() and len(trace.skipped) == 1
-    served = sorted(trace.snapshots, reverse=True)
-    assert [round(sigma, 1) for sigma in served] == [5.0, 2.0, 1.2, 0.9, 0.6, 0.3]  # 1.5 has no features of its own picture
-
-
-def test_looks_are_spread_over_the_whole_picture_whatever_the_width(pack):
-    looks = pack.module("dreammatcher.host.prompts").looks
-    h = torch.randn(1, 320, 64, 64, generator=torch.Generator().manual_seed(0))
-    first = looks(h, 1.0)[0]
-    changed = h.clone()
-    changed[..., 32:] = torch.randn(1, 320, 64, 32, generator=torch.Generator().manual_seed(1))
-    assert first.likeness(looks(h, 1.0)[0]) > 0.999
-    assert 0.2 < first.likeness(looks(changed, 1.0)[0]) < 0.8, "half of the picture is another"
-    assert first.values.untyped_storage().nbytes() < 10_000, "a look must not keep the block's output alive"
+    assert torch.isfinite(out).all() and not trace.skipped
+    assert [round(sigma, 1) for sigma in sorted(trace.snapshots, reverse=True)] == [5.0, 2.0, 1.5, 1.2, 0.9, 0.6, 0.3]

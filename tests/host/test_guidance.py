@@ -237,6 +237,18 @@ def test_guidance_takes_any_batch_size_and_sampler(bench, guided, mode, options)
     assert torch.isfinite(out).all() and not torch.equal(out, bench.sample(matched, **options))
 
 
+@pytest.mark.parametrize("sampler, evaluations", [("euler", 6), ("heun", 11), ("dpm_2", 11)])
+@pytest.mark.parametrize("mode", ["fast", "paper"])
+def test_every_evaluation_but_the_first_is_led_also_two_at_one_noise_level(bench, guided, pack, monkeypatch, mode, sampler,
+                                                                          evaluations):
+    guide, led = pack.module("dreammatcher.host.matching.guide"), []
+    name = "lead" if mode == "fast" else "prediction_gradient"
+    original = getattr(guide, name)
+    monkeypatch.setattr(guide, name, lambda *arguments: led.append(1) or original(*arguments))
+    bench.sample(guided(mode=mode, weight=0.1), sampler=sampler, scheduler="simple")
+    assert len(led) == evaluations - 1
+
+
 def test_a_model_whose_weights_lie_elsewhere_is_guided_in_mode_fast_with_one_message(bench, guided, pack, monkeypatch):
     gradients = pack.module("dreammatcher.host.gradients")
     matched, trace = bench.apply()

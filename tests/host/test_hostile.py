@@ -55,7 +55,7 @@ def test_numbers_out_of_range_never_reach_a_run(pack, strength, start, end, thre
 @settings(max_examples=300, **RELAXED)
 @given(st.lists(st.integers(0, 5), min_size=0, max_size=5), st.sampled_from(["ones", "zeros", "nan", "big"]))
 def test_masks_of_any_shape_and_content(pack, shape, content):
-    masks = pack.module("dreammatcher.host.masks")
+    masks = pack.module("dreammatcher.host.matching.masks")
     mask = {"ones": torch.ones, "zeros": torch.zeros, "nan": lambda s: torch.full(s, torch.nan),
             "big": lambda s: torch.full(s, 1e30)}[content](shape)
     fine = len(shape) in (2, 3) and 0 not in shape and content in ("ones", "big")

@@ -137,7 +137,7 @@ def test_an_exception_in_the_middle_releases_the_run_and_leaves_the_model_as_it_
 
 def runs_alive() -> int:
     gc.collect()
-    return sum(type(thing).__name__ == "Session" and str(type(thing).__module__).endswith("dreammatcher.host.session")
+    return sum(type(thing).__name__ == "MatchingSession" and type(thing).__module__.endswith("dreammatcher.host.matching.session")
                for thing in gc.get_objects())
 
 

@@ -200,14 +200,6 @@ def test_one_prompt_that_is_encoded_anew_for_each_half_of_the_schedule_is_matche
     assert len(trace.snapshots) == every and not trace.skipped
 
 
-def test_one_prompt_twice_at_the_same_time_stays_two(pack, bench):
-    prompts = pack.module("dreammatcher.host.prompts")
-    whole, first, second = (prompts.Prompt.of({"dreammatcher_subject": bench.subjects[1], **span}, bench.target[0][0])
-                            for span in ({}, {"timestep_end": 2.0}, {"timestep_start": 2.0}))
-    assert [len(prompt.probes) for prompt in prompts.joined([first, second, whole])] == [2, 1]
-    assert len(prompts.joined([whole, whole])) == 2
-
-
 def test_a_prompt_in_an_area_leaves_the_negative_of_the_whole_picture_alone(bench):
     area = [[bench.target[0][0], {"area": (16, 16, 0, 0), "strength": 1.0}]]
     matched, trace = bench.apply()
@@ -226,10 +218,10 @@ def test_one_prompt_in_two_areas_is_matched_in_both_with_features_of_their_own(b
     plain, out = (sample(model, left + right, bench.negative, width=32, steps=2) for model in (bench.model, matched))
     changed = (out - plain).abs().amax((0, 1, 2))
     assert changed[:16].max() > 0 and changed[16:].max() > 0 and not trace.skipped
-    assert set(runs[-1].seen.done) == {(kind, number) for kind in ("cond", "uncond") for number in (0, 1)}
-    levels = runs[-1].seen.levels
-    assert set(levels) == {("cond", 0), ("cond", 1)}
-    assert not torch.equal(levels["cond", 0][1][-1], levels["cond", 1][1][-1])
+    assert runs[-1].seen.served == {(kind, number) for kind in ("cond", "uncond") for number in (0, 1)}
+    features = runs[-1].seen.features
+    assert set(features) == {("cond", 0), ("cond", 1)}
+    assert not torch.equal(features["cond", 0][-1], features["cond", 1][-1])
 
 
 def test_a_painted_mask_is_not_squeezed_into_an_area(bench):

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
-import comfy.model_management
-import torch
+from comfy.model_patcher import ModelPatcher
 
 from ...matching.plan import Plan, views
 from ...matching.reference import Reference, ReferenceSet, views_of
 from ...matching.settings import ApplySettings, MaskSettings, Trace
 from ...unet import structure_of
-from .. import patches
-from ..installed import PLANS_KEY, Seat, seats_of
-from ..lifecycle import SessionHolder, install
+from ..installed import INSTALLED_KEY, Installed, SessionHolder, installed_on
+from ..lifecycle import install
+from . import patches
 from .begin import begin
 from .live import SILENT, Live, watch
 
@@ -29,8 +29,8 @@ def check_family(reference: Reference, family: str, channels: int) -> None:
                          f"({family}). Invert the reference again with this model")
 
 
-def apply(model, reference: Reference | ReferenceSet, mask: MaskSettings, settings: ApplySettings, layers: str = "",
-          live: Live = SILENT):
+def apply(model: ModelPatcher, reference: Reference | ReferenceSet, mask: MaskSettings, settings: ApplySettings, layers: str = "",
+          live: Live = SILENT) -> tuple[ModelPatcher, Trace]:
     """A clone of ``model`` that matches ``reference`` while sampling, and the trace it fills.
 
     Raises ValueError for a model that is no UNet, a reference of another family and layers the model does not have.
@@ -39,15 +39,12 @@ def apply(model, reference: Reference | ReferenceSet, mask: MaskSettings, settin
     for member in views_of(reference):
         check_family(member.reference, structure.family, model.model.latent_format.latent_channels)
     plan = Plan(model.model, structure, structure.chosen(layers), views(reference, mask), mask, settings, Trace())
-    for view in plan.views:
-        if not view.store.sigmas:  # what is made ahead of sampling has its room already
-            view.store.capacity = comfy.model_management.get_total_memory(torch.device("cpu")) // (4 * len(plan.views))
     clone = model.clone()
-    seat = Seat(plan, SessionHolder())
-    install(clone, plan, seat.holder, begin)
+    installed = Installed(plan, SessionHolder())
+    install(clone, installed.holder, partial(begin, plan))
     options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])
     options["patches"] = dict(options.get("patches", {}))
-    options[PLANS_KEY] = (*seats_of(options), seat)
+    options[INSTALLED_KEY] = (*installed_on(options), installed)
     patches.install(clone)
-    watch(clone, seat, live)
+    watch(clone, installed, live)
     return clone, plan.trace

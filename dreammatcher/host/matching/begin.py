@@ -1,24 +1,39 @@
-"""The start of a sampling session."""
+"""The start and the end of a plan's sampling session."""
 
 from __future__ import annotations
 
-import torch
+from functools import partial
 
 from ...matching.matcher import Matcher
 from ...matching.plan import Plan
+from ...matching.settings import Trace
 from ..compiling import hide
-from ..session import Clock, RowBook, Session
-from .references import References
+from ..notes import tell
+from ..rows import RowBook
+from ..session import CallWatch, Clock
+from ..start import Start
+from .patches import PATCHES
+from .references import References, room_for
+from .session import MatchingSession
 
 
-def begin(plan: Plan, base: torch.nn.Module, weights: object, sampling: object, noise: torch.Tensor | None) -> Session:
-    """A fresh session of a plan: percentages become sigmas here, once, by the model's noise schedule ``sampling``."""
+def begin(plan: Plan, start: Start) -> MatchingSession:
+    """A fresh session of a plan: shares of the schedule become sigmas here, once, by the model's noise schedule."""
     plan.trace.clear()
     plan.trace.off = plan.settings.strength == 0
     hide()
     for view in plan.views:
         view.store.start_run()
-    clock = Clock(sampling, *(float(sampling.percent_to_sigma(share)) for share in (plan.settings.start, plan.settings.end)))
-    size = tuple(noise.shape[-2:]) if torch.is_tensor(noise) and noise.ndim == 4 else None
-    references = References(base, plan.structure, plan.views, weights)
-    return Session(plan, base, clock, RowBook(size), Matcher(plan.views, plan.mask, plan.settings, references))
+    shares = (plan.settings.start, plan.settings.end)
+    clock = Clock(start.sampling, *(float(start.sampling.percent_to_sigma(share)) for share in shares))
+    references = References(start.base, plan.structure, plan.views, start.weights, room_for(plan.views))
+    return MatchingSession(
+        start.base, clock, RowBook(start.size, plan.mask.target_subject),
+        CallWatch(frozenset((*PATCHES, *plan.layers))), plan.trace.skipped, partial(conclude, plan.trace),
+        plan=plan, matcher=Matcher(plan.views, plan.mask, plan.settings, references))
+
+
+def conclude(trace: Trace) -> None:
+    """At the end of a run: one that took nothing of the reference must not look like one that did."""
+    if not trace.off and (reason := trace.nothing()):
+        tell(f"nothing was matched in this run: {reason}")

@@ -11,16 +11,18 @@ from comfy.model_base import ModelType
 from comfy.supported_models import SD20
 from einops import rearrange
 
-from ...matching.reference import Reference, Subject
+from ...matching.reference import Reference
 from ...matching.settings import ApplySettings
+from ...subject import Subject
 from ...unet import Structure, structure_of
 from ..conditioning import encode, subject_and_remarks
 from ..content import shared_words
-from ..masks import mask_settings
+from ..lifecycle import weights_of
 from ..pictures import rgb, subject_mask
 from ..words import Text
 from .apply import apply
-from .invert import invert_reference, weights_of
+from .invert import invert_reference, load
+from .masks import mask_settings
 
 STEPS, SCHEDULER, THRESHOLD = 50, "ddim_uniform", 0.4
 CELL = 8  # pixels of a latent cell
@@ -34,7 +36,8 @@ class Kept:
     reference: Reference | None = None
 
     def inverted(self, model, latent: torch.Tensor, positive: list, negative: list) -> Reference:
-        sources = (weakref.ref(model.model), weights_of(model, latent), latent, positive[0][0], negative[0][0])
+        load(model, latent)
+        sources = (weakref.ref(model.model), weights_of(model), latent, positive[0][0], negative[0][0])
         if len(self.sources) != len(sources) or not all(map(_same, self.sources, sources)):
             made, _ = invert_reference(model, {"samples": latent}, positive, negative, STEPS, SCHEDULER)
             self.sources, self.reference = sources, made

@@ -7,25 +7,26 @@ import uuid
 from dataclasses import dataclass
 
 import torch
+from comfy.model_patcher import ModelPatcher
 
-from ...matching.features import COND
 from ...matching.guidance import PAPER, GuidanceSettings, correction, lead, shortened, slope
-from ...matching.matcher import Row
+from ...unet import COND, Grid, Row
 from ..gradients import NoGradient, with_gradients
-from ..installed import PLANS_KEY, Seat, seats_of
-from ..patches import rival_runs
-from ..session import Session, noise_level
+from ..installed import INSTALLED_KEY, Installed, installed_on
+from ..session import noise_level
 from ..verify import WrappersMP, options_of
+from .patches import rivals_of
+from .session import MatchingSession
 
 log = logging.getLogger(__name__)
 
 
-def guide(model, settings: GuidanceSettings):
+def guide(model: ModelPatcher, settings: GuidanceSettings) -> ModelPatcher:
     """A clone of ``model`` whose clean estimates are led towards the warped reference.
 
     Raises ValueError for a model without DreamMatcher Apply.
     """
-    if not seats_of(model.model_options.get("transformer_options", {})):
+    if not installed_on(model.model_options.get("transformer_options", {})):
         raise ValueError("model: there is nothing to guide towards; connect the MODEL output of DreamMatcher Apply")
     clone = model.clone()
     if settings.weight == 0:
@@ -37,48 +38,49 @@ def guide(model, settings: GuidanceSettings):
 
 
 @dataclass(frozen=True, eq=False)
-class Goal:
+class GuidanceTarget:
     """Where one plan leads some rows of a batch."""
 
-    session: Session
+    session: MatchingSession
     rows: slice
     warped: torch.Tensor  # [B, C, H, W]
     trust: torch.Tensor  # [B, 1, H, W]
 
 
-def _goal(seat: Seat, seats: tuple[Seat, ...], row: Row, rows: slice, sigma: float, size: tuple[int, int]) -> Goal | None:
-    session = seat.holder.session()
+def _target(installed: Installed, everyone: tuple[Installed, ...], row: Row, rows: slice, sigma: float,
+            size: Grid) -> GuidanceTarget | None:
+    session = installed.holder.session()
     if session.seen.sizes.get(row[1]) != size:
         session.skip("guidance leads whole pictures only: a prompt limited to an area is left to appearance matching")
         return None
-    found = session.guidance_target(row, sigma, size, rival_runs(seat, {PLANS_KEY: seats}, sigma))
-    return None if found is None else Goal(session, rows, *found)
+    target = session.guidance_target(row, sigma, size, rivals_of(installed, {INSTALLED_KEY: everyone}, sigma))
+    return None if target is None else GuidanceTarget(session, rows, *target)
 
 
-def _guided_seats(seats: tuple[Seat, ...], settings: GuidanceSettings, sigma: float) -> list[Seat]:
-    """Those whose run is matched and guided at ``sigma``."""
-    running = [(seat, seat.holder.session()) for seat in seats]
-    return [seat for seat, session in running
+def _guided_at(sigma: float, everyone: tuple[Installed, ...], settings: GuidanceSettings) -> list[Installed]:
+    """Those whose session is matched and guided at ``sigma``."""
+    running = [(installed, installed.holder.session()) for installed in everyone]
+    return [installed for installed, session in running
             if session is not None and session.active(sigma) and session.clock.within(sigma, settings.start, settings.end)]
 
 
 def _lead(arguments: dict, settings: GuidanceSettings) -> torch.Tensor:
     """Mode ``fast``, on the estimate after classifier-free guidance; also for calls that mode ``paper`` could not serve."""
     clean = arguments["denoised"]
-    seats = seats_of(arguments["model_options"].get("transformer_options", {}))
-    first = next((session for seat in seats if (session := seat.holder.session()) is not None), None)
+    everyone = installed_on(arguments["model_options"].get("transformer_options", {}))
+    first = next((session for installed in everyone if (session := installed.holder.session()) is not None), None)
     if first is None:
         return clean
     sigma = first.clock.read(arguments["sigma"])
-    for seat in _guided_seats(seats, settings, sigma):
-        session = seat.holder.session()
-        if settings.mode == PAPER and not session.without_gradient:
+    for installed in _guided_at(sigma, everyone, settings):
+        session = installed.holder.session()
+        if (settings.mode == PAPER and not session.without_gradient) or session.clock.sigma != sigma:
             continue
-        for row in sorted(row for row, (known, levels) in session.seen.levels.items()
-                          if row[0] == COND and known == sigma and levels[0].shape[0] == clean.shape[0]):
-            goal = _goal(seat, seats, row, slice(None), sigma, tuple(clean.shape[-2:]))
-            if goal is not None:
-                clean = lead(clean, goal.warped, goal.trust, settings.weight)
+        for row in sorted(row for row, features in session.seen.features.items()
+                          if row[0] == COND and features[0].shape[0] == clean.shape[0]):
+            target = _target(installed, everyone, row, slice(None), sigma, tuple(clean.shape[-2:]))
+            if target is not None:
+                clean = lead(clean, target.warped, target.trust, settings.weight)
     return clean
 
 
@@ -101,64 +103,65 @@ def _install_gradient(model, settings: GuidanceSettings) -> None:
 def _guided(base, apply_model, settings: GuidanceSettings, options: dict, x, t, args: tuple, kwargs: dict) -> torch.Tensor:
     """The clean estimate [B, C, H, W] of one call, corrected row by row."""
     sigma = noise_level(t)
-    seats = seats_of(options)
-    wanted = [seat for seat in _guided_seats(seats, settings, sigma) if not seat.holder.session().without_gradient]
-    if not wanted:
+    everyone = installed_on(options)
+    guided = [own for own in _guided_at(sigma, everyone, settings) if not own.holder.session().without_gradient]
+    if not guided:
         return apply_model(x, t, *args, **kwargs)
 
     def estimate(leaf: torch.Tensor, ready: tuple) -> torch.Tensor:
         time, positional, named = ready
         clean = apply_model(leaf, time, *positional, **named)
         if not clean.requires_grad:
-            _give_up(wanted, "another pack runs the model without gradients")
+            _give_up(guided, "another pack runs the model without gradients")
             return clean
         with torch.no_grad():
-            goals = _call_goals(wanted, seats, sigma, clean.detach())
-            slopes = _slopes(clean.detach(), goals)
-        if not goals:
+            targets = _call_targets(guided, everyone, sigma, clean.detach())
+            slopes = _slopes(clean.detach(), targets)
+        if not targets:
             return clean.detach()
         try:
             gradient = prediction_gradient(base, clean, leaf, time, slopes)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            _give_up(wanted, str(error).splitlines()[0])
+            _give_up(guided, str(error).splitlines()[0])
             return clean.detach()
         with torch.no_grad():
-            return _corrected(clean.detach(), correction(gradient, sigma, settings.weight), goals)
+            return _corrected(clean.detach(), correction(gradient, sigma, settings.weight), targets)
 
     try:
         return with_gradients(base, x, (t, args, kwargs), estimate)
     except NoGradient as error:
-        _give_up(wanted, str(error))
+        _give_up(guided, str(error))
         return apply_model(x, t, *args, **kwargs)
 
 
-def _give_up(seats: list[Seat], reason: str) -> None:
-    for seat in seats:
-        session = seat.holder.session()
+def _give_up(guided: list[Installed], reason: str) -> None:
+    for installed in guided:
+        session = installed.holder.session()
         session.without_gradient = True
         session.skip(f"mode paper is not possible here ({reason}); this run is guided in mode fast")
 
 
-def _call_goals(wanted: list[Seat], seats: tuple[Seat, ...], sigma: float, clean: torch.Tensor) -> list[Goal]:
-    """The goals of a call's chunks; what an earlier call at this sigma had is not led again."""
-    goals = []
-    for seat in wanted:
-        chunks = seat.holder.session().rows.last
+def _call_targets(guided: list[Installed], everyone: tuple[Installed, ...], sigma: float,
+                  clean: torch.Tensor) -> list[GuidanceTarget]:
+    """The targets of a call's chunks; what an earlier call of this evaluation had is not led again."""
+    targets = []
+    for installed in guided:
+        chunks = installed.holder.session().rows.last
         size = clean.shape[0] // max(1, len(chunks))
         for number, row in enumerate(chunks):
             if row is not None:
                 rows = slice(number * size, (number + 1) * size)
-                goals.append(_goal(seat, seats, row, rows, sigma, tuple(clean.shape[-2:])))
-    return [goal for goal in goals if goal is not None]
+                targets.append(_target(installed, everyone, row, rows, sigma, tuple(clean.shape[-2:])))
+    return [target for target in targets if target is not None]
 
 
-def _slopes(clean: torch.Tensor, goals: list[Goal]) -> torch.Tensor:
+def _slopes(clean: torch.Tensor, targets: list[GuidanceTarget]) -> torch.Tensor:
     """The loss's slope [B, C, H, W] by the clean estimate."""
     slopes = torch.zeros_like(clean)
-    for goal in goals:
-        slopes[goal.rows] += slope(clean[goal.rows], goal.warped, goal.trust)
+    for target in targets:
+        slopes[target.rows] += slope(clean[target.rows], target.warped, target.trust)
     return slopes
 
 
@@ -174,14 +177,14 @@ def prediction_gradient(base, clean: torch.Tensor, x: torch.Tensor, t: torch.Ten
     return (whole - direct) * scale
 
 
-def _corrected(clean: torch.Tensor, change: torch.Tensor, goals: list[Goal]) -> torch.Tensor:
+def _corrected(clean: torch.Tensor, change: torch.Tensor, targets: list[GuidanceTarget]) -> torch.Tensor:
     """Adds the change to every picture, cut to a useful length; where it is not finite, nothing."""
     result = clean.clone()
-    for rows in {(goal.rows.start, goal.rows.stop): goal.rows for goal in goals}.values():
-        own = [goal for goal in goals if goal.rows == rows]
-        useful, finite = shortened(change[rows], clean[rows], [(goal.warped, goal.trust) for goal in own])
+    for rows in {(target.rows.start, target.rows.stop): target.rows for target in targets}.values():
+        sharing = [target for target in targets if target.rows == rows]
+        useful, finite = shortened(change[rows], clean[rows], [(target.warped, target.trust) for target in sharing])
         if not bool(finite.all()):
-            own[0].session.skip("the guidance gradient was not finite; such steps stay unguided (lower the weight if this "
+            sharing[0].session.skip("the guidance gradient was not finite; such steps stay unguided (lower the weight if this "
                                 "goes on)")
         result[rows] = torch.where(finite[:, None, None, None], clean[rows] + useful, clean[rows])
     return result

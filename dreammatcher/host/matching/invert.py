@@ -7,43 +7,27 @@ from dataclasses import replace
 
 import comfy.model_management
 import comfy.samplers
-import comfy.utils
 import torch
 
-from ...matching.features import COND, UNCOND, FeatureOptions, FeatureStore
+from ...matching.features import FeatureOptions, FeatureStore
 from ...matching.inversion import Trajectory, invert, psnr, reconstruct
 from ...matching.plan import members_in_use
-from ...matching.reference import Conditioning, Reference, ReferenceSet, Subject
+from ...matching.reference import Reference, ReferenceSet
 from ...matching.settings import MaskSettings
-from ...unet import structure_of
+from ...subject import Conditioning, Subject
+from ...unet import COND, UNCOND, structure_of
 from ..capture import evaluate
 from ..conditioning import from_host
-from ..lifecycle import WrappersMP, weights_identity
+from ..lifecycle import weights_of
+from ..progress import progress
 from .apply import check_family
 from .reference_pass import reference_pass
-
-
-def progress(total: int) -> Callable[[int, int], None]:
-    """Moves the host's progress bar and stops when the user interrupts."""
-    bar = comfy.utils.ProgressBar(total)
-
-    def step(done: int, _: int) -> None:
-        bar.update_absolute(done, total)
-        comfy.model_management.throw_exception_if_processing_interrupted()
-
-    return step
 
 
 def load(model, latent: torch.Tensor) -> torch.nn.Module:
     """Puts the model where it computes, by the host's own management, and returns its BaseModel."""
     comfy.model_management.load_models_gpu([model], model.memory_required([2, *latent.shape[1:]]))
     return model.model
-
-
-def weights_of(model, latent: torch.Tensor) -> object:
-    """Identity of the model's weights with everything that is patched into them; loads the model."""
-    base = load(model, latent)
-    return model.patches_uuid if WrappersMP is not None else weights_identity(base.diffusion_model)
 
 
 def invert_reference(model, latent: dict, positive: list, negative: list, steps: int, scheduler: str) -> tuple[Reference, dict]:
@@ -79,7 +63,8 @@ def _denoiser(base: torch.nn.Module, conditioning: Conditioning):
     return lambda x, sigma: evaluate(base, conditioning, x, sigma)
 
 
-def prepare_features(model, reference: Reference | ReferenceSet, mask: MaskSettings | None, options: FeatureOptions):
+def prepare_features(model, reference: Reference | ReferenceSet, mask: MaskSettings | None,
+                     options: FeatureOptions) -> Reference | ReferenceSet:
     """The reference, or the set, with features made ahead of sampling, which then never runs the reference again.
 
     They are made at the inversion's sigmas, or at some of them as the options say; a sampler that visits other sigmas uses
@@ -99,12 +84,12 @@ def _prepared(model, reference: Reference, subject: Subject | None, options: Fea
               sigmas: tuple[float, ...], step: Callable[[int, int], None], before: int) -> Reference:
     structure = structure_of(model.model)
     check_family(reference, structure.family, model.model.latent_format.latent_channels)
-    weights = weights_of(model, reference.latent)
-    store = FeatureStore(options, capacity=1 << 62, sigmas=sigmas)
+    load(model, reference.latent)
+    weights = weights_of(model)
+    store = FeatureStore(options, sigmas=sigmas)
     for done, sigma in enumerate(sigmas, 1):
         for kind in (COND, UNCOND) if options.both_rows else (COND,):
             row = reference_pass(model.model, structure, reference, kind, subject, sigma, model.load_device)
-            store.put((weights, kind, sigma, subject), row)
+            store.put((weights, kind, sigma, subject), row, room=1 << 62)
         step(before + done, 0)
-    store.capacity = 2 * store.held  # room for those of one other state of the weights
-    return reference.with_store(store)
+    return reference.with_store(replace(store, capacity=2 * store.held))  # room for those of one other state of the weights

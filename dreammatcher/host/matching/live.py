@@ -10,7 +10,7 @@ import torch
 
 from ...matching.preview import enlarge, overlay, pixels
 from ...matching.settings import Snapshot
-from ..installed import Seat
+from ..installed import Installed
 from ..notes import server as connected
 
 OFF, FOREGROUND, TRUSTED = "off", "foreground", "trusted"
@@ -35,23 +35,23 @@ class Live:
 SILENT = Live()
 
 
-def watch(model, seat: Seat, live: Live) -> None:
+def watch(model, installed: Installed, live: Live) -> None:
     """Makes ``model``, which is nobody else's yet, show a plan's match while sampling; "off" adds nothing."""
     if live.kind == OFF:
         return
     formats = model.model.latent_format
 
     def look(arguments: dict) -> torch.Tensor:
-        clean, session, server = arguments["denoised"], seat.holder.session(), connected()
+        clean, session, server = arguments["denoised"], installed.holder.session(), connected()
         if session is None or server is None:
             return clean
         clock = session.clock
-        if clock.number % EVERY or clock.read(arguments["sigma"]) != clock.sigma:
+        if clock.levels % EVERY or clock.read(arguments["sigma"]) != clock.sigma:
             return clean
-        snapshot = seat.plan.trace.snapshots.get(clock.sigma)
+        snapshot = installed.plan.trace.snapshots.get(clock.sigma)
         if snapshot is not None:
-            made, text = drawn(clean, formats, snapshot, live.kind)
-            server.send_sync(EVENT, {"node": live.node, "image": made, "text": text}, server.client_id)
+            image, text = drawn(clean, formats, snapshot, live.kind)
+            server.send_sync(EVENT, {"node": live.node, "image": image, "text": text}, server.client_id)
         return clean
 
     model.set_model_sampler_post_cfg_function(look)
@@ -59,13 +59,13 @@ def watch(model, seat: Seat, live: Live) -> None:
 
 def drawn(clean: torch.Tensor, formats: object, snapshot: Snapshot, kind: str) -> tuple[str, str]:
     """The first picture of ``clean`` [B, C, h, w] with an overlay, as a data URL, and a line about it."""
-    mask, sure = (values[:1].float().cpu() for values in (snapshot.target_mask, snapshot.confidence))
+    mask, confidence = (values[:1].float().cpu() for values in (snapshot.target_mask, snapshot.confidence))
     picture = colours(clean[0].float().cpu(), formats)
     size = tuple(round(SIDE * side / max(picture.shape[-2:])) for side in picture.shape[-2:])
-    shown = overlay(enlarge(picture[None], size)[0], enlarge(mask * sure if kind == TRUSTED else mask, size))
+    shown = overlay(enlarge(picture[None], size)[0], enlarge(mask * confidence if kind == TRUSTED else mask, size))
     file = io.BytesIO()
     pixels(shown).save(file, "JPEG", quality=85)
-    share = (mask * sure).sum() / mask.sum().clamp_min(1e-6)
+    share = (mask * confidence).sum() / mask.sum().clamp_min(1e-6)
     return (f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}",
             f"{kind} at sigma {snapshot.sigma:.2f}: {100 * share.item():.0f}% of the subject is matched")
 
@@ -75,8 +75,8 @@ def colours(latent: torch.Tensor, formats: object) -> torch.Tensor:
     factors = getattr(formats, "latent_rgb_factors", None)
     if factors is None or len(factors) != latent.shape[0]:
         return latent.mean(0, keepdim=True).expand(3, -1, -1).sigmoid()
-    made = torch.einsum("chw,cr->rhw", latent, torch.tensor(factors))
+    rgb = torch.einsum("chw,cr->rhw", latent, torch.tensor(factors))
     bias = getattr(formats, "latent_rgb_factors_bias", None)
     if bias is not None:
-        made = made + torch.tensor(bias)[:, None, None]
-    return ((made + 1) / 2).clamp(0, 1)
+        rgb = rgb + torch.tensor(bias)[:, None, None]
+    return ((rgb + 1) / 2).clamp(0, 1)

@@ -57,8 +57,8 @@ def _without_a_match(text: str) -> tuple[torch.Tensor, dict]:
 
 def recorded(trace: Trace, pictures: int) -> list[Snapshot]:
     """The steps to inspect, in the order they were made."""
-    known = [trace.snapshots[sigma] for sigma in sorted(trace.snapshots, reverse=True)]
-    return [known[number] for number in chosen(len(known), pictures * known[0].flow[0, 0].numel())]
+    snapshots = [trace.snapshots[sigma] for sigma in sorted(trace.snapshots, reverse=True)]
+    return [snapshots[number] for number in chosen(len(snapshots), pictures * snapshots[0].flow[0, 0].numel())]
 
 
 def small(picture: torch.Tensor) -> Image.Image:

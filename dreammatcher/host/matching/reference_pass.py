@@ -7,9 +7,10 @@ import contextlib
 import torch
 
 from ...attention import foreground
-from ...matching.features import COND, RowFeatures
-from ...matching.reference import Reference, Subject
-from ...unet import Layer, Structure
+from ...matching.features import RowFeatures
+from ...matching.reference import Reference
+from ...subject import Subject
+from ...unet import COND, Layer, Structure
 from ..capture import SubjectMaps, evaluate, layer_of
 from ..compiling import uncompiled
 
@@ -32,11 +33,12 @@ def reference_pass(
     maps = SubjectMaps.of(base, structure, subject, size) if kind == COND and subject else None
     levels: dict[int, torch.Tensor] = {}
     hidden: dict[Layer, torch.Tensor] = {}
-    found: list[torch.Tensor] = []
+    subject_maps: list[torch.Tensor] = []
     wanted_maps = len(maps.modules) if maps else 0
 
     def end_with_the_last() -> None:
-        if (len(hidden), len(levels)) == (len(structure.self_attention), len(structure.taps)) and len(found) == wanted_maps:
+        wanted = (len(structure.self_attention), len(structure.taps), wanted_maps)
+        if (len(hidden), len(levels), len(subject_maps)) == wanted:
             raise _Recorded
 
     def keep_hidden(n, context, value, extra):
@@ -48,7 +50,7 @@ def reference_pass(
     def keep_map(n, context, value, extra):
         layer = layer_of(extra)
         if maps and layer in maps.modules:
-            found.append(maps.read(layer, n, context, size))
+            subject_maps.append(maps.read(layer, n, context, size))
             end_with_the_last()
         return n, context, value
 
@@ -60,5 +62,5 @@ def reference_pass(
     patches = {"attn1_patch": [keep_hidden], "attn2_patch": [keep_map], "output_block_patch": [keep_level]}
     with contextlib.suppress(_Recorded), uncompiled():  # dynamo gives up on frames that an exception passes
         evaluate(base, reference.positive if kind == COND else reference.negative, x, sigma, patches)
-    mask = foreground(found, found[0].shape[-2:]) if found else None
+    mask = foreground(subject_maps, subject_maps[0].shape[-2:]) if subject_maps else None
     return RowFeatures(tuple(levels[number] for number in structure.taps), hidden, mask)

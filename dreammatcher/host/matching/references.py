@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import comfy.model_management
 import torch
 
 from ...matching.features import RowFeatures
 from ...matching.plan import View
 from ...unet import Structure
 from .reference_pass import reference_pass
+
+
+def room_for(views: tuple[View, ...]) -> int:
+    """Bytes for the features of each reference: together a quarter of the main memory."""
+    return comfy.model_management.get_total_memory(torch.device("cpu")) // (4 * len(views))
 
 
 @dataclass(eq=False)
@@ -20,6 +26,7 @@ class References:
     structure: Structure
     views: tuple[View, ...]
     weights: object  # identity of the weights, part of the feature store's keys
+    room: int  # bytes that each store may fill
     _current: dict[tuple, RowFeatures] = field(default_factory=dict)  # of the current sigma, on the device
 
     def __call__(self, kind: str, sigma: float, like: torch.Tensor) -> list[RowFeatures]:
@@ -33,9 +40,9 @@ class References:
             row = view.store.get(key, like.device, like.dtype)
             if row is None:
                 row = reference_pass(self.base, self.structure, view.reference, kind, view.subject, sigma, like.device)
-                view.store.put(key, row)
+                view.store.put(key, row, self.room)
                 row = row.to(like.device, like.dtype)
-            self._current = {known: value for known, value in self._current.items()
-                             if known[0] != number or known[1][2] == sigma}
+            self._current = {slot: value for slot, value in self._current.items()
+                             if slot[0] != number or slot[1][2] == sigma}
             self._current[number, key] = row
         return self._current[number, key]

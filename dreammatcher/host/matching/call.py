@@ -10,64 +10,57 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..matching.appearance import match_appearance
-from ..matching.correspondence import JointMatch
-from ..matching.features import COND
-from ..matching.matcher import Described, Grid, Row
-from ..matching.settings import MATCHED_EVERYWHERE, REPLACED, Snapshot
-from ..unet import Layer, halved
-from .capture import SubjectMaps
-from .prompts import Look
-from .rows import assign
-from .session import Session
+from ...matching.appearance import match_appearance
+from ...matching.correspondence import JointMatch
+from ...matching.matcher import Described
+from ...matching.settings import MATCHED_EVERYWHERE, REPLACED, Snapshot
+from ...unet import COND, Grid, Layer, Row, halved
+from ..capture import SubjectMaps
+from .session import MatchingSession
 
 
 @dataclass(eq=False)
 class Call:
     """One forward of the UNet."""
 
-    session: Session
-    sigma: float
-    numbers: tuple[int, ...]  # the host's number of each chunk of the batch: 0 is the first prompt, mostly the positive
+    session: MatchingSession
+    rows: tuple[Row | None, ...]  # of each chunk of the batch; None: this chunk takes no part
     latent_size: Grid
     readers: SubjectMaps | None
-    looks: list[Look]  # of every row of the batch
-    rivals: list[Session]
+    rivals: list[MatchingSession]
     detached: bool = False  # guidance wants gradients, with attention constant
-    rows: list[Row | None] | None = None  # of each chunk; None: this chunk is not the plan's
-    again: frozenset[Row] = frozenset()  # rows that an earlier call at this sigma had
     maps: dict[int, list[torch.Tensor]] = field(default_factory=dict)  # prompt -> [B, 1, h, w] of the layers run so far
     levels: dict[int, dict[Row, torch.Tensor]] = field(default_factory=dict)
     described: dict[Row, Described] = field(default_factory=dict)
+    repeated: frozenset[Row] = field(init=False)  # rows that an earlier call of this evaluation had: they leave no features
+
+    def __post_init__(self) -> None:
+        self.repeated = frozenset(self.session.seen.served.intersection(self.rows))
+        self.session.rows.last = tuple(None if row in self.repeated else row for row in self.rows)
+
+    @property
+    def sigma(self) -> float:
+        return self.session.clock.sigma
 
     def chunk(self, number: int, batch: int) -> slice:
-        size = batch // len(self.numbers)
+        size = batch // len(self.rows)
         return slice(number * size, (number + 1) * size)
 
     def read_map(self, layer: Layer, query: torch.Tensor, context: torch.Tensor) -> None:
-        """Finds out whose rows these are, and keeps the subject maps if this layer is one that is read."""
-        if self.rows is None:
-            self._assign(context)
+        """Keeps the subject maps of the cond rows if this layer is one that is read."""
         if self.readers is None or layer not in self.readers.modules:
             return
         for number, row in enumerate(self.rows):
-            if row is None or row[0] != COND or row in self.again or row in self.rows[:number]:
+            if row is None or row[0] != COND or row in self.repeated or row in self.rows[:number]:
                 continue
             part = self.chunk(number, query.shape[0])
-            found = self._reader(row[1]).read(layer, query[part], context[part], self.latent_size)
-            if found is None:
+            subject_map = self._reader(row[1]).read(layer, query[part], context[part], self.latent_size)
+            if subject_map is None:
                 self.session.skip(f"another pack changed the token count of {layer}; its subject map is not used")
             else:
                 maps = self.maps.setdefault(row[1], [])
-                maps.append(found)
+                maps.append(subject_map)
                 self.session.seen.maps[row[1]] = maps
-
-    def _assign(self, context: torch.Tensor) -> None:
-        looks = [self.looks[self.chunk(number, context.shape[0]).start] for number in range(len(self.numbers))]
-        texts = [context[self.chunk(number, context.shape[0]).start] for number in range(len(self.numbers))]
-        self.rows = assign(self.session, self.numbers, looks, texts)
-        self.again = frozenset(row for row in self.rows if self.session.seen.done.get(row) == self.sigma)
-        self.session.rows.last = [None if row in self.again else row for row in self.rows]
 
     def _reader(self, prompt: int) -> SubjectMaps:
         """The prompt's own columns where it names the subject itself."""
@@ -78,26 +71,24 @@ class Call:
     def keep_level(self, number: int, h: torch.Tensor) -> None:
         """Keeps a decoder feature; with the last one, the call's features become those that the next calls match."""
         taps = self.session.plan.structure.taps
-        if self.rows is None:
-            return
-        own = self.levels[number] = {}
+        kept = self.levels[number] = {}
         for chunk, row in enumerate(self.rows):
-            if row is not None and row not in own and row not in self.again and self.session.source(row) == row:
-                own[row] = h[self.chunk(chunk, h.shape[0])].detach().clone()
+            if row is not None and row not in kept and row not in self.repeated and self.session.source(row) == row:
+                kept[row] = h[self.chunk(chunk, h.shape[0])].detach().clone()
         if number != taps[-1]:
             return
         if len(self.levels) < len(taps):
             self.session.skip("another pack skips decoder blocks; such calls leave no features to match")
             return
+        seen = self.session.seen
+        for row in kept:
+            seen.features[row] = tuple(self.levels[tap][row] for tap in taps)
         for row in filter(None, self.rows):
-            self.session.seen.done[row], self.session.seen.sizes[row[1]] = self.sigma, self.latent_size
-        for row in own:
-            self.session.seen.add(row, self.sigma, tuple(self.levels[tap][row] for tap in taps))
+            seen.served.add(row)
+            seen.sizes[row[1]] = self.latent_size
 
     def inject(self, layer: Layer, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Context and value of one self-attention layer, [batch, N, C], with the references' appearance matched in."""
-        if self.rows is None:  # a decoder layer before any cross-attention: nothing is known yet
-            return context, value
         level = self.session.plan.structure.self_attention[layer]
         grid = halved(self.latent_size, level)
         if value.shape[1] != grid[0] * grid[1]:
@@ -109,7 +100,7 @@ class Call:
         groups = self._groups()
         if not groups:
             return context, value
-        size = value.shape[0] // len(self.numbers)
+        size = value.shape[0] // len(self.rows)
         chunks = list(value.split(size))
         for source, members in groups.items():
             if len(members) == len(chunks):
@@ -132,21 +123,21 @@ class Call:
         """Values [K * B, N, C] of K chunks of one group, B being ``size``."""
         session, plan = self.session, self.session.plan
         mask = session.foreground(source[1], grid, size, value.device, self.rivals)
-        found = None if mask is None else session.correspondence(source, grid, level, size, self.described)
-        if found is None:
+        match = None if mask is None else session.correspondence(source, grid, level, size, self.described)
+        if match is None:
             return value
         if plan.settings.injection == MATCHED_EVERYWHERE:
             weight = torch.full_like(mask, plan.settings.strength)
         else:
-            weight, sure = session.matcher.trust(source, found, mask)
+            weight, confidence = session.matcher.trust(source, match, mask)
             if layer == plan.layers[-1] and source == next((row for row in self.rows if row and row[0] == COND), None):
-                self._record(found, mask, sure)
+                self._record(match, mask, confidence)
         plan.trace.layers += 1
-        return match_appearance(value, self._hidden(layer, source, value), found.indices, weight)
+        return match_appearance(value, self._hidden(layer, source, value), match.indices, weight)
 
     def _replace(self, layer: Layer, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The ablation: keys and values of the reference as they are (MasaCtrl, Cao et al. 2023)."""
-        size = value.shape[0] // len(self.numbers)
+        size = value.shape[0] // len(self.rows)
         rows = [self._hidden(layer, self.session.source(row), value).expand(size, -1, -1) for row in self.rows]
         self.session.plan.trace.layers += 1
         hidden = torch.cat(rows).to(value.dtype)
@@ -154,16 +145,14 @@ class Call:
 
     def _hidden(self, layer: Layer, source: Row, like: torch.Tensor) -> torch.Tensor:
         """Attention inputs [1, M, C] of a row's references, end to end."""
-        hidden = [known.hidden[layer] for known in self.session.matcher.references(source[0], self.sigma, like)]
+        hidden = [features.hidden[layer] for features in self.session.matcher.references(source[0], self.sigma, like)]
         return hidden[0] if len(hidden) == 1 else torch.cat(hidden, 1)
 
-    def _record(self, found: JointMatch, mask: torch.Tensor, sure: torch.Tensor) -> None:
+    def _record(self, match: JointMatch, mask: torch.Tensor, confidence: torch.Tensor) -> None:
         view = self.session.plan.views[0]
         row = self.session.matcher.references(COND, self.sigma, mask)[0]
         reference_mask = view.mask if view.mask is not None else row.subject
-        first = found.matches[0]
+        first, *others = match.matches
         self.session.plan.trace.snapshots[self.sigma] = Snapshot(
-            self.sigma, mask, reference_mask, sure, first.flow, found.pick([match.similarity for match in found.matches]),
-            first.reference_size,
-            tuple((match.flow, match.reference_size) for match in found.matches[1:]), found.best)
-
+            self.sigma, mask, reference_mask, confidence, first.flow, match.pick([each.similarity for each in match.matches]),
+            first.reference_size, tuple((other.flow, other.reference_size) for other in others), match.best)

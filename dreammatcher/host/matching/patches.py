@@ -9,34 +9,33 @@ from __future__ import annotations
 
 import torch
 
-from ..unet import Layer
+from ...unet import Layer
+from ..capture import SubjectMaps, layer_of
+from ..compiling import hidden
+from ..installed import FOREIGN_KEY, INPUT_KEY, Installed, installed_on
+from ..lifecycle import names_of
+from ..session import noise_level
 from .call import Call
-from .capture import SubjectMaps, layer_of
-from .compiling import hidden
-from .installed import Seat, seats_of
-from .prompts import looks
-from .session import Session, noise_level
+from .session import MatchingSession
 
 #: where the calls of the current forward stand in its transformer options, one for each plan that takes part
 CALLS_KEY = "dreammatcher_calls"
-#: set in the transformer options of a forward that another pack makes of a picture of its own
-FOREIGN_KEY = "dreammatcher_foreign"
 
 
-def begin(h, options):
+def begin(h: torch.Tensor, options: dict) -> torch.Tensor:
     hidden(_begin_calls, h, options)
     return h
 
 
-def read_maps(n, context, value, extra):
+def read_maps(n, context, value, extra: dict) -> tuple:
     return hidden(_read_maps, n, context, value, extra)
 
 
-def inject(n, context, value, extra):
+def inject(n, context, value, extra: dict) -> tuple:
     return hidden(_inject, n, context, value, extra)
 
 
-def keep_level(h, skip, options):
+def keep_level(h: torch.Tensor, skip: torch.Tensor, options: dict) -> tuple[torch.Tensor, torch.Tensor]:
     hidden(_keep_level, h, options)
     return h, skip
 
@@ -55,47 +54,42 @@ def install(model) -> None:
 
 def _hear(options: dict, *what: str | Layer) -> None:
     """Takes note that a patch runs in this call: torch.compile may have left it out."""
-    session = seats_of(options)[0].holder.session()
+    session = installed_on(options)[0].holder.session()
     if session is not None:
         session.calls.heard.update(what)
-
-
-def all_heard(session: Session) -> bool:
-    """Whether every patch ran in this call, and in every layer that is matched."""
-    return session.calls.heard.issuperset((*PATCHES, *session.plan.layers))
 
 
 def _begin_calls(h: torch.Tensor, options: dict) -> None:
     if options["block"] != ("input", 0):
         return
     _hear(options, "input_block_patch")
-    calls = (_begin_call(seat, h, options) for seat in seats_of(options))
+    calls = (_begin_call(installed, h, options) for installed in installed_on(options))
     options[CALLS_KEY] = tuple(call for call in calls if call is not None)
 
 
-def _begin_call(seat: Seat, h: torch.Tensor, options: dict) -> Call | None:
-    session, plan = seat.holder.session(), seat.plan
+def _begin_call(installed: Installed, h: torch.Tensor, options: dict) -> Call | None:
+    session, plan = installed.holder.session(), installed.plan
     if session is None:
         return None
     session.calls.forwards += 1
-    if plan.settings.strength == 0 or options.get(FOREIGN_KEY):
+    if plan.trace.off or options.get(FOREIGN_KEY):
         return None
     sigma = noise_level(options["sigmas"])
     if sigma < session.clock.end:
         return None
-    session.arrive(sigma, options["sigmas"])
-    latent_size = tuple(h.shape[-2:])
+    chunks = options.get(INPUT_KEY, h).detach().chunk(len(options["cond_or_uncond"]))
+    rows = session.arrive(sigma, options["sigmas"], names_of(options, session.rows), chunks).rows
+    grid = tuple(h.shape[-2:])
     readers = None
     if plan.mask.target_mask is None and session.active(sigma):
-        readers = SubjectMaps.of(session.base, plan.structure, plan.mask.target_subject, latent_size)
+        readers = SubjectMaps.of(session.base, plan.structure, plan.mask.target_subject, grid)
     detached = torch.is_grad_enabled() and h.requires_grad
-    return Call(session, sigma, tuple(options["cond_or_uncond"]), latent_size, readers, looks(h, sigma),
-                rival_runs(seat, options, sigma), detached)
+    return Call(session, rows, grid, readers, rivals_of(installed, options, sigma), detached)
 
 
-def rival_runs(seat: Seat, options: dict, sigma: float) -> list[Session]:
-    """Runs of other subjects on the same model that are matched at ``sigma``."""
-    others = (other.holder.session() for other in seats_of(options) if seat.plan.rivals(other.plan))
+def rivals_of(installed: Installed, options: dict, sigma: float) -> list[MatchingSession]:
+    """Sessions of other subjects on the same model that are matched at ``sigma``."""
+    others = (other.holder.session() for other in installed_on(options) if installed.plan.rivals(other.plan))
     return [session for session in others if session is not None and session.active(sigma)]
 
 
@@ -133,7 +127,7 @@ def _takes_part(call: Call, layer: Layer) -> bool:
 
 def _keep_level(h: torch.Tensor, options: dict) -> None:
     _hear(options, "output_block_patch")
-    if options["block"][1] not in seats_of(options)[0].plan.structure.taps:
+    if options["block"][1] not in installed_on(options)[0].plan.structure.taps:
         return
     for call in options.get(CALLS_KEY, ()):
         call.keep_level(options["block"][1], h)

@@ -1,0 +1,22 @@
+"""Where references are saved and found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...matching import reference as references
+from ..files import Shelf, numbered
+
+REFERENCES = Shelf("dreammatcher", "save a reference first")
+
+
+def save_reference(reference: references.Reference, prefix: str) -> Path:
+    """Writes ``prefix_00001_.safetensors``; returns the path."""
+    path = numbered(prefix)
+    references.save(reference, path)
+    return path
+
+
+def load_reference(name: str) -> references.Reference:
+    """Raises as :meth:`Shelf.find`, and ValueError for a file that is no whole reference."""
+    return references.load(REFERENCES.find(name))

@@ -1,0 +1,135 @@
+"""One DreamMatcher Apply while a model samples: what its calls observed, and what the matcher makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from ...matching.correspondence import JointMatch
+from ...matching.matcher import Described, Matcher
+from ...matching.plan import Plan
+from ...unet import COND, Grid, Row
+from ..rows import Assignment
+from ..session import Session
+
+#: decoder features [B, C, H, W], coarse to fine
+Features = tuple[torch.Tensor, ...]
+
+
+@dataclass(eq=False)
+class Observations:
+    """What the calls so far left of each row: decoder features, subject maps, sizes."""
+
+    features: dict[Row, Features] = field(default_factory=dict)  # of the current evaluation
+    before: dict[Row, Features] = field(default_factory=dict)  # of each row's last evaluation before it
+    served: set[Row] = field(default_factory=set)  # rows whose call in the current evaluation came to its end
+    maps: dict[int, list[torch.Tensor]] = field(default_factory=dict)  # prompt -> subject maps [B, 1, h, w] read last
+    sizes: dict[int, Grid] = field(default_factory=dict)  # prompt -> size of the picture its rows see
+
+    def begin_evaluation(self) -> None:
+        self.before |= self.features
+        self.features = {}
+        self.served = set()
+
+    def features_before(self, row: Row, size: int) -> Features | None:
+        """The features of ``size`` pictures that a row's last evaluation before the current one left."""
+        features = self.before.get(row)
+        return None if features is None or features[0].shape[0] != size else features
+
+    def forget_features(self) -> None:
+        """Drops what may be another picture's."""
+        for features in (self.features, self.before, self.served):
+            features.clear()
+
+
+@dataclass(eq=False)
+class MatchingSession(Session):
+    """A sampling session of one plan."""
+
+    plan: Plan = field(kw_only=True)
+    matcher: Matcher = field(kw_only=True)
+    seen: Observations = field(default_factory=Observations)
+    without_gradient: bool = False  # guidance found no gradient here
+
+    def active(self, sigma: float) -> bool:
+        """Whether references are matched at ``sigma``."""
+        return not self.plan.trace.off and self.clock.in_range(sigma)
+
+    def begin_evaluation(self) -> None:
+        super().begin_evaluation()
+        self.seen.begin_evaluation()
+
+    def arrive(self, sigma: float, given: torch.Tensor, names: Sequence[Hashable | None],
+               inputs: Sequence[torch.Tensor]) -> Assignment:
+        """As :meth:`Session.arrive`. Where one evaluation sees different pictures, what was observed is forgotten."""
+        levels = self.clock.levels
+        assignment = super().arrive(sigma, given, names, inputs)
+        self.plan.trace.levels += self.clock.levels > levels and self.active(sigma)
+        if assignment.changed:
+            self.seen.forget_features()
+            self.matcher.forget()
+        return assignment
+
+    def source(self, row: Row) -> Row:
+        """The row whose reference features and match ``row`` takes."""
+        return (COND, row[1]) if self.plan.settings.effort.shared else row
+
+    def correspondence(self, row: Row, grid: Grid, halvings: int, size: int,
+                       described: dict[Row, Described]) -> JointMatch | None:
+        """Correspondence of ``size`` pictures at one grid, kept for as many evaluations as the effort says.
+
+        ``row`` is a :meth:`source`; ``described`` keeps descriptors for the next grid. The target's features are those of
+        the evaluation before, as in the official code: None where there are none.
+        """
+        kept = self.matcher.kept(row, grid, size, self.clock.evaluations)
+        if kept is not None:
+            return kept
+        features = self.seen.features_before(row, size)
+        if features is None:
+            return None
+        if row not in described:
+            described[row] = self.matcher.describe(row[0], self.clock.sigma, features)
+        return self.matcher.keep(row, grid, self.clock.evaluations, self.matcher.match(described[row], grid, halvings))
+
+    def foreground(self, prompt: int, grid: Grid, size: int, device: torch.device,
+                   rivals: list[MatchingSession]) -> torch.Tensor | None:
+        """M at one grid, [size, 1, H, W]: nothing where another subject's map is larger. None while it is not known."""
+        mine = self._own_foreground(prompt, grid, size, device)
+        if mine is None or self.plan.mask.target_mask is not None:
+            return mine
+        theirs = [mask for rival in rivals if (mask := rival._own_foreground(prompt, grid, size, device)) is not None]
+        return self.matcher.contested(prompt, grid, mine, theirs)
+
+    def _own_foreground(self, prompt: int, grid: Grid, size: int, device: torch.device) -> torch.Tensor | None:
+        if self.plan.mask.target_mask is not None:
+            if self.rows.prompts and self.rows.prompts[prompt].area is not None:
+                self.skip("a painted target MASK belongs to the whole picture, not to a prompt's area; that prompt is left "
+                          "as it is")
+                return None
+            return self.matcher.painted_foreground(grid, size, device)
+        maps = self.seen.maps.get(prompt)
+        return self.matcher.mapped_foreground(prompt, maps, grid) if maps and maps[0].shape[0] == size else None
+
+    def guidance_target(self, row: Row, sigma: float, size: Grid,
+                        rivals: list[MatchingSession]) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Where guidance leads a clean estimate of ``size``: the warped reference [B, C, H, W] and M' [B, 1, H, W].
+
+        By the match of the current evaluation, at ``sigma``, or, where the effort shares nothing, a new one of its own features,
+        as in the official code. None when no call of it was this row's.
+        """
+        source = self.source(row)
+        if row not in self.seen.served or source not in self.seen.features:
+            return None
+        features = self.seen.features[source]
+        batch, device = features[0].shape[0], features[0].device
+        mask = self.foreground(row[1], size, batch, device, rivals)
+        if self.plan.settings.effort.shared:
+            match = self.correspondence(source, size, 0, batch, {})
+        else:
+            match = self.matcher.match(self.matcher.describe(row[0], sigma, features), size, 0)
+        if match is None or mask is None:
+            return None
+        trust, _ = self.matcher.trust(source, match, mask)
+        return self.matcher.warped_references(match, mask.device), trust
