@@ -48,7 +48,7 @@ def _draw(index: int) -> tuple[np.ndarray, np.ndarray]:
     return render(shown.subject, shown.pose, shown.scene)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     pictures: np.ndarray  # uint8 [N, 128, 128, 3]
     labels: np.ndarray  # uint8 [N, 128, 128], indices into PART_LABELS

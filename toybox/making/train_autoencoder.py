@@ -66,6 +66,19 @@ def widen(narrow: Autoencoder, wide: nn.Module) -> None:
     wide.load_state_dict(weights)
 
 
+def narrowed(wide: dict[str, torch.Tensor]) -> Autoencoder:
+    """The narrow autoencoder that :func:`widen` made ``wide`` of. Raises ValueError when a channel it lacks is not zero."""
+    narrow = Autoencoder()
+    weights = narrow.state_dict()
+    for name, value in weights.items():
+        kept = tuple(slice(0, size) for size in value.shape)
+        if wide[name].count_nonzero() != wide[name][kept].count_nonzero():
+            raise ValueError(f"{name}: it has more than {WIDTH} channels that are not zero")
+        weights[name] = wide[name][kept].float()
+    narrow.load_state_dict(weights)
+    return narrow
+
+
 def edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
 
@@ -98,12 +111,13 @@ def fit(model: Autoencoder, data: Dataset, run: Run, count: int, crop: int) -> N
     run.finish()
 
 
-def train(data: Dataset, folder: Path) -> Autoencoder:
-    """Crops first, then the decoder alone on whole pictures: the latents stay as they are."""
-    model = Autoencoder()
-    initialise(model)
+def train(data: Dataset, folder: Path, model: Autoencoder | None = None, crop_steps: int = CROP_STEPS) -> Autoencoder:
+    """Crops first, then the decoder alone on whole pictures: the latents stay as they are. Begins with ``model`` if given."""
+    if model is None:
+        model = Autoencoder()
+        initialise(model)
     model.to(memory_format=torch.channels_last)
-    fit(model, data, Run("autoencoder_crops", folder, model, CROP_STEPS, 2e-3), CROP_BATCH, 64)
+    fit(model, data, Run("autoencoder_crops", folder, model, crop_steps, 2e-3), CROP_BATCH, 64)
     normalise_latents(model, data)
     model.taesd_encoder.requires_grad_(False)
     fit(model, data, Run("autoencoder_whole", folder, model, WHOLE_STEPS, 1e-3), WHOLE_BATCH, 128)

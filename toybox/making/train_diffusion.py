@@ -38,6 +38,10 @@ TYPICAL = (0.45, 0.22, 0.17, 0.145, 0.125, 0.11, 0.095, 0.085, 0.076, 0.067, 0.0
            0.016, 0.012, 0.0085, 0.0065)
 
 
+#: state dicts of a UNet and of a text encoder
+Weights = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
+
+
 class Denoiser(nn.Module):
     """UNet and text encoder as one module, so that one optimiser and one checkpoint hold both."""
 
@@ -75,6 +79,7 @@ class Denoiser(nn.Module):
 
 
 def prepare(denoiser: Denoiser) -> None:
+    """Initial weights, and what training needs of the modules."""
     denoiser.float()  # the host makes its text encoder in float16, in which AdamW diverges
     initialise(denoiser)
     for block in denoiser.unet.modules():  # residual branches start at zero, as in the original UNet
@@ -180,10 +185,18 @@ def sharpen_cross_attention(denoiser: Denoiser) -> None:
 
 
 def train(denoiser: Denoiser, latents: torch.Tensor, data: Dataset, alphas: torch.Tensor, folder: Path, steps: int,
-          limit: int | None = None) -> int:
-    """Trains up to step ``limit`` of ``steps``; leaves the averaged weights and returns the steps made."""
+          limit: int | None = None, earlier: Weights | None = None) -> int:
+    """Trains up to step ``limit`` of ``steps``; leaves the averaged weights and returns the steps made.
+
+    A new run begins with the ``earlier`` weights of UNet and text encoder if they are given.
+    """
     prepare(denoiser)
-    if not (folder / "denoiser.pt").exists():
+    if (folder / "denoiser.pt").exists():
+        pass
+    elif earlier is not None:
+        denoiser.unet.load_state_dict(earlier[0])
+        denoiser.text.load_state_dict(earlier[1])
+    else:
         torch.manual_seed(0)
         learn_words(denoiser, data)
         sharpen_cross_attention(denoiser)
@@ -199,7 +212,7 @@ def train(denoiser: Denoiser, latents: torch.Tensor, data: Dataset, alphas: torc
     return run.step
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Latents [B, 4, H, W], part labels [B, 8 H, 8 W] and captions."""
 
