@@ -1,0 +1,1 @@
+"""Learning a subject: what every method that trains shares, and the recipes. Pure torch."""

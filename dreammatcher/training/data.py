@@ -1,0 +1,138 @@
+"""Pictures to learn from: buckets of like shape, flips, masks, and latents that are made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import kornia
+import torch
+import torch.nn.functional as F
+
+from .settings import check
+
+#: pictures under this side show too little to learn from
+SMALLEST = 64
+#: from [B, 3, H, W] in 0..1 to latents [B, C, h, w] in the model's scale
+Encode = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One picture of a set. Raises ValueError for a picture that is too small or a mask of another size."""
+
+    picture: torch.Tensor  # [3, H, W] in 0..1
+    captions: tuple[str, ...]  # one is drawn each time
+    mask: torch.Tensor | None = None  # [1, H, W] in 0..1, white where the subject is
+
+    def __post_init__(self) -> None:
+        size = tuple(self.picture.shape[-2:])
+        if min(size) < SMALLEST:
+            raise ValueError(f"pictures: one has {size[1]}x{size[0]} pixels, under {SMALLEST} on a side; give larger ones")
+        if not self.captions:
+            raise ValueError("captions: a picture has none; give a template, or a text file beside each picture")
+        if self.mask is not None and tuple(self.mask.shape[-2:]) != size:
+            raise ValueError(f"mask: it is {tuple(self.mask.shape[-2:])[::-1]} pixels and its picture {size[::-1]}; paint it on "
+                             "the picture itself")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How pictures become latents."""
+
+    resolution: int = 512  # pixels; a picture's area is not more than its square
+    step: int = 64  # sides are multiples of it
+    buckets: bool = True  # keep each picture's shape; otherwise all are cut to squares
+    flip: bool = False  # half of the time mirrored; not for subjects with a left and a right
+
+    def __post_init__(self) -> None:
+        check("resolution", self.resolution, SMALLEST, 8192)
+        check("step", self.step, 8, 512)
+        if self.step % 8:
+            raise ValueError(f"step: {self.step} is no multiple of 8, the pixels of a latent's cell")
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the bucket nearest in shape to a picture, of no larger area than the resolution's square."""
+        limit = self.resolution // self.step
+        if not self.buckets or limit < 2:
+            return (limit * self.step,) * 2 if limit else (self.step,) * 2
+        sides = range(max(1, limit // 2), 2 * limit + 1)
+        fitting = [(h, w) for h in sides for w in sides if h * w <= limit * limit]
+        shape = height / width
+
+        def badness(size: tuple[int, int]) -> tuple[float, int]:
+            other = size[0] / size[1]
+            return round(max(shape / other, other / shape), 6), -size[0] * size[1]
+
+        best = min(fitting, key=badness)
+        return best[0] * self.step, best[1] * self.step
+
+
+def fitted(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """``image`` [C, H, W] scaled to cover ``size`` and cut to it around its middle."""
+    height, width = image.shape[-2:]
+    factor = max(size[0] / height, size[1] / width)
+    scaled = (max(size[0], round(height * factor)), max(size[1], round(width * factor)))
+    resized = kornia.geometry.resize(image[None], scaled, antialias=True)
+    return kornia.geometry.center_crop(resized, size)[0].clamp(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One example as it is learned from: its latents and its mask, as they are and, where flips are wanted, mirrored."""
+
+    latents: torch.Tensor  # [V, C, h, w], one or two versions
+    masks: torch.Tensor | None  # [V, 1, h, w] in 0..1
+    captions: tuple[str, ...]
+
+
+def prepare(example: Example, preparation: Preparation, encode: Encode) -> Prepared:
+    """Latents of an example, made once. Raises ValueError for a mask that vanishes at the latent's size."""
+    size = preparation.size(*example.picture.shape[-2:])
+    versions = [fitted(example.picture, size)]
+    masks = None if example.mask is None else [fitted(example.mask, size)]
+    if preparation.flip:
+        versions.append(kornia.geometry.hflip(versions[0]))
+        masks = masks and [*masks, kornia.geometry.hflip(masks[0])]
+    latents = encode(torch.stack(versions))
+    small = None if masks is None else F.interpolate(torch.stack(masks), size=latents.shape[-2:], mode="area")
+    if small is not None and not bool((small.flatten(1).sum(1) > 0).all()):
+        raise ValueError("mask: nothing of it is left after the picture was cut; paint the subject white, or turn buckets on")
+    return Prepared(latents.float(), small, example.captions)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Latents [B, C, h, w] of one size, masks [B, 1, h, w] or None, and captions."""
+
+    latents: torch.Tensor
+    masks: torch.Tensor | None
+    captions: list[str]
+
+
+@dataclass(frozen=True, eq=False)
+class LatentSet:
+    """Everything that is learned from, grouped by size."""
+
+    examples: tuple[Prepared, ...]
+
+    def __post_init__(self) -> None:
+        if not self.examples:
+            raise ValueError("pictures: there is none; connect at least one")
+
+    def draw(self, count: int, generator: torch.Generator) -> Batch:
+        """``count`` pictures of one size. A size comes as often as there are pictures of it."""
+        first = self.examples[_below(len(self.examples), generator)]
+        alike = [one for one in self.examples if one.latents.shape[1:] == first.latents.shape[1:]]
+        chosen = [first, *(alike[_below(len(alike), generator)] for _ in range(count - 1))]
+        versions = [_below(len(one.latents), generator) for one in chosen]
+        captions = [one.captions[_below(len(one.captions), generator)] for one in chosen]
+        masks = None
+        if any(one.masks is not None for one in chosen):
+            masks = torch.stack([torch.ones_like(one.latents[0, :1]) if one.masks is None else one.masks[version]
+                                 for one, version in zip(chosen, versions)])
+        return Batch(torch.stack([one.latents[version] for one, version in zip(chosen, versions)]), masks, captions)
+
+
+def _below(count: int, generator: torch.Generator) -> int:
+    return int(torch.randint(count, (1,), generator=generator))

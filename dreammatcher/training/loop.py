@@ -1,0 +1,136 @@
+"""The training loop that every recipe shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from . import state as states
+from .optimisers import optimiser_of, schedule_of
+from .settings import TrainingSettings
+from .trainables import Group
+
+
+class Recipe(Protocol):
+    """A method: what is trained, and what its loss is."""
+
+    learned: nn.Module  # holds every parameter that learns, and nothing else
+
+    def groups(self) -> list[Group]:
+        """Parameters with their learning rates."""
+
+    def loss(self, batch: int, generator: torch.Generator) -> torch.Tensor:
+        """Loss of one batch, drawn with ``generator`` and nothing else that is random."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a training keeps its state, and how often."""
+
+    path: Path
+    job: str  # says which pictures and settings the state belongs to
+    every: int = 100  # steps
+
+
+@dataclass(eq=False)
+class Training:
+    """One training: the recipe, its optimiser, and how far it is."""
+
+    recipe: Recipe
+    settings: TrainingSettings
+    step: int = 0
+    losses: list[float] = field(default_factory=list)  # of each step
+
+    def __post_init__(self) -> None:
+        groups = self.recipe.groups()
+        self.parameters = [value for group in groups for value in group.parameters]
+        self.optimiser = optimiser_of(groups, self.settings.optimiser)
+        self.schedule = schedule_of(self.optimiser, self.settings.steps, self.settings.optimiser)
+        self.generator = torch.Generator().manual_seed(self.settings.seed)
+        self.average = None
+        if self.settings.average:
+            self.average = AveragedModel(self.recipe.learned, multi_avg_fn=get_ema_multi_avg_fn(self.settings.average))
+
+    def advance(self) -> float:
+        """One optimiser step on ``accumulate`` batches. Whatever is raised on the way, nothing of the step is kept then."""
+        before = self.generator.get_state()
+        try:
+            total = self._gradients()
+        except BaseException:
+            self.generator.set_state(before)
+            self.optimiser.zero_grad(set_to_none=True)
+            raise
+        if self.settings.optimiser.clip:
+            nn.utils.clip_grad_norm_(self.parameters, self.settings.optimiser.clip)
+        self.optimiser.step()
+        self.schedule.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.recipe.learned)
+        self.step += 1
+        self.losses.append(total)
+        return total
+
+    def _gradients(self) -> float:
+        """Loss of a step, its gradients left on the parameters. Raises FloatingPointError when it is not finite."""
+        total = 0.0
+        for _ in range(self.settings.accumulate):
+            loss = self.recipe.loss(self.settings.batch, self.generator) / self.settings.accumulate
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss.item()} at step {self.step}; use a lower rate, or float32 where "
+                                         "bfloat16 is chosen")
+            loss.backward()
+            total += loss.item()
+        return total
+
+    def state(self) -> dict:
+        return {"step": self.step, "losses": self.losses, "learned": self.recipe.learned.state_dict(),
+                "optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict(),
+                "generator": self.generator.get_state(), "average": self.average and self.average.state_dict()}
+
+    def restore(self, state: dict) -> None:
+        self.step, self.losses = state["step"], state["losses"]
+        self.recipe.learned.load_state_dict(state["learned"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.generator.set_state(state["generator"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+
+    def finish(self) -> None:
+        """Leaves the averaged weights, if an average is kept, as what was learned."""
+        if self.average is not None:
+            self.recipe.learned.load_state_dict(self.average.module.state_dict())
+
+
+def train(recipe: Recipe, settings: TrainingSettings, checkpoint: Checkpoint | None = None,
+          after_step: Callable[[Training], None] = lambda training: None) -> Training:
+    """Trains to the last step, from the state in ``checkpoint`` if there is one, and leaves what was learned in the recipe.
+
+    ``after_step`` may raise to stop, as the host's interrupt does: the state is written first. Raises ValueError for a state of
+    another training.
+    """
+    training = Training(recipe, settings)
+    kept = states.read(checkpoint.path, checkpoint.job) if checkpoint else None
+    if kept is not None:
+        training.restore(kept)
+    try:
+        while training.step < settings.steps:
+            training.advance()
+            if checkpoint and training.step % checkpoint.every == 0:
+                states.write(checkpoint.path, training.state(), checkpoint.job)
+            after_step(training)
+    except BaseException:
+        if checkpoint and training.losses:
+            states.write(checkpoint.path, training.state(), checkpoint.job)
+        raise
+    if checkpoint:
+        states.write(checkpoint.path, training.state(), checkpoint.job)
+    training.finish()
+    return training

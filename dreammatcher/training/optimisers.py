@@ -1,0 +1,48 @@
+"""Optimisers and learning-rate schedules: torch's own, and two of other packages where they are installed."""
+
+from __future__ import annotations
+
+import importlib
+import math
+
+import torch
+
+from .settings import ADAFACTOR, ADAMW, ADAMW_8BIT, CONSTANT, COSINE, PRODIGY, OptimiserSettings
+from .trainables import Group
+
+#: optimisers of other packages: name -> (package, module, class)
+OTHERS = {PRODIGY: ("prodigyopt", "prodigyopt", "Prodigy"), ADAMW_8BIT: ("bitsandbytes", "bitsandbytes.optim", "AdamW8bit")}
+
+
+def optimiser_of(groups: list[Group], settings: OptimiserSettings) -> torch.optim.Optimizer:
+    """An optimiser over parameter groups with their own rates.
+
+    Raises ValueError, naming the package, when the chosen one is not installed.
+    """
+    parameters = [{"params": group.parameters, "lr": group.rate} for group in groups]
+    common = {"weight_decay": settings.weight_decay}
+    if settings.name == ADAMW:
+        return torch.optim.AdamW(parameters, betas=settings.betas, eps=settings.epsilon, **common)
+    if settings.name == ADAFACTOR:
+        return torch.optim.Adafactor(parameters, **common)
+    package, module, name = OTHERS[settings.name]
+    try:
+        chosen = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise ValueError(f"optimiser: {settings.name} needs the package {package}, which is not installed ({error}); install it "
+                         f"into ComfyUI's environment or choose {ADAMW}") from error
+    return chosen(parameters, betas=settings.betas, eps=settings.epsilon, **common)
+
+
+def rate_factor(step: int, steps: int, settings: OptimiserSettings) -> float:
+    """Share of the full rate at a step: linear warm-up, then constant or down to zero at ``steps`` along a line or a cosine."""
+    if step < settings.warmup:
+        return (step + 1) / (settings.warmup + 1)
+    if settings.schedule == CONSTANT:
+        return 1.0
+    progress = min(1.0, (step - settings.warmup) / max(1, steps - settings.warmup))
+    return 0.5 * (1 + math.cos(math.pi * progress)) if settings.schedule == COSINE else 1 - progress
+
+
+def schedule_of(optimiser: torch.optim.Optimizer, steps: int, settings: OptimiserSettings) -> torch.optim.lr_scheduler.LambdaLR:
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_factor(step, steps, settings))

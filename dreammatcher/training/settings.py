@@ -1,0 +1,90 @@
+"""What the user chooses for a training. Every default has its source beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CONSTANT, COSINE, LINEAR = "constant", "cosine", "linear"
+SCHEDULES = (CONSTANT, COSINE, LINEAR)
+ADAMW, ADAFACTOR, PRODIGY, ADAMW_8BIT = "AdamW", "Adafactor", "Prodigy", "AdamW 8-bit"
+OPTIMISERS = (ADAMW, ADAFACTOR, PRODIGY, ADAMW_8BIT)
+
+
+def check(name: str, value: float, low: float, high: float, why: str = "") -> None:
+    """Raises ValueError, naming the input and its range, when ``value`` is outside."""
+    if not low <= value <= high:
+        raise ValueError(f"{name}: {value} is outside {low:g}..{high:g}{'; ' + why if why else ''}")
+
+
+@dataclass(frozen=True)
+class OptimiserSettings:
+    """How weights move. The numbers are those of the DreamBooth scripts (diffusers, train_dreambooth.py)."""
+
+    name: str = ADAMW
+    weight_decay: float = 1e-2
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    clip: float = 1.0  # norm of all gradients together; 0 leaves them as they are
+    schedule: str = CONSTANT
+    warmup: int = 0  # steps from a rate of 0 to the full one
+
+    def __post_init__(self) -> None:
+        if self.name not in OPTIMISERS:
+            raise ValueError(f"optimiser: {self.name!r} is unknown; choose one of {', '.join(OPTIMISERS)}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule: {self.schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}")
+        check("weight_decay", self.weight_decay, 0, 1)
+        check("clip", self.clip, 0, 1e6)
+        check("warmup", self.warmup, 0, 10_000_000)
+        for beta in self.betas:
+            check("betas", beta, 0, 0.99999)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How long and in what portions."""
+
+    steps: int = 800  # DreamBooth with prior preservation (diffusers, README)
+    batch: int = 1
+    accumulate: int = 1  # batches per step
+    seed: int = 0
+    average: float = 0.0  # decay of the moving average of the weights; 0 keeps none
+    bfloat16: bool = False  # the model computes in bfloat16, the weights that learn stay in float32
+    optimiser: OptimiserSettings = OptimiserSettings()
+
+    def __post_init__(self) -> None:
+        check("steps", self.steps, 1, 10_000_000)
+        check("batch", self.batch, 1, 1024)
+        check("accumulate", self.accumulate, 1, 1024)
+        check("average", self.average, 0, 0.99999, "0 keeps no average")
+        check("seed", self.seed, 0, 2**63 - 1)
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What is minimised."""
+
+    prior_weight: float = 1.0  # lambda of DreamBooth, Sec. 3.3
+    min_snr_gamma: float = 0.0  # 5 in Hang et al. 2023; 0 weighs every noise level the same, as the scripts do by default
+    masked: bool = False  # only what the subject's masks cover counts
+
+    def __post_init__(self) -> None:
+        check("prior_weight", self.prior_weight, 0, 100)
+        check("min_snr_gamma", self.min_snr_gamma, 0, 1000, "0 turns it off, the paper's value is 5")
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank differences (Hu et al. 2021), with the defaults of train_dreambooth_lora.py."""
+
+    rank: int = 4
+    alpha: float | None = None  # the difference is scaled by alpha / rank; None means rank, a scale of 1
+
+    def __post_init__(self) -> None:
+        check("rank", self.rank, 1, 1024)
+        if self.alpha is not None:
+            check("alpha", self.alpha, 1e-3, 1e4)
+
+    @property
+    def scale(self) -> float:
+        return 1.0 if self.alpha is None else self.alpha / self.rank

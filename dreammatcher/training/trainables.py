@@ -1,0 +1,104 @@
+"""What learns. Each kind says which weights the model sees, which of its parameters move at which rate, and what is saved.
+
+None of them touches the model: :meth:`weights` gives the tensors that stand in for the model's own during one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .settings import LoraSettings
+
+#: weights of a model by name
+Weights = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Parameters that share a learning rate."""
+
+    parameters: list[nn.Parameter]
+    rate: float
+
+
+class Trainable(nn.Module):
+    """Differences to some of a model's weights, in float32 whatever the model's precision."""
+
+    rate: float
+
+    def weights(self, base: Weights) -> dict[str, torch.Tensor]:
+        """Stand-ins for the weights of ``base`` that differ, in their precision; gradients reach the parameters."""
+        return {name: base[name] + difference.to(base[name].dtype).view_as(base[name])
+                for name, difference in self.differences().items()}
+
+    def differences(self) -> dict[str, torch.Tensor]:
+        raise NotImplementedError
+
+    def groups(self) -> list[Group]:
+        return [Group(list(self.parameters()), self.rate)]
+
+    def size(self) -> int:
+        """Numbers that learn."""
+        return sum(value.numel() for value in self.parameters())
+
+
+def _stored(name: str) -> str:
+    return name.replace(".", "/")  # a parameter's name must hold no dot
+
+
+class Lora(Trainable):
+    """W + (alpha / r) B A (Hu et al. 2021, Eq. 3) for linear layers and convolutions.
+
+    A is drawn from a normal distribution of deviation 1 / r and B is zero, so training begins with the plain model. A
+    convolution's A has its kernel and B is 1 x 1, as every loader expects. Raises ValueError for weights that are no matrices.
+    """
+
+    def __init__(self, shapes: Mapping[str, torch.Size], settings: LoraSettings, rate: float, generator: torch.Generator):
+        super().__init__()
+        self.settings, self.rate, self.shapes = settings, rate, dict(shapes)
+        self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
+        for name, shape in self.shapes.items():
+            if len(shape) < 2:
+                raise ValueError(f"{name}: a weight of shape {tuple(shape)} has no rows and columns to be of low rank")
+            rank = settings.rank
+            drawn = torch.randn(rank, *shape[1:], generator=generator) / rank
+            self.down[_stored(name)] = nn.Parameter(drawn)
+            self.up[_stored(name)] = nn.Parameter(torch.zeros(shape[0], rank))
+
+    def factors(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Name -> (A [r, in, ...], B [out, r])."""
+        return {name: (self.down[_stored(name)], self.up[_stored(name)]) for name in self.shapes}
+
+    def differences(self) -> dict[str, torch.Tensor]:
+        return {name: self.settings.scale * up @ down.flatten(1) for name, (down, up) in self.factors().items()}
+
+
+class Full(Trainable):
+    """Differences to whole weights, all zero at first."""
+
+    def __init__(self, shapes: Mapping[str, torch.Size], rate: float):
+        super().__init__()
+        self.rate = rate
+        self.delta = nn.ParameterDict({_stored(name): nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()})
+
+    def differences(self) -> dict[str, torch.Tensor]:
+        return {name.replace("/", "."): value for name, value in self.delta.items()}
+
+
+class TokenRows(nn.Module):
+    """Rows of a token table for words that it does not have yet, [vectors, width]. Other rows are not touched."""
+
+    def __init__(self, first: torch.Tensor, rate: float):
+        super().__init__()
+        self.rate = rate
+        self.rows = nn.Parameter(first.detach().clone().float())
+
+    def groups(self) -> list[Group]:
+        return [Group([self.rows], self.rate)]
+
+    def size(self) -> int:
+        return self.rows.numel()

@@ -1,0 +1,367 @@
+"""The training engine by itself: losses in closed form, trainables, and a loop that stops and goes on bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from dreammatcher.subject import Conditioning
+from dreammatcher.training import objective, state
+from dreammatcher.training.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, Naming
+from dreammatcher.training.data import Example, LatentSet, Preparation, Prepared, fitted, prepare
+from dreammatcher.training.dreambooth import DreamBooth, full_of, lora_of
+from dreammatcher.training.loop import Checkpoint, Training, train
+from dreammatcher.training.optimisers import rate_factor
+from dreammatcher.training.settings import (
+    ADAFACTOR,
+    ADAMW_8BIT,
+    COSINE,
+    LINEAR,
+    PRODIGY,
+    LoraSettings,
+    ObjectiveSettings,
+    OptimiserSettings,
+    TrainingSettings,
+)
+from dreammatcher.training.trainables import Full, Lora
+
+
+@pytest.fixture(autouse=True)
+def _gradients():
+    with torch.enable_grad():  # hosts switch them off for the process
+        yield
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=seeded(seed))
+
+
+ALPHAS = torch.tensor([0.9, 0.25])
+
+
+def test_noise_is_added_with_unit_variance_and_velocity_is_its_derivative_by_the_angle():
+    clean, noise = normal(2, 4, 8, 8), normal(2, 4, 8, 8, seed=1)
+    noisy = objective.add_noise(clean, noise, ALPHAS)
+    assert torch.allclose(noisy[1], 0.5 * clean[1] + 0.75**0.5 * noise[1])
+    angle = torch.acos(ALPHAS.sqrt())
+    ahead, behind = (objective.add_noise(clean, noise, torch.cos(angle + step) ** 2) for step in (1e-3, -1e-3))
+    assert torch.allclose(objective.target(objective.VELOCITY, clean, noise, ALPHAS), (ahead - behind) / 2e-3, atol=2e-3)
+    assert objective.target(objective.EPSILON, clean, noise, ALPHAS) is noise
+    with pytest.raises(ValueError, match="'x0' is neither"):
+        objective.target("x0", clean, noise, ALPHAS)
+
+
+def test_a_masked_error_is_the_mean_over_what_the_mask_covers():
+    predicted, wanted = torch.zeros(2, 4, 4, 4), torch.ones(2, 4, 4, 4)
+    wanted[..., 2:] = 3
+    left = torch.zeros(2, 1, 4, 4)
+    left[..., :2] = 1
+    assert objective.picture_errors(predicted, wanted).tolist() == [5.0, 5.0]
+    assert objective.picture_errors(predicted, wanted, left).tolist() == [1.0, 1.0]
+    assert objective.picture_errors(predicted, wanted, 0.5 * torch.ones_like(left)).tolist() == [5.0, 5.0]
+    with pytest.raises(ValueError, match="mask: it is empty"):
+        objective.picture_errors(predicted, wanted, torch.zeros_like(left))
+
+
+def test_min_snr_weights_are_capped_and_finite_at_zero_terminal_snr():
+    alpha_bar = torch.tensor([0.0, 0.5, 0.9])  # SNR 0, 1, 9
+    assert torch.allclose(objective.min_snr_weights(alpha_bar, 5.0, objective.EPSILON), torch.tensor([1.0, 1.0, 5 / 9]))
+    assert torch.allclose(objective.min_snr_weights(alpha_bar, 5.0, objective.VELOCITY), torch.tensor([0.0, 0.5, 0.5]))
+
+
+def test_the_prior_is_added_with_its_weight():
+    own, prior = torch.tensor([1.0, 3.0]), torch.tensor([10.0])
+    assert objective.prior_preserving(own, prior, 0.5) == 7 and objective.prior_preserving(own, None, 0.5) == 2
+
+
+def test_a_lora_begins_with_the_plain_model_and_is_the_scaled_product_of_its_factors():
+    base = {"a.weight": normal(6, 4).half(), "c.weight": normal(6, 4, 3, 3)}
+    lora = Lora({name: value.shape for name, value in base.items()}, LoraSettings(2, 1.0), 1e-3, seeded())
+    assert all(torch.equal(value, base[name]) and value.dtype == base[name].dtype for name, value in lora.weights(base).items())
+    with torch.no_grad():
+        for _, up in lora.factors().values():
+            up.copy_(normal(*up.shape, seed=3))
+    down, up = lora.factors()["c.weight"]
+    assert down.shape == (2, 4, 3, 3) and up.shape == (6, 2)
+    expected = base["c.weight"] + 0.5 * torch.einsum("or,rikl->oikl", up, down)
+    assert torch.allclose(lora.weights(base)["c.weight"], expected, atol=1e-6)
+    assert lora.size() == 2 * (4 + 6) + 2 * (36 + 6)
+    with pytest.raises(ValueError, match="no rows and columns"):
+        Lora({"bias": torch.Size([3])}, LoraSettings(), 1e-3, seeded())
+
+
+@dataclass(eq=False)
+class Linear:
+    """A model of one weight matrix and a text of one: noise is predicted from the picture's channels and the caption's."""
+
+    prediction: str = objective.EPSILON
+    alpha_bars: torch.Tensor = field(default_factory=lambda: torch.linspace(0.999, 0.01, 100))
+    device: torch.device = torch.device("cpu")
+    unet: dict = field(default_factory=lambda: {"attn1.to_q.weight": 0.1 * normal(4, 4), "out.bias": torch.zeros(4)})
+    text: dict = field(default_factory=lambda: {"self_attn.q_proj.weight": 0.1 * normal(4, 4, seed=1),
+                                                "embeddings.weight": normal(3, 4)})
+
+    def encode(self, captions, weights=None, rows=None):
+        letters = torch.tensor([[caption.count(letter) for letter in "aeio"] for caption in captions]).float()
+        return Conditioning((letters @ {**self.text, **(weights or {})}["self_attn.q_proj.weight"])[:, None])
+
+    def predict(self, noisy, timesteps, conditioning, weights):
+        own = {**self.unet, **weights}
+        seen = noisy + conditioning.cross_attention[:, 0, :, None, None]
+        return torch.einsum("oc,bchw->bohw", own["attn1.to_q.weight"], seen) + own["out.bias"][:, None, None]
+
+
+def latents(*values: float, size: tuple[int, int] = (4, 4), captions=("a photo of a sks dog",)) -> LatentSet:
+    return LatentSet(tuple(Prepared(torch.full((1, 4, *size), value), None, captions) for value in values))
+
+
+def recipe(kind: str = "lora", text: bool = False, prior: bool = True, model: Linear | None = None, **wanted) -> DreamBooth:
+    model = model or Linear()
+    unet = full_of(model.unet, 1e-2) if kind == "full" else lora_of(model.unet, ("to_q.weight",), LoraSettings(2), 1e-2, seeded())
+    learned_text = lora_of(model.text, ("q_proj.weight",), LoraSettings(2), 1e-2, seeded(1)) if text else None
+    return DreamBooth(model, latents(1.0, 2.0), latents(-1.0, captions=("a photo of a dog",)) if prior else None,
+                      ObjectiveSettings(**wanted), unet, learned_text)
+
+
+@pytest.mark.parametrize("prediction", [objective.EPSILON, objective.VELOCITY])
+@pytest.mark.parametrize("wanted", [{}, {"prior_weight": 0.3}, {"min_snr_gamma": 5.0}])
+def test_the_loss_of_dreambooth_is_that_of_the_paper(prediction, wanted):
+    made = recipe("full", model=Linear(prediction), **wanted)
+    loss = made.loss(2, seeded(7))
+    generator = seeded(7)
+    own, prior = made.own.draw(2, generator), made.prior.draw(2, generator)
+    clean = torch.cat([own.latents, prior.latents])
+    t = torch.randint(100, (4,), generator=generator)
+    noise = torch.randn(clean.shape, generator=generator)
+    kept = made.model.alpha_bars[t][:, None, None, None]
+    text = made.model.encode(own.captions + prior.captions)
+    said = made.model.predict(kept.sqrt() * clean + (1 - kept).sqrt() * noise, t, text, {})
+    truth = noise if prediction == objective.EPSILON else kept.sqrt() * noise - (1 - kept).sqrt() * clean
+    squared = (said - truth).pow(2).mean((1, 2, 3))
+    snr = (kept / (1 - kept)).flatten()
+    weight = torch.ones(4) if "min_snr_gamma" not in wanted else snr.clamp(max=5) / (snr + (prediction == objective.VELOCITY))
+    expected = (squared * weight)[:2].mean() + wanted.get("prior_weight", 1.0) * squared[2:].mean()
+    assert torch.allclose(loss, expected, rtol=1e-5)
+
+
+def test_pictures_of_two_sizes_are_learned_in_calls_of_their_own():
+    made = recipe()
+    made.prior = latents(-1.0, size=(4, 6))
+    assert torch.isfinite(made.loss(2, seeded()))
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("text", [False, True])
+def test_gradients_equal_finite_differences_and_reach_nothing_but_what_learns(kind, text):
+    made = recipe(kind, text)
+    with torch.no_grad():
+        for value in made.learned.parameters():
+            value.add_(0.1 * normal(*value.shape, seed=5))
+    made.loss(2, seeded(3)).backward()
+    for value in made.learned.parameters():
+        place, step = value.grad.abs().argmax(), 1e-2
+        with torch.no_grad():
+            losses = []
+            for sign in (1, -1):
+                value.view(-1)[place] += sign * step
+                losses.append(made.loss(2, seeded(3)))
+                value.view(-1)[place] -= sign * step
+        assert torch.allclose(value.grad.view(-1)[place], (losses[0] - losses[1]) / (2 * step), rtol=1e-2)
+    assert not any(value.requires_grad for part in (made.model.unet, made.model.text) for value in part.values())
+
+
+def test_learning_makes_the_loss_smaller():
+    made = recipe("full")
+    run = train(made, TrainingSettings(steps=300, batch=4))
+    assert sum(run.losses[-30:]) < 0.8 * sum(run.losses[:30])
+
+
+def outcome(made: DreamBooth) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in made.learned.state_dict().items()}
+
+
+CHOICES = [{}, {"average": 0.9}, {"accumulate": 3}, {"optimiser": OptimiserSettings(schedule=COSINE, warmup=3)},
+           {"optimiser": OptimiserSettings(name=ADAFACTOR)}]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("stop", [1, 4, 11])
+def test_a_run_that_is_stopped_and_begun_again_ends_bit_for_bit_as_one_that_never_was(tmp_path, choice, stop):
+    chosen = TrainingSettings(steps=12, batch=2, **choice)
+    whole, again = recipe(text=True), recipe(text=True)
+    expected = train(whole, chosen)
+    checkpoint = Checkpoint(tmp_path / "state.safetensors", "job", every=5)
+
+    def interrupt(training: Training) -> None:
+        if training.step == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(text=True), chosen, checkpoint, interrupt)
+    run = train(again, chosen, checkpoint)
+    assert run.losses == expected.losses
+    assert all(torch.equal(value, outcome(again)[name]) for name, value in outcome(whole).items())
+
+
+def test_an_interrupt_inside_a_step_keeps_the_step_before(tmp_path):
+    """As the host's, which may be raised from within any operation of the model."""
+    chosen = TrainingSettings(steps=8, batch=2, accumulate=2)
+    whole, stopped, again = recipe(), recipe(), recipe()
+    expected = train(whole, chosen)
+    checkpoint, calls = Checkpoint(tmp_path / "state.safetensors", "job"), []
+    predict = stopped.model.predict
+
+    def failing(*arguments):
+        calls.append(1)
+        if len(calls) == 10:  # the second half of the fifth step
+            raise KeyboardInterrupt
+        return predict(*arguments)
+
+    stopped.model.predict = failing
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, chosen, checkpoint)
+    assert state.read(checkpoint.path, "job")["step"] == 4
+    assert train(again, chosen, checkpoint).losses == expected.losses
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_spoils_the_weights():
+    made = recipe("full")
+    made.model.predict = lambda noisy, *_: noisy * torch.nan
+    with pytest.raises(FloatingPointError, match="at step 0"):
+        train(made, TrainingSettings(steps=3))
+    assert not any(value.any() for value in outcome(made).values())
+
+
+def test_a_state_is_refused_when_it_is_damaged_or_of_another_job(tmp_path):
+    path = tmp_path / "state.safetensors"
+    train(recipe(), TrainingSettings(steps=2), Checkpoint(path, "one"))
+    with pytest.raises(ValueError, match="other pictures or settings"):
+        train(recipe(), TrainingSettings(steps=2), Checkpoint(path, "two"))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        train(recipe(), TrainingSettings(steps=2), Checkpoint(path, "one"))
+
+
+TREES = st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5)),
+                     lambda inner: st.one_of(st.lists(inner, max_size=3), st.tuples(inner, inner),
+                                             st.dictionaries(st.one_of(st.integers(), st.text(max_size=3)), inner, max_size=3)),
+                     max_leaves=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(TREES)
+def test_any_state_is_read_as_it_was_written(tmp_path_factory, tree):
+    path = tmp_path_factory.mktemp("states") / "state.safetensors"
+    state.write(path, {"tree": tree, "tensor": torch.arange(3)}, "job")
+    kept = state.read(path, "job")
+    assert kept["tree"] == tree and torch.equal(kept["tensor"], torch.arange(3))
+
+
+def test_rates_warm_up_and_fall():
+    assert [rate_factor(step, 10, OptimiserSettings(warmup=3)) for step in (0, 2, 3, 9)] == [0.25, 0.75, 1.0, 1.0]
+    assert rate_factor(5, 10, OptimiserSettings(schedule=LINEAR)) == 0.5
+    assert rate_factor(5, 10, OptimiserSettings(schedule=COSINE)) == pytest.approx(0.5)
+    assert rate_factor(10, 10, OptimiserSettings(schedule=COSINE)) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("name, package", [(PRODIGY, "prodigyopt"), (ADAMW_8BIT, "bitsandbytes")])
+def test_an_optimiser_whose_package_is_missing_is_named(name, package):
+    try:
+        __import__(package)
+    except ImportError:
+        with pytest.raises(ValueError, match=f"needs the package {package}"):
+            train(recipe(), TrainingSettings(steps=1, optimiser=OptimiserSettings(name=name)))
+
+
+@pytest.mark.parametrize("settings_class, wrong, said", [
+    (TrainingSettings, {"steps": 0}, "steps: 0 is outside"), (TrainingSettings, {"average": 1.0}, "average: 1.0 is outside"),
+    (ObjectiveSettings, {"prior_weight": -1}, "prior_weight: -1"), (LoraSettings, {"rank": 0}, "rank: 0"),
+    (OptimiserSettings, {"name": "SGD"}, "optimiser: 'SGD' is unknown"),
+    (Preparation, {"step": 12}, "step: 12 is no multiple of 8")])
+def test_settings_name_the_input_that_is_wrong(settings_class, wrong, said):
+    with pytest.raises(ValueError, match=said):
+        settings_class(**wrong)
+
+
+def test_captions_are_made_of_templates_identifier_and_class():
+    assert (len(OBJECT_TEMPLATES), len(STYLE_TEMPLATES)) == (27, 19) and len(set(OBJECT_TEMPLATES)) == 27
+    named = Naming("sks", "dog")
+    assert named.captions() == ("a photo of a sks dog",) and named.prior_captions() == ("a photo of a dog",)
+    with pytest.raises(ValueError, match="class_word: it is empty"):
+        Naming("sks").prior_captions()
+    with pytest.raises(ValueError, match="exactly one"):
+        replace(named, templates=("a photo",))
+    with pytest.raises(ValueError, match="both are empty"):
+        Naming("", " ")
+
+
+def picture(height: int, width: int) -> torch.Tensor:
+    """Red on its left half, blue on its right."""
+    image = torch.zeros(3, height, width)
+    image[0, :, :width // 2], image[2, :, width // 2:] = 1, 1
+    return image
+
+
+def encode(pictures: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.avg_pool2d(pictures, 8)
+
+
+@pytest.mark.parametrize("height, width, size", [(512, 512, (512, 512)), (3000, 2000, (576, 384)), (100, 1000, (256, 1024)),
+                                                 (768, 1024, (384, 512))])
+def test_a_picture_goes_into_the_bucket_of_its_shape(height, width, size):
+    assert Preparation().size(height, width) == size
+    assert Preparation(buckets=False).size(height, width) == (512, 512)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(64, 4000), st.integers(64, 4000), st.sampled_from([64, 128, 512, 1024]))
+def test_no_bucket_is_larger_than_the_resolution_allows(height, width, resolution):
+    size = Preparation(resolution).size(height, width)
+    assert size[0] * size[1] <= resolution**2 and all(side % 64 == 0 and side > 0 for side in size)
+
+
+def test_a_picture_is_cut_around_its_middle_and_its_mask_and_its_flip_with_it():
+    mask = torch.zeros(1, 128, 256)
+    mask[..., :128] = 1
+    ready = prepare(Example(picture(128, 256), ("a dog",), mask), Preparation(128, 64, buckets=False, flip=True), encode)
+    assert ready.latents.shape == (2, 3, 16, 16) and ready.masks.shape == (2, 1, 16, 16)
+    red, flipped = ready.latents[:, 0]
+    assert red[:, :7].min() > 0.9 and red[:, 9:].max() < 0.1 and torch.allclose(red.flip(-1), flipped)
+    assert (ready.masks[0, 0] - red).abs().max() < 0.2 and torch.allclose(ready.masks[0].flip(-1), ready.masks[1])
+
+
+def test_scaling_down_averages_what_it_leaves_out():
+    checks = (torch.arange(256)[:, None] + torch.arange(256)).remainder(2).float().expand(1, 256, 256)
+    assert (fitted(checks, (64, 64)) - 0.5).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("wrong, said", [
+    (dict(picture=torch.zeros(3, 63, 100)), "100x63 pixels, under 64"), (dict(captions=()), "captions: a picture has none"),
+    (dict(mask=torch.zeros(1, 64, 65)), "paint it on the picture itself")])
+def test_examples_that_cannot_be_learned_from_are_named(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        Example(**{"picture": torch.zeros(3, 64, 100), "captions": ("a dog",), **wrong})
+
+
+def test_a_batch_is_of_one_size_and_every_picture_comes_as_often_as_the_others():
+    mixed = LatentSet((*latents(1.0, 2.0).examples, *latents(3.0, size=(4, 6)).examples))
+    generator, seen = seeded(), {1.0: 0, 2.0: 0, 3.0: 0}
+    for _ in range(600):
+        batch = mixed.draw(2, generator)
+        assert len(batch.latents) == 2 and batch.masks is None
+        seen[float(batch.latents[0].max())] += 1
+    assert min(seen.values()) > 150
+
+
+def test_a_full_training_leaves_the_table_of_tokens_alone():
+    made = full_of(Linear().text, 1e-3, ("embeddings.",))
+    assert list(made.differences()) == ["self_attn.q_proj.weight"] and isinstance(made, Full) and isinstance(made, nn.Module)
