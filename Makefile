@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export MALLOC_MMAP_MAX_ = 0
 export MALLOC_TRIM_THRESHOLD_ = 17179869184
 
-.PHONY: demo test quality samples views bench pareto lint pictures examples toybox
+.PHONY: demo test quality samples learn views bench pareto lint pictures examples toybox
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo
 
@@ -26,6 +26,9 @@ quality: $(STAMP)
 
 samples: $(STAMP)
 	$(BIN)/python -m benchmarks.samples
+
+learn: $(STAMP)
+	$(BIN)/python -m benchmarks.learn
 
 views: $(STAMP)
 	$(BIN)/python -m benchmarks.views

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 import json
 import os
@@ -108,7 +109,7 @@ class Host:
     def pack(self) -> SimpleNamespace:
         """Our modules as the host loaded them (their names depend on where the pack lies)."""
         root = sys.modules[self.nodes["DreamMatcherApply"].__module__.rsplit(".nodes", 1)[0]]
-        return SimpleNamespace(name=root.__name__, module=lambda name: sys.modules[f"{root.__name__}.{name}"])
+        return SimpleNamespace(name=root.__name__, module=lambda name: importlib.import_module(f"{root.__name__}.{name}"))
 
     def images(self, result: Result, node: str) -> list:
         """Pictures that a save or preview node wrote."""

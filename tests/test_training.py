@@ -14,9 +14,10 @@ from dreammatcher.subject import Conditioning
 from dreammatcher.training import objective, state
 from dreammatcher.training.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, Naming
 from dreammatcher.training.data import Example, LatentSet, Preparation, Prepared, fitted, prepare
-from dreammatcher.training.dreambooth import DreamBooth, full_of, lora_of
+from dreammatcher.training.dreambooth import full_of, lora_of
 from dreammatcher.training.loop import Checkpoint, Training, train
 from dreammatcher.training.optimisers import rate_factor
+from dreammatcher.training.recipe import SubjectRecipe
 from dreammatcher.training.settings import (
     ADAFACTOR,
     ADAMW_8BIT,
@@ -124,12 +125,12 @@ def latents(*values: float, size: tuple[int, int] = (4, 4), captions=("a photo o
     return LatentSet(tuple(Prepared(torch.full((1, 4, *size), value), None, captions) for value in values))
 
 
-def recipe(kind: str = "lora", text: bool = False, prior: bool = True, model: Linear | None = None, **wanted) -> DreamBooth:
+def recipe(kind: str = "lora", text: bool = False, prior: bool = True, model: Linear | None = None, **wanted) -> SubjectRecipe:
     model = model or Linear()
     unet = full_of(model.unet, 1e-2) if kind == "full" else lora_of(model.unet, ("to_q.weight",), LoraSettings(2), 1e-2, seeded())
     learned_text = lora_of(model.text, ("q_proj.weight",), LoraSettings(2), 1e-2, seeded(1)) if text else None
-    return DreamBooth(model, latents(1.0, 2.0), latents(-1.0, captions=("a photo of a dog",)) if prior else None,
-                      ObjectiveSettings(**wanted), unet, learned_text)
+    return SubjectRecipe(model, latents(1.0, 2.0), ObjectiveSettings(**wanted), unet=unet, text=learned_text,
+                         prior=latents(-1.0, captions=("a photo of a dog",)) if prior else None)
 
 
 @pytest.mark.parametrize("prediction", [objective.EPSILON, objective.VELOCITY])
@@ -185,7 +186,7 @@ def test_learning_makes_the_loss_smaller():
     assert sum(run.losses[-30:]) < 0.8 * sum(run.losses[:30])
 
 
-def outcome(made: DreamBooth) -> dict[str, torch.Tensor]:
+def outcome(made: SubjectRecipe) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in made.learned.state_dict().items()}
 
 

@@ -41,14 +41,8 @@ def with_gradients(base: torch.nn.Module, x: torch.Tensor, arguments: Any, actio
     one layer may be overwritten before the backward pass reads it.
     """
     unet = base.diffusion_model
-    weights = {**dict(unet.named_parameters()), **dict(unet.named_buffers())}
-    for name, value in weights.items():
-        if value.device != x.device:
-            raise NoGradient(f"the host keeps part of the model on {value.device}")
-        if type(value) not in (torch.Tensor, torch.nn.Parameter) or not _computes(value):
-            raise NoGradient(f"{name} is stored as {type(value).__name__} of {value.dtype}")
     with torch.inference_mode(False), torch.enable_grad():
-        plain = {f"unet.{name}": _ordinary(value) for name, value in weights.items()}
+        plain = {f"unet.{name}": value for name, value in ordinary_weights(unet, x.device).items()}
         ready = tree_map(lambda part: part.clone() if torch.is_tensor(part) else part, arguments)
         leaf = x.clone().requires_grad_()
         try:
@@ -58,6 +52,20 @@ def with_gradients(base: torch.nn.Module, x: torch.Tensor, arguments: Any, actio
             raise
         except RuntimeError as error:  # an error of the model itself comes again in the plain call that follows
             raise NoGradient(str(error).splitlines()[0]) from error
+
+
+def ordinary_weights(module: torch.nn.Module, device: torch.device) -> dict[str, torch.Tensor]:
+    """A module's parameters and buffers as ordinary tensors over the same memory. To be called outside of inference mode.
+
+    Raises :class:`NoGradient` when some wait on another device or are no plain tensors.
+    """
+    weights = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    for name, value in weights.items():
+        if value.device != device:
+            raise NoGradient(f"the host keeps part of the model on {value.device}")
+        if type(value) not in (torch.Tensor, torch.nn.Parameter) or not _computes(value):
+            raise NoGradient(f"{name} is stored as {type(value).__name__} of {value.dtype}")
+    return {name: _ordinary(value) for name, value in weights.items()}
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import kornia
 import torch
 import torch.nn.functional as F
 
@@ -70,6 +69,8 @@ class Preparation:
 
 def fitted(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """``image`` [C, H, W] scaled to cover ``size`` and cut to it around its middle."""
+    import kornia  # takes half a second, which no start of the host should cost
+
     height, width = image.shape[-2:]
     factor = max(size[0] / height, size[1] / width)
     scaled = (max(size[0], round(height * factor)), max(size[1], round(width * factor)))
@@ -92,8 +93,8 @@ def prepare(example: Example, preparation: Preparation, encode: Encode) -> Prepa
     versions = [fitted(example.picture, size)]
     masks = None if example.mask is None else [fitted(example.mask, size)]
     if preparation.flip:
-        versions.append(kornia.geometry.hflip(versions[0]))
-        masks = masks and [*masks, kornia.geometry.hflip(masks[0])]
+        versions.append(versions[0].flip(-1))
+        masks = masks and [*masks, masks[0].flip(-1)]
     latents = encode(torch.stack(versions))
     small = None if masks is None else F.interpolate(torch.stack(masks), size=latents.shape[-2:], mode="area")
     if small is not None and not bool((small.flatten(1).sum(1) > 0).all()):

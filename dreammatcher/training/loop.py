@@ -46,6 +46,7 @@ class Training:
     settings: TrainingSettings
     step: int = 0
     losses: list[float] = field(default_factory=list)  # of each step
+    made: int = field(default=0, init=False)  # steps since the run was begun or resumed
 
     def __post_init__(self) -> None:
         groups = self.recipe.groups()
@@ -73,7 +74,7 @@ class Training:
         self.optimiser.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.recipe.learned)
-        self.step += 1
+        self.step, self.made = self.step + 1, self.made + 1
         self.losses.append(total)
         return total
 

@@ -18,7 +18,8 @@ from harness.workflow import inputs_of, to_prompt, to_workflow
 
 OURS = ("DreamMatcherInvert", "DreamMatcherSubject", "DreamMatcherMask", "DreamMatcherFeatures", "DreamMatcherApply",
         "DreamMatcherCombine", "DreamMatcherGuidance", "DreamMatcherPreview", "DreamMatcherSaveReference",
-        "DreamMatcherLoadReference", "DreamMatcherEasy",
+        "DreamMatcherLoadReference", "DreamMatcherEasy", "DreamMatcherTrainingSet", "DreamMatcherDreamBooth",
+        "DreamMatcherTextualInversion", "DreamMatcherSaveLearned", "DreamMatcherApplyLearned",
         "ToyboxLoader", "ToyboxReference")
 
 
@@ -26,7 +27,7 @@ def quick(prompt: dict, **changes) -> dict:
     """The same graph with few steps; ``changes`` are inputs by class, e.g. DreamMatcherApply={...}."""
     prompt = copy.deepcopy(prompt)
     for entry in prompt.values():
-        if entry["class_type"] in ("KSampler", "DreamMatcherInvert"):
+        if entry["class_type"] in ("KSampler", "DreamMatcherInvert", "DreamMatcherDreamBooth"):
             entry["inputs"]["steps"] = 6
         if entry["class_type"] in ("KSampler",):
             entry["inputs"]["cfg"] = 7.5

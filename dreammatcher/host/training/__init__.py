@@ -1,0 +1,1 @@
+"""Training on the host's own models."""

@@ -1,0 +1,66 @@
+"""What was learned, applied to a model and saved where the host's own loaders look."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import comfy.sd
+import folder_paths
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from ...training.curve import curve
+from ...training.export import Learned
+
+
+def apply_learned(model, clip, learned: Learned, strength_model: float = 1.0, strength_clip: float = 1.0) -> tuple:
+    """Clones of MODEL and CLIP with what was learned, by the host's own LoRA code. An embedding changes neither."""
+    if not learned.lora:
+        return model, clip
+    return comfy.sd.load_lora_for_models(model, clip, learned.lora, strength_model, strength_clip)
+
+
+def save_learned(learned: Learned, name: str) -> tuple[Path, str]:
+    """Writes a LoRA in half precision to the first folder of LoRAs, or an embedding to that of embeddings; returns its path and
+    how it is used.
+
+    A file that is there is never overwritten. Raises ValueError for a name that is no plain file name, or when there is nothing
+    to save.
+    """
+    if not re.fullmatch(r"[\w .+-]{1,100}", name) or name.startswith(".") or not name.strip():
+        raise ValueError(f"name: {name!r} is no name for a file; use letters, numbers, spaces, dots, - and _")
+    if learned.embeddings:
+        (rows,) = learned.embeddings.values()
+        path = _free("embeddings", name.strip())
+        _write(path, {"clip_l" if rows.shape[1] != 1024 else "clip_h": rows}, learned.about)
+        return path, f"Saved as {path}. Write embedding:{path.stem} in prompts."
+    if not learned.lora:
+        raise ValueError("learned: it is empty, so there is nothing to save")
+    path = _free("loras", name.strip())
+    _write(path, {key: value.half() if value.ndim else value for key, value in learned.lora.items()}, learned.about)
+    return path, f"Saved as {path}. Load it with Load LoRA, and write {learned.about.get('subject', 'its word')} in prompts."
+
+
+def _free(kind: str, name: str) -> Path:
+    """A path in the first folder of a ``kind`` of models that no file has."""
+    folder = Path(folder_paths.get_folder_paths(kind)[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    path, number = folder / f"{name}.safetensors", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{name}_{number}.safetensors"
+    return path
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, str]) -> None:
+    partial = path.with_name(path.name + ".part")
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial, {"format": "pt", **about})
+    os.replace(partial, path)
+
+
+def curve_image(losses: list[float], steps: int) -> torch.Tensor:
+    """The loss as the host's IMAGE, [1, H, W, 3] in 0..1."""
+    return torch.from_numpy(np.asarray(curve(losses, steps))).float()[None] / 255

@@ -1,0 +1,186 @@
+"""The host's model as training sees it: frozen, with stand-ins for some weights during a call, and differentiable.
+
+The graph runs in inference mode and weights of loader nodes are inference tensors, which have no gradient. Calls run on ordinary
+tensors over the same memory, which stand in for the module's own while the call lasts. LoRAs and merges on the model are part of
+what is seen: the host has put them into its weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import comfy.model_management
+import torch
+from comfy.model_base import ModelType
+from torch.func import functional_call
+
+from ...subject import Conditioning
+from ...training.objective import EPSILON, VELOCITY
+from ...training.trainables import TokenRows, Weights
+from ..conditioning import model_arguments
+from ..gradients import NoGradient, ordinary_weights
+
+PREDICTIONS = {ModelType.EPS: EPSILON, ModelType.V_PREDICTION: VELOCITY}
+#: stands in captions for a word that is learned; a token of its own in CLIP's vocabulary and in Toybox's
+MARKER = "sks"
+
+
+class HostDenoiser:
+    """MODEL and CLIP of the graph. Raises ValueError when they cannot be trained on, saying what to do."""
+
+    def __init__(self, model, clip, latent_size: tuple[int, int]):
+        self.model, self.clip = model, clip
+        base = model.model
+        if base.model_type not in PREDICTIONS:
+            raise ValueError(f"model: it predicts {base.model_type.name}; training knows models that predict noise (EPS) or "
+                             "velocity (V_PREDICTION): SD1.x, SD2.x, SDXL")
+        memory = model.memory_required([2, base.latent_format.latent_channels, *latent_size])
+        comfy.model_management.load_models_gpu([model, clip.patcher], memory)
+        self.prediction = PREDICTIONS[base.model_type]
+        self.device = model.load_device
+        sigmas = model.get_model_object("model_sampling").sigmas.detach().float().cpu()
+        self.alpha_bars = 1 / (1 + sigmas.clone() ** 2)
+        self.unet = self._weights("model", base.diffusion_model)
+        self.text = self._weights("clip", clip.cond_stage_model)
+        self._encoded: dict[str, Conditioning] = {}
+
+    def _weights(self, name: str, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+        try:
+            with torch.inference_mode(False):
+                return ordinary_weights(module, self.device if name == "model" else self.clip.patcher.load_device)
+        except NoGradient as error:
+            raise ValueError(f"{name}: it cannot be trained on here ({error}); load it whole and not quantised, start ComfyUI "
+                             "with --disable-dynamic-vram, or train on a card with more memory") from error
+
+    def encode(self, captions: list[str], weights: Weights | None = None,
+               rows: Mapping[str, TokenRows] | None = None) -> Conditioning:
+        """Conditioning [B, L, D] of the captions, each padded to the longest as the host does, by repetition.
+
+        Without stand-ins a caption is encoded once.
+        """
+        if weights or rows:
+            made = [self._encode(caption, weights or {}, rows or {}) for caption in captions]
+        else:
+            for caption in captions:
+                if caption not in self._encoded:
+                    self._encoded[caption] = self._encode(caption, {}, {})
+            made = [self._encoded[caption] for caption in captions]
+        length = math.lcm(*(one.cross_attention.shape[1] for one in made))
+        texts = [one.cross_attention.repeat(1, length // one.cross_attention.shape[1], 1) for one in made]
+        pooled = None if made[0].pooled is None else torch.cat([one.pooled for one in made])
+        return Conditioning(torch.cat(texts), pooled)
+
+    def _encode(self, caption: str, weights: Weights, rows: Mapping[str, TokenRows]) -> Conditioning:
+        word = next((word for word in rows if word in caption), None)
+        vectors = None if word is None else rows[word].rows
+        text = caption if word is None else caption.replace(word, " ".join([MARKER] * len(vectors)))
+
+        def run() -> Conditioning:
+            cond, pooled = self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled=True)
+            return Conditioning(cond.to(self.device), None if pooled is None else pooled.to(self.device))
+
+        tower = self.clip.cond_stage_model
+        learns = bool(weights) or vectors is not None
+        with torch.inference_mode(False), torch.set_grad_enabled(learns), ExitStack() as stack:
+            stack.enter_context(norms_keep_their_input(tower))
+            if vectors is not None:
+                stack.enter_context(rows_in_place_of(self._table(), self._marker(), vectors))
+            return _with_weights(tower, {**self.text, **weights}, run)
+
+    def rows_of(self, word: str) -> torch.Tensor:
+        """What the token table has for a word, [tokens, D] in float32."""
+        table = self._table().weight
+        return table[torch.tensor(self._tokens(word), dtype=torch.long, device=table.device)].float().cpu().clone()
+
+    def _table(self) -> torch.nn.Module:
+        """The token table. Raises ValueError for models with several text encoders."""
+        tower = self.clip.cond_stage_model
+        if not hasattr(tower, getattr(tower, "clip", None) or ""):
+            raise ValueError("clip: this model has several text encoders, and a new word is learned for models with one (SD1.x, "
+                             "SD2.x) only; use DreamMatcher DreamBooth")
+        return getattr(tower, tower.clip).transformer.get_input_embeddings()
+
+    def _tokens(self, word: str) -> list[int]:
+        """Numbers of a text's tokens, without start, end and padding."""
+        (chunks,) = self.clip.tokenize(word).values()
+        (empty,) = self.clip.tokenize("").values()
+        return [token for token, *_ in chunks[0][1:] if token != empty[0][1][0]]
+
+    def _marker(self) -> int:
+        return self._tokens(MARKER)[0]
+
+    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
+                weights: Weights) -> torch.Tensor:
+        """What the UNet says about ``noisy`` [B, C, h, w], scaled as the diffusion process has it (variance 1)."""
+        base = self.model.model
+        with torch.inference_mode(False), torch.enable_grad(), norms_keep_their_input(base.diffusion_model):
+            with torch.no_grad():
+                arguments = model_arguments(base, conditioning, noisy)
+            arguments["c_crossattn"] = conditioning.cross_attention
+            arguments = {name: _normal(value) for name, value in arguments.items()}
+            return _with_weights(base.diffusion_model, {**self.unet, **weights},
+                                 lambda: self._call(base, _normal(noisy), timesteps, arguments))
+
+    @staticmethod
+    def _call(base: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, arguments: dict) -> torch.Tensor:
+        concat, context = arguments.pop("c_concat", None), arguments.pop("c_crossattn")
+        dtype = base.manual_cast_dtype or base.get_dtype()
+        x = noisy if concat is None else torch.cat([noisy, concat.to(noisy)], 1)
+        others = {name: value.to(dtype) if value.is_floating_point() else value for name, value in arguments.items()}
+        options = {"cond_or_uncond": [0], "sigmas": timesteps.float()}
+        return base.diffusion_model(x.to(dtype), timesteps.float(), context=context.to(dtype), transformer_options=options,
+                                    **others).float()
+
+
+def _normal(value: torch.Tensor) -> torch.Tensor:
+    """``value``, or a copy where it was made in inference mode and could not be kept for a gradient."""
+    return value.clone() if value.is_inference() else value
+
+
+class _Around(torch.nn.Module):
+    """A module and something to do with it, as one module."""
+
+    def __init__(self, module: torch.nn.Module, action: Callable[[], Any]):
+        super().__init__()
+        self.module, self.action = module, action
+
+    def forward(self) -> Any:
+        return self.action()
+
+
+def _with_weights(module: torch.nn.Module, weights: Weights, action: Callable[[], Any]) -> Any:
+    """``action()`` while ``weights`` stand in for the module's own."""
+    return functional_call(_Around(module, action), {f"module.{name}": value for name, value in weights.items()}, ())
+
+
+@contextmanager
+def norms_keep_their_input(module: torch.nn.Module) -> Iterator[None]:
+    """Inside, every LayerNorm works on a copy of its input: older hosts add residuals to it in place before its gradient is
+    made."""
+    def copied(_: torch.nn.Module, inputs: tuple) -> tuple:
+        return tuple(value.clone() if torch.is_tensor(value) and value.requires_grad else value for value in inputs)
+
+    hooks = [layer.register_forward_pre_hook(copied) for layer in module.modules() if isinstance(layer, torch.nn.LayerNorm)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def rows_in_place_of(table: torch.nn.Module, token: int, rows: torch.Tensor) -> Iterator[None]:
+    """Inside, the places of ``token`` in a text get ``rows`` [V, D] in turn instead of what the token table has there."""
+    def replaced(_: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+        places = inputs[0] == token
+        number = (places.cumsum(-1) - 1).clamp_min(0) % len(rows)
+        return torch.where(places[..., None], rows.to(output)[number], output)
+
+    hook = table.register_forward_hook(replaced)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -1,0 +1,46 @@
+"""From the host's IMAGE and MASK to a set of pictures to learn from."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+
+from ...training.captions import TEMPLATES, Naming
+from ...training.data import Example, Preparation
+from ...training.sets import TrainingSet
+from ..masks import mask_grid
+from ..pictures import rgb, subject_mask
+
+
+def training_set(images: torch.Tensor, masks: torch.Tensor | None, identifier: str, class_word: str, template: str,
+                 captions: str, preparation: Preparation) -> TrainingSet:
+    """Pictures with captions of their own, one a line, or else made of a template and the subject's name.
+
+    An alpha channel is a mask unless ``masks`` are given. Raises ValueError, naming the input, for pictures, masks and captions
+    that do not belong together, and for captions that do not hold the identifier.
+    """
+    pictures = rgb("images", images)
+    naming = Naming(identifier.strip(), class_word.strip(), TEMPLATES[template])
+    grid = mask_grid("masks", subject_mask("images", images) if masks is None else masks)
+    if grid is not None and len(grid) not in (1, len(pictures)):
+        raise ValueError(f"masks: there are {len(grid)} for {len(pictures)} pictures; give one each, in the same order")
+    if grid is not None and tuple(grid.shape[-2:]) != tuple(pictures.shape[1:3]):
+        raise ValueError(f"masks: they are {grid.shape[-1]}x{grid.shape[-2]} pixels and the pictures "
+                         f"{pictures.shape[2]}x{pictures.shape[1]}; paint them on the pictures themselves")
+    own = _own_captions(captions, len(pictures), naming)
+    return TrainingSet(tuple(
+        Example(rearrange(picture, "h w c -> c h w").float().cpu().clone(), own[number] if own else naming.captions(),
+                None if grid is None else grid[number % len(grid)].cpu().clone())
+        for number, picture in enumerate(pictures)), naming, preparation)
+
+
+def _own_captions(captions: str, count: int, naming: Naming) -> list[tuple[str, ...]]:
+    lines = [line.strip() for line in captions.splitlines() if line.strip()]
+    if lines and len(lines) != count:
+        raise ValueError(f"captions: there are {len(lines)} lines for {count} pictures; give one line each, in the same order, "
+                         "or none")
+    missing = next((line for line in lines if naming.identifier and naming.identifier not in line), None)
+    if missing is not None:
+        raise ValueError(f"captions: {missing!r} does not hold the identifier {naming.identifier!r}, so the word would not be "
+                         "learned from it")
+    return [(line,) for line in lines]

@@ -1,0 +1,56 @@
+"""What every recipe does in a step: draw pictures, encode their captions, weigh the model's error on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from .data import Batch, LatentSet
+from .denoising import Denoiser, errors
+from .objective import prior_preserving
+from .settings import ObjectiveSettings
+from .trainables import Group, TokenRows, Trainable
+
+
+class SubjectRecipe:
+    """Differences to the UNet, to the text encoder, and rows for new words learn a subject from its pictures.
+
+    With ``prior``, pictures of its class are drawn beside them in every step, with noise and timesteps of their own; of one size
+    they share one call of the model. Min-SNR weights are for the subject's pictures alone, as in diffusers' train_dreambooth.py.
+    """
+
+    def __init__(self, model: Denoiser, own: LatentSet, objective: ObjectiveSettings, *, unet: Trainable | None = None,
+                 text: Trainable | None = None, rows: Mapping[str, TokenRows] | None = None, prior: LatentSet | None = None):
+        self.model, self.own, self.prior, self.objective = model, own, prior, objective
+        self.unet, self.text, self.rows = unet, text, dict(rows or {})
+        parts = {"unet": unet, "text": text, **{f"word {number}": one for number, one in enumerate(self.rows.values())}}
+        self.learned = nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
+
+    def groups(self) -> list[Group]:
+        return [group for part in self.learned.values() for group in part.groups()]
+
+    def loss(self, batch: int, generator: torch.Generator) -> torch.Tensor:
+        unet = self.unet.weights(self.model.unet) if self.unet else {}
+        own = self.own.draw(batch, generator)
+        prior = self.prior.draw(batch, generator) if self.prior and self.objective.prior_weight else None
+        if prior is not None and prior.latents.shape[1:] == own.latents.shape[1:]:
+            error, weight = self._errors(_together(own, prior), unet, generator)
+            return prior_preserving(error[:batch] * weight[:batch], error[batch:], self.objective.prior_weight)
+        error, weight = self._errors(own, unet, generator)
+        other = None if prior is None else self._errors(prior, unet, generator)[0]
+        return prior_preserving(error * weight, other, self.objective.prior_weight)
+
+    def _errors(self, batch: Batch, unet: dict[str, torch.Tensor],
+                generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        text = self.text.weights(self.model.text) if self.text else None
+        conditioning = self.model.encode(batch.captions, text, self.rows or None)
+        return errors(self.model, batch, conditioning, unet, self.objective, generator)
+
+
+def _together(own: Batch, prior: Batch) -> Batch:
+    masks = None
+    if own.masks is not None or prior.masks is not None:
+        masks = torch.cat([torch.ones_like(each.latents[:, :1]) if each.masks is None else each.masks for each in (own, prior)])
+    return Batch(torch.cat([own.latents, prior.latents]), masks, own.captions + prior.captions)

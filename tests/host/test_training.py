@@ -1,0 +1,204 @@
+"""Learning a subject in the graph, on Toybox: it works, it stops and goes on, and what it saves the stock loaders take."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors import safe_open
+from world import same_weights, weights
+
+STEPS = 4
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_graph():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def fresh(host):
+    """MODEL, CLIP and VAE that no other test has."""
+    return host.nodes["ToyboxLoader"]().load()
+
+
+@pytest.fixture(scope="module")
+def pictures(host):
+    draw = host.nodes["ToyboxReference"]().draw
+    return torch.cat([draw(3, "robot", pose, "grass")[0] for pose in (1, 2)])
+
+
+@pytest.fixture
+def make_set(host, pictures):
+    def made(**changes):
+        node = host.nodes["DreamMatcherTrainingSet"]()
+        chosen = dict(images=pictures, identifier="sks", class_word="robot", template="photo", resolution=128)
+        return node.make(**{**chosen, **changes})["result"][0]
+    return made
+
+
+def learn(host, model, clip, vae, training_set, name="DreamMatcherDreamBooth", **changes):
+    chosen = dict(kind="LoRA", steps=STEPS, rate=1e-3, seed=1) if name == "DreamMatcherDreamBooth" else \
+        dict(initial_word="robot", vectors=2, steps=STEPS, rate=1e-2, seed=1)
+    return host.nodes[name]().learn(model, clip, vae, training_set, **{**chosen, **changes})
+
+
+def drawn(host, model, clip, text="a photo of a sks robot on grass") -> torch.Tensor:
+    positive, negative = (host.nodes["CLIPTextEncode"]().encode(clip, prompt)[0] for prompt in (text, ""))
+    latent = {"samples": torch.zeros(1, 4, 16, 16)}
+    return host.nodes["KSampler"]().sample(model, 5, 4, 5.0, "euler", "normal", positive, negative, latent)[0]["samples"]
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"kind": "full", "rate": 1e-4}, {"text_encoder": True}, {"kind": "full", "text_encoder": True, "rate": 1e-4},
+    {"bfloat16": True}, {"batch": 2, "rank": 8}])
+def test_dreambooth_learns_and_leaves_the_model_as_it_was(host, fresh, make_set, changes):
+    model, clip, vae = fresh
+    before, text = weights(model), {name: value.clone() for name, value in clip.cond_stage_model.state_dict().items()}
+    plain = drawn(host, model, clip)
+    learned_model, learned_clip, learned, loss = learn(host, model, clip, vae, make_set(), **changes)
+    assert loss.shape[-1] == 3 and learned.lora and all(torch.isfinite(value).all() for value in learned.lora.values())
+    assert not torch.equal(drawn(host, learned_model, learned_clip), plain)
+    assert torch.equal(drawn(host, model, clip), plain) and same_weights(model, before)
+    after = clip.cond_stage_model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in text.items())
+
+
+def test_the_same_seed_gives_the_same_result_and_another_does_not(host, fresh, make_set):
+    first, again, other = (learn(host, *fresh, make_set(), seed=seed)[2].lora for seed in (1, 1, 2))
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert any(not torch.equal(value, other[name]) for name, value in first.items())
+
+
+def test_a_run_that_the_user_stops_goes_on_when_it_is_queued_again(host, fresh, make_set):
+    import comfy.model_management as management
+
+    expected = learn(host, *fresh, make_set(), seed=11)[2].lora
+    stop, calls = management.throw_exception_if_processing_interrupted, []
+
+    def interrupt():
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        stop()
+
+    management.throw_exception_if_processing_interrupted = interrupt
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            learn(host, *fresh, make_set(), seed=11)
+    finally:
+        management.throw_exception_if_processing_interrupted = stop
+    states = list((host.folder / "output" / "dreammatcher" / "training").glob("*.safetensors"))
+    assert len(states) == 1
+    resumed = learn(host, *fresh, make_set(), seed=11)[2].lora
+    assert all(torch.equal(value, resumed[name]) for name, value in expected.items())
+    assert not states[0].exists(), "a finished run leaves no state"
+
+
+def test_a_saved_lora_through_the_stock_loader_draws_the_trainers_own_picture(host, fresh, make_set):
+    folder = host.folder / "models" / "loras"
+    folder.mkdir(parents=True, exist_ok=True)
+    host.folder_paths.add_model_folder_path("loras", str(folder))
+    model, clip, vae = fresh
+    made, text, learned, _ = learn(host, model, clip, vae, make_set(), text_encoder=True)
+    name, = host.nodes["DreamMatcherSaveLearned"]().save(learned, "robot")["result"]
+    loaded, loaded_text = host.nodes["LoraLoader"]().load_lora(model, clip, name, 1.0, 1.0)
+    ours, theirs, plain = drawn(host, made, text), drawn(host, loaded, loaded_text), drawn(host, model, clip)
+    assert (ours - theirs).norm() < 0.02 * (ours - plain).norm(), "half precision must be all that differs"
+    with safe_open(host.folder_paths.get_full_path("loras", name), "pt") as file:
+        assert "lora_unet_up_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.lora_down.weight" in file.keys()  # noqa: SIM118
+        assert file.metadata()["subject"] == "sks robot"
+    second, = host.nodes["DreamMatcherSaveLearned"]().save(learned, "robot")["result"]
+    assert second != name, "a file that is there is not overwritten"
+
+
+def test_strength_scales_what_was_learned(host, fresh, make_set):
+    model, clip, vae = fresh
+    made, text, learned, _ = learn(host, model, clip, vae, make_set(), kind="full", rate=1e-4)
+    apply = host.nodes["DreamMatcherApplyLearned"]().apply
+    plain, whole = drawn(host, model, clip), drawn(host, made, text)
+    assert torch.equal(drawn(host, *apply(model, clip, learned, 1.0, 1.0)), whole)
+    assert torch.allclose(drawn(host, *apply(model, clip, learned, 0.0, 0.0)), plain, atol=1e-5)
+    half = drawn(host, *apply(model, clip, learned, 0.5, 0.5))
+    assert 0 < (half - plain).norm() < (whole - plain).norm()
+
+
+def test_a_lora_on_the_model_is_seen_and_not_saved(host, fresh, make_set):
+    model, clip, vae = fresh
+    key = "diffusion_model.output_blocks.3.1.transformer_blocks.0.attn1.to_v.weight"
+    patched = model.clone()
+    patched.add_patches({key: (0.3 * torch.eye(128),)}, 1.0)
+    bare = learn(host, model, clip, vae, make_set())[2].lora
+    beside = learn(host, patched, clip, vae, make_set())[2].lora
+    name = next(name for name in bare if name.endswith("lora_up.weight"))
+    assert not torch.equal(bare[name], beside[name]) and (beside[name] - bare[name]).abs().max() < 0.01
+
+
+def test_a_new_word_is_learned_and_read_by_the_stock_prompt(host, fresh, make_set):
+    folder = host.folder / "models" / "embeddings"
+    folder.mkdir(parents=True, exist_ok=True)
+    host.folder_paths.add_model_folder_path("embeddings", str(folder))
+    model, clip, vae = fresh
+    same, text, learned, _ = learn(host, model, clip, vae, make_set(template="object"), "DreamMatcherTextualInversion")
+    assert same is model and text is clip and learned.embeddings["sks"].shape == (2, 96)
+    file, = host.nodes["DreamMatcherSaveLearned"]().save(learned, "mine")["result"]
+    reloaded = host.nodes["ToyboxLoader"]().load()[1]
+    named = drawn(host, model, reloaded, f"a photo of a embedding:{file.removesuffix('.safetensors')} on grass")
+    assert not torch.equal(named, drawn(host, model, reloaded, "a photo of a robot on grass"))
+
+
+def test_pictures_of_the_class_are_learned_beside_the_subjects(host, fresh, make_set):
+    prior = make_set(identifier="", class_word="robot")
+    with_prior, without = (learn(host, *fresh, make_set(), prior_set=one)[2].lora for one in (prior, None))
+    assert any(not torch.equal(value, with_prior[name]) for name, value in without.items())
+
+
+def test_matching_goes_on_top_of_what_was_learned(host, fresh, make_set, pack):
+    model, clip, vae = fresh
+    made, text, _, _ = learn(host, model, clip, vae, make_set())
+    reference, _ = host.nodes["ToyboxReference"]().draw(3, "robot", 1, "grass")
+    easy = host.nodes["DreamMatcherEasy"]()
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(pack.module("dreammatcher.host.matching.easy"), "STEPS", 4)
+    matched, positive, negative, trace = easy.match(
+        made, text, vae, reference, "a photo of a robot", "a photo of a sks robot", "", "robot")["result"]
+    monkey.undo()
+    latent = {"samples": torch.zeros(1, 4, 16, 16)}
+    host.nodes["KSampler"]().sample(matched, 5, 4, 5.0, "euler", "normal", positive, negative, latent)
+    assert trace.nothing() == ""
+
+
+@pytest.mark.parametrize("wrong, said", [
+    (dict(images=torch.zeros(2, 32, 32, 3)), "32x32 pixels, under 64"),
+    (dict(identifier=" ", class_word=""), "both are empty"),
+    (dict(captions="a robot"), "1 lines for 2 pictures"),
+    (dict(captions="a sks robot\na robot"), "'a robot' does not hold the identifier 'sks'"),
+    (dict(masks=torch.ones(1, 64, 64)), "paint them on the pictures themselves"),
+    (dict(masks=torch.ones(3, 128, 128)), "there are 3 for 2 pictures"),
+    (dict(images=torch.full((2, 128, 128, 5), 0.5)), "images: an IMAGE is")])
+def test_a_set_that_cannot_be_learned_from_is_named_before_the_first_step(make_set, wrong, said):
+    with pytest.raises(ValueError, match=said):
+        make_set(**wrong)
+
+
+@pytest.mark.parametrize("name, chosen, said", [
+    ("DreamMatcherDreamBooth", {"rate": 0.0}, "rate: 0.0 is outside"), ("DreamMatcherDreamBooth", {"steps": 0}, "steps: 0"),
+    ("DreamMatcherDreamBooth", {"kind": "half"}, "kind: 'half'"), ("DreamMatcherTextualInversion", {"vectors": 0}, "vectors: 0"),
+    ("DreamMatcherTextualInversion", {"initial_word": " "}, "initial_word: it has no token")])
+def test_choices_that_cannot_be_trained_with_are_named(host, fresh, make_set, name, chosen, said):
+    with pytest.raises(ValueError, match=said):
+        learn(host, *fresh, make_set(), name, **chosen)
+
+
+def test_a_prior_needs_the_class_and_a_word_needs_an_identifier(host, fresh, make_set):
+    with pytest.raises(ValueError, match="class_word: it is empty in the training set"):
+        learn(host, *fresh, make_set(class_word=""), prior_set=make_set())
+    with pytest.raises(ValueError, match="identifier: it is empty"):
+        learn(host, *fresh, make_set(identifier=""), "DreamMatcherTextualInversion")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "x" * 200, "a\nb"])
+def test_a_name_that_is_no_file_name_is_refused(host, pack, name):
+    learned = pack.module("dreammatcher.training.export").Learned({"a.diff": torch.zeros(2)})
+    with pytest.raises(ValueError, match="is no name for a file"):
+        host.nodes["DreamMatcherSaveLearned"]().save(learned, name)
