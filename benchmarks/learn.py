@@ -114,8 +114,8 @@ def methods(school: School) -> dict[str, Callable]:
     """Name -> a function of a lesson and its prior that gives model, what was learned, and how prompts are encoded."""
     return {
         "Textual Inversion": lambda lesson, prior: school.textual_inversion(lesson),
-        "DreamBooth LoRA": lambda lesson, prior: school.dreambooth(lesson, prior, "LoRA", 2e-3, 300),
-        "DreamBooth LoRA without prior": lambda lesson, prior: school.dreambooth(lesson, None, "LoRA", 2e-3, 300),
+        "DreamBooth LoRA": lambda lesson, prior: school.dreambooth(lesson, prior, "LoRA", 1e-3, 400),
+        "DreamBooth LoRA without prior": lambda lesson, prior: school.dreambooth(lesson, None, "LoRA", 1e-3, 400),
         "DreamBooth full": lambda lesson, prior: school.dreambooth(lesson, prior, "full", 1e-4, 300),
     }
 

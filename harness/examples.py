@@ -189,7 +189,7 @@ def learn() -> dict[str, Any]:
         "7": node("DreamMatcherTrainingSet", images=["6", 0], identifier="sks", class_word="cat", template="photo",
                   resolution=128, captions="", buckets=True, flip=False),
         "8": node("DreamMatcherDreamBooth", model=["1", 0], clip=["1", 1], vae=["1", 2], training_set=["7", 0], kind="LoRA",
-                  steps=300, rate=0.002, seed=1, prior_weight=1.0, rank=4, batch=4, text_encoder=False, masked=False,
+                  steps=400, rate=0.001, seed=1, prior_weight=1.0, rank=4, batch=4, text_encoder=False, masked=False,
                   bfloat16=False),
         "9": node("DreamMatcherEasy", model=["8", 0], clip=["8", 1], vae=["1", 2], reference=["2", 0],
                   reference_prompt="a photo of a sks cat on grass", prompt="a photo of a sks cat at night", negative="",
@@ -265,7 +265,7 @@ EXAMPLES = {
         "Samples with a reference that dreammatcher_11_save_reference_toybox has saved: queue that one first, then choose its "
         "file here.\n\nNothing is inverted. The model must be of the family that the reference was made with."]),
     "dreammatcher_13_learn_toybox": (learn, [
-        "Learns a cat from three pictures (DreamBooth as a LoRA, about a minute on a CPU), draws it by what was learned alone, "
+        "Learns a cat from three pictures (DreamBooth as a LoRA, about two minutes on a CPU), draws it by what was learned alone, "
         "and once more with DreamMatcher on top.\n\nThe LoRA is saved into models/loras. Queued again with another prompt, "
         "nothing is learned anew.\n\nWith your own photos: open dreammatcher_14_learn_photos."]),
     "dreammatcher_14_learn_photos": (learn_photos, [

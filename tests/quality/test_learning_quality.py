@@ -1,0 +1,31 @@
+"""On Toybox, with ground truth: a subject that the model never saw is learned from four pictures."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import learn
+from benchmarks import studio as studios
+
+
+@pytest.fixture(scope="module")
+def table(host):
+    patch = pytest.MonkeyPatch()
+    patch.setattr(studios, "STEPS", 20)
+    patch.setattr(learn, "methods", lambda school: {
+        "DreamBooth LoRA": lambda lesson, prior: school.dreambooth(lesson, prior, "LoRA", 1e-3, 200)})
+    made = learn.run(host, subjects=1, prompts=2, first=0)
+    patch.undo()
+    return made
+
+
+def test_what_was_learned_is_nearer_to_the_subject_than_the_plain_model(table):
+    assert table["DreamBooth LoRA"]["subject_error"] < 0.75 * table["plain"]["subject_error"], table
+
+
+def test_the_scene_of_the_prompt_is_still_followed(table):
+    assert table["DreamBooth LoRA"]["scene"] >= 0.5 and table["DreamBooth LoRA"]["class"] == 1, table
+
+
+def test_the_class_does_not_become_the_subject(table):
+    assert table["DreamBooth LoRA"]["drift"] > 0.6 * table["plain"]["drift"], table
