@@ -98,6 +98,13 @@ class School:
             max(1, round(steps * self.share)), rate, 0, batch=4)
         return model, learned, lambda prompt: self._with_rows(prompt, learned.embeddings[WORD])
 
+    def custom_diffusion(self, lesson: Lesson, prior, steps: int = 400, rate: float = 1e-3):
+        own = self.training_set(lesson.pictures, lesson.subject.kind, WORD)
+        model, _, learned, _ = self.nodes["DreamMatcherCustomDiffusion"]().learn(
+            self.studio.model, self.studio.clip, self.studio.vae, own, lesson.subject.kind, max(1, round(steps * self.share)),
+            rate, 0, prior_set=prior, sizes=False, batch=4)
+        return model, learned, lambda prompt: self._with_rows(prompt, learned.embeddings[WORD])
+
     def _encoded(self, clip, prompt: str) -> list:
         return self.studio.module("dreammatcher.host.conditioning").encode(clip, prompt)
 
@@ -114,6 +121,7 @@ def methods(school: School) -> dict[str, Callable]:
     """Name -> a function of a lesson and its prior that gives model, what was learned, and how prompts are encoded."""
     return {
         "Textual Inversion": lambda lesson, prior: school.textual_inversion(lesson),
+        "Custom Diffusion": lambda lesson, prior: school.custom_diffusion(lesson, prior),
         "DreamBooth LoRA": lambda lesson, prior: school.dreambooth(lesson, prior, "LoRA", 1e-3, 400),
         "DreamBooth LoRA without prior": lambda lesson, prior: school.dreambooth(lesson, None, "LoRA", 1e-3, 400),
         "DreamBooth full": lambda lesson, prior: school.dreambooth(lesson, prior, "full", 1e-4, 300),
@@ -144,7 +152,7 @@ def drawn_matched(school: School, model, lesson: Lesson, named: Callable, encode
 
 def file_size(learned) -> int:
     """Bytes of what is saved."""
-    return len(save({name: value.half().contiguous() for name, value in (learned.lora or learned.embeddings).items()}))
+    return len(save({name: value.half().contiguous() for name, value in (learned.lora | learned.embeddings).items()}))
 
 
 def teach(school: School, lesson: Lesson, number: int) -> list[dict]:

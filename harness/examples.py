@@ -265,9 +265,9 @@ EXAMPLES = {
         "Samples with a reference that dreammatcher_11_save_reference_toybox has saved: queue that one first, then choose its "
         "file here.\n\nNothing is inverted. The model must be of the family that the reference was made with."]),
     "dreammatcher_13_learn_toybox": (learn, [
-        "Learns a cat from three pictures (DreamBooth as a LoRA, about two minutes on a CPU), draws it by what was learned alone, "
-        "and once more with DreamMatcher on top.\n\nThe LoRA is saved into models/loras. Queued again with another prompt, "
-        "nothing is learned anew.\n\nWith your own photos: open dreammatcher_14_learn_photos."]),
+        "Learns a cat from three pictures (DreamBooth as a LoRA, about two minutes on a CPU), draws it by what was learned "
+        "alone, and once more with DreamMatcher on top.\n\nThe LoRA is saved into models/loras. Queued again with another "
+        "prompt, nothing is learned anew.\n\nWith your own photos: open dreammatcher_14_learn_photos."]),
     "dreammatcher_14_learn_photos": (learn_photos, [
         "Learns your subject from three photos and saves it as a LoRA.\n\nChoose your checkpoint and photos, write the class in "
         "class_word (dog, toy, ...) and in the prompts behind sks. Photos of one shape, different backgrounds.\n\nNot alike "

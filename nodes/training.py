@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from ..dreammatcher.host.training.keep import apply_learned, curve_image, save_learned
-from ..dreammatcher.host.training.learn import FULL, LORA, DreamBoothSettings, dreambooth, textual_inversion
+from ..dreammatcher.host.training.learn import (
+    FULL,
+    LORA,
+    DreamBoothSettings,
+    custom_diffusion,
+    dreambooth,
+    textual_inversion,
+)
 from ..dreammatcher.host.training.sets import training_set
 from ..dreammatcher.training.captions import TEMPLATES
 from ..dreammatcher.training.data import Preparation
@@ -29,6 +36,7 @@ MODEL_INPUTS = {
 BATCH = number("INT", 1, 1, 64, "Pictures in a step.")
 BFLOAT16 = ("BOOLEAN", {"default": False, "tooltip":
                         "Compute in bfloat16: half the memory, on cards and processors that have it."})
+PRIOR = "Pictures of the class, best made by the model itself: they keep it from forgetting what other dogs look like."
 SEED = number("INT", 0, 0, 2**63 - 1, "The same seed gives the same result.")
 
 
@@ -89,9 +97,7 @@ class DreamMatcherDreamBooth:
                            1e-7),
             "seed": SEED,
         }, "optional": {
-            "prior_set": ("DM_TRAINING_SET", {"tooltip":
-                          "Pictures of the class, best made by the model itself: they keep it from forgetting what other dogs "
-                          "look like."}),
+            "prior_set": ("DM_TRAINING_SET", {"tooltip": PRIOR}),
             "prior_weight": number("FLOAT", 1.0, 0.0, 100.0, "How much the class's pictures count. The paper uses 1.", 0.05),
             "rank": number("INT", 4, 1, 256, "Size of the LoRA."),
             "batch": BATCH,
@@ -135,6 +141,40 @@ class DreamMatcherTextualInversion:
     def learn(self, model, clip, vae, training_set, initial_word, vectors, steps, rate, seed, batch=1, bfloat16=False):
         settings = TrainingSettings(steps, batch, seed=seed, bfloat16=bfloat16)
         learned, losses = textual_inversion(model, clip, vae, training_set, initial_word, vectors, rate, settings)
+        return *apply_learned(model, clip, learned), learned, curve_image(losses, steps)
+
+
+class DreamMatcherCustomDiffusion:
+    TITLE = "DreamMatcher Custom Diffusion"
+    DESCRIPTION = ("Teaches the model a subject through the weights that read the text, and one new word: smaller than "
+                   "DreamBooth. Save it, and write embedding:NAME in prompts.")
+    CATEGORY = CATEGORY
+    FUNCTION = "learn"
+    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = LEARNED, LEARNED_NAMES, LEARNED_TOOLTIPS
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            **MODEL_INPUTS,
+            "initial_word": ("STRING", {"default": "ktn", "tooltip":
+                                        "The word from which the new one begins: the authors take a rare one."}),
+            "steps": number("INT", 500, 1, 100_000, "Steps of learning."),
+            "rate": number("FLOAT", 1e-5, 1e-7, 1.0, "How far weights and word move in a step.", 1e-7),
+            "seed": SEED,
+        }, "optional": {
+            "prior_set": ("DM_TRAINING_SET", {"tooltip": PRIOR}),
+            "prior_weight": number("FLOAT", 1.0, 0.0, 100.0, "How much the class's pictures count. The paper uses 1.", 0.05),
+            "sizes": ("BOOLEAN", {"default": True, "tooltip":
+                                  "Learn every picture at several sizes, with captions that say so, as in the paper."}),
+            "batch": number("INT", 2, 1, 64, "Pictures in a step."),
+            "bfloat16": BFLOAT16,
+        }}
+
+    def learn(self, model, clip, vae, training_set, initial_word, steps, rate, seed, prior_set=None, prior_weight=1.0, sizes=True,
+              batch=2, bfloat16=False):
+        settings = TrainingSettings(steps, batch, seed=seed, bfloat16=bfloat16)
+        learned, losses = custom_diffusion(model, clip, vae, training_set, prior_set, initial_word, rate, sizes, prior_weight,
+                                           settings)
         return *apply_learned(model, clip, learned), learned, curve_image(losses, steps)
 
 
@@ -185,5 +225,5 @@ class DreamMatcherApplyLearned:
         return apply_learned(model, clip, learned, strength_model, strength_clip)
 
 
-NODES = (DreamMatcherTrainingSet, DreamMatcherDreamBooth, DreamMatcherTextualInversion, DreamMatcherSaveLearned,
-         DreamMatcherApplyLearned)
+NODES = (DreamMatcherTrainingSet, DreamMatcherDreamBooth, DreamMatcherTextualInversion, DreamMatcherCustomDiffusion,
+         DreamMatcherSaveLearned, DreamMatcherApplyLearned)

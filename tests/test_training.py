@@ -13,6 +13,7 @@ from torch import nn
 from dreammatcher.subject import Conditioning
 from dreammatcher.training import objective, state
 from dreammatcher.training.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, Naming
+from dreammatcher.training.custom_diffusion import at_sizes, first_token_constant, keys_and_values_of
 from dreammatcher.training.data import Example, LatentSet, Preparation, Prepared, fitted, prepare
 from dreammatcher.training.dreambooth import full_of, lora_of
 from dreammatcher.training.loop import Checkpoint, Training, train
@@ -361,6 +362,36 @@ def test_a_batch_is_of_one_size_and_every_picture_comes_as_often_as_the_others()
         assert len(batch.latents) == 2 and batch.masks is None
         seen[float(batch.latents[0].max())] += 1
     assert min(seen.values()) > 150
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000))
+def test_a_version_of_another_size_counts_only_where_the_picture_is_and_its_caption_says_so(seed):
+    example = Example(torch.ones(3, 100, 100), ("a photo of a <new1> dog",))
+    (version,) = at_sizes(example, 128, 1, seeded(seed))
+    assert version.picture.shape == (3, 128, 128) and version.mask.max() > 0.999
+    assert version.picture.amin(0)[version.mask[0] > 0].min() > 0.99, "black borders must not be learned"
+    (caption,) = version.captions
+    shown = version.picture.amin(0).mean() ** 0.5
+    if shown < 0.55:
+        assert caption in ("a far away photo of a <new1> dog", "very small photo of a <new1> dog")
+    elif caption != example.captions[0]:
+        assert caption in ("zoomed in photo of a <new1> dog", "close up photo of a <new1> dog") or shown < 0.65
+
+
+def test_the_start_tokens_keys_and_values_learn_nothing_and_stay_what_they_are():
+    projected = normal(2, 5, 3).requires_grad_()
+    constant = first_token_constant(projected)
+    assert torch.equal(constant, projected)
+    constant.square().sum().backward()
+    assert not projected.grad[:, :1].any() and torch.allclose(projected.grad[:, 1:], 2 * projected[:, 1:].detach())
+
+
+def test_custom_diffusion_trains_the_keys_and_values_of_cross_attention_alone():
+    weights = {f"{where}.{name}.weight": torch.zeros(4, 4) for where in ("attn1", "attn2") for name in ("to_q", "to_k", "to_v")}
+    assert list(keys_and_values_of(weights, 1e-3).differences()) == ["attn2.to_k.weight", "attn2.to_v.weight"]
+    with pytest.raises(ValueError, match="no cross-attention"):
+        keys_and_values_of({"out.weight": torch.zeros(1)}, 1e-3)
 
 
 def test_a_full_training_leaves_the_table_of_tokens_alone():

@@ -19,7 +19,7 @@ from harness.workflow import inputs_of, to_prompt, to_workflow
 OURS = ("DreamMatcherInvert", "DreamMatcherSubject", "DreamMatcherMask", "DreamMatcherFeatures", "DreamMatcherApply",
         "DreamMatcherCombine", "DreamMatcherGuidance", "DreamMatcherPreview", "DreamMatcherSaveReference",
         "DreamMatcherLoadReference", "DreamMatcherEasy", "DreamMatcherTrainingSet", "DreamMatcherDreamBooth",
-        "DreamMatcherTextualInversion", "DreamMatcherSaveLearned", "DreamMatcherApplyLearned",
+        "DreamMatcherTextualInversion", "DreamMatcherCustomDiffusion", "DreamMatcherSaveLearned", "DreamMatcherApplyLearned",
         "ToyboxLoader", "ToyboxReference")
 
 

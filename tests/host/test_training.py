@@ -147,6 +147,24 @@ def test_a_new_word_is_learned_and_read_by_the_stock_prompt(host, fresh, make_se
     assert not torch.equal(named, drawn(host, model, reloaded, "a photo of a robot on grass"))
 
 
+@pytest.mark.parametrize("sizes", [True, False])
+def test_custom_diffusion_learns_keys_values_and_a_word_and_saves_both(host, fresh, make_set, sizes):
+    for kind in ("loras", "embeddings"):
+        (host.folder / "models" / kind).mkdir(parents=True, exist_ok=True)
+        host.folder_paths.add_model_folder_path(kind, str(host.folder / "models" / kind))
+    model, clip, vae = fresh
+    before = weights(model)
+    made, text, learned, _ = host.nodes["DreamMatcherCustomDiffusion"]().learn(
+        model, clip, vae, make_set(identifier="<new1>"), "robot", STEPS, 1e-3, 1, prior_set=make_set(identifier=""), sizes=sizes)
+    assert {name.rsplit("_", 1)[1] for name in learned.lora} == {"k.diff", "v.diff"} and "<new1>" in learned.embeddings
+    assert same_weights(model, before) and not torch.equal(drawn(host, made, text), drawn(host, model, clip))
+    done = host.nodes["DreamMatcherSaveLearned"]().save(learned, "new1")
+    assert "Load LoRA" in done["ui"]["text"][0] and "Write embedding:new1" in done["ui"]["text"][0]
+    loaded, _ = host.nodes["LoraLoader"]().load_lora(model, clip, done["result"][0], 1.0, 0.0)
+    ours, theirs, plain = drawn(host, made, text), drawn(host, loaded, clip), drawn(host, model, clip)
+    assert (ours - theirs).norm() < 0.02 * (ours - plain).norm()
+
+
 def test_pictures_of_the_class_are_learned_beside_the_subjects(host, fresh, make_set):
     prior = make_set(identifier="", class_word="robot")
     with_prior, without = (learn(host, *fresh, make_set(), prior_set=one)[2].lora for one in (prior, None))

@@ -111,6 +111,21 @@ def test_gradients_of_unet_weights_equal_finite_differences_and_leave_nothing_be
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.model.modules())
 
 
+def test_what_only_the_start_token_tells_is_not_learned_by_custom_diffusion(pack, toybox):
+    HostDenoiser = pack.module("dreammatcher.host.training.model").HostDenoiser
+    Conditioning = pack.module("dreammatcher.subject").Conditioning
+    alone = torch.zeros(1, 77, 96)
+    alone[:, 0] = prompt(1)[0][0][:, 0]
+    name, gradients, said = "input_blocks.1.1.transformer_blocks.0.attn2.to_v.weight", [], []
+    for constant in (False, True):
+        denoiser = HostDenoiser(random_unet(), toybox[1], (16, 16), constant)
+        learned = stand_ins(denoiser.unet, (name,))
+        with torch.inference_mode(False), torch.enable_grad():
+            said.append(denoiser.predict(picture(3), torch.tensor([300]), Conditioning(alone), learned))
+            gradients.append(torch.autograd.grad(said[-1].square().mean(), learned[name])[0])
+    assert torch.equal(*said) and gradients[0].abs().max() > 0 and not gradients[1].any()
+
+
 def test_gradients_of_the_text_encoder_equal_finite_differences(make, toybox):
     before = {name: value.clone() for name, value in toybox[1].cond_stage_model.state_dict().items()}
     denoiser = make(random_unet())

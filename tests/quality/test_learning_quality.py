@@ -13,7 +13,7 @@ def table(host):
     patch = pytest.MonkeyPatch()
     patch.setattr(studios, "STEPS", 20)
     patch.setattr(learn, "methods", lambda school: {
-        "DreamBooth LoRA": lambda lesson, prior: school.dreambooth(lesson, prior, "LoRA", 1e-3, 200)})
+        "DreamBooth LoRA": lambda lesson, prior: school.dreambooth(lesson, prior, "LoRA", 1e-3, 400)})
     made = learn.run(host, subjects=1, prompts=2, first=0)
     patch.undo()
     return made

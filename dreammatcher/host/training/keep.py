@@ -24,24 +24,29 @@ def apply_learned(model, clip, learned: Learned, strength_model: float = 1.0, st
 
 
 def save_learned(learned: Learned, name: str) -> tuple[Path, str]:
-    """Writes a LoRA in half precision to the first folder of LoRAs, or an embedding to that of embeddings; returns its path and
-    how it is used.
+    """Writes a LoRA in half precision to the first folder of LoRAs and an embedding to that of embeddings, whichever there is;
+    returns the path of the first and how they are used.
 
     A file that is there is never overwritten. Raises ValueError for a name that is no plain file name, or when there is nothing
     to save.
     """
     if not re.fullmatch(r"[\w .+-]{1,100}", name) or name.startswith(".") or not name.strip():
         raise ValueError(f"name: {name!r} is no name for a file; use letters, numbers, spaces, dots, - and _")
-    if learned.embeddings:
-        (rows,) = learned.embeddings.values()
+    if not (learned.lora or learned.embeddings):
+        raise ValueError("learned: it is empty, so there is nothing to save")
+    paths, said, word = [], [], learned.about.get("identifier", "its word")
+    for rows in learned.embeddings.values():
         path = _free("embeddings", name.strip())
         _write(path, {"clip_l" if rows.shape[1] != 1024 else "clip_h": rows}, learned.about)
-        return path, f"Saved as {path}. Write embedding:{path.stem} in prompts."
-    if not learned.lora:
-        raise ValueError("learned: it is empty, so there is nothing to save")
-    path = _free("loras", name.strip())
-    _write(path, {key: value.half() if value.ndim else value for key, value in learned.lora.items()}, learned.about)
-    return path, f"Saved as {path}. Load it with Load LoRA, and write {learned.about.get('subject', 'its word')} in prompts."
+        paths.append(path)
+        said.append(f"Saved as {path}. Write embedding:{path.stem} in prompts.")
+        word = f"embedding:{path.stem}"
+    if learned.lora:
+        path = _free("loras", name.strip())
+        _write(path, {key: value.half() if value.ndim else value for key, value in learned.lora.items()}, learned.about)
+        paths.insert(0, path)
+        said.append(f"Saved as {path}. Load it with Load LoRA, and write {word} in prompts.")
+    return paths[0], "\n".join(said)
 
 
 def _free(kind: str, name: str) -> Path:

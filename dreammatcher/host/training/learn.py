@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import comfy.model_management
@@ -15,6 +15,7 @@ import folder_paths
 import torch
 from einops import rearrange
 
+from ...training.custom_diffusion import at_sizes, keys_and_values_of
 from ...training.data import Encode, LatentSet
 from ...training.dreambooth import TEXT_KEPT, TEXT_TARGETS, UNET_TARGETS, full_of, lora_of
 from ...training.export import Learned, lora_tensors
@@ -30,6 +31,9 @@ from .names import text_names, unet_names
 log = logging.getLogger(__name__)
 
 LORA, FULL = "LoRA", "full"
+SIZES = 16  # versions of each picture that Custom Diffusion learns from
+NO_CLASS = ("class_word: it is empty in the training set, and prior preservation needs the subject's class; write it there, or "
+            "take the prior set away")
 #: folder of the states of runs that were stopped, in the host's output folder
 STATES = "dreammatcher/training"
 
@@ -55,8 +59,7 @@ def dreambooth(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, ch
     """What DreamBooth learned, and the loss of each step. Raises ValueError for a prior without a class word, and as
     :class:`HostDenoiser` does."""
     if prior is not None and not own.naming.class_word:
-        raise ValueError("class_word: it is empty in the training set, and prior preservation needs the subject's class; write "
-                         "it there, or take the prior set away")
+        raise ValueError(NO_CLASS)
     denoiser, encode = _opened(model, clip, vae, own)
     generator = torch.Generator().manual_seed(settings.seed)
     names = {"unet": unet_names(model.model), "text": text_names(clip.cond_stage_model)}
@@ -83,15 +86,46 @@ def textual_inversion(model, clip, vae, own: TrainingSet, initial_word: str, vec
                       settings: TrainingSettings) -> tuple[Learned, list[float]]:
     """The vectors of the set's identifier, and the loss of each step. Raises ValueError as :class:`HostDenoiser` does, and for
     models with two text encoders."""
-    word = own.naming.identifier
-    if not word:
-        raise ValueError("identifier: it is empty in the training set, so there is no word to learn; write one there")
+    word = _word(own)
     denoiser, encode = _opened(model, clip, vae, own)
     with torch.inference_mode(False):
         rows = {word: token_rows(denoiser.rows_of(initial_word), vectors, rate)}
         recipe = SubjectRecipe(denoiser, _latents(own, encode), ObjectiveSettings(masked=_masked(own)), rows=rows)
     losses = _run(recipe, settings, _job(model, own, initial_word, vectors, rate, settings))
     return Learned({}, {word: rows[word].rows.detach().clone()}, _about("Textual Inversion", own, settings)), losses
+
+
+def custom_diffusion(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, initial_word: str, rate: float, sizes: bool,
+                     prior_weight: float, settings: TrainingSettings) -> tuple[Learned, list[float]]:
+    """Keys and values that read the text, the vector of the set's identifier, and the loss of each step.
+
+    With ``sizes`` every picture is learned at several sizes, said in its captions. Raises ValueError as the other two do.
+    """
+    word = _word(own)
+    if prior is not None and not own.naming.class_word:
+        raise ValueError(NO_CLASS)
+    denoiser, encode = _opened(model, clip, vae, own, constant_start=True)
+    shown = own
+    with torch.inference_mode(False):
+        if sizes:
+            generator = torch.Generator().manual_seed(settings.seed)
+            side = own.preparation.resolution
+            shown = replace(own, examples=tuple(version for example in own.examples
+                                                for version in at_sizes(example, side, SIZES, generator)))
+        unet = keys_and_values_of(denoiser.unet, rate)
+        rows = {word: token_rows(denoiser.rows_of(initial_word), 1, rate)}
+        objective = ObjectiveSettings(prior_weight, masked=sizes or _masked(own))
+        recipe = SubjectRecipe(denoiser, _latents(shown, encode), objective, unet=unet, rows=rows,
+                               prior=None if prior is None else _latents(prior.same_way(own.preparation), encode))
+    losses = _run(recipe, settings, _job(model, own, prior, initial_word, rate, sizes, prior_weight, settings))
+    return Learned(lora_tensors(unet, unet_names(model.model)), {word: rows[word].rows.detach().clone()},
+                   _about("Custom Diffusion", own, settings)), losses
+
+
+def _word(own: TrainingSet) -> str:
+    if not own.naming.identifier:
+        raise ValueError("identifier: it is empty in the training set, so there is no word to learn; write one there")
+    return own.naming.identifier
 
 
 def _stem(name: str) -> str:
@@ -102,7 +136,7 @@ def _masked(own: TrainingSet) -> bool:
     return any(example.mask is not None for example in own.examples)
 
 
-def _opened(model, clip, vae, own: TrainingSet) -> tuple[HostDenoiser, Encode]:
+def _opened(model, clip, vae, own: TrainingSet, constant_start: bool = False) -> tuple[HostDenoiser, Encode]:
     size = own.preparation.resolution // 8
 
     def encode(pictures: torch.Tensor) -> torch.Tensor:
@@ -111,7 +145,7 @@ def _opened(model, clip, vae, own: TrainingSet) -> tuple[HostDenoiser, Encode]:
             latents = model.model.process_latent_in(latents.float().cpu())
         return latents.clone()
 
-    return HostDenoiser(model, clip, (size, size)), encode
+    return HostDenoiser(model, clip, (size, size), constant_start), encode
 
 
 def _latents(own: TrainingSet, encode: Encode) -> LatentSet:

@@ -18,6 +18,7 @@ from comfy.model_base import ModelType
 from torch.func import functional_call
 
 from ...subject import Conditioning
+from ...training.custom_diffusion import KEYS_AND_VALUES, first_token_constant
 from ...training.objective import EPSILON, VELOCITY
 from ...training.trainables import TokenRows, Weights
 from ..conditioning import model_arguments
@@ -31,8 +32,9 @@ MARKER = "sks"
 class HostDenoiser:
     """MODEL and CLIP of the graph. Raises ValueError when they cannot be trained on, saying what to do."""
 
-    def __init__(self, model, clip, latent_size: tuple[int, int]):
-        self.model, self.clip = model, clip
+    def __init__(self, model, clip, latent_size: tuple[int, int], constant_start: bool = False):
+        """``constant_start``: keys and values of the start token learn nothing (Custom Diffusion)."""
+        self.model, self.clip, self.constant_start = model, clip, constant_start
         base = model.model
         if base.model_type not in PREDICTIONS:
             raise ValueError(f"model: it predicts {base.model_type.name}; training knows models that predict noise (EPS) or "
@@ -116,7 +118,9 @@ class HostDenoiser:
                 weights: Weights) -> torch.Tensor:
         """What the UNet says about ``noisy`` [B, C, h, w], scaled as the diffusion process has it (variance 1)."""
         base = self.model.model
-        with torch.inference_mode(False), torch.enable_grad(), norms_keep_their_input(base.diffusion_model):
+        with torch.inference_mode(False), torch.enable_grad(), norms_keep_their_input(base.diffusion_model), ExitStack() as stack:
+            if self.constant_start:
+                stack.enter_context(start_kept_constant(base.diffusion_model))
             with torch.no_grad():
                 arguments = model_arguments(base, conditioning, noisy)
             arguments["c_crossattn"] = conditioning.cross_attention
@@ -164,6 +168,19 @@ def norms_keep_their_input(module: torch.nn.Module) -> Iterator[None]:
         return tuple(value.clone() if torch.is_tensor(value) and value.requires_grad else value for value in inputs)
 
     hooks = [layer.register_forward_pre_hook(copied) for layer in module.modules() if isinstance(layer, torch.nn.LayerNorm)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def start_kept_constant(unet: torch.nn.Module) -> Iterator[None]:
+    """Inside, keys and values of the first token have no gradient in any cross-attention."""
+    ends = tuple(name.removesuffix(".weight") for name in KEYS_AND_VALUES)
+    hooks = [layer.register_forward_hook(lambda _, __, projected: first_token_constant(projected))
+             for name, layer in unet.named_modules() if name.endswith(ends)]
     try:
         yield
     finally:
