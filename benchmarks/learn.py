@@ -152,7 +152,8 @@ def drawn_matched(school: School, model, lesson: Lesson, named: Callable, encode
 
 def file_size(learned) -> int:
     """Bytes of what is saved."""
-    return len(save({name: value.half().contiguous() for name, value in (learned.lora | learned.embeddings).items()}))
+    halved = {name: value.half().contiguous() for name, value in learned.lora.items()}
+    return len(save(halved | learned.embeddings))
 
 
 def teach(school: School, lesson: Lesson, number: int) -> list[dict]:

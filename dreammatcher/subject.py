@@ -25,5 +25,5 @@ class Subject:
 class Conditioning:
     """An encoded prompt."""
 
-    cross_attention: torch.Tensor  # [1, T, C]
-    pooled: torch.Tensor | None = None  # [1, P], models with a pooled text input
+    cross_attention: torch.Tensor  # [1, T, C]; [B, T, C] where a batch is learned from
+    pooled: torch.Tensor | None = None  # [1, P] or [B, P], models with a pooled text input

@@ -35,7 +35,7 @@ MODEL_INPUTS = {
 }
 BATCH = number("INT", 1, 1, 64, "Pictures in a step.")
 BFLOAT16 = ("BOOLEAN", {"default": False, "tooltip":
-                        "Compute in bfloat16: half the memory, on cards and processors that have it."})
+                        "Compute in bfloat16: less memory and time, on cards and processors that have it."})
 PRIOR = "Pictures of the class, best made by the model itself: they keep it from forgetting what other dogs look like."
 SEED = number("INT", 0, 0, 2**63 - 1, "The same seed gives the same result.")
 
@@ -47,14 +47,13 @@ class DreamMatcherTrainingSet:
     FUNCTION = "make"
     RETURN_TYPES = ("DM_TRAINING_SET",)
     RETURN_NAMES = ("training_set",)
-    OUTPUT_TOOLTIPS = ("For DreamMatcher DreamBooth and DreamMatcher Textual Inversion.",)
+    OUTPUT_TOOLTIPS = ("For the training nodes.",)
     OUTPUT_NODE = True
 
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "images": ("IMAGE", {"tooltip": "Pictures of the subject, as a batch. Transparent parts are left out if the loss is "
-                                            "masked."}),
+            "images": ("IMAGE", {"tooltip": "Pictures of the subject, as a batch. Transparent parts count as not masked."}),
             "identifier": ("STRING", {"default": "sks", "tooltip":
                            "The word that will mean the subject: a rare one. Empty in a set of class pictures."}),
             "class_word": ("STRING", {"default": "", "tooltip": "What kind of thing it is, as dog or toy."}),
@@ -92,7 +91,7 @@ class DreamMatcherDreamBooth:
             **MODEL_INPUTS,
             "kind": ([LORA, FULL], {"default": LORA, "tooltip":
                                     "LoRA: a small file, little memory. full: every weight, as in the paper."}),
-            "steps": number("INT", 500, 1, 100_000, "Pictures times steps is how often each is seen."),
+            "steps": number("INT", 500, 1, 100_000, "Each picture is seen steps times batch, divided by the number of pictures."),
             "rate": number("FLOAT", 1e-4, 1e-7, 1.0, "How far weights move in a step: 0.0001 for a LoRA, 0.000005 for full.",
                            1e-7),
             "seed": SEED,

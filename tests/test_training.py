@@ -243,6 +243,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_spoils_the_weights():
     assert not any(value.any() for value in outcome(made).values())
 
 
+def test_a_scale_that_is_too_large_is_halved_until_the_gradients_are_finite(tmp_path):
+    plain, scaled = recipe("full"), recipe("full")
+    scaled.scale = 2.0**130  # beyond float32 for every gradient
+    expected, run = train(plain, TrainingSettings(steps=3)), train(scaled, TrainingSettings(steps=3))
+    assert run.scale < 2.0**130 and run.losses == pytest.approx(expected.losses, rel=1e-4)
+
+
 def test_a_state_is_refused_when_it_is_damaged_or_of_another_job(tmp_path):
     path = tmp_path / "state.safetensors"
     train(recipe(), TrainingSettings(steps=2), Checkpoint(path, "one"))
@@ -339,6 +346,11 @@ def test_a_picture_is_cut_around_its_middle_and_its_mask_and_its_flip_with_it():
     red, flipped = ready.latents[:, 0]
     assert red[:, :7].min() > 0.9 and red[:, 9:].max() < 0.1 and torch.allclose(red.flip(-1), flipped)
     assert (ready.masks[0, 0] - red).abs().max() < 0.2 and torch.allclose(ready.masks[0].flip(-1), ready.masks[1])
+
+
+def test_an_odd_rest_is_cut_in_whole_pixels():
+    image = torch.rand(3, 64, 97, generator=seeded())
+    assert torch.allclose(fitted(image, (64, 64)), image[:, :, 16:80], atol=1e-6)
 
 
 def test_scaling_down_averages_what_it_leaves_out():

@@ -18,8 +18,8 @@ from .prompts import Prompt, joined
 
 PARTS = "calls that see a part of the picture (tiles, windows) are left as they are"
 NAMELESS = "another pack calls the UNet without saying for which prompt; such calls are left as they are"
-CHANGED = ("one evaluation of the model sees different pictures (tiles, or a pack that changes the latent between calls); such "
-           "steps are left as they are")
+CHANGED = ("one evaluation of the model sees different pictures (tiles, or a pack that changes the latent between calls); what "
+           "differs, and the step after it, are left as they are")
 
 
 @dataclass(frozen=True)

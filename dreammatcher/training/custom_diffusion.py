@@ -40,7 +40,12 @@ def at_sizes(example: Example, side: int, count: int, generator: torch.Generator
     """
     picture = fitted(example.picture, (side, side))
     mask = torch.ones(1, side, side) if example.mask is None else fitted(example.mask, (side, side))
-    return [_at_size(picture, mask, example.captions, generator) for _ in range(count)]
+    versions: list[Example] = []
+    while len(versions) < count:
+        version = _at_size(picture, mask, example.captions, generator)
+        if bool((version.mask > 0.5).any()) or not bool((mask > 0.5).any()):  # else the subject is outside of what is shown
+            versions.append(version)
+    return versions
 
 
 def _at_size(picture: torch.Tensor, mask: torch.Tensor, captions: tuple[str, ...], generator: torch.Generator) -> Example:

@@ -74,8 +74,9 @@ def fitted(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     height, width = image.shape[-2:]
     factor = max(size[0] / height, size[1] / width)
     scaled = (max(size[0], round(height * factor)), max(size[1], round(width * factor)))
-    resized = kornia.geometry.resize(image[None], scaled, antialias=True)
-    return kornia.geometry.center_crop(resized, size)[0].clamp(0, 1)
+    resized = kornia.geometry.resize(image[None], scaled, antialias=True)[0].clamp(0, 1)
+    top, left = ((side - wanted) // 2 for side, wanted in zip(scaled, size))  # whole pixels: nothing is interpolated again
+    return resized[:, top:top + size[0], left:left + size[1]]
 
 
 @dataclass(frozen=True, eq=False)

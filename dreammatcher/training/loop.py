@@ -16,11 +16,14 @@ from .optimisers import optimiser_of, schedule_of
 from .settings import TrainingSettings
 from .trainables import Group
 
+REMEDY = "use a lower rate, or another precision (bfloat16 on or off)"
+
 
 class Recipe(Protocol):
     """A method: what is trained, and what its loss is."""
 
     learned: nn.Module  # holds every parameter that learns, and nothing else
+    scale: float  # of the loss at first while gradients are made, so that half precision does not round small ones to zero
 
     def groups(self) -> list[Group]:
         """Parameters with their learning rates."""
@@ -54,21 +57,30 @@ class Training:
         self.optimiser = optimiser_of(groups, self.settings.optimiser)
         self.schedule = schedule_of(self.optimiser, self.settings.steps, self.settings.optimiser)
         self.generator = torch.Generator().manual_seed(self.settings.seed)
+        self.scale = self.recipe.scale
         self.average = None
         if self.settings.average:
             self.average = AveragedModel(self.recipe.learned, multi_avg_fn=get_ema_multi_avg_fn(self.settings.average))
 
     def advance(self) -> float:
-        """One optimiser step on ``accumulate`` batches. Whatever is raised on the way, nothing of the step is kept then."""
+        """One optimiser step on ``accumulate`` batches. When something is raised while gradients are made, nothing of it is kept.
+
+        Raises FloatingPointError when the loss is not finite, or gradients are not even without a scale.
+        """
         before = self.generator.get_state()
         try:
             total = self._gradients()
+            while not self._clipped():
+                if self.scale <= 1:
+                    raise FloatingPointError(f"a gradient is not finite at step {self.step}; {REMEDY}")
+                self.scale /= 2  # too large for half precision: once more with less
+                self.generator.set_state(before)
+                self.optimiser.zero_grad(set_to_none=True)
+                total = self._gradients()
         except BaseException:
             self.generator.set_state(before)
             self.optimiser.zero_grad(set_to_none=True)
             raise
-        if self.settings.optimiser.clip:
-            nn.utils.clip_grad_norm_(self.parameters, self.settings.optimiser.clip)
         self.optimiser.step()
         self.schedule.step()
         self.optimiser.zero_grad(set_to_none=True)
@@ -84,19 +96,26 @@ class Training:
         for _ in range(self.settings.accumulate):
             loss = self.recipe.loss(self.settings.batch, self.generator) / self.settings.accumulate
             if not torch.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss.item()} at step {self.step}; use a lower rate, or float32 where "
-                                         "bfloat16 is chosen")
-            loss.backward()
+                raise FloatingPointError(f"the loss is {loss.item()} at step {self.step}; {REMEDY}")
+            (loss * self.scale).backward()
             total += loss.item()
         return total
 
+    def _clipped(self) -> bool:
+        """Takes the scale out of the gradients and clips their norm. Whether they are finite."""
+        gradients = [value.grad for value in self.parameters if value.grad is not None]
+        if self.scale != 1:
+            torch._foreach_div_(gradients, self.scale)
+        limit = self.settings.optimiser.clip or float("inf")
+        return bool(torch.isfinite(nn.utils.clip_grad_norm_(self.parameters, limit)))
+
     def state(self) -> dict:
-        return {"step": self.step, "losses": self.losses, "learned": self.recipe.learned.state_dict(),
+        return {"step": self.step, "losses": self.losses, "scale": self.scale, "learned": self.recipe.learned.state_dict(),
                 "optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict(),
                 "generator": self.generator.get_state(), "average": self.average and self.average.state_dict()}
 
     def restore(self, state: dict) -> None:
-        self.step, self.losses = state["step"], state["losses"]
+        self.step, self.losses, self.scale = state["step"], state["losses"], state["scale"]
         self.recipe.learned.load_state_dict(state["learned"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])

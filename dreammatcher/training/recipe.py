@@ -13,6 +13,9 @@ from .objective import prior_preserving
 from .settings import ObjectiveSettings
 from .trainables import Group, TokenRows, Trainable
 
+#: of the loss on a model in float16, whose gradients would otherwise fall below its smallest numbers
+LOSS_SCALE = 1024.0
+
 
 class SubjectRecipe:
     """Differences to the UNet, to the text encoder, and rows for new words learn a subject from its pictures.
@@ -25,6 +28,8 @@ class SubjectRecipe:
                  text: Trainable | None = None, rows: Mapping[str, TokenRows] | None = None, prior: LatentSet | None = None):
         self.model, self.own, self.prior, self.objective = model, own, prior, objective
         self.unet, self.text, self.rows = unet, text, dict(rows or {})
+        read = (*model.unet.values(), *(model.text.values() if text or rows else ()))
+        self.scale = LOSS_SCALE if any(value.dtype == torch.float16 for value in read) else 1.0
         parts = {"unet": unet, "text": text, **{f"word {number}": one for number, one in enumerate(self.rows.values())}}
         self.learned = nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
 

@@ -31,8 +31,9 @@ class Trainable(nn.Module):
     rate: float
 
     def weights(self, base: Weights) -> dict[str, torch.Tensor]:
-        """Stand-ins for the weights of ``base`` that differ, in their precision; gradients reach the parameters."""
-        return {name: base[name] + difference.to(base[name].dtype).view_as(base[name])
+        """Stand-ins for the weights of ``base`` that differ, where they are and in their precision; gradients reach the
+        parameters."""
+        return {name: base[name] + difference.to(base[name]).view_as(base[name])
                 for name, difference in self.differences().items()}
 
     def differences(self) -> dict[str, torch.Tensor]:

@@ -64,33 +64,41 @@ def test_dreambooth_learns_and_leaves_the_model_as_it_was(host, fresh, make_set,
     assert all(torch.equal(after[name], value) for name, value in text.items())
 
 
+def test_a_model_in_half_precision_learns_too(host, fresh, make_set):
+    model, clip, vae = fresh
+    model.model.diffusion_model.half()
+    model.model.diffusion_model.dtype = torch.float16
+    learned = learn(host, model, clip, vae, make_set())[2].lora
+    moved = [value for name, value in learned.items() if name.endswith("lora_up.weight")]
+    assert all(torch.isfinite(value).all() and value.dtype == torch.float32 for value in moved)
+    assert all(value.abs().max() > 0 for value in moved)
+
+
 def test_the_same_seed_gives_the_same_result_and_another_does_not(host, fresh, make_set):
     first, again, other = (learn(host, *fresh, make_set(), seed=seed)[2].lora for seed in (1, 1, 2))
     assert all(torch.equal(value, again[name]) for name, value in first.items())
     assert any(not torch.equal(value, other[name]) for name, value in first.items())
 
 
-def test_a_run_that_the_user_stops_goes_on_when_it_is_queued_again(host, fresh, make_set):
-    import comfy.model_management as management
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_a_run_that_the_user_stops_goes_on_when_it_is_queued_again(host, fresh, make_set, monkeypatch, bfloat16):
+    import comfy.utils
 
-    expected = learn(host, *fresh, make_set(), seed=11)[2].lora
-    stop, calls = management.throw_exception_if_processing_interrupted, []
+    chosen = dict(seed=11, bfloat16=bfloat16, batch=1 + bfloat16)
+    expected = learn(host, *fresh, make_set(), **chosen)[2].lora
+    update = comfy.utils.ProgressBar.update_absolute
 
-    def interrupt():
-        calls.append(1)
-        if len(calls) == 2:
+    def interrupt(bar, value, total=None, *rest):
+        if (value, total) == (2, STEPS):
             raise KeyboardInterrupt
-        stop()
+        update(bar, value, total, *rest)
 
-    management.throw_exception_if_processing_interrupted = interrupt
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            learn(host, *fresh, make_set(), seed=11)
-    finally:
-        management.throw_exception_if_processing_interrupted = stop
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(comfy.utils.ProgressBar, "update_absolute", interrupt)
+        learn(host, *fresh, make_set(), **chosen)
     states = list((host.folder / "output" / "dreammatcher" / "training").glob("*.safetensors"))
     assert len(states) == 1
-    resumed = learn(host, *fresh, make_set(), seed=11)[2].lora
+    resumed = learn(host, *fresh, make_set(), **chosen)[2].lora
     assert all(torch.equal(value, resumed[name]) for name, value in expected.items())
     assert not states[0].exists(), "a finished run leaves no state"
 
@@ -208,9 +216,16 @@ def test_choices_that_cannot_be_trained_with_are_named(host, fresh, make_set, na
         learn(host, *fresh, make_set(), name, **chosen)
 
 
+def test_a_prior_that_names_the_subject_and_masks_that_are_not_there_are_refused(host, fresh, make_set):
+    with pytest.raises(ValueError, match="holds the identifier 'sks'"):
+        learn(host, *fresh, make_set(), prior_set=make_set())
+    with pytest.raises(ValueError, match="masked: the training set has no masks"):
+        learn(host, *fresh, make_set(), masked=True)
+
+
 def test_a_prior_needs_the_class_and_a_word_needs_an_identifier(host, fresh, make_set):
     with pytest.raises(ValueError, match="class_word: it is empty in the training set"):
-        learn(host, *fresh, make_set(class_word=""), prior_set=make_set())
+        learn(host, *fresh, make_set(class_word=""), prior_set=make_set(identifier=""))
     with pytest.raises(ValueError, match="identifier: it is empty"):
         learn(host, *fresh, make_set(identifier=""), "DreamMatcherTextualInversion")
 

@@ -171,10 +171,12 @@ def test_captions_of_different_lengths_share_a_batch(make):
     assert torch.equal(both[0, :77], denoiser.encode([short]).cross_attention[0])
 
 
-def test_a_model_of_another_prediction_is_refused(make):
-    from comfy.model_base import ModelType
-
+@pytest.mark.parametrize("sampling, prediction", [("eps", "epsilon"), ("v_prediction", "velocity"), ("lcm", None), ("x0", None)])
+def test_the_prediction_is_that_of_the_sampling_on_the_model_and_others_are_refused(host, make, sampling, prediction):
     model = random_unet()
-    model.model.model_type = ModelType.EDM if hasattr(ModelType, "EDM") else ModelType.V_PREDICTION_EDM
-    with pytest.raises(ValueError, match="training knows models that predict noise"):
-        make(model)
+    patched, = host.nodes["ModelSamplingDiscrete"]().patch(model, sampling, False)
+    if prediction is None:
+        with pytest.raises(ValueError, match="training knows models that predict noise"):
+            make(patched)
+    else:
+        assert make(patched).prediction == prediction

@@ -36,7 +36,7 @@ def save_learned(learned: Learned, name: str) -> tuple[Path, str]:
         raise ValueError("learned: it is empty, so there is nothing to save")
     paths, said, word = [], [], learned.about.get("identifier", "its word")
     for rows in learned.embeddings.values():
-        path = _free("embeddings", name.strip())
+        path = _free("embeddings", name.strip().replace(" ", "_"))  # prompts are split at spaces
         _write(path, {"clip_l" if rows.shape[1] != 1024 else "clip_h": rows}, learned.about)
         paths.append(path)
         said.append(f"Saved as {path}. Write embedding:{path.stem} in prompts.")
@@ -62,8 +62,12 @@ def _free(kind: str, name: str) -> Path:
 
 def _write(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, str]) -> None:
     partial = path.with_name(path.name + ".part")
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial, {"format": "pt", **about})
-    os.replace(partial, path)
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    try:
+        save_file(plain, partial, {"format": "pt", **about})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def curve_image(losses: list[float], steps: int) -> torch.Tensor:

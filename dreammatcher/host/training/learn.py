@@ -1,41 +1,24 @@
-"""A training in the graph: from MODEL, CLIP, VAE and pictures to what was learned."""
+"""The methods in the graph: from MODEL, CLIP, VAE and pictures to what was learned, and the loss of each step."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import time
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-import comfy.model_management
-import comfy.utils
-import folder_paths
 import torch
-from einops import rearrange
 
 from ...training.custom_diffusion import at_sizes, keys_and_values_of
-from ...training.data import Encode, LatentSet
 from ...training.dreambooth import TEXT_KEPT, TEXT_TARGETS, UNET_TARGETS, full_of, lora_of
 from ...training.export import Learned, lora_tensors
-from ...training.loop import Checkpoint, Training, train
 from ...training.recipe import SubjectRecipe
 from ...training.sets import TrainingSet
 from ...training.settings import LoraSettings, ObjectiveSettings, TrainingSettings
 from ...training.textual_inversion import token_rows
-from ...training.trainables import Trainable
-from .model import HostDenoiser
+from ...training.trainables import TokenRows, Trainable
 from .names import text_names, unet_names
-
-log = logging.getLogger(__name__)
+from .run import check_prior, job_of, ready, run
 
 LORA, FULL = "LoRA", "full"
 SIZES = 16  # versions of each picture that Custom Diffusion learns from
-NO_CLASS = ("class_word: it is empty in the training set, and prior preservation needs the subject's class; write it there, or "
-            "take the prior set away")
-#: folder of the states of runs that were stopped, in the host's output folder
-STATES = "dreammatcher/training"
 
 
 @dataclass(frozen=True)
@@ -56,70 +39,69 @@ class DreamBoothSettings:
 
 def dreambooth(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, chosen: DreamBoothSettings,
                objective: ObjectiveSettings, settings: TrainingSettings) -> tuple[Learned, list[float]]:
-    """What DreamBooth learned, and the loss of each step. Raises ValueError for a prior without a class word, and as
-    :class:`HostDenoiser` does."""
-    if prior is not None and not own.naming.class_word:
-        raise ValueError(NO_CLASS)
-    denoiser, encode = _opened(model, clip, vae, own)
+    """DreamBooth. Raises ValueError, before the first step, for a prior or masks that do not fit, and as :class:`HostDenoiser`.
+    """
+    check_prior(own, prior)
+    if objective.masked and not _has_masks(own):
+        raise ValueError("masked: the training set has no masks; connect them there, or turn this off")
+    work = ready(model, clip, vae, own, prior, settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
     names = {"unet": unet_names(model.model), "text": text_names(clip.cond_stage_model)}
 
     def differences(part: str, targets: tuple[str, ...], kept: tuple[str, ...]) -> Trainable:
-        weights = getattr(denoiser, part)
+        weights = getattr(work.denoiser, part)
         if chosen.kind == LORA:
             return lora_of(weights, targets, chosen.lora, chosen.rate, generator)
-        named = {name: value for name, value in weights.items() if _stem(name) in names[part]}
-        return full_of(named, chosen.rate, kept)
+        return full_of({name: value for name, value in weights.items() if _stem(name) in names[part]}, chosen.rate, kept)
 
     with torch.inference_mode(False):
         unet = differences("unet", UNET_TARGETS, ())
         text = differences("text", TEXT_TARGETS, TEXT_KEPT) if chosen.text else None
-        recipe = SubjectRecipe(denoiser, _latents(own, encode), objective, unet=unet, text=text,
-                               prior=None if prior is None else _latents(prior.same_way(own.preparation), encode))
-    job = _job(model, own, prior, chosen, objective, settings)
-    losses = _run(recipe, settings, job)
+        recipe = SubjectRecipe(work.denoiser, work.own, objective, unet=unet, text=text, prior=work.prior)
+    losses = run(recipe, settings, job_of(work.identity, "DreamBooth", own, prior, chosen, objective, settings))
     lora = lora_tensors(unet, names["unet"]) | ({} if text is None else lora_tensors(text, names["text"]))
     return Learned(lora, about=_about("DreamBooth " + chosen.kind, own, settings)), losses
 
 
 def textual_inversion(model, clip, vae, own: TrainingSet, initial_word: str, vectors: int, rate: float,
                       settings: TrainingSettings) -> tuple[Learned, list[float]]:
-    """The vectors of the set's identifier, and the loss of each step. Raises ValueError as :class:`HostDenoiser` does, and for
-    models with two text encoders."""
+    """The vectors of the set's identifier. Raises ValueError as :class:`HostDenoiser`, and for models with two text encoders."""
     word = _word(own)
-    denoiser, encode = _opened(model, clip, vae, own)
+    work = ready(model, clip, vae, own, None, settings.seed)
     with torch.inference_mode(False):
-        rows = {word: token_rows(denoiser.rows_of(initial_word), vectors, rate)}
-        recipe = SubjectRecipe(denoiser, _latents(own, encode), ObjectiveSettings(masked=_masked(own)), rows=rows)
-    losses = _run(recipe, settings, _job(model, own, initial_word, vectors, rate, settings))
-    return Learned({}, {word: rows[word].rows.detach().clone()}, _about("Textual Inversion", own, settings)), losses
+        rows = {word: token_rows(work.denoiser.rows_of(initial_word), vectors, rate)}
+        recipe = SubjectRecipe(work.denoiser, work.own, ObjectiveSettings(masked=_has_masks(own)), rows=rows)
+    losses = run(recipe, settings, job_of(work.identity, "Textual Inversion", own, initial_word, vectors, rate, settings))
+    return Learned({}, _plain(rows), _about("Textual Inversion", own, settings)), losses
 
 
 def custom_diffusion(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, initial_word: str, rate: float, sizes: bool,
                      prior_weight: float, settings: TrainingSettings) -> tuple[Learned, list[float]]:
-    """Keys and values that read the text, the vector of the set's identifier, and the loss of each step.
+    """Keys and values that read the text, and the vector of the set's identifier.
 
     With ``sizes`` every picture is learned at several sizes, said in its captions. Raises ValueError as the other two do.
     """
     word = _word(own)
-    if prior is not None and not own.naming.class_word:
-        raise ValueError(NO_CLASS)
-    denoiser, encode = _opened(model, clip, vae, own, constant_start=True)
-    shown = own
+    check_prior(own, prior)
+    shown, side = own, own.preparation.resolution
     with torch.inference_mode(False):
         if sizes:
             generator = torch.Generator().manual_seed(settings.seed)
-            side = own.preparation.resolution
             shown = replace(own, examples=tuple(version for example in own.examples
                                                 for version in at_sizes(example, side, SIZES, generator)))
-        unet = keys_and_values_of(denoiser.unet, rate)
-        rows = {word: token_rows(denoiser.rows_of(initial_word), 1, rate)}
-        objective = ObjectiveSettings(prior_weight, masked=sizes or _masked(own))
-        recipe = SubjectRecipe(denoiser, _latents(shown, encode), objective, unet=unet, rows=rows,
-                               prior=None if prior is None else _latents(prior.same_way(own.preparation), encode))
-    losses = _run(recipe, settings, _job(model, own, prior, initial_word, rate, sizes, prior_weight, settings))
-    return Learned(lora_tensors(unet, unet_names(model.model)), {word: rows[word].rows.detach().clone()},
-                   _about("Custom Diffusion", own, settings)), losses
+    work = ready(model, clip, vae, shown, prior, settings.seed, constant_start=True)
+    with torch.inference_mode(False):
+        unet = keys_and_values_of(work.denoiser.unet, rate)
+        rows = {word: token_rows(work.denoiser.rows_of(initial_word), 1, rate)}
+        objective = ObjectiveSettings(prior_weight, masked=_has_masks(shown))
+        recipe = SubjectRecipe(work.denoiser, work.own, objective, unet=unet, rows=rows, prior=work.prior)
+    losses = run(recipe, settings, job_of(work.identity, "Custom Diffusion", own, prior, initial_word, rate, sizes, prior_weight,
+                                          settings))
+    return Learned(lora_tensors(unet, unet_names(model.model)), _plain(rows), _about("Custom Diffusion", own, settings)), losses
+
+
+def _plain(rows: dict[str, TokenRows]) -> dict[str, torch.Tensor]:
+    return {word: one.rows.detach().cpu().clone() for word, one in rows.items()}
 
 
 def _word(own: TrainingSet) -> str:
@@ -132,64 +114,8 @@ def _stem(name: str) -> str:
     return name.rpartition(".")[0] + ".weight"
 
 
-def _masked(own: TrainingSet) -> bool:
+def _has_masks(own: TrainingSet) -> bool:
     return any(example.mask is not None for example in own.examples)
-
-
-def _opened(model, clip, vae, own: TrainingSet, constant_start: bool = False) -> tuple[HostDenoiser, Encode]:
-    size = own.preparation.resolution // 8
-
-    def encode(pictures: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode():
-            latents = vae.encode(rearrange(pictures, "b c h w -> b h w c"))
-            latents = model.model.process_latent_in(latents.float().cpu())
-        return latents.clone()
-
-    return HostDenoiser(model, clip, (size, size), constant_start), encode
-
-
-def _latents(own: TrainingSet, encode: Encode) -> LatentSet:
-    """Latents of a set, made before the model is trained, and as ordinary tensors."""
-    with torch.inference_mode(False):
-        return own.prepared(encode)
-
-
-def _job(model, *choices: object) -> str:
-    """Names a training: the same pictures, settings and weights go on where they stopped."""
-    said = [choice.fingerprint() if isinstance(choice, TrainingSet) else
-            asdict(choice) if hasattr(choice, "__dataclass_fields__") else choice for choice in (*choices, _identity(model))]
-    return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()
-
-
-def _identity(model) -> str:
-    """Of the weights that are seen, the same after a restart of the host."""
-    from ..unkeyed import weights_identity
-
-    return str(weights_identity(model.model.diffusion_model)[0])
-
-
-def _run(recipe: SubjectRecipe, settings: TrainingSettings, job: str) -> list[float]:
-    """Trains with the host's progress bar and interrupt; a stopped run goes on from its last step when it is queued again."""
-    path = Path(folder_paths.get_output_directory()) / STATES / f"{job[:32]}.safetensors"
-    bar, begun = comfy.utils.ProgressBar(settings.steps), time.monotonic()
-    size = sum(value.numel() for value in recipe.learned.parameters())
-    log.info("DreamMatcher: training of %d numbers for %d steps", size, settings.steps)
-
-    def after_step(training: Training) -> None:
-        bar.update_absolute(training.step, settings.steps)
-        if training.step in (10, 100) or training.step % 500 == 0:
-            left = (time.monotonic() - begun) / training.made * (settings.steps - training.step)
-            log.info("DreamMatcher: step %d of %d, about %.0f s left", training.step, settings.steps, left)
-        comfy.model_management.throw_exception_if_processing_interrupted()
-
-    with torch.inference_mode(False), torch.enable_grad(), _autocast(recipe, settings):
-        losses = train(recipe, settings, Checkpoint(path, job), after_step).losses
-    path.unlink(missing_ok=True)  # of use to a stopped run only
-    return losses
-
-
-def _autocast(recipe: SubjectRecipe, settings: TrainingSettings) -> torch.autocast:
-    return torch.autocast(recipe.model.device.type, torch.bfloat16, enabled=settings.bfloat16)
 
 
 def _about(method: str, own: TrainingSet, settings: TrainingSettings) -> dict[str, str]:

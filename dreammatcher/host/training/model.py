@@ -7,14 +7,16 @@ what is seen: the host has put them into its weights.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import comfy.model_management
+import comfy.model_sampling
 import torch
-from comfy.model_base import ModelType
+from comfy.ldm.modules import attention
 from torch.func import functional_call
 
 from ...subject import Conditioning
@@ -24,7 +26,11 @@ from ...training.trainables import TokenRows, Weights
 from ..conditioning import model_arguments
 from ..gradients import NoGradient, ordinary_weights
 
-PREDICTIONS = {ModelType.EPS: EPSILON, ModelType.V_PREDICTION: VELOCITY}
+#: how the host turns a prediction into a clean picture -> what it predicts
+PREDICTIONS = {comfy.model_sampling.EPS.calculate_denoised: EPSILON,
+               comfy.model_sampling.V_PREDICTION.calculate_denoised: VELOCITY}
+#: attention of the host that has a gradient; others (sage, flash) are replaced while a model learns
+DIFFERENTIABLE = ("attention_basic", "attention_split", "attention_sub_quad", "attention_pytorch", "attention_xformers")
 #: stands in captions for a word that is learned; a token of its own in CLIP's vocabulary and in Toybox's
 MARKER = "sks"
 
@@ -35,16 +41,18 @@ class HostDenoiser:
     def __init__(self, model, clip, latent_size: tuple[int, int], constant_start: bool = False):
         """``constant_start``: keys and values of the start token learn nothing (Custom Diffusion)."""
         self.model, self.clip, self.constant_start = model, clip, constant_start
-        base = model.model
-        if base.model_type not in PREDICTIONS:
-            raise ValueError(f"model: it predicts {base.model_type.name}; training knows models that predict noise (EPS) or "
-                             "velocity (V_PREDICTION): SD1.x, SD2.x, SDXL")
+        base, sampling = model.model, model.get_model_object("model_sampling")
+        prediction = PREDICTIONS.get(type(sampling).calculate_denoised)
+        if prediction is None or not hasattr(sampling, "sigmas"):
+            raise ValueError("model: training knows models that predict noise (EPS) or velocity (V_PREDICTION): SD1.x, SD2.x and "
+                             "SDXL, without LCM, x0 or EDM in ModelSamplingDiscrete; this one predicts something else")
         memory = model.memory_required([2, base.latent_format.latent_channels, *latent_size])
         comfy.model_management.load_models_gpu([model, clip.patcher], memory)
-        self.prediction = PREDICTIONS[base.model_type]
-        self.device = model.load_device
-        sigmas = model.get_model_object("model_sampling").sigmas.detach().float().cpu()
-        self.alpha_bars = 1 / (1 + sigmas.clone() ** 2)
+        self.prediction, self.device = prediction, model.load_device
+        with torch.inference_mode(False):
+            sigmas = sampling.sigmas.detach().float().cpu().clone()
+            self.alpha_bars = 1 / (1 + sigmas**2)
+            self.times = sampling.timestep(sampling.sigmas).detach().float().cpu().clone()  # as the UNet is told
         self.unet = self._weights("model", base.diffusion_model)
         self.text = self._weights("clip", clip.cond_stage_model)
         self._encoded: dict[str, Conditioning] = {}
@@ -109,7 +117,7 @@ class HostDenoiser:
         """Numbers of a text's tokens, without start, end and padding."""
         (chunks,) = self.clip.tokenize(word).values()
         (empty,) = self.clip.tokenize("").values()
-        return [token for token, *_ in chunks[0][1:] if token != empty[0][1][0]]
+        return list(itertools.takewhile(lambda token: token != empty[0][1][0], (token for token, *_ in chunks[0][1:])))
 
     def _marker(self) -> int:
         return self._tokens(MARKER)[0]
@@ -121,21 +129,22 @@ class HostDenoiser:
         with torch.inference_mode(False), torch.enable_grad(), norms_keep_their_input(base.diffusion_model), ExitStack() as stack:
             if self.constant_start:
                 stack.enter_context(start_kept_constant(base.diffusion_model))
-            with torch.no_grad():
-                arguments = model_arguments(base, conditioning, noisy)
+            arguments = model_arguments(base, conditioning, noisy)
             arguments["c_crossattn"] = conditioning.cross_attention
             arguments = {name: _normal(value) for name, value in arguments.items()}
             return _with_weights(base.diffusion_model, {**self.unet, **weights},
-                                 lambda: self._call(base, _normal(noisy), timesteps, arguments))
+                                 lambda: self._call(base, _normal(noisy), self.times[timesteps.cpu()].to(noisy), arguments))
 
     @staticmethod
-    def _call(base: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, arguments: dict) -> torch.Tensor:
+    def _call(base: torch.nn.Module, noisy: torch.Tensor, times: torch.Tensor, arguments: dict) -> torch.Tensor:
         concat, context = arguments.pop("c_concat", None), arguments.pop("c_crossattn")
         dtype = base.manual_cast_dtype or base.get_dtype()
         x = noisy if concat is None else torch.cat([noisy, concat.to(noisy)], 1)
         others = {name: value.to(dtype) if value.is_floating_point() else value for name, value in arguments.items()}
-        options = {"cond_or_uncond": [0], "sigmas": timesteps.float()}
-        return base.diffusion_model(x.to(dtype), timesteps.float(), context=context.to(dtype), transformer_options=options,
+        options = {"cond_or_uncond": [0], "sigmas": times}
+        if attention.optimized_attention.__name__ not in DIFFERENTIABLE:
+            options["optimized_attention_override"] = lambda _, *given, **named: attention.attention_pytorch(*given, **named)
+        return base.diffusion_model(x.to(dtype), times, context=context.to(dtype), transformer_options=options,
                                     **others).float()
 
 

@@ -6,7 +6,7 @@ import comfy.lora
 
 #: how names begin, best first: diffusers' paths, which every other program knows, then those of the original code
 UNET_FORMS = ("lora_unet_down_blocks_", "lora_unet_mid_block_", "lora_unet_up_blocks_", "lora_unet_")
-TEXT_FORMS = ("lora_te_", "lora_te1_", "lora_te2_")
+TEXT_FORMS, TWO_TEXTS_FORMS = ("lora_te_", "lora_te1_", "lora_te2_"), ("lora_te1_", "lora_te2_")
 
 
 def unet_names(base) -> dict[str, str]:
@@ -17,7 +17,8 @@ def unet_names(base) -> dict[str, str]:
 
 def text_names(tower) -> dict[str, str]:
     """Weight of the text encoders -> name in a file."""
-    return _inverted(comfy.lora.model_lora_keys_clip(tower, {}), TEXT_FORMS)
+    forms = TWO_TEXTS_FORMS if hasattr(tower, "clip_g") and hasattr(tower, "clip_l") else TEXT_FORMS
+    return _inverted(comfy.lora.model_lora_keys_clip(tower, {}), forms)
 
 
 def _inverted(table: dict[str, str], forms: tuple[str, ...]) -> dict[str, str]:
