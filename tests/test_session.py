@@ -151,6 +151,13 @@ def test_a_newer_host_names_chunks_by_list_and_uuid():
     assert rows.negatives == {("negative", "n"): None, ("negative", "p"): (4, 4, 0, 0)} and rows.areas
 
 
+def test_a_list_that_a_pack_copied_is_known_by_its_uuids_whatever_the_guider_calls_it():
+    rows = RowBook((4, 4))
+    _read_entries(rows, {"main": [{"uuid": "p"}], "other": [{"uuid": "n"}]})
+    options = {"cond_or_uncond": [0, 1], "uuids": ["p", "n"], LISTS_KEY: (None, None)}
+    assert rows.assign(names_of(options, rows), [seen(1.0)] * 2).rows == (COND, UNCOND)
+
+
 def test_a_batch_regrouped_by_a_pack_is_still_known_where_each_list_has_one_prompt():
     rows = RowBook((4, 4))
     _read_entries(rows, conds())

@@ -8,7 +8,7 @@ it are on the model during that call only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,14 +24,19 @@ class NoGradient(Exception):
 
 
 class _Around(torch.nn.Module):
-    """A UNet and something to do with it, as one module."""
+    """A module and something to do with it, as one module."""
 
-    def __init__(self, unet: torch.nn.Module, action: Callable[[], Any]):
+    def __init__(self, module: torch.nn.Module, action: Callable[[], Any]):
         super().__init__()
-        self.unet, self.action = unet, action
+        self.module, self.action = module, action
 
     def forward(self) -> Any:
         return self.action()
+
+
+def with_weights(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], action: Callable[[], Any]) -> Any:
+    """``action()`` while ``weights`` stand in for the module's own of these names."""
+    return functional_call(_Around(module, action), {f"module.{name}": value for name, value in weights.items()}, ())
 
 
 def with_gradients(base: torch.nn.Module, x: torch.Tensor, arguments: Any, action: Callable[[torch.Tensor, Any], Any]) -> Any:
@@ -42,12 +47,12 @@ def with_gradients(base: torch.nn.Module, x: torch.Tensor, arguments: Any, actio
     """
     unet = base.diffusion_model
     with torch.inference_mode(False), torch.enable_grad():
-        plain = {f"unet.{name}": value for name, value in ordinary_weights(unet, x.device).items()}
+        plain = ordinary_weights(unet, x.device)
         ready = tree_map(lambda part: part.clone() if torch.is_tensor(part) else part, arguments)
         leaf = x.clone().requires_grad_()
         try:
             with recomputed(unet):
-                return functional_call(_Around(unet, lambda: action(leaf, ready)), plain, ())
+                return with_weights(unet, plain, lambda: action(leaf, ready))
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # an error of the model itself comes again in the plain call that follows

@@ -110,9 +110,8 @@ def names_of(options: dict, rows: RowBook) -> list[Hashable | None]:
     own = [lists[number] if number < len(lists) else None for number in numbers]
     if len(uuids) != len(numbers):
         return [_only_entry(rows, name) for name in own]
-    positive = {name for prompt in rows.prompts for name in prompt.names}
-    return [(POSITIVE, entry) if name is None and (POSITIVE, entry) in positive else (name, entry)
-            for name, entry in zip(own, uuids)]
+    positive = {entry[1]: entry for prompt in rows.prompts for entry in prompt.names}
+    return [positive[entry] if name is None and entry in positive else (name, entry) for name, entry in zip(own, uuids)]
 
 
 def _only_entry(rows: RowBook, name: str | None) -> Hashable | None:

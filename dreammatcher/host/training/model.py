@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import comfy.model_management
 import comfy.model_sampling
 import torch
 from comfy.ldm.modules import attention
-from torch.func import functional_call
+from torch.utils.hooks import RemovableHandle
 
 from ...subject import Conditioning
 from ...training.custom_diffusion import KEYS_AND_VALUES, first_token_constant
 from ...training.objective import EPSILON, VELOCITY
 from ...training.trainables import TokenRows, Weights
 from ..conditioning import model_arguments
-from ..gradients import NoGradient, ordinary_weights
+from ..gradients import NoGradient, ordinary_weights, with_weights
 
 #: how the host turns a prediction into a clean picture -> what it predicts
 PREDICTIONS = {comfy.model_sampling.EPS.calculate_denoised: EPSILON,
@@ -98,7 +97,7 @@ class HostDenoiser:
             stack.enter_context(norms_keep_their_input(tower))
             if vectors is not None:
                 stack.enter_context(rows_in_place_of(self._table(), self._marker(), vectors))
-            return _with_weights(tower, {**self.text, **weights}, run)
+            return with_weights(tower, {**self.text, **weights}, run)
 
     def rows_of(self, word: str) -> torch.Tensor:
         """What the token table has for a word, [tokens, D] in float32."""
@@ -132,7 +131,7 @@ class HostDenoiser:
             arguments = model_arguments(base, conditioning, noisy)
             arguments["c_crossattn"] = conditioning.cross_attention
             arguments = {name: _normal(value) for name, value in arguments.items()}
-            return _with_weights(base.diffusion_model, {**self.unet, **weights},
+            return with_weights(base.diffusion_model, {**self.unet, **weights},
                                  lambda: self._call(base, _normal(noisy), self.times[timesteps.cpu()].to(noisy), arguments))
 
     @staticmethod
@@ -153,60 +152,38 @@ def _normal(value: torch.Tensor) -> torch.Tensor:
     return value.clone() if value.is_inference() else value
 
 
-class _Around(torch.nn.Module):
-    """A module and something to do with it, as one module."""
-
-    def __init__(self, module: torch.nn.Module, action: Callable[[], Any]):
-        super().__init__()
-        self.module, self.action = module, action
-
-    def forward(self) -> Any:
-        return self.action()
-
-
-def _with_weights(module: torch.nn.Module, weights: Weights, action: Callable[[], Any]) -> Any:
-    """``action()`` while ``weights`` stand in for the module's own."""
-    return functional_call(_Around(module, action), {f"module.{name}": value for name, value in weights.items()}, ())
-
-
 @contextmanager
-def norms_keep_their_input(module: torch.nn.Module) -> Iterator[None]:
+def removed_after(hooks: list[RemovableHandle]) -> Iterator[None]:
+    """Takes ``hooks`` off again at the end."""
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def norms_keep_their_input(module: torch.nn.Module) -> AbstractContextManager:
     """Inside, every LayerNorm works on a copy of its input: older hosts add residuals to it in place before its gradient is
     made."""
     def copied(_: torch.nn.Module, inputs: tuple) -> tuple:
         return tuple(value.clone() if torch.is_tensor(value) and value.requires_grad else value for value in inputs)
 
-    hooks = [layer.register_forward_pre_hook(copied) for layer in module.modules() if isinstance(layer, torch.nn.LayerNorm)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    return removed_after([layer.register_forward_pre_hook(copied) for layer in module.modules()
+                          if isinstance(layer, torch.nn.LayerNorm)])
 
 
-@contextmanager
-def start_kept_constant(unet: torch.nn.Module) -> Iterator[None]:
+def start_kept_constant(unet: torch.nn.Module) -> AbstractContextManager:
     """Inside, keys and values of the first token have no gradient in any cross-attention."""
     ends = tuple(name.removesuffix(".weight") for name in KEYS_AND_VALUES)
-    hooks = [layer.register_forward_hook(lambda _, __, projected: first_token_constant(projected))
-             for name, layer in unet.named_modules() if name.endswith(ends)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    return removed_after([layer.register_forward_hook(lambda _, __, projected: first_token_constant(projected))
+                          for name, layer in unet.named_modules() if name.endswith(ends)])
 
 
-@contextmanager
-def rows_in_place_of(table: torch.nn.Module, token: int, rows: torch.Tensor) -> Iterator[None]:
+def rows_in_place_of(table: torch.nn.Module, token: int, rows: torch.Tensor) -> AbstractContextManager:
     """Inside, the places of ``token`` in a text get ``rows`` [V, D] in turn instead of what the token table has there."""
     def replaced(_: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
         places = inputs[0] == token
         number = (places.cumsum(-1) - 1).clamp_min(0) % len(rows)
         return torch.where(places[..., None], rows.to(output)[number], output)
 
-    hook = table.register_forward_hook(replaced)
-    try:
-        yield
-    finally:
-        hook.remove()
+    return removed_after([table.register_forward_hook(replaced)])
