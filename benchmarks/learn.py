@@ -211,12 +211,17 @@ def markdown(table: dict[str, dict]) -> str:
                               for name, row in table.items()])
 
 
-def run(host: Host, subjects: int, prompts: int, first: int = 0, steps: float = 1.0) -> dict[str, dict]:
+def run(host: Host, subjects: int, prompts: int, first: int = 0, steps: float = 1.0,
+        keep: Path | None = None) -> dict[str, dict]:
+    """Means over the subjects; ``keep`` is written anew after each of them."""
     school, rows = School(host, steps), []
     with torch.inference_mode():
         for number, lesson in enumerate(lessons(subjects, prompts, first)):
             rows += teach(school, lesson, number)
             print(f"subject {number + 1} of {subjects}", flush=True)
+            if keep:
+                keep.parent.mkdir(parents=True, exist_ok=True)
+                keep.write_text(json.dumps(summarise(rows), indent=1))
     return summarise(rows)
 
 
@@ -228,10 +233,8 @@ def main() -> None:
     parser.add_argument("--steps", type=float, default=1.0, help="share of each method's steps")
     parser.add_argument("--file", type=Path, default=FILE)
     options = parser.parse_args()
-    table = run(Host(ROOT / "build" / "host"), options.subjects, options.prompts, options.first, options.steps)
-    options.file.parent.mkdir(parents=True, exist_ok=True)
-    options.file.write_text(json.dumps(table, indent=1))
-    print(markdown(table))
+    print(markdown(run(Host(ROOT / "build" / "host"), options.subjects, options.prompts, options.first, options.steps,
+                       options.file)))
 
 
 if __name__ == "__main__":
