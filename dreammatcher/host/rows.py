@@ -52,6 +52,10 @@ class RowBook:
         """An entry of any other list than the positive one; ``area`` only where it mirrors a positive entry of that area."""
         self.negatives[name] = area
 
+    def numbers(self) -> dict[Hashable, int]:
+        """Name of a positive entry -> number of its prompt."""
+        return {name: number for number, prompt in enumerate(self.prompts) for name in prompt.names}
+
     def served(self) -> list[int]:
         """Numbers of the prompts that take part: the only one, or those about the subject."""
         return [number for number, prompt in enumerate(self.prompts)
@@ -74,7 +78,7 @@ class RowBook:
             return Assignment(nothing, f"this run has several positive prompts and none comes from DreamMatcher Subject {words}, "
                                        "so nothing is matched")
         rows: list[Row | None] = [None] * len(names)
-        numbers = {name: number for number, prompt in enumerate(self.prompts) for name in prompt.names}
+        numbers = self.numbers()
         changed = False
         for chunk, name in enumerate(names):
             if name in numbers and numbers[name] in served:

@@ -131,6 +131,6 @@ class Session:
             return True
         if not self.clock.over:
             return False
-        numbers = {name: number for number, prompt in enumerate(self.rows.prompts) for name in prompt.names}
+        numbers = self.rows.numbers()
         return any(name in numbers and (before := self.rows.inputs.get((COND, numbers[name]))) is not None
                    and not torch.equal(before, seen) for name, seen in zip(names, inputs))

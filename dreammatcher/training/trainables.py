@@ -100,6 +100,3 @@ class TokenRows(nn.Module):
 
     def groups(self) -> list[Group]:
         return [Group([self.rows], self.rate)]
-
-    def size(self) -> int:
-        return self.rows.numel()

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cached_property
 
 import comfy.model_management
 import comfy.model_sampling
@@ -68,15 +69,13 @@ class HostDenoiser:
                rows: Mapping[str, TokenRows] | None = None) -> Conditioning:
         """Conditioning [B, L, D] of the captions, each padded to the longest as the host does, by repetition.
 
-        Without stand-ins a caption is encoded once.
+        A caption is encoded once for a batch, and without stand-ins once for all.
         """
-        if weights or rows:
-            made = [self._encode(caption, weights or {}, rows or {}) for caption in captions]
-        else:
-            for caption in captions:
-                if caption not in self._encoded:
-                    self._encoded[caption] = self._encode(caption, {}, {})
-            made = [self._encoded[caption] for caption in captions]
+        encoded = {} if weights or rows else self._encoded
+        for caption in captions:
+            if caption not in encoded:
+                encoded[caption] = self._encode(caption, weights or {}, rows or {})
+        made = [encoded[caption] for caption in captions]
         length = math.lcm(*(one.cross_attention.shape[1] for one in made))
         texts = [one.cross_attention.repeat(1, length // one.cross_attention.shape[1], 1) for one in made]
         pooled = None if made[0].pooled is None else torch.cat([one.pooled for one in made])
@@ -96,7 +95,7 @@ class HostDenoiser:
         with torch.inference_mode(False), torch.set_grad_enabled(learns), ExitStack() as stack:
             stack.enter_context(norms_keep_their_input(tower))
             if vectors is not None:
-                stack.enter_context(rows_in_place_of(self._table(), self._marker(), vectors))
+                stack.enter_context(rows_in_place_of(self._table(), self._marker, vectors))
             return with_weights(tower, {**self.text, **weights}, run)
 
     def rows_of(self, word: str) -> torch.Tensor:
@@ -118,6 +117,7 @@ class HostDenoiser:
         (empty,) = self.clip.tokenize("").values()
         return list(itertools.takewhile(lambda token: token != empty[0][1][0], (token for token, *_ in chunks[0][1:])))
 
+    @cached_property
     def _marker(self) -> int:
         return self._tokens(MARKER)[0]
 
