@@ -94,10 +94,10 @@ def clip_target(tokenizer_dir: Path) -> comfy.supported_models_base.ClipTarget:
     return comfy.supported_models_base.ClipTarget(TextTokenizer, TextModel)
 
 
-def zero_padding(states: torch.Tensor, ends: list[int]) -> torch.Tensor:
+def zero_padding(states: torch.Tensor, ends: list[int] | torch.Tensor) -> torch.Tensor:
     """Sets what follows the end token to zero, so that the UNet has to read words. ``states`` [B, L, D], ``ends`` [B]."""
     places = torch.arange(states.shape[1], device=states.device)
-    return states * (places <= torch.tensor(ends, device=states.device)[:, None])[..., None]
+    return states * (places <= torch.as_tensor(ends, device=states.device)[:, None])[..., None]
 
 
 def _numbers(rows: list) -> list[list[int | None]]:
@@ -109,13 +109,14 @@ def _read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def build_clip(tokenizer_dir: Path, embedding_directory=None) -> comfy.sd.CLIP:
+def build_clip(tokenizer_dir: Path, embedding_directory=None, disable_dynamic: bool = False) -> comfy.sd.CLIP:
+    options = {"disable_dynamic": True} if disable_dynamic else {}  # older hosts do not know it
     with torch.no_grad():
-        return comfy.sd.CLIP(clip_target(tokenizer_dir), embedding_directory=embedding_directory)
+        return comfy.sd.CLIP(clip_target(tokenizer_dir), embedding_directory=embedding_directory, **options)
 
 
-def load(path: Path, tokenizer_dir: Path, embedding_directory=None):
-    """MODEL, CLIP and VAE from one Toybox safetensors file.
+def load(path: Path, tokenizer_dir: Path, embedding_directory=None, disable_dynamic: bool = False):
+    """MODEL, CLIP and VAE from one Toybox safetensors file. ``disable_dynamic`` has newer hosts load all weights at once.
 
     Raises FileNotFoundError or ValueError, naming the file, when it is missing or is not a Toybox model.
     """
@@ -134,15 +135,24 @@ def load(path: Path, tokenizer_dir: Path, embedding_directory=None):
     device = comfy.model_management.get_torch_device()
     base = unet_model()
     base.diffusion_model.load_state_dict(parts[UNET_PREFIX])
-    patcher = comfy.model_patcher.ModelPatcher(
-        base, load_device=device, offload_device=comfy.model_management.unet_offload_device())
+    Patcher = comfy.model_patcher.ModelPatcher
+    if not disable_dynamic:
+        Patcher = getattr(comfy.model_patcher, "CoreModelPatcher", Patcher)
+    patcher = Patcher(base, load_device=device, offload_device=comfy.model_management.unet_offload_device())
 
-    clip = build_clip(tokenizer_dir, embedding_directory)
+    clip = build_clip(tokenizer_dir, embedding_directory, disable_dynamic)
+    # newer hosts make a second copy with these when the first is loaded bit by bit and something needs it whole
+    patcher.cached_patcher_init = (load, (path, tokenizer_dir, embedding_directory), 0)
+    clip.patcher.cached_patcher_init = (_text_patcher, (path, tokenizer_dir, embedding_directory))
     _, unexpected = clip.load_sd(parts[CLIP_PREFIX], full_model=True)
     if unexpected:
         raise ValueError(f"{path}: unknown text encoder weights {unexpected[:3]}")
     vae = comfy.sd.VAE(sd=parts[VAE_PREFIX])
     return patcher, clip, vae
+
+
+def _text_patcher(*arguments, disable_dynamic: bool):
+    return load(*arguments, disable_dynamic)[1].patcher
 
 
 def embedding_folders() -> list[str]:

@@ -137,16 +137,6 @@ def caption(subject: Subject, *, colours: bool = False, facing: str | None = Non
     return " ".join(words)
 
 
-def random_caption(rng: random.Random, subject: Subject, pose: Pose, scene: Scene) -> str:
-    """A caption that leaves things out at :data:`CAPTION_RATES`: appearance is mostly not in the words."""
-    return caption(
-        subject,
-        colours=rng.random() < CAPTION_RATES["colours"],
-        facing=pose.facing if rng.random() < CAPTION_RATES["facing"] else None,
-        scene=scene.name if rng.random() < CAPTION_RATES["scene"] else None,
-    )
-
-
 def face(pose: Pose, facing: str) -> Pose:
     return replace(pose, facing=facing)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..draw import SIZE, render
-from ..world import SCENES, Pose, Scene, Subject, random_caption, random_pose, random_scene, training_subject
+from ..world import Pose, Scene, Subject, random_pose, random_scene, training_subject
 
 #: training pictures and checkpoints; TOYBOX_BUILD names another folder
 BUILD = Path(os.environ.get("TOYBOX_BUILD") or Path(__file__).resolve().parents[2] / "build" / "toybox")
@@ -25,17 +25,6 @@ class Picture:
     subject: Subject
     pose: Pose
     scene: Scene
-
-    def caption(self, rng: random.Random) -> str:
-        return random_caption(rng, self.subject, self.pose, self.scene)
-
-    def told(self, rng: random.Random) -> tuple[str, tuple[str, str, str, str, str]]:
-        """A caption, and what it tells: class, two colours, facing, scene; empty where it is silent."""
-        caption = self.caption(rng)
-        colours = self.subject.colour_names[:2] if " and " in caption else ("", "")
-        facing = self.pose.facing if " facing " in caption else ""
-        scene = self.scene.name if caption.endswith(SCENES[self.scene.name]) else ""
-        return caption, (self.subject.kind, *colours, facing, scene)
 
 
 def picture(index: int) -> Picture:
@@ -66,11 +55,11 @@ class Dataset:
 
 
 def render_dataset(count: int, folder: Path = BUILD) -> None:
-    """Draws ``count`` training pictures with two processes and writes them to ``folder``."""
+    """Draws ``count`` training pictures with a process for each core and writes them to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = np.lib.format.open_memmap(folder / "pictures.npy", "w+", np.uint8, (count, SIZE, SIZE, 3))
     labels = np.lib.format.open_memmap(folder / "labels.npy", "w+", np.uint8, (count, SIZE, SIZE))
-    with multiprocessing.Pool(2) as pool:
+    with multiprocessing.Pool() as pool:
         for index, (image, label) in enumerate(pool.imap(_draw, range(count), chunksize=64)):
             pictures[index], labels[index] = image, label
     (folder / "count.json").write_text(json.dumps({"count": count, "example": asdict(picture(0))}))
@@ -81,5 +70,6 @@ def open_dataset(folder: Path = BUILD) -> Dataset:
     if not (folder / "count.json").is_file():
         raise FileNotFoundError(f"{folder} holds no rendered pictures; run `python -m toybox.making.render` first")
     count = json.loads((folder / "count.json").read_text())["count"]
-    return Dataset(np.load(folder / "pictures.npy", mmap_mode="r"), np.load(folder / "labels.npy", mmap_mode="r"),
-                   [picture(index) for index in range(count)])
+    with multiprocessing.Pool() as pool:
+        shown = pool.map(picture, range(count), chunksize=1024)
+    return Dataset(np.load(folder / "pictures.npy", mmap_mode="c"), np.load(folder / "labels.npy", mmap_mode="c"), shown)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
+
+from .muon import Muon
 
 log = logging.getLogger("toybox")
 
@@ -16,6 +19,7 @@ CHECKPOINT_SECONDS = 180
 WARMUP_STEPS = 200
 #: share of a schedule after which its rate falls
 CONSTANT_SHARE = 0.6
+REPORT_STEPS = 200
 
 
 def initialise(module: nn.Module) -> None:
@@ -39,9 +43,10 @@ def keep_norm_inputs(module: nn.Module) -> None:
             layer.register_forward_pre_hook(lambda _, inputs: tuple(value.clone() for value in inputs))
 
 
-def fast_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware; where it does not, float32 is forty times faster."""
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+def half_precision(device: torch.device) -> torch.autocast:
+    """bfloat16 where the device multiplies it in hardware; on a CPU that does not, float32 is forty times faster."""
+    fast = device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
 def rate_factor(step: int, total: int) -> float:
@@ -58,50 +63,55 @@ def as_matrix(weight: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 
 
 class Optimisers:
-    """Muon (Jordan et al. 2024) for ``network``'s matrices and convolutions, AdamW for the rest of ``model``; one schedule.
+    """Muon for ``network``'s matrices and convolutions, AdamW for the rest of ``model``, at half of Muon's rate."""
 
-    Muon's update is scaled to AdamW's size (Liu et al. 2025), so that both take rates of the same order.
-    """
-
-    def __init__(self, model: nn.Module, network: nn.Module, rate: float, steps: int):
+    def __init__(self, model: nn.Module, network: nn.Module, device: torch.device):
         self.weights = [value for value in network.parameters() if value.requires_grad and value.dim() > 1]
         self.matrices = [as_matrix(value, value.detach()) for value in self.weights]
         taken = {id(value) for value in self.weights}
         others = [value for value in model.parameters() if value.requires_grad and id(value) not in taken]
-        self.all = [torch.optim.Muon(self.matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-                    torch.optim.AdamW(others, lr=rate / 2, betas=(0.9, 0.99), weight_decay=0.01, fused=True)]
-        self.schedules = [torch.optim.lr_scheduler.LambdaLR(one, lambda step: rate_factor(step, steps)) for one in self.all]
+        self.rates = [torch.zeros((), device=device) for _ in range(2)]
+        self.all = [Muon(self.matrices, self.rates[0]),
+                    torch.optim.AdamW(others, lr=self.rates[1], betas=(0.9, 0.99), weight_decay=0.01, fused=True,
+                                      capturable=device.type == "cuda")]
+
+    def set_rate(self, rate: float) -> None:
+        self.rates[0].fill_(rate)
+        self.rates[1].fill_(rate / 2)
 
     def step(self) -> None:
         for weight, matrix in zip(self.weights, self.matrices):
-            matrix.grad = None if weight.grad is None else as_matrix(weight, weight.grad)
+            matrix.grad = as_matrix(weight, weight.grad)
             weight.grad = None
-        for part in (*self.all, *self.schedules):
-            part.step()
         for part in self.all:
+            part.step()
             part.zero_grad(set_to_none=True)
 
     def state(self) -> list[dict]:
-        return [part.state_dict() for part in (*self.all, *self.schedules)]
+        return [part.state_dict() for part in self.all]
 
     def load(self, states: list[dict]) -> None:
-        for part, state in zip((*self.all, *self.schedules), states):
+        for part, state in zip(self.all, states):
             part.load_state_dict(state)
+        self.all[1].param_groups[0]["lr"] = self.rates[1]
 
 
 class Average:
     """Exponential moving average of parameters, with the usual ramp at the start."""
 
     def __init__(self, parameters: list[torch.Tensor], decay: float):
-        self.decay, self.updates = decay, 0
-        self.parameters = parameters
+        self.decay, self.parameters = decay, parameters
         self.mean = [value.detach().clone() for value in parameters]
+        self.weight = torch.zeros((), device=parameters[0].device)
+
+    def set_step(self, step: int) -> None:
+        self.weight.fill_(1 - min(self.decay, (2 + step) / (11 + step)))
 
     @torch.no_grad()
     def update(self) -> None:
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self.mean, [value.detach() for value in self.parameters], 1 - decay)
+        away = torch._foreach_sub([value.detach() for value in self.parameters], self.mean)
+        torch._foreach_mul_(away, self.weight)
+        torch._foreach_add_(self.mean, away)
 
     @torch.no_grad()
     def apply(self) -> None:
@@ -109,26 +119,58 @@ class Average:
             value.copy_(mean)
 
 
+class Captured:
+    """A function of no arguments on fixed tensors. On CUDA it is recorded after some calls and then replayed as one graph.
+
+    Thousands of small kernels then cost no Python. Random numbers follow the seed that is set before each call.
+    """
+
+    ORDINARY_CALLS = 4
+
+    def __init__(self, function: Callable[[], torch.Tensor], device: torch.device):
+        self.function, self.device = function, device
+        self.calls, self.graph, self.result = 0, None, None
+
+    def __call__(self) -> torch.Tensor:
+        if self.device.type != "cuda":
+            return self.function()
+        self.calls += 1
+        if self.calls <= self.ORDINARY_CALLS:
+            beside = torch.cuda.Stream()
+            beside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(beside):
+                result = self.function()
+            torch.cuda.current_stream().wait_stream(beside)
+            return result
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.result = self.function()
+        self.graph.replay()
+        return self.result
+
+
 class Run:
     """One resumable training: model, optimisers, averages and step count in one checkpoint file.
 
-    Training code seeds its random numbers by ``step``, so a run that was cut off goes on as if it had not been.
+    Random numbers are seeded by ``step``, so a run that was cut off goes on as if it had not been.
     """
 
     def __init__(self, name: str, folder: Path, model: nn.Module, steps: int, rate: float,
                  decays: tuple[float, ...] = (0.999,), network: nn.Module | None = None):
-        self.name, self.path, self.model, self.steps = name, folder / f"{name}.pt", model, steps
+        self.name, self.path, self.model, self.steps, self.rate = name, folder / f"{name}.pt", model, steps, rate
         self.parameters = [value for value in model.parameters() if value.requires_grad]
-        self.optimisers = Optimisers(model, network or model, rate, steps)
+        self.device = self.parameters[0].device
+        self.optimisers = Optimisers(model, network or model, self.device)
         self.averages = [Average(self.parameters, decay) for decay in decays]
-        self.step, self.saved, self.running = 0, time.monotonic(), None
+        self.step, self.saved = 0, time.monotonic()
         if self.path.exists():
-            state = torch.load(self.path, weights_only=True)
+            state = torch.load(self.path, weights_only=True, map_location=self.device)
             model.load_state_dict(state["model"])
             self.optimisers.load(state["optimisers"])
             self.step = state["step"]
             for average, mean in zip(self.averages, state["averages"]):
-                average.mean, average.updates = mean, self.step
+                average.mean = mean
             log.info("%s resumes at step %d of %d", name, self.step, steps)
         self.since = (time.monotonic(), self.step)
 
@@ -139,24 +181,39 @@ class Run:
         os.replace(fresh, self.path)
         self.saved = time.monotonic()
 
-    def descend(self, loss: torch.Tensor) -> None:
-        """One optimiser step on ``loss``; logs and saves as time passes. Raises FloatingPointError when it is not finite."""
-        value = loss.item()
-        if not abs(value) < float("inf"):
-            raise FloatingPointError(f"{self.name}: the loss is {value} at step {self.step}; {self.path} is from before")
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
-        self.optimisers.step()
+    def stepper(self, loss_of: Callable[[], torch.Tensor]) -> Captured:
+        """What :meth:`advance` takes: one optimiser step on ``loss_of()``, which draws its own random batch."""
+        def step() -> torch.Tensor:
+            loss = loss_of()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
+            self.optimisers.step()
+            for average in self.averages:
+                average.update()
+            return loss.detach()
+
+        return Captured(step, self.device)
+
+    def advance(self, step: Captured) -> None:
+        """Makes one step; logs and saves as time passes. Raises FloatingPointError when a loss that it looks at is not finite."""
+        torch.manual_seed(self.step)
+        self.optimisers.set_rate(self.rate * rate_factor(self.step, self.steps))
         for average in self.averages:
-            average.update()
+            average.set_step(self.step)
+        loss = step()
         self.step += 1
-        self.running = value if self.running is None else 0.99 * self.running + 0.01 * value
-        if self.step % 100 == 0:
-            started, first = self.since
-            log.info("%s %d/%d loss %.4f, %.2f s a step", self.name, self.step, self.steps, self.running,
-                     (time.monotonic() - started) / (self.step - first))
-        if time.monotonic() - self.saved > CHECKPOINT_SECONDS or self.step == self.steps:
+        due = self.step == self.steps or time.monotonic() - self.saved > CHECKPOINT_SECONDS
+        if due or self.step % REPORT_STEPS == 0:
+            self.report(loss.item())
+        if due:
             self.save()
+
+    def report(self, loss: float) -> None:
+        if not abs(loss) < float("inf"):
+            raise FloatingPointError(f"{self.name}: the loss is {loss} at step {self.step}; {self.path} is from before")
+        started, first = self.since
+        log.info("%s %d/%d loss %.4f, %.4f s a step", self.name, self.step, self.steps, loss,
+                 (time.monotonic() - started) / (self.step - first))
 
     def finish(self, average: int = 0) -> None:
         """Leaves the averaged weights in the model."""

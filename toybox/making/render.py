@@ -8,5 +8,5 @@ from .dataset import render_dataset
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=48_000)
+    parser.add_argument("--count", type=int, default=96_000)
     render_dataset(parser.parse_args().count)

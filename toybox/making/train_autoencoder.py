@@ -1,82 +1,21 @@
-"""The autoencoder: TAESD's layout at half width, trained on crops, then widened to the host's own TAESD.
-
-Half the width is a quarter of the work, which two CPU cores need. :func:`widen` pads the missing channels with
-zeros, so that the host's class computes exactly the same pictures.
-"""
+"""The autoencoder: the host's TAESD, trained on crops of the pictures, then its decoder alone on whole pictures."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .dataset import Dataset
-from .optimisation import Run, fast_bfloat16, initialise
+from .optimisation import Run, half_precision, initialise
 
 log = logging.getLogger("toybox")
 
-WIDTH = 32
-CROP_STEPS, WHOLE_STEPS = 7_000, 2_000
-CROP_BATCH, WHOLE_BATCH = 12, 4
+CROP, WHOLE = 64, 128  # pixels a side
 LATENT_NOISE = 0.05
-
-
-class Clamp(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.tanh(x / 3) * 3
-
-
-class Block(nn.Module):
-    def __init__(self, width: int):
-        super().__init__()
-        self.conv = nn.Sequential(conv(width, width), nn.ReLU(), conv(width, width), nn.ReLU(), conv(width, width))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.conv(x) + x)
-
-
-def conv(inputs: int, outputs: int, **options) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, padding=1, **options)
-
-
-class Autoencoder(nn.Module):
-    """TAESD's layers in TAESD's order, so that the names of the weights agree. Pixels are 0..1."""
-
-    def __init__(self, width: int = WIDTH):
-        super().__init__()
-        down = lambda: [conv(width, width, stride=2, bias=False), *(Block(width) for _ in range(3))]  # noqa: E731
-        up = lambda: [*(Block(width) for _ in range(3)), nn.Upsample(scale_factor=2),  # noqa: E731
-                      conv(width, width, bias=False)]
-        self.taesd_encoder = nn.Sequential(conv(3, width), Block(width), *down(), *down(), *down(), conv(width, 4))
-        self.taesd_decoder = nn.Sequential(Clamp(), conv(4, width), nn.ReLU(), *up(), *up(), *up(), Block(width),
-                                           conv(width, 3))
-
-
-def widen(narrow: Autoencoder, wide: nn.Module) -> None:
-    """Copies a narrow autoencoder into the host's TAESD; the channels it lacks are zero. The function is the same."""
-    weights = wide.state_dict()
-    for name, value in narrow.state_dict().items():
-        padded = torch.zeros_like(weights[name])
-        padded[tuple(slice(0, size) for size in value.shape)] = value
-        weights[name] = padded
-    wide.load_state_dict(weights)
-
-
-def narrowed(wide: dict[str, torch.Tensor]) -> Autoencoder:
-    """The narrow autoencoder that :func:`widen` made ``wide`` of. Raises ValueError when a channel it lacks is not zero."""
-    narrow = Autoencoder()
-    weights = narrow.state_dict()
-    for name, value in weights.items():
-        kept = tuple(slice(0, size) for size in value.shape)
-        if wide[name].count_nonzero() != wide[name][kept].count_nonzero():
-            raise ValueError(f"{name}: it has more than {WIDTH} channels that are not zero")
-        weights[name] = wide[name][kept].float()
-    narrow.load_state_dict(weights)
-    return narrow
 
 
 def edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,46 +28,67 @@ def picture_loss(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return (made - wanted).abs().mean() + 2 * F.mse_loss(made, wanted) + 0.5 * sharpness
 
 
-def batch_of(pictures: np.ndarray, count: int, crop: int, rng: np.random.Generator) -> torch.Tensor:
-    """Random crops, [count, 3, crop, crop] in 0..1."""
-    size = pictures.shape[1]
-    out = np.empty((count, crop, crop, 3), np.uint8)
-    for row, index in enumerate(rng.integers(0, len(pictures), count)):
-        y, x = rng.integers(0, size - crop + 1, 2)
-        out[row] = pictures[index, y:y + crop, x:x + crop]
-    images = torch.from_numpy(out).permute(0, 3, 1, 2).float().div_(255)
-    return images.contiguous(memory_format=torch.channels_last)
+def as_input(pictures: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """uint8 [B, H, W, 3] -> [B, 3, H, W] in 0..1."""
+    return pictures.to(device).permute(0, 3, 1, 2).float().div_(255).contiguous(memory_format=torch.channels_last)
 
 
-def fit(model: Autoencoder, data: Dataset, run: Run, count: int, crop: int) -> None:
-    while run.step < run.steps:
-        torch.manual_seed(run.step)
-        images = batch_of(data.pictures, count, crop, np.random.default_rng(run.step + crop))
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+def random_crops(pictures: torch.Tensor, count: int, crop: int, device: torch.device) -> torch.Tensor:
+    """[count, 3, crop, crop] in 0..1 from uint8 [N, H, W, 3]."""
+    rows = torch.randint(len(pictures), (count, 1, 1), device=pictures.device)
+    y, x = torch.randint(pictures.shape[1] - crop + 1, (2, count, 1), device=pictures.device)
+    along = torch.arange(crop, device=pictures.device)
+    return as_input(pictures[rows, (y + along)[:, :, None], (x + along)[:, None, :]], device)
+
+
+def fit(model: nn.Module, pictures: torch.Tensor, run: Run, count: int, crop: int) -> None:
+    def loss() -> torch.Tensor:
+        images = random_crops(pictures, count, crop, run.device)
+        with half_precision(run.device):
             latent = model.taesd_encoder(images)
             made = model.taesd_decoder(latent + LATENT_NOISE * torch.randn_like(latent))
-        run.descend(picture_loss(made.float(), images) + 1e-3 * latent.float().pow(2).mean())
+        return picture_loss(made.float(), images) + 1e-3 * latent.float().pow(2).mean()
+
+    step = run.stepper(loss)
+    while run.step < run.steps:
+        run.advance(step)
     run.finish()
 
 
-def train(data: Dataset, folder: Path, model: Autoencoder | None = None, crop_steps: int = CROP_STEPS) -> Autoencoder:
-    """Crops first, then the decoder alone on whole pictures: the latents stay as they are. Begins with ``model`` if given."""
-    if model is None:
-        model = Autoencoder()
+@dataclass(frozen=True)
+class Effort:
+    """Steps and pictures in a step, for the crops and for the whole pictures after them."""
+
+    crop_steps: int
+    crops: int
+    whole_steps: int
+    wholes: int
+
+
+def train(model: nn.Module, pictures: torch.Tensor, folder: Path, effort: Effort, fresh: bool = True) -> None:
+    """Crops first, then the decoder alone on whole pictures: the latents stay as they are.
+
+    ``model``: the host's TAESD, on the device it learns on; ``fresh`` gives it new weights. ``pictures``: uint8 [N, 128, 128, 3].
+    """
+    if fresh:
         initialise(model)
+    model.vae_scale.requires_grad_(False)
     model.to(memory_format=torch.channels_last)
-    fit(model, data, Run("autoencoder_crops", folder, model, crop_steps, 2e-3), CROP_BATCH, 64)
-    normalise_latents(model, data)
+    fit(model, pictures, Run("autoencoder_crops", folder, model, effort.crop_steps, 2e-3), effort.crops, CROP)
+    normalise_latents(model, pictures)
     model.taesd_encoder.requires_grad_(False)
-    fit(model, data, Run("autoencoder_whole", folder, model, WHOLE_STEPS, 1e-3), WHOLE_BATCH, 128)
-    return model.requires_grad_(False)
+    fit(model, pictures, Run("autoencoder_whole", folder, model, effort.whole_steps, 1e-3), effort.wholes, WHOLE)
+    model.requires_grad_(False)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 @torch.no_grad()
-def normalise_latents(model: Autoencoder, data: Dataset) -> None:
+def normalise_latents(model: nn.Module, pictures: torch.Tensor) -> None:
     """Folds zero mean and unit variance per channel into the encoder's last and the decoder's first convolution."""
-    images = batch_of(data.pictures, 128, 128, np.random.default_rng(2))
-    latents = torch.cat([model.taesd_encoder(part) for part in images.split(16)])
+    latents = encode(model, pictures[:512]).float()
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     log.info("latent mean %s, deviation %s", mean.tolist(), std.tolist())
     last, first = model.taesd_encoder[-1], model.taesd_decoder[1]
@@ -139,18 +99,14 @@ def normalise_latents(model: Autoencoder, data: Dataset) -> None:
 
 
 @torch.no_grad()
-def encode(model: Autoencoder, data: Dataset, count: int) -> torch.Tensor:
-    """Latents of the first ``count`` training pictures, float16 [count, 4, 16, 16]."""
-    out = torch.empty(count, 4, 16, 16, dtype=torch.float16)
-    for start in range(0, count, 32):
-        images = torch.from_numpy(np.array(data.pictures[start:start + 32])).permute(0, 3, 1, 2).float().div_(255)
-        latent = model.taesd_encoder(images.contiguous(memory_format=torch.channels_last))
-        out[start:start + 32] = latent[:count - start].half()
-    return out
+def encode(model: nn.Module, pictures: torch.Tensor) -> torch.Tensor:
+    """Latents of pictures uint8 [N, 128, 128, 3], float16 [N, 4, 16, 16], on the model's device."""
+    device = device_of(model)
+    return torch.cat([model.taesd_encoder(as_input(part, device)).half() for part in pictures.split(64)])
 
 
 @torch.no_grad()
-def reconstruction_error(model: nn.Module, data: Dataset) -> float:
+def reconstruction_error(model: nn.Module, pictures: torch.Tensor) -> float:
     """Mean absolute pixel error of an encode-decode round trip, 0..1."""
-    images = batch_of(data.pictures, 32, 128, np.random.default_rng(4))
+    images = as_input(pictures, device_of(model))
     return (model.taesd_decoder(model.taesd_encoder(images)).clamp(0, 1) - images).abs().mean().item()

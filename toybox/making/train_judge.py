@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from harness.library import use_library
+
 from ..draw import render
 from ..judge import JUDGE_FILE, SCENE_NAMES, Judge, load_judge
 from ..world import CLASSES, random_pose, random_scene, unseen_subject
 from .dataset import BUILD, Dataset, open_dataset
 from .optimisation import Run
-from .train_autoencoder import Autoencoder
 
 STEPS, BATCH, RATE = 1_800, 10, 3e-3
 ROUND_TRIPS = 3_000  # of the training pictures, how many are also seen through the autoencoder
@@ -35,8 +36,11 @@ def round_trips(data: Dataset, folder: Path) -> np.ndarray:
     """The first pictures through the autoencoder with noisy latents, uint8 [N, 128, 128, 3]; made once."""
     file = folder / "round_trips.npy"
     if not file.exists():
-        model = Autoencoder()
-        model.load_state_dict(torch.load(folder / "autoencoder.pt", weights_only=True))
+        use_library(BUILD / "host")
+        import comfy.taesd.taesd
+
+        model = comfy.taesd.taesd.TAESD()
+        model.load_state_dict(torch.load(folder / "autoencoder.pt", weights_only=True, map_location="cpu"))
         made = np.empty((ROUND_TRIPS, 128, 128, 3), np.uint8)
         noise = torch.Generator().manual_seed(0)
         for start in range(0, ROUND_TRIPS, 25):
@@ -63,17 +67,21 @@ def train(data: Dataset, folder: Path) -> Judge:
     seen = round_trips(data, folder)
     kinds = torch.tensor([CLASSES.index(shown.subject.kind) for shown in data.shown])
     scenes = torch.tensor([SCENE_NAMES.index(shown.scene.name) for shown in data.shown])
-    while run.step < run.steps:
+
+    def loss() -> torch.Tensor:
         rng = np.random.default_rng(run.step)
-        torch.manual_seed(run.step)
         through, plain = rng.integers(0, len(seen), BATCH // 2), rng.integers(0, len(data), BATCH // 2)
         rows = np.concatenate((through, plain))
         pictures = tensor_of(np.concatenate((seen[through], data.pictures[plain])))
         y, x = rng.integers(0, 2, 2)  # one pixel of every 2x2 block is judged: a quarter of the work, the same gradient
         labels = torch.from_numpy(data.labels[rows][:, y::2, x::2].astype(np.int64))
         parts, kind, scene = judge.at_half_size(worn(pictures, rng).contiguous(memory_format=torch.channels_last))
-        run.descend(F.cross_entropy(parts[:, 2 * y + x::4], labels) + 0.1 * F.cross_entropy(kind, kinds[rows])
-                    + 0.1 * F.cross_entropy(scene, scenes[rows]))
+        return (F.cross_entropy(parts[:, 2 * y + x::4], labels) + 0.1 * F.cross_entropy(kind, kinds[rows])
+                + 0.1 * F.cross_entropy(scene, scenes[rows]))
+
+    step = run.stepper(loss)
+    while run.step < run.steps:
+        run.advance(step)
     return judge.eval()
 
 
