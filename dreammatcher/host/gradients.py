@@ -59,6 +59,20 @@ def with_gradients(base: torch.nn.Module, x: torch.Tensor, arguments: Any, actio
             raise NoGradient(str(error).splitlines()[0]) from error
 
 
+def statically_loaded(patcher: Any) -> Any:
+    """``patcher``, or one of the same model and patches whose weights stay on the device while it is in use.
+
+    Newer hosts load weights layer by layer (ModelPatcherDynamic), which no gradient survives; they offer a second copy of the
+    model for such cases. Raises :class:`NoGradient` when the host cannot make it, as of a model that no file was read for.
+    """
+    if not (hasattr(patcher, "is_dynamic") and patcher.is_dynamic()):
+        return patcher
+    try:
+        return patcher.get_non_dynamic_delegate()
+    except RuntimeError as error:
+        raise NoGradient(str(error)) from error
+
+
 def ordinary_weights(module: torch.nn.Module, device: torch.device) -> dict[str, torch.Tensor]:
     """A module's parameters and buffers as ordinary tensors over the same memory. To be called outside of inference mode.
 

@@ -36,6 +36,37 @@ TEXT = ("clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"
         "clip_l.transformer.text_model.encoder.layers.1.layer_norm1.weight")
 
 
+def loaded_bit_by_bit(patcher, whole):
+    """What newer hosts give for a model whose weights come to the device layer by layer, and ``whole()`` on request."""
+    import comfy.model_patcher
+
+    class Dynamic(comfy.model_patcher.ModelPatcher):
+        def is_dynamic(self):
+            return True
+
+        def get_non_dynamic_delegate(self):
+            return whole()
+
+    return Dynamic(patcher.model, patcher.load_device, patcher.offload_device)
+
+
+def test_a_model_that_the_host_loads_bit_by_bit_is_trained_on_a_whole_copy(pack, toybox):
+    model, whole = random_unet(), random_unet()
+    denoiser = pack.module("dreammatcher.host.training.model").HostDenoiser(
+        loaded_bit_by_bit(model, lambda: whole), toybox[1], (16, 16))
+    assert denoiser.model is whole
+    name = "middle_block.1.transformer_blocks.0.norm1.weight"
+    assert denoiser.unet[name].data_ptr() == whole.model.diffusion_model.get_parameter(name).data_ptr()
+
+
+def test_a_model_without_a_whole_copy_is_refused_with_what_to_do(pack, toybox):
+    def none():
+        raise RuntimeError("Cannot create non-dynamic delegate")
+
+    with pytest.raises(ValueError, match="model: it cannot be trained on here .*--disable-dynamic-vram"):
+        pack.module("dreammatcher.host.training.model").HostDenoiser(loaded_bit_by_bit(random_unet(), none), toybox[1], (16, 16))
+
+
 @pytest.mark.parametrize("prediction", ["EPS", "V_PREDICTION"])
 def test_a_prediction_is_the_hosts_own(make, prediction):
     model = in_inference_mode(random_unet(prediction=prediction))

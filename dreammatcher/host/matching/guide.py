@@ -11,7 +11,7 @@ from comfy.model_patcher import ModelPatcher
 
 from ...matching.guidance import PAPER, GuidanceSettings, correction, lead, shortened, slope
 from ...unet import COND, Grid, Row
-from ..gradients import NoGradient, with_gradients
+from ..gradients import NoGradient, statically_loaded, with_gradients
 from ..installed import INSTALLED_KEY, Installed, installed_on
 from ..session import noise_level
 from ..verify import WrappersMP, options_of
@@ -31,6 +31,11 @@ def guide(model: ModelPatcher, settings: GuidanceSettings) -> ModelPatcher:
     clone = model.clone()
     if settings.weight == 0:
         return clone
+    if settings.mode == PAPER:
+        try:
+            clone = statically_loaded(clone)
+        except NoGradient as error:
+            log.warning("DreamMatcher Guidance: mode paper is not possible here (%s); runs are guided in mode fast", error)
     clone.set_model_sampler_post_cfg_function(lambda arguments: _lead(arguments, settings))
     if settings.mode == PAPER:
         _install_gradient(clone, settings)

@@ -72,4 +72,4 @@ def _write(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, str]) 
 
 def curve_image(losses: list[float], steps: int) -> torch.Tensor:
     """The loss as the host's IMAGE, [1, H, W, 3] in 0..1."""
-    return torch.from_numpy(np.asarray(curve(losses, steps))).float()[None] / 255
+    return torch.from_numpy(np.array(curve(losses, steps))).float()[None] / 255

@@ -24,7 +24,7 @@ from ...training.custom_diffusion import KEYS_AND_VALUES, first_token_constant
 from ...training.objective import EPSILON, VELOCITY
 from ...training.trainables import TokenRows, Weights
 from ..conditioning import model_arguments
-from ..gradients import NoGradient, ordinary_weights, with_weights
+from ..gradients import NoGradient, ordinary_weights, statically_loaded, with_weights
 
 #: how the host turns a prediction into a clean picture -> what it predicts
 PREDICTIONS = {comfy.model_sampling.EPS.calculate_denoised: EPSILON,
@@ -40,6 +40,7 @@ class HostDenoiser:
 
     def __init__(self, model, clip, latent_size: tuple[int, int], constant_start: bool = False):
         """``constant_start``: keys and values of the start token learn nothing (Custom Diffusion)."""
+        model, clip = _whole("model", model), _whole_clip(clip)
         self.model, self.clip, self.constant_start = model, clip, constant_start
         base, sampling = model.model, model.get_model_object("model_sampling")
         prediction = PREDICTIONS.get(type(sampling).calculate_denoised)
@@ -62,8 +63,7 @@ class HostDenoiser:
             with torch.inference_mode(False):
                 return ordinary_weights(module, self.device if name == "model" else self.clip.patcher.load_device)
         except NoGradient as error:
-            raise ValueError(f"{name}: it cannot be trained on here ({error}); load it whole and not quantised, start ComfyUI "
-                             "with --disable-dynamic-vram, or train on a card with more memory") from error
+            raise _refused(name, error) from error
 
     def encode(self, captions: list[str], weights: Weights | None = None,
                rows: Mapping[str, TokenRows] | None = None) -> Conditioning:
@@ -145,6 +145,28 @@ class HostDenoiser:
             options["optimized_attention_override"] = lambda _, *given, **named: attention.attention_pytorch(*given, **named)
         return base.diffusion_model(x.to(dtype), times, context=context.to(dtype), transformer_options=options,
                                     **others).float()
+
+
+def _refused(name: str, error: NoGradient) -> ValueError:
+    return ValueError(f"{name}: it cannot be trained on here ({error}); load it from a file that is not quantised, start ComfyUI "
+                      "with --disable-dynamic-vram, or train on a card with more memory")
+
+
+def _whole(name: str, patcher):
+    try:
+        return statically_loaded(patcher)
+    except NoGradient as error:
+        raise _refused(name, error) from error
+
+
+def _whole_clip(clip):
+    """``clip``, or a copy whose weights stay on the device."""
+    patcher = _whole("clip", clip.patcher)
+    if patcher is clip.patcher:
+        return clip
+    whole = clip.clone()
+    whole.patcher, whole.cond_stage_model = patcher, patcher.model
+    return whole
 
 
 def _normal(value: torch.Tensor) -> torch.Tensor:
