@@ -1,32 +1,31 @@
-"""Nodes that learn a subject from its pictures, and keep and use what was learned."""
+"""Nodes that learn a subject from its pictures."""
 
 from __future__ import annotations
 
-from ..dreammatcher.host.training.keep import apply_learned, curve_image, save_learned
+from ..dreammatcher.host.training.keep import apply_learned, curve_image
 from ..dreammatcher.host.training.learn import (
     FULL,
     LORA,
+    USUAL,
     DreamBoothSettings,
     custom_diffusion,
     dreambooth,
     textual_inversion,
 )
-from ..dreammatcher.host.training.sets import training_set
-from ..dreammatcher.training.captions import TEMPLATES
-from ..dreammatcher.training.data import Preparation
-from ..dreammatcher.training.settings import LoraSettings, ObjectiveSettings, TrainingSettings
+from ..dreammatcher.training.settings import (
+    OPTIMISERS,
+    SCHEDULES,
+    LoraSettings,
+    ObjectiveSettings,
+    OptimiserSettings,
+    TrainingOptions,
+)
+from .training_sets import CATEGORY, SEED, number
 
-CATEGORY = "DreamMatcher/training"
 LEARNED = ("MODEL", "CLIP", "DM_LEARNED", "IMAGE")
 LEARNED_NAMES = ("model", "clip", "learned", "loss")
 LEARNED_TOOLTIPS = ("The model with what was learned.", "The text encoder with what was learned.",
                     "What was learned, to save or to apply to another model.", "The loss of every step.")
-
-
-def number(kind: str, default: float, low: float, high: float, tip: str, step: float | None = None) -> tuple:
-    return kind, {"default": default, "min": low, "max": high, "tooltip": tip, **({"step": step} if step else {})}
-
-
 MODEL_INPUTS = {
     "model": ("MODEL", {"tooltip": "An SD1.x, SD2.x or SDXL model. LoRAs on it are seen, not changed."}),
     "clip": ("CLIP", {"tooltip": "Its text encoder."}),
@@ -37,44 +36,8 @@ BATCH = number("INT", 1, 1, 64, "Pictures in a step.")
 BFLOAT16 = ("BOOLEAN", {"default": False, "tooltip":
                         "Compute in bfloat16: less memory and time, on cards and processors that have it."})
 PRIOR = "Pictures of the class, best made by the model itself: they keep it from forgetting what other dogs look like."
-SEED = number("INT", 0, 0, 2**63 - 1, "The same seed gives the same result.")
-
-
-class DreamMatcherTrainingSet:
-    TITLE = "DreamMatcher Training Set"
-    DESCRIPTION = "Three to five pictures of a subject and what they are called, to learn from; or pictures of its class."
-    CATEGORY = CATEGORY
-    FUNCTION = "make"
-    RETURN_TYPES = ("DM_TRAINING_SET",)
-    RETURN_NAMES = ("training_set",)
-    OUTPUT_TOOLTIPS = ("For the training nodes.",)
-    OUTPUT_NODE = True
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {
-            "images": ("IMAGE", {"tooltip": "Pictures of the subject, as a batch. Transparent parts count as not masked."}),
-            "identifier": ("STRING", {"default": "sks", "tooltip":
-                           "The word that will mean the subject: a rare one. Empty in a set of class pictures."}),
-            "class_word": ("STRING", {"default": "", "tooltip": "What kind of thing it is, as dog or toy."}),
-            "template": (list(TEMPLATES), {"default": "photo", "tooltip":
-                         "photo: a photo of a sks dog. object: 27 sentences for things, style: 19 for styles, one drawn each "
-                         "time."}),
-            "resolution": number("INT", 512, 64, 4096, "What the model was made for: 512 for SD1.x, 1024 for SDXL, 128 for "
-                                                       "Toybox.", 64),
-        }, "optional": {
-            "masks": ("MASK", {"tooltip": "White where the subject is, one for each picture or one for all."}),
-            "captions": ("STRING", {"default": "", "multiline": True, "tooltip":
-                         "One line for each picture, each with the identifier, instead of the template."}),
-            "buckets": ("BOOLEAN", {"default": True, "tooltip": "Keep each picture's shape. Off: all are cut to squares."}),
-            "flip": ("BOOLEAN", {"default": False, "tooltip":
-                     "Half of the time mirrored. Not for subjects whose left and right differ."}),
-        }}
-
-    def make(self, images, identifier, class_word, template, resolution, masks=None, captions="", buckets=True, flip=False):
-        preparation = Preparation(resolution, min(64, resolution), buckets, flip)
-        made = training_set(images, masks, identifier, class_word, template, captions, preparation)
-        return {"ui": {"text": [made.described()]}, "result": (made,)}
+GO_ON, KEEP = "go on when queued again", "keep what is learned"
+OPTIONS = ("DM_TRAINING_OPTIONS", {"tooltip": "From DreamMatcher Training Options: what is seldom changed."})
 
 
 class DreamMatcherDreamBooth:
@@ -104,13 +67,15 @@ class DreamMatcherDreamBooth:
                                          "Teach the text encoder too: nearer, and it forgets more."}),
             "masked": ("BOOLEAN", {"default": False, "tooltip": "Only what the masks cover counts."}),
             "bfloat16": BFLOAT16,
+            "options": OPTIONS,
         }}
 
     def learn(self, model, clip, vae, training_set, kind, steps, rate, seed, prior_set=None, prior_weight=1.0, rank=4,
-              batch=1, text_encoder=False, masked=False, bfloat16=False):
+              batch=1, text_encoder=False, masked=False, bfloat16=False, options=USUAL):
+        chosen = DreamBoothSettings(kind, LoraSettings(rank, options.alpha), rate, text_encoder)
         learned, losses = dreambooth(
-            model, clip, vae, training_set, prior_set, DreamBoothSettings(kind, LoraSettings(rank), rate, text_encoder),
-            ObjectiveSettings(prior_weight, masked=masked), TrainingSettings(steps, batch, seed=seed, bfloat16=bfloat16))
+            model, clip, vae, training_set, prior_set, chosen, ObjectiveSettings(prior_weight, options.min_snr_gamma, masked),
+            options.training(steps, batch, seed, bfloat16), options)
         return *apply_learned(model, clip, learned), learned, curve_image(losses, steps)
 
 
@@ -135,11 +100,13 @@ class DreamMatcherTextualInversion:
         }, "optional": {
             "batch": BATCH,
             "bfloat16": BFLOAT16,
+            "options": OPTIONS,
         }}
 
-    def learn(self, model, clip, vae, training_set, initial_word, vectors, steps, rate, seed, batch=1, bfloat16=False):
-        settings = TrainingSettings(steps, batch, seed=seed, bfloat16=bfloat16)
-        learned, losses = textual_inversion(model, clip, vae, training_set, initial_word, vectors, rate, settings)
+    def learn(self, model, clip, vae, training_set, initial_word, vectors, steps, rate, seed, batch=1, bfloat16=False,
+              options=USUAL):
+        settings = options.training(steps, batch, seed, bfloat16)
+        learned, losses = textual_inversion(model, clip, vae, training_set, initial_word, vectors, rate, settings, options)
         return *apply_learned(model, clip, learned), learned, curve_image(losses, steps)
 
 
@@ -167,62 +134,53 @@ class DreamMatcherCustomDiffusion:
                                   "Learn every picture at several sizes, with captions that say so, as in the paper."}),
             "batch": number("INT", 2, 1, 64, "Pictures in a step."),
             "bfloat16": BFLOAT16,
+            "options": OPTIONS,
         }}
 
     def learn(self, model, clip, vae, training_set, initial_word, steps, rate, seed, prior_set=None, prior_weight=1.0, sizes=True,
-              batch=2, bfloat16=False):
-        settings = TrainingSettings(steps, batch, seed=seed, bfloat16=bfloat16)
+              batch=2, bfloat16=False, options=USUAL):
+        settings = options.training(steps, batch, seed, bfloat16)
         learned, losses = custom_diffusion(model, clip, vae, training_set, prior_set, initial_word, rate, sizes, prior_weight,
-                                           settings)
+                                           settings, options)
         return *apply_learned(model, clip, learned), learned, curve_image(losses, steps)
 
 
-class DreamMatcherSaveLearned:
-    TITLE = "DreamMatcher Save Learned"
-    DESCRIPTION = ("Saves what was learned where ComfyUI looks for it: a LoRA for Load LoRA, or an embedding for "
-                   "embedding:NAME in prompts.")
+class DreamMatcherTrainingOptions:
+    TITLE = "DreamMatcher Training Options"
+    DESCRIPTION = "What is seldom changed in a training: the optimiser, its schedule, averages, and samples while it trains."
     CATEGORY = CATEGORY
-    FUNCTION = "save"
-    RETURN_TYPES = ("STRING",)
-    RETURN_NAMES = ("file",)
-    OUTPUT_TOOLTIPS = ("Name of the file.",)
-    OUTPUT_NODE = True
+    FUNCTION = "make"
+    RETURN_TYPES = ("DM_TRAINING_OPTIONS",)
+    RETURN_NAMES = ("options",)
+    OUTPUT_TOOLTIPS = ("For the training nodes.",)
 
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "learned": ("DM_LEARNED", {"tooltip": "From a training node."}),
-            "name": ("STRING", {"default": "my_subject", "tooltip":
-                                "Name of the file. One that is there is not overwritten: a number is added."}),
+            "optimiser": (list(OPTIMISERS), {"default": OPTIMISERS[0], "tooltip":
+                          "AdamW is the methods' own. Adafactor takes less memory; Prodigy finds its rate (set rate to 1); the "
+                          "last two need their packages."}),
+            "schedule": (list(SCHEDULES), {"default": SCHEDULES[0], "tooltip": "How the rate falls to the end."}),
+            "warmup": number("INT", 0, 0, 100_000, "Steps in which the rate rises from 0."),
+            "weight_decay": number("FLOAT", 0.01, 0.0, 1.0, "How much weights are drawn to zero.", 0.001),
+            "clip_norm": number("FLOAT", 1.0, 0.0, 1000.0, "Largest norm of a step's gradients; 0 does not limit it.", 0.1),
+            "accumulate": number("INT", 1, 1, 64, "Batches in a step: a larger batch without more memory."),
+            "average": number("FLOAT", 0.0, 0.0, 0.9999, "Decay of a moving average of the weights, as 0.995; 0 keeps none.",
+                              0.001),
+            "min_snr_gamma": number("FLOAT", 0.0, 0.0, 100.0, "Weighs noise levels; 5 in the paper, 0 turns it off.", 0.5),
+            "lora_alpha": number("FLOAT", 0.0, 0.0, 1000.0, "A LoRA's scale times its rank; 0 means a scale of 1.", 0.5),
+            "sample_prompt": ("STRING", {"default": "", "multiline": True, "tooltip":
+                              "Drawn roughly on the node while it trains, with the loss so far."}),
+            "sample_every": number("INT", 0, 0, 100_000, "Steps between samples; 0 shows none."),
+            "when_stopped": ([GO_ON, KEEP], {"default": GO_ON, "tooltip":
+                             "What a stopped run does: go on when it is queued again, or give what it has learned so far."}),
         }}
 
-    def save(self, learned, name):
-        path, how = save_learned(learned, name)
-        return {"ui": {"text": [how]}, "result": (path.name,)}
+    def make(self, optimiser, schedule, warmup, weight_decay, clip_norm, accumulate, average, min_snr_gamma, lora_alpha,
+             sample_prompt, sample_every, when_stopped):
+        chosen = OptimiserSettings(optimiser, weight_decay, clip=clip_norm, schedule=schedule, warmup=warmup)
+        return (TrainingOptions(chosen, accumulate, average, min_snr_gamma, lora_alpha or None, sample_prompt.strip(),
+                                sample_every, when_stopped == KEEP),)
 
 
-class DreamMatcherApplyLearned:
-    TITLE = "DreamMatcher Apply Learned"
-    DESCRIPTION = "Gives a model what was learned, at any strength."
-    CATEGORY = CATEGORY
-    FUNCTION = "apply"
-    RETURN_TYPES = ("MODEL", "CLIP")
-    RETURN_NAMES = ("model", "clip")
-    OUTPUT_TOOLTIPS = ("The model with what was learned.", "The text encoder with what was learned.")
-
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {
-            "model": ("MODEL", {"tooltip": "A model of the family that was trained on."}),
-            "clip": ("CLIP", {"tooltip": "Its text encoder."}),
-            "learned": ("DM_LEARNED", {"tooltip": "From a training node."}),
-            "strength_model": number("FLOAT", 1.0, -10.0, 10.0, "How much of it the model takes.", 0.05),
-            "strength_clip": number("FLOAT", 1.0, -10.0, 10.0, "How much of it the text encoder takes.", 0.05),
-        }}
-
-    def apply(self, model, clip, learned, strength_model, strength_clip):
-        return apply_learned(model, clip, learned, strength_model, strength_clip)
-
-
-NODES = (DreamMatcherTrainingSet, DreamMatcherDreamBooth, DreamMatcherTextualInversion, DreamMatcherCustomDiffusion,
-         DreamMatcherSaveLearned, DreamMatcherApplyLearned)
+NODES = (DreamMatcherDreamBooth, DreamMatcherTextualInversion, DreamMatcherCustomDiffusion, DreamMatcherTrainingOptions)

@@ -130,11 +130,11 @@ class Training:
 
 
 def train(recipe: Recipe, settings: TrainingSettings, checkpoint: Checkpoint | None = None,
-          after_step: Callable[[Training], None] = lambda training: None) -> Training:
+          after_step: Callable[[Training], bool | None] = lambda training: None) -> Training:
     """Trains to the last step, from the state in ``checkpoint`` if there is one, and leaves what was learned in the recipe.
 
-    ``after_step`` may raise to stop, as the host's interrupt does: the state is written first. Raises ValueError for a state of
-    another training.
+    ``after_step`` may raise to stop, as the host's interrupt does, or return True to be content with what is learned so far: the
+    state is written first. Raises ValueError for a state of another training.
     """
     training = Training(recipe, settings)
     kept = states.read(checkpoint.path, checkpoint.job) if checkpoint else None
@@ -145,7 +145,8 @@ def train(recipe: Recipe, settings: TrainingSettings, checkpoint: Checkpoint | N
             training.advance()
             if checkpoint and training.step % checkpoint.every == 0:
                 states.write(checkpoint.path, training.state(), checkpoint.job)
-            after_step(training)
+            if after_step(training):
+                break
     except BaseException:
         if checkpoint and training.losses:
             states.write(checkpoint.path, training.state(), checkpoint.job)

@@ -88,3 +88,23 @@ class LoraSettings:
     @property
     def scale(self) -> float:
         return 1.0 if self.alpha is None else self.alpha / self.rank
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What is seldom changed, for every method alike."""
+
+    optimiser: OptimiserSettings = OptimiserSettings()
+    accumulate: int = 1
+    average: float = 0.0
+    min_snr_gamma: float = 0.0
+    alpha: float | None = None  # of LoRAs
+    sample_prompt: str = ""  # drawn while it trains
+    sample_every: int = 0  # steps; 0 draws nothing
+    keep_when_stopped: bool = False  # a stopped run gives what it has learned so far
+
+    def __post_init__(self) -> None:
+        check("sample_every", self.sample_every, 0, 10_000_000)
+
+    def training(self, steps: int, batch: int, seed: int, bfloat16: bool) -> TrainingSettings:
+        return TrainingSettings(steps, batch, self.accumulate, seed, self.average, bfloat16, self.optimiser)

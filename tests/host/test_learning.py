@@ -149,8 +149,8 @@ def test_a_new_word_is_learned_and_read_by_the_stock_prompt(host, fresh, make_se
     folder.mkdir(parents=True, exist_ok=True)
     host.folder_paths.add_model_folder_path("embeddings", str(folder))
     model, clip, vae = fresh
-    same, text, learned, _ = learn(host, model, clip, vae, make_set(template="object"), "DreamMatcherTextualInversion")
-    assert same is model and text is clip and learned.embeddings["sks"].shape == (2, 96)
+    same, _, learned, _ = learn(host, model, clip, vae, make_set(template="object"), "DreamMatcherTextualInversion")
+    assert same is model and learned.embeddings["sks"].shape == (2, 96)
     file, = host.nodes["DreamMatcherSaveLearned"]().save(learned, "mine")["result"]
     reloaded = host.nodes["ToyboxLoader"]().load()[1]
     named = drawn(host, model, reloaded, f"a photo of a embedding:{file.removesuffix('.safetensors')} on grass")
@@ -237,3 +237,44 @@ def test_a_name_that_is_no_file_name_is_refused(host, pack, name):
     learned = pack.module("dreammatcher.training.export").Learned({"a.diff": torch.zeros(2)})
     with pytest.raises(ValueError, match="is no name for a file"):
         host.nodes["DreamMatcherSaveLearned"]().save(learned, name)
+
+
+@pytest.mark.parametrize("vectors", [1, 3])
+def test_the_clip_of_a_textual_inversion_reads_the_word_as_the_saved_embedding(host, fresh, make_set, vectors):
+    model, clip, vae = fresh
+    _, spoken, learned, _ = learn(host, model, clip, vae, make_set(), "DreamMatcherTextualInversion", vectors=vectors)
+    rows = learned.embeddings["sks"]
+
+    def encode(clip, text):
+        return host.nodes["CLIPTextEncode"]().encode(clip, text)[0][0][0]
+
+    host.nodes["DreamMatcherSaveLearned"]().save(learned, f"spoken_{vectors}")
+    again = host.nodes["ToyboxLoader"]().load()[1]
+    for text in ("a photo of a sks robot on grass", "a (sks:1.3) robot and a sks cat", "two robots, risks"):
+        assert torch.allclose(encode(spoken, text), encode(again, text.replace("sks", f"embedding:spoken_{vectors}"))
+                           if "risks" not in text else encode(clip, text), atol=1e-4), text
+    assert not torch.equal(encode(spoken, "a sks robot"), encode(clip, "a sks robot"))
+    assert len(rows) == vectors and spoken is not clip and type(clip.tokenizer).__name__ != "NewWords"
+
+
+def test_words_learned_one_after_the_other_stand_in_one_prompt(host, fresh, make_set, pack):
+    _, clip, _ = fresh
+    with_new_words = pack.module("dreammatcher.host.training.new_words").with_new_words
+    one, two = torch.randn(1, 96), torch.randn(2, 96)
+    both = with_new_words(with_new_words(clip, {"<toy>": one}), {"<pet>": two})
+    tokens = [token for token, *_ in both.tokenize("a <toy> and sks and a <pet> robot")["l"][0]]
+    vectors = [token for token in tokens if torch.is_tensor(token)]
+    assert torch.equal(torch.stack(vectors), torch.cat([one, two]))
+    marker = clip.tokenize("sks")["l"][0][1][0]
+    assert sum(not torch.is_tensor(token) and token == marker for token in tokens) == 1, "the text's own sks stays"
+
+
+def test_a_word_of_another_width_is_refused(fresh, pack):
+    with pytest.raises(ValueError, match="vectors of 768 numbers and this model's words have 96"):
+        pack.module("dreammatcher.host.training.new_words").with_new_words(fresh[1], {"<toy>": torch.randn(1, 768)})
+
+
+def test_a_learned_word_can_name_the_subject_of_a_match(fresh, pack):
+    clip = pack.module("dreammatcher.host.training.new_words").with_new_words(fresh[1], {"<toy>": torch.randn(2, 96)})
+    subject = pack.module("dreammatcher.host.conditioning").subject_of(clip, "a photo of a <toy> robot", "<toy> robot")
+    assert subject.columns == (5, 6, 7)

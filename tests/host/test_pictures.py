@@ -178,7 +178,7 @@ def test_a_reference_of_which_nothing_is_left_is_refused(match, drawn):
 
 
 def test_the_size_is_the_one_that_the_model_was_made_for(pack, toybox):
-    side = pack.module("dreammatcher.host.matching.easy").native_side
+    side = pack.module("dreammatcher.host.family").native_side
     assert side(toybox[0]) == side(toybox[0].clone()) == 128
     assert side(family_unet("SD1.5")) == side(family_unet("SD1.5", prediction="V_PREDICTION")) == 512
     assert side(family_unet("SD2.1", prediction="EPS")) == 512 and side(family_unet("SD2.1", prediction="V_PREDICTION")) == 768

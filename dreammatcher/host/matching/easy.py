@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import comfy.utils
 import torch
-from comfy.model_base import ModelType
-from comfy.supported_models import SD20
 from einops import rearrange
 
 from ...matching.reference import Reference
@@ -17,6 +15,7 @@ from ...subject import Subject
 from ...unet import Structure, structure_of
 from ..conditioning import encode, subject_and_remarks
 from ..content import shared_words
+from ..family import native_side
 from ..lifecycle import weights_of
 from ..pictures import rgb, subject_mask
 from ..words import Text
@@ -46,19 +45,6 @@ class Kept:
 
 def _same(a: object, b: object) -> bool:
     return torch.equal(a, b) if torch.is_tensor(a) else a is b or a == b
-
-
-def native_side(model) -> int:
-    """Side in pixels of the square pictures that a model was made for."""
-    base, config = model.model, model.model.model_config
-    side = getattr(type(config), "side", None)  # Toybox's, which is no family of the host's; newer configs answer to any name
-    if side is not None:
-        return side
-    if (config.unet_config.get("adm_in_channels") or 0) > 2048:  # the large pooled prompt of SDXL and its kin
-        return 1024
-    if isinstance(config, SD20) and base.model_type is ModelType.V_PREDICTION:  # the host tells both kinds of SD2.x so
-        return 768
-    return 512
 
 
 def least_side(structure: Structure) -> int:

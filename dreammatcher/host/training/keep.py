@@ -14,13 +14,17 @@ from safetensors.torch import save_file
 
 from ...training.curve import curve
 from ...training.export import Learned
+from .new_words import with_new_words
 
 
 def apply_learned(model, clip, learned: Learned, strength_model: float = 1.0, strength_clip: float = 1.0) -> tuple:
-    """Clones of MODEL and CLIP with what was learned, by the host's own LoRA code. An embedding changes neither."""
-    if not learned.lora:
-        return model, clip
-    return comfy.sd.load_lora_for_models(model, clip, learned.lora, strength_model, strength_clip)
+    """Clones of MODEL and CLIP with what was learned, by the host's own LoRA code; CLIP also knows the learned words.
+
+    Raises ValueError for words that this model cannot read.
+    """
+    if learned.lora:
+        model, clip = comfy.sd.load_lora_for_models(model, clip, learned.lora, strength_model, strength_clip)
+    return model, with_new_words(clip, learned.embeddings)
 
 
 def save_learned(learned: Learned, name: str) -> tuple[Path, str]:

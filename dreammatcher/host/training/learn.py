@@ -11,13 +11,14 @@ from ...training.dreambooth import TEXT_KEPT, TEXT_TARGETS, UNET_TARGETS, full_o
 from ...training.export import Learned, lora_tensors
 from ...training.recipe import SubjectRecipe
 from ...training.sets import TrainingSet
-from ...training.settings import LoraSettings, ObjectiveSettings, TrainingSettings
+from ...training.settings import LoraSettings, ObjectiveSettings, TrainingOptions, TrainingSettings
 from ...training.textual_inversion import token_rows
 from ...training.trainables import TokenRows, Trainable
 from .names import text_names, unet_names
-from .run import check_prior, job_of, ready, run
+from .run import check_pictures, check_prior, job_of, ready, run
 
 LORA, FULL = "LoRA", "full"
+USUAL = TrainingOptions()
 SIZES = 16  # versions of each picture that Custom Diffusion learns from
 
 
@@ -38,9 +39,11 @@ class DreamBoothSettings:
 
 
 def dreambooth(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, chosen: DreamBoothSettings,
-               objective: ObjectiveSettings, settings: TrainingSettings) -> tuple[Learned, list[float]]:
+               objective: ObjectiveSettings, settings: TrainingSettings,
+               options: TrainingOptions = USUAL) -> tuple[Learned, list[float]]:
     """DreamBooth. Raises ValueError, before the first step, for a prior or masks that do not fit, and as :class:`HostDenoiser`.
     """
+    check_pictures(own)
     check_prior(own, prior)
     if objective.masked and not _has_masks(own):
         raise ValueError("masked: the training set has no masks; connect them there, or turn this off")
@@ -58,30 +61,34 @@ def dreambooth(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, ch
         unet = differences("unet", UNET_TARGETS, ())
         text = differences("text", TEXT_TARGETS, TEXT_KEPT) if chosen.text else None
         recipe = SubjectRecipe(work.denoiser, work.own, objective, unet=unet, text=text, prior=work.prior)
-    losses = run(recipe, settings, job_of(work.identity, "DreamBooth", own, prior, chosen, objective, settings))
+    losses = run(recipe, settings, job_of(work.identity, "DreamBooth", own, prior, chosen, objective, settings), options)
     lora = lora_tensors(unet, names["unet"]) | ({} if text is None else lora_tensors(text, names["text"]))
-    return Learned(lora, about=_about("DreamBooth " + chosen.kind, own, settings)), losses
+    return Learned(lora, about=_about("DreamBooth " + chosen.kind, own, settings, losses)), losses
 
 
 def textual_inversion(model, clip, vae, own: TrainingSet, initial_word: str, vectors: int, rate: float,
-                      settings: TrainingSettings) -> tuple[Learned, list[float]]:
+                      settings: TrainingSettings, options: TrainingOptions = USUAL) -> tuple[Learned, list[float]]:
     """The vectors of the set's identifier. Raises ValueError as :class:`HostDenoiser`, and for models with two text encoders."""
-    word = _word(own)
+    word, objective = _word(own), ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=_has_masks(own))
+    check_pictures(own)
     work = ready(model, clip, vae, own, None, settings.seed)
     with torch.inference_mode(False):
         rows = {word: token_rows(work.denoiser.rows_of(initial_word), vectors, rate)}
-        recipe = SubjectRecipe(work.denoiser, work.own, ObjectiveSettings(masked=_has_masks(own)), rows=rows)
-    losses = run(recipe, settings, job_of(work.identity, "Textual Inversion", own, initial_word, vectors, rate, settings))
-    return Learned({}, _plain(rows), _about("Textual Inversion", own, settings)), losses
+        recipe = SubjectRecipe(work.denoiser, work.own, objective, rows=rows)
+    job = job_of(work.identity, "Textual Inversion", own, initial_word, vectors, rate, objective, settings)
+    losses = run(recipe, settings, job, options)
+    return Learned({}, _plain(rows), _about("Textual Inversion", own, settings, losses)), losses
 
 
 def custom_diffusion(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, initial_word: str, rate: float, sizes: bool,
-                     prior_weight: float, settings: TrainingSettings) -> tuple[Learned, list[float]]:
+                     prior_weight: float, settings: TrainingSettings,
+                     options: TrainingOptions = USUAL) -> tuple[Learned, list[float]]:
     """Keys and values that read the text, and the vector of the set's identifier.
 
     With ``sizes`` every picture is learned at several sizes, said in its captions. Raises ValueError as the other two do.
     """
     word = _word(own)
+    check_pictures(own)
     check_prior(own, prior)
     shown, side = own, own.preparation.resolution
     with torch.inference_mode(False):
@@ -93,11 +100,12 @@ def custom_diffusion(model, clip, vae, own: TrainingSet, prior: TrainingSet | No
     with torch.inference_mode(False):
         unet = keys_and_values_of(work.denoiser.unet, rate)
         rows = {word: token_rows(work.denoiser.rows_of(initial_word), 1, rate)}
-        objective = ObjectiveSettings(prior_weight, masked=_has_masks(shown))
+        objective = ObjectiveSettings(prior_weight, options.min_snr_gamma, masked=_has_masks(shown))
         recipe = SubjectRecipe(work.denoiser, work.own, objective, unet=unet, rows=rows, prior=work.prior)
-    losses = run(recipe, settings, job_of(work.identity, "Custom Diffusion", own, prior, initial_word, rate, sizes, prior_weight,
-                                          settings))
-    return Learned(lora_tensors(unet, unet_names(model.model)), _plain(rows), _about("Custom Diffusion", own, settings)), losses
+    job = job_of(work.identity, "Custom Diffusion", own, prior, initial_word, rate, sizes, objective, settings)
+    losses = run(recipe, settings, job, options)
+    about = _about("Custom Diffusion", own, settings, losses)
+    return Learned(lora_tensors(unet, unet_names(model.model)), _plain(rows), about), losses
 
 
 def _plain(rows: dict[str, TokenRows]) -> dict[str, torch.Tensor]:
@@ -118,6 +126,6 @@ def _has_masks(own: TrainingSet) -> bool:
     return any(example.mask is not None for example in own.examples)
 
 
-def _about(method: str, own: TrainingSet, settings: TrainingSettings) -> dict[str, str]:
-    return {"method": method, "subject": own.naming.subject, "identifier": own.naming.identifier, "steps": str(settings.steps),
+def _about(method: str, own: TrainingSet, settings: TrainingSettings, losses: list[float]) -> dict[str, str]:
+    return {"method": method, "subject": own.naming.subject, "identifier": own.naming.identifier, "steps": str(len(losses)),
             "seed": str(settings.seed), "pictures": str(len(own.examples))}

@@ -14,16 +14,24 @@ import comfy.utils
 import folder_paths
 import torch
 from einops import rearrange
+from PIL import Image
 
+from ...training.curve import curve
 from ...training.data import LatentSet
 from ...training.loop import Checkpoint, Training, train
 from ...training.recipe import SubjectRecipe
+from ...training.samples import sample
 from ...training.sets import TrainingSet
-from ...training.settings import TrainingSettings
+from ...training.settings import TrainingOptions, TrainingSettings
 from ..unkeyed import weights_identity
 from .model import HostDenoiser
 
 log = logging.getLogger(__name__)
+
+try:
+    from comfy.model_management import InterruptProcessingException as Interrupted
+except ImportError:
+    from comfy.interruption import InterruptProcessingException as Interrupted  # the packaged host
 
 #: folder of the states of runs that were stopped, in the host's output folder
 STATES = "dreammatcher/training"
@@ -37,6 +45,13 @@ class Ready:
     own: LatentSet
     prior: LatentSet | None
     identity: str  # of weights and latents, the same after a restart of the host
+
+
+def check_pictures(own: TrainingSet) -> None:
+    """Raises ValueError for a single picture: its background, light and pose would be learned with the subject."""
+    if len(own.examples) < 2:
+        raise ValueError("training_set: it has one picture, from which the background would be learned as well; give 3 to 5 in "
+                         "different places and poses")
 
 
 def check_prior(own: TrainingSet, prior: TrainingSet | None) -> None:
@@ -78,24 +93,61 @@ def job_of(identity: str, *choices: object) -> str:
     return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()
 
 
-def run(recipe: SubjectRecipe, settings: TrainingSettings, job: str) -> list[float]:
-    """The loss of each step. A stopped run goes on from its last step when it is queued again."""
+def run(recipe: SubjectRecipe, settings: TrainingSettings, job: str, options: TrainingOptions) -> list[float]:
+    """The loss of each step. A stopped run goes on from its last step when it is queued again.
+
+    With ``options.keep_when_stopped`` the host's interrupt ends the training instead, and the graph goes on with what is learned.
+    """
     path = Path(folder_paths.get_output_directory()) / STATES / f"{job[:32]}.safetensors"
     bar, begun = comfy.utils.ProgressBar(settings.steps), time.monotonic()
     size = sum(value.numel() for value in recipe.learned.parameters())
     log.info("DreamMatcher: training of %d numbers for %d steps", size, settings.steps)
 
-    def after_step(training: Training) -> None:
-        bar.update_absolute(training.step, settings.steps)
+    def after_step(training: Training) -> bool:
         if training.step in (10, 100) or training.step % 500 == 0:
             left = (time.monotonic() - begun) / training.made * (settings.steps - training.step)
             log.info("DreamMatcher: step %d of %d, about %.0f s left", training.step, settings.steps, left)
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        due = options.sample_every and training.step % options.sample_every == 0
+        shown = preview(recipe, training, options) if due else None
+        try:
+            bar.update_absolute(training.step, settings.steps, shown)  # older hosts look for interrupts here
+            comfy.model_management.throw_exception_if_processing_interrupted()
+        except Interrupted:
+            if not options.keep_when_stopped:
+                raise
+            log.warning("DreamMatcher: stopped at step %d of %d; the graph goes on with what is learned", training.step,
+                        settings.steps)
+            return True
+        return False
 
     # without its cache: that would keep the first step's cast of every weight that learns
     autocast = torch.autocast(recipe.model.device.type, torch.bfloat16, enabled=settings.bfloat16, cache_enabled=False)
     with torch.inference_mode(False), torch.enable_grad(), autocast:
         recipe.learned.to(recipe.model.device)
         losses = train(recipe, settings, Checkpoint(path, job), after_step).losses
-    path.unlink(missing_ok=True)  # of use to a stopped run only
+    if len(losses) == settings.steps:
+        path.unlink(missing_ok=True)  # of use to a stopped run only
     return losses
+
+
+def preview(recipe: SubjectRecipe, training: Training, options: TrainingOptions) -> tuple:
+    """What the host shows on a node while it works: the loss so far, and the sample beside it if a prompt is given."""
+    page = curve(training.losses, training.settings.steps)
+    if options.sample_prompt:
+        latents = sample(recipe, options.sample_prompt, tuple(recipe.own.examples[0].latents.shape[1:]), training.settings.seed)
+        picture = rough_picture(recipe.model.model.model.latent_format, latents)
+        both = Image.new("RGB", (page.width + page.height, page.height))
+        both.paste(page)
+        both.paste(picture.resize((page.height, page.height), Image.Resampling.BICUBIC), (page.width, 0))
+        page = both
+    return "JPEG", page, page.width
+
+
+def rough_picture(latent_format, latents: torch.Tensor) -> Image.Image:
+    """Latents [1, C, h, w] as a picture of a pixel for each cell, by the host's own linear map; grey where it has none."""
+    factors = getattr(latent_format, "latent_rgb_factors", None)
+    if factors is None:
+        return Image.new("RGB", latents.shape[:1:-1], (128, 128, 128))
+    colours = rearrange(latents[0].float(), "c h w -> h w c") @ torch.tensor(factors)
+    colours = colours + torch.tensor(getattr(latent_format, "latent_rgb_factors_bias", None) or (0.0, 0.0, 0.0))
+    return Image.fromarray(((colours + 1) / 2 * 255).clamp(0, 255).byte().numpy())

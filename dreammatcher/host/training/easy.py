@@ -1,0 +1,53 @@
+"""Learning a subject with what most people choose: photos and a class word in, a model that knows the subject out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ...training.data import Preparation
+from ...training.export import Learned
+from ...training.settings import LoraSettings, ObjectiveSettings, OptimiserSettings, TrainingOptions
+from ..family import native_side
+from .identifiers import rare_word
+from .learn import LORA, DreamBoothSettings, dreambooth
+from .prior import PriorSettings, prior_set
+from .sets import training_set
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long it may take."""
+
+    steps: int
+    prior: int  # pictures of the class
+
+
+#: DreamBooth's scripts take 500 steps for a LoRA, with 100 to 200 class pictures
+EFFORTS = {"quick": Effort(250, 24), "usual": Effort(500, 60), "thorough": Effort(1200, 150)}
+RANK, WARMUP, AVERAGE = 8, 25, 0.98
+
+
+def learn_subject(model, clip, vae, images: torch.Tensor, class_word: str, effort: str, rate: float, seed: int, identifier: str,
+                  masks: torch.Tensor | None, prompt: str) -> tuple[Learned, list[float], str]:
+    """DreamBooth as a LoRA with prior preservation, at the model's own size.
+
+    Gives what was learned, the loss of each step, and the words that mean the subject. An empty ``identifier`` is replaced by a
+    rare word drawn by ``seed``. ``prompt`` is drawn while it trains, the subject's words in place of the class. Raises ValueError
+    for pictures, masks and models that cannot be learned from, and without a class word.
+    """
+    if not class_word.strip():
+        raise ValueError("class_word: it is empty; write what kind of thing the subject is, as dog, toy or woman")
+    chosen, side = EFFORTS[effort], native_side(model)
+    word = identifier.strip() or rare_word(clip, seed)
+    own = training_set(images, masks, word, class_word, "photo", "", "", Preparation(side, min(64, side)))
+    prior, _ = prior_set(model, clip, vae, own, PriorSettings(chosen.prior, seed=seed))
+    subject = own.naming.subject
+    told = prompt.replace(class_word.strip(), subject, 1) if prompt.strip() else f"a photo of a {subject}"
+    options = TrainingOptions(OptimiserSettings(warmup=WARMUP), average=AVERAGE, sample_prompt=told,
+                              sample_every=max(1, chosen.steps // 10), keep_when_stopped=True)
+    settings = options.training(chosen.steps, 1, seed, bfloat16=False)
+    learned, losses = dreambooth(model, clip, vae, own, prior, DreamBoothSettings(LORA, LoraSettings(RANK), rate),
+                                 ObjectiveSettings(masked=masks is not None), settings, options)
+    return learned, losses, subject

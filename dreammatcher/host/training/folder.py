@@ -1,0 +1,66 @@
+"""Pictures of a folder in the host's input folder, each with the caption of a text file beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import folder_paths
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """One picture of a folder."""
+
+    path: Path
+    picture: torch.Tensor  # [3, H, W] in 0..1
+    mask: torch.Tensor | None  # [1, H, W], white where the picture is not transparent
+    caption: str  # of the text file; empty without one
+
+
+def folder_path(name: str) -> Path:
+    """Raises ValueError for a folder that is not there or lies outside of the host's input folder."""
+    root = Path(folder_paths.get_input_directory()).resolve()
+    path = (root / name.strip()).resolve()
+    if not path.is_relative_to(root):
+        raise ValueError(f"folder: {name!r} lies outside of {root}; put the pictures into a folder there")
+    if not path.is_dir():
+        raise ValueError(f"folder: {name!r} is no folder in {root}")
+    return path
+
+
+def changed(name: str) -> str:
+    """Another text when a file of the folder changes; "" without a folder."""
+    try:
+        files = sorted(folder_path(name).iterdir()) if name.strip() else []
+    except ValueError:  # said when the node runs
+        files = []
+    return " ".join(f"{file.name}:{file.stat().st_mtime_ns}" for file in files)
+
+
+def pictures_of(name: str) -> list[Found]:
+    """The folder's pictures by name, turned as the camera says. Raises ValueError, naming the file, for one that is damaged."""
+    path = folder_path(name)
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ValueError(f"folder: {name!r} holds no pictures ({', '.join(SUFFIXES)})")
+    return [_read(file) for file in files]
+
+
+def _read(file: Path) -> Found:
+    try:
+        with Image.open(file) as image:
+            pixels = np.array(ImageOps.exif_transpose(image).convert("RGBA"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"folder: {file.name} is damaged or no picture ({error})") from error
+    picture = rearrange(torch.from_numpy(pixels).float() / 255, "h w c -> c h w")
+    text = file.with_suffix(".txt")
+    caption = text.read_text(encoding="utf-8", errors="replace") if text.is_file() else ""
+    opaque = bool((picture[3] > 0.99).all())
+    return Found(file, picture[:3].clone(), None if opaque else picture[3:].clone(), " ".join(caption.split()))

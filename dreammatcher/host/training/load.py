@@ -1,0 +1,105 @@
+"""What was learned, read from files: our own and others' LoRAs, embeddings, and official Custom Diffusion models."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import folder_paths
+import torch
+from safetensors.torch import load_file
+
+from ...training.delta import Delta, Product, delta_of, is_delta
+from ...training.export import Learned
+from .names import unet_names
+
+#: kinds of models in whose folders such files lie
+KINDS = ("loras", "embeddings")
+#: names of an embedding's one tensor that say nothing about its word
+NAMELESS = ("emb_params", "clip_l", "clip_h")
+
+
+def names() -> list[str]:
+    """Files that the node offers."""
+    return sorted({name for kind in KINDS for name in folder_paths.get_filename_list(kind)})
+
+
+def find(name: str) -> Path:
+    """Raises ValueError when no folder has the file."""
+    for kind in KINDS:
+        path = folder_paths.get_full_path(kind, name)
+        if path is not None:
+            return Path(path)
+    raise ValueError(f"file: {name!r} is in none of ComfyUI's folders of LoRAs and embeddings; put it there and press R")
+
+
+def modified(name: str) -> float:
+    """Time of the file's last change; not a number where there is none."""
+    try:
+        return find(name).stat().st_mtime
+    except (OSError, ValueError):
+        return float("nan")
+
+
+def load_learned(model, name: str) -> Learned:
+    """A file as something to apply or to save. Full weights become differences to ``model``'s, without its LoRAs.
+
+    Raises ValueError, naming the file, when it is damaged, holds code, or belongs to another kind of model.
+    """
+    path = find(name)
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and safetensors have errors of their own
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"file: {name} cannot be read ({reason}); only weights are read, never code") from error
+    content = content.get("state_dict", content)
+    about = {"method": "file", "file": path.name}
+    try:
+        if is_delta(content):
+            delta = delta_of(content)
+            return Learned(_tensors(model, delta), {word: rows.float() for word, rows in delta.words.items()}, about)
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"file: {name} is no Custom Diffusion model that can be read: {error}") from error
+    tensors = {key: value for key, value in content.items() if torch.is_tensor(value)}
+    if len(tensors) == 1:
+        (key, rows), = tensors.items()
+        word = f"<{re.sub(r'[^0-9A-Za-z_-]', '', path.stem)}>" if key in NAMELESS else key
+        return Learned({}, {word: rows.float() if rows.ndim == 2 else rows.float()[None]}, about)
+    if not any(key.startswith(("lora_", "unet.", "diffusion_model.", "text_encoder", "lycoris_")) for key in tensors):
+        raise ValueError(f"file: {name} is no LoRA, embedding or Custom Diffusion model; its names begin with "
+                         f"{', '.join(list(content)[:3])}")
+    return Learned(tensors, {}, about)
+
+
+def _tensors(model, delta: Delta) -> dict[str, torch.Tensor]:
+    """The change that a delta makes to ``model``, as tensors of a LoRA file."""
+    known = unet_names(model.model)  # weight -> name in a file
+    wanted = known if delta.original else {_path(name): name for name in known.values()}
+    tensors: dict[str, torch.Tensor] = {}
+    own = unpatched(model)
+    weights = {name: weight for weight, name in known.items()}
+    for name, value in delta.weights.items():
+        place = wanted.get(name if delta.original else _path(f"lora_unet_{name.removesuffix('.weight')}"))
+        if place is None:
+            raise ValueError(f"{name}: this model has no such weight; the file belongs to another kind of model")
+        base = own[f"diffusion_model.{weights[place]}"]
+        shape = (value.up.shape[0], value.down.shape[1]) if isinstance(value, Product) else tuple(value.shape)
+        if shape != tuple(base.shape):
+            raise ValueError(f"{name}: it is {'x'.join(map(str, shape))} in the file and {'x'.join(map(str, base.shape))} in the "
+                             "model; the file belongs to another kind of model")
+        if isinstance(value, Product):
+            tensors |= {f"{place}.lora_up.weight": value.up.float(), f"{place}.lora_down.weight": value.down.float(),
+                        f"{place}.alpha": torch.tensor(float(value.down.shape[0]))}
+        else:
+            tensors[f"{place}.diff"] = value.float() - base.detach().float().cpu()
+    return {name: value.contiguous() for name, value in tensors.items()}
+
+
+def _path(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def unpatched(model) -> dict[str, torch.Tensor]:
+    """The model's weights by name, without the LoRAs that the host has put into them."""
+    kept = {key: getattr(backup, "weight", backup) for key, backup in model.backup.items()}
+    return {**model.model.state_dict(), **kept}

@@ -1,0 +1,115 @@
+"""Pictures of a subject's class, drawn by the model itself before it learns (Ruiz et al. 2023, Sec. 3.2), and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import folder_paths
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+
+from ...training.captions import Naming
+from ...training.data import Example
+from ...training.sets import TrainingSet
+from ..conditioning import encode
+from .load import unpatched
+
+log = logging.getLogger(__name__)
+
+SAMPLERS, SCHEDULERS = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
+#: in the host's output folder
+FOLDER = "dreammatcher/prior"
+
+
+@dataclass(frozen=True)
+class PriorSettings:
+    """How class pictures are drawn. Each has a seed of its own, counted from ``seed``."""
+
+    count: int = 100
+    steps: int = 25
+    cfg: float = 7.5
+    sampler: str = "euler_ancestral"
+    scheduler: str = "normal"
+    seed: int = 0
+
+
+def prior_set(model, clip, vae, own: TrainingSet, settings: PriorSettings) -> tuple[TrainingSet, str]:
+    """Class pictures for a subject's set, and what was made and what was found.
+
+    Pictures that an earlier run left are read; only missing ones are drawn, so that an interrupted run goes on. Raises ValueError
+    when the set has no class word.
+    """
+    captions = own.naming.prior_captions()
+    folder = Path(folder_paths.get_output_directory()) / FOLDER / _key(model, captions, own.preparation.resolution, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [number for number in range(settings.count) if not _file(folder, number).is_file()]
+    bar, negative = comfy.utils.ProgressBar(max(1, len(missing))), encode(clip, "")
+    for done, number in enumerate(missing):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        positive = encode(clip, captions[number % len(captions)])
+        _write(_draw(model, vae, positive, negative, own.preparation.resolution, settings, number), _file(folder, number))
+        bar.update_absolute(done + 1, len(missing))
+    examples = tuple(Example(_read(_file(folder, number)), (captions[number % len(captions)],))
+                     for number in range(settings.count))
+    made = TrainingSet(examples, Naming("", own.naming.class_word, own.naming.templates), own.preparation)
+    said = f"{settings.count} pictures of {own.naming.class_word!r}: {len(missing)} drawn now, the others were there\n{folder}"
+    return made, said
+
+
+def _draw(model, vae, positive: list, negative: list, resolution: int, settings: PriorSettings, number: int) -> torch.Tensor:
+    """One picture, [H, W, 3] in 0..1."""
+    latent = torch.zeros(1, model.model.latent_format.latent_channels, resolution // 8, resolution // 8)
+    seed = settings.seed + number
+    noise = comfy.sample.prepare_noise(latent, seed)
+    made = comfy.sample.sample(model, noise, settings.steps, settings.cfg, settings.sampler, settings.scheduler, positive,
+                               negative, latent, disable_pbar=True, seed=seed)
+    return vae.decode(made)[0].float().cpu().clamp(0, 1)
+
+
+def _key(model, captions: tuple[str, ...], resolution: int, settings: PriorSettings) -> str:
+    """Name of the folder: it changes with the model, its LoRAs and everything that is chosen but the number of pictures."""
+    chosen = {name: value for name, value in asdict(settings).items() if name != "count"}
+    said = json.dumps([_numbers(unpatched(model)), _numbers(model.patches), captions, resolution, chosen])
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def _numbers(value: object) -> object:
+    """A few numbers of every tensor in nested values, and what else tells them apart."""
+    if torch.is_tensor(value):
+        return float(value.detach().flatten()[:: max(1, value.numel() // 8)][:8].double().sum())
+    if isinstance(value, dict):
+        return [[str(name), _numbers(value[name])] for name in sorted(value, key=str)]
+    if isinstance(value, (list, tuple)):
+        return [_numbers(part) for part in value]
+    if hasattr(value, "weights"):  # an adapter of newer hosts
+        return _numbers(value.weights)
+    return value if isinstance(value, (int, float, str, type(None))) else type(value).__name__
+
+
+def _file(folder: Path, number: int) -> Path:
+    return folder / f"{number:05}.png"
+
+
+def _write(picture: torch.Tensor, path: Path) -> None:
+    partial = path.with_suffix(".part")
+    try:
+        Image.fromarray((picture * 255).round().byte().numpy()).save(partial, "PNG")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> torch.Tensor:
+    with Image.open(path) as image:
+        return rearrange(torch.from_numpy(np.array(image.convert("RGB"))).float() / 255, "h w c -> c h w").clone()

@@ -1,0 +1,54 @@
+"""A picture of what is learned so far, drawn from the weights that learn, without a copy of the model."""
+
+from __future__ import annotations
+
+import torch
+
+from ..subject import Conditioning
+from .denoising import Denoiser
+from .objective import EPSILON, per_picture
+from .recipe import SubjectRecipe
+
+STEPS, CFG = 16, 6.0
+
+
+def clean_estimate(prediction: str, noisy: torch.Tensor, said: torch.Tensor,
+                   alpha_bar: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clean picture and noise that a prediction means: x_0 = (x_t - sqrt(1 - a) eps) / sqrt(a), or
+    x_0 = sqrt(a) x_t - sqrt(1 - a) v and eps = sqrt(a) v + sqrt(1 - a) x_t."""
+    kept = per_picture(alpha_bar, noisy)
+    if prediction == EPSILON:
+        return (noisy - (1 - kept).sqrt() * said) / kept.sqrt().clamp_min(1e-4), said
+    return kept.sqrt() * noisy - (1 - kept).sqrt() * said, kept.sqrt() * said + (1 - kept).sqrt() * noisy
+
+
+def sample(recipe: SubjectRecipe, prompt: str, shape: tuple[int, int, int], seed: int = 0) -> torch.Tensor:
+    """Latents [1, C, h, w] of ``prompt`` by DDIM without noise (Song et al. 2021, Eq. 12) and classifier-free guidance.
+
+    ``shape``: channels, height and width. The training's own random numbers are left alone.
+    """
+    model = recipe.model
+    weights, positive, negative = _reading(recipe, prompt)
+    noisy = torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed)).to(model.device)
+    times = torch.linspace(len(model.alpha_bars) - 1, 0, STEPS).round().long()
+    for time, later in zip(times, (*times[1:], None)):
+        alpha_bar = model.alpha_bars[time][None].to(model.device)
+        said = [_said(model, noisy, time, text, weights) for text in (positive, negative)]
+        clean, noise = clean_estimate(model.prediction, noisy, said[1] + CFG * (said[0] - said[1]), alpha_bar)
+        kept = torch.ones(1) if later is None else model.alpha_bars[later][None]
+        kept = per_picture(kept.to(model.device), noisy)
+        noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
+    return noisy.cpu()
+
+
+def _reading(recipe: SubjectRecipe, prompt: str) -> tuple[dict, Conditioning, Conditioning]:
+    """The UNet's weights as they are now, and the prompt and the empty prompt as the text encoder reads them now."""
+    weights = {name: value.detach() for name, value in (recipe.unet.weights(recipe.model.unet) if recipe.unet else {}).items()}
+    text = recipe.text.weights(recipe.model.text) if recipe.text else None
+    made = [recipe.model.encode([words], text, recipe.rows or None) for words in (prompt, "")]
+    return weights, *(Conditioning(one.cross_attention.detach(), None if one.pooled is None else one.pooled.detach())
+                      for one in made)
+
+
+def _said(model: Denoiser, noisy: torch.Tensor, time: torch.Tensor, text: Conditioning, weights: dict) -> torch.Tensor:
+    return model.predict(noisy, time[None].to(model.device), text, weights).detach()

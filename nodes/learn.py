@@ -1,0 +1,45 @@
+"""Learning a subject in one node."""
+
+from __future__ import annotations
+
+from ..dreammatcher.host.training.easy import EFFORTS, learn_subject
+from ..dreammatcher.host.training.keep import apply_learned, curve_image
+from .training import LEARNED, LEARNED_NAMES, LEARNED_TOOLTIPS, MODEL_INPUTS
+from .training_sets import CATEGORY, SEED, number
+
+
+class DreamMatcherLearn:
+    TITLE = "DreamMatcher Learn (Easy)"
+    DESCRIPTION = ("Photos of a subject and what kind of thing it is: the model learns it, as a LoRA with prior preservation. "
+                   "Everything else is chosen.")
+    CATEGORY = CATEGORY
+    FUNCTION = "learn"
+    RETURN_TYPES, RETURN_NAMES = (*LEARNED, "STRING"), (*LEARNED_NAMES, "subject")
+    OUTPUT_TOOLTIPS = (*LEARNED_TOOLTIPS, "The words for the subject in your prompts.")
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            **{name: MODEL_INPUTS[name] for name in ("model", "clip", "vae")},
+            "images": ("IMAGE", {"tooltip": "Three to five photos in different places and poses, as a batch."}),
+            "class_word": ("STRING", {"default": "dog", "tooltip": "What kind of thing it is, as dog or toy."}),
+            "effort": (list(EFFORTS), {"default": "usual", "tooltip":
+                       "quick: 250 steps and 24 class pictures, usual: 500 and 60, thorough: 1200 and 150."}),
+            "rate": number("FLOAT", 1e-4, 1e-7, 1.0, "How far weights move in a step. Toybox takes 0.001.", 1e-7),
+            "seed": SEED,
+        }, "optional": {
+            "masks": ("MASK", {"tooltip": "White where the subject is: only that is learned."}),
+            "identifier": ("STRING", {"default": "", "tooltip":
+                           "The word that will mean the subject. Empty: a rare one, drawn by the seed."}),
+            "sample_prompt": ("STRING", {"default": "", "tooltip": "Drawn roughly on the node while it trains."}),
+        }}
+
+    def learn(self, model, clip, vae, images, class_word, effort, rate, seed, masks=None, identifier="", sample_prompt=""):
+        learned, losses, subject = learn_subject(model, clip, vae, images, class_word, effort, rate, seed, identifier, masks,
+                                                 sample_prompt)
+        made = (*apply_learned(model, clip, learned), learned, curve_image(losses, max(len(losses), 1)), subject)
+        return {"ui": {"text": [f"write in prompts: {subject}"]}, "result": made}
+
+
+NODES = (DreamMatcherLearn,)

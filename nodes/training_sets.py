@@ -1,0 +1,97 @@
+"""Nodes that gather pictures to learn from."""
+
+from __future__ import annotations
+
+from ..dreammatcher.host.training.folder import changed
+from ..dreammatcher.host.training.prior import SAMPLERS, SCHEDULERS, PriorSettings, prior_set
+from ..dreammatcher.host.training.sets import training_set
+from ..dreammatcher.training.captions import TEMPLATES
+from ..dreammatcher.training.data import Preparation
+
+CATEGORY = "DreamMatcher/training"
+
+
+def number(kind: str, default: float, low: float, high: float, tip: str, step: float | None = None) -> tuple:
+    return kind, {"default": default, "min": low, "max": high, "tooltip": tip, **({"step": step} if step else {})}
+
+
+SEED = number("INT", 0, 0, 2**63 - 1, "The same seed gives the same result.")
+
+
+class DreamMatcherTrainingSet:
+    TITLE = "DreamMatcher Training Set"
+    DESCRIPTION = "Three to five pictures of a subject and what they are called, to learn from; or pictures of its class."
+    CATEGORY = CATEGORY
+    FUNCTION = "make"
+    RETURN_TYPES = ("DM_TRAINING_SET",)
+    RETURN_NAMES = ("training_set",)
+    OUTPUT_TOOLTIPS = ("For the training nodes.",)
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "identifier": ("STRING", {"default": "sks", "tooltip":
+                           "The word that will mean the subject: a rare one. Empty in a set of class pictures."}),
+            "class_word": ("STRING", {"default": "", "tooltip": "What kind of thing it is, as dog or toy."}),
+            "template": (list(TEMPLATES), {"default": "photo", "tooltip":
+                         "photo: a photo of a sks dog. object: 27 sentences for things, style: 19 for styles, one drawn each "
+                         "time."}),
+            "resolution": number("INT", 512, 64, 4096, "What the model was made for: 512 for SD1.x, 1024 for SDXL, 128 for "
+                                                       "Toybox.", 64),
+        }, "optional": {
+            "images": ("IMAGE", {"tooltip": "Pictures of the subject, as a batch. Transparent parts count as not masked."}),
+            "masks": ("MASK", {"tooltip": "White where the subject is, one for each picture or one for all."}),
+            "captions": ("STRING", {"default": "", "multiline": True, "tooltip":
+                         "One line for each picture, each with the identifier, instead of the template."}),
+            "buckets": ("BOOLEAN", {"default": True, "tooltip": "Keep each picture's shape. Off: all are cut to squares."}),
+            "flip": ("BOOLEAN", {"default": False, "tooltip":
+                     "Half of the time mirrored. Not for subjects whose left and right differ."}),
+            "folder": ("STRING", {"default": "", "tooltip":
+                       "A folder in ComfyUI's input folder: its pictures are taken too, captions from .txt files beside them."}),
+        }}
+
+    @classmethod
+    def IS_CHANGED(cls, folder="", **_):
+        return changed(folder)
+
+    def make(self, identifier, class_word, template, resolution, images=None, masks=None, captions="", buckets=True, flip=False,
+             folder=""):
+        preparation = Preparation(resolution, min(64, resolution), buckets, flip)
+        made = training_set(images, masks, identifier, class_word, template, captions, folder, preparation)
+        return {"ui": {"text": [made.described()]}, "result": (made,)}
+
+
+class DreamMatcherPriorSet:
+    TITLE = "DreamMatcher Prior Set"
+    DESCRIPTION = ("Draws pictures of the subject's class with the model itself, before it learns: they keep it from forgetting "
+                   "what others of the class look like. They are kept on disk.")
+    CATEGORY = CATEGORY
+    FUNCTION = "make"
+    RETURN_TYPES = ("DM_TRAINING_SET",)
+    RETURN_NAMES = ("prior_set",)
+    OUTPUT_TOOLTIPS = ("For the input prior_set of the training nodes.",)
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "model": ("MODEL", {"tooltip": "The model that will learn, as it is before."}),
+            "clip": ("CLIP", {"tooltip": "Its text encoder."}),
+            "vae": ("VAE", {"tooltip": "Its autoencoder."}),
+            "training_set": ("DM_TRAINING_SET", {"tooltip": "The subject's pictures, for their class, captions and size."}),
+            "count": number("INT", 100, 1, 10_000, "Pictures. The paper takes 1000, the scripts 100 to 200."),
+            "steps": number("INT", 25, 1, 1000, "Sampling steps of each."),
+            "cfg": number("FLOAT", 7.5, 1.0, 30.0, "Classifier-free guidance.", 0.5),
+            "sampler_name": (SAMPLERS, {"default": "euler_ancestral", "tooltip": "The paper takes an ancestral one."}),
+            "scheduler": (SCHEDULERS, {"default": "normal", "tooltip": "How noise levels are spread."}),
+            "seed": SEED,
+        }}
+
+    def make(self, model, clip, vae, training_set, count, steps, cfg, sampler_name, scheduler, seed):
+        settings = PriorSettings(count, steps, cfg, sampler_name, scheduler, seed)
+        made, said = prior_set(model, clip, vae, training_set, settings)
+        return {"ui": {"text": [said]}, "result": (made,)}
+
+
+NODES = (DreamMatcherTrainingSet, DreamMatcherPriorSet)

@@ -1,0 +1,171 @@
+"""Subjects that were learned elsewhere: every form of official Custom Diffusion files, LoRAs, embeddings, and what is neither."""
+
+from __future__ import annotations
+
+import pickle
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from world import same_weights, weights
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_graph():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def fresh(host):
+    return host.nodes["ToyboxLoader"]().load()
+
+
+@pytest.fixture
+def folder(host):
+    made = host.folder / "models" / "loras"
+    made.mkdir(parents=True, exist_ok=True)
+    host.folder_paths.add_model_folder_path("loras", str(made))
+    return made
+
+
+@pytest.fixture
+def learned(fresh):
+    """New keys and values by the UNet's own names, as a training would leave them, and a word."""
+    generator = torch.Generator().manual_seed(1)
+    unet = fresh[0].model.diffusion_model.state_dict()
+    changed = {name: value + 0.3 * value.std() * torch.randn(value.shape, generator=generator)
+               for name, value in unet.items() if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))}
+    return changed, torch.randn(1, 96, generator=generator)
+
+
+def diffusers_names(model) -> dict[str, str]:
+    import comfy.utils
+
+    table = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
+    return {ours: theirs for theirs, ours in table.items()}
+
+
+def form(kind: str, model, changed: dict, word: torch.Tensor) -> dict:
+    names = diffusers_names(model)
+    theirs = {names[name]: value for name, value in changed.items()}
+    if kind == "original":
+        own = {f"model.diffusion_model.{name}": value for name, value in changed.items()}
+        return {"state_dict": {**own, "embed": word}}
+    if kind == "diffusers":
+        return {re.sub(r"\.(to_[kv])\.", r".processor.\1_custom_diffusion.", name): value for name, value in theirs.items()}
+    if kind == "compressed":
+        own, parts = model.model.diffusion_model.state_dict(), {}
+        for name, value in changed.items():
+            u, s, v = torch.linalg.svd(value - own[name], full_matrices=False)
+            parts[names[name]] = {"u": u * s, "v": v}
+        theirs = parts
+    return {"unet": theirs, "modifier_token": {"<new1>": word[0]}}
+
+
+def drawn(host, model, clip, text="a photo of a <new1> robot on grass") -> torch.Tensor:
+    positive, negative = (host.nodes["CLIPTextEncode"]().encode(clip, prompt)[0] for prompt in (text, ""))
+    latent = {"samples": torch.zeros(1, 4, 16, 16)}
+    return host.nodes["KSampler"]().sample(model, 5, 4, 5.0, "euler", "normal", positive, negative, latent)[0]["samples"]
+
+
+def load(host, model, clip, name, **changes):
+    node = host.nodes["DreamMatcherLoadLearned"]()
+    return node.load(**{**dict(model=model, clip=clip, file=name, strength_model=1.0, strength_clip=1.0), **changes})["result"]
+
+
+@pytest.mark.parametrize("kind", ["plain", "compressed", "original", "diffusers"])
+def test_every_form_of_custom_diffusion_gives_the_weights_that_were_learned(host, pack, fresh, folder, learned, kind):
+    model, clip, _ = fresh
+    changed, word = learned
+    content, name = form(kind, model, changed, word), f"{kind}.{'safetensors' if kind == 'diffusers' else 'bin'}"
+    save_file(content, folder / name) if kind == "diffusers" else torch.save(content, folder / name)
+    before = weights(model)
+    made, text, got, words = load(host, model, clip, name)
+    assert words == ("" if kind == "diffusers" else "<new1>")
+    own = host.nodes["ToyboxLoader"]().load()[0]
+    own.model.diffusion_model.load_state_dict(changed, strict=False)
+    spoken = text if words else pack.module("dreammatcher.host.training.new_words").with_new_words(clip, {"<new1>": word})
+    wanted, ours, plain = (drawn(host, one, spoken) for one in (own, made, model))
+    assert (ours - wanted).norm() < 1e-3 * (wanted - plain).norm()
+    assert same_weights(model, before)
+    assert set(got.embeddings) == set(words.split())
+
+
+def test_a_delta_is_the_difference_to_the_model_without_its_loras(host, pack, fresh, folder, learned):
+    model, clip, _ = fresh
+    changed, word = learned
+    torch.save(form("plain", model, changed, word), folder / "base.bin")
+    alone = load(host, model, clip, "base.bin")[2].lora
+    lora = {name: torch.randn_like(value) for name, value in alone.items()}
+    other = pack.module("dreammatcher.training.export").Learned(lora)
+    stacked, text = host.nodes["DreamMatcherApplyLearned"]().apply(model, clip, other, 0.3, 0)
+    drawn(host, stacked, text)  # its LoRA is in the weights now
+    assert all(torch.allclose(value, load(host, stacked, text, "base.bin")[2].lora[name], atol=1e-6)
+               for name, value in alone.items())
+
+
+def test_strength_scales_what_was_learned(host, fresh, folder, learned):
+    model, clip, _ = fresh
+    torch.save(form("plain", model, *learned), folder / "strength.bin")
+    none, half, full = (drawn(host, load(host, model, clip, "strength.bin", strength_model=strength)[0], clip, "a robot")
+                        for strength in (0.0, 0.5, 1.0))
+    assert torch.equal(none, drawn(host, model, clip, "a robot"))
+    assert 0 < (half - none).norm() < (full - none).norm()
+
+
+def test_what_this_pack_saves_it_loads_again(host, fresh, folder, learned, pack):
+    model, clip, _ = fresh
+    torch.save(form("plain", model, *learned), folder / "again.bin")
+    made, text, got, _ = load(host, model, clip, "again.bin")
+    (host.folder / "models" / "embeddings").mkdir(exist_ok=True)
+    host.folder_paths.add_model_folder_path("embeddings", str(host.folder / "models" / "embeddings"))
+    name, = host.nodes["DreamMatcherSaveLearned"]().save(got, "resaved")["result"]
+    again = load(host, model, clip, name)[0]
+    wanted, plain = drawn(host, made, text), drawn(host, model, text)
+    assert (drawn(host, again, text) - wanted).norm() < 0.02 * (wanted - plain).norm(), "half precision must be all that differs"
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("code ran",)
+
+
+@pytest.mark.parametrize("content, said", [
+    ({"unet": {"down_blocks.9.attn2.to_k.weight": torch.ones(2, 2)}}, "this model has no such weight"),
+    ({"unet": {}, "modifier_token": {"<new1>": [torch.ones(768), torch.ones(1280)]}}, "several text encoders"),
+    ({"unet": {"a": {"w": torch.ones(2)}}}, "a compressed weight has a u and a v"),
+    ({"encoder.weight": torch.ones(2, 2), "decoder.weight": torch.ones(2, 2)}, "no LoRA, embedding or Custom Diffusion"),
+])
+def test_files_of_something_else_are_refused_with_their_name(host, fresh, folder, content, said):
+    torch.save(content, folder / "other.bin")
+    with pytest.raises(ValueError, match=rf"file: other\.bin .*{said}"):
+        load(host, *fresh[:2], "other.bin")
+
+
+def test_weights_of_another_size_are_refused(host, fresh, folder, learned):
+    model, clip, _ = fresh
+    wide = {name: torch.ones(value.shape[0], 768) for name, value in learned[0].items()}
+    torch.save(form("plain", model, wide, torch.ones(1, 768)), folder / "sd15.bin")
+    with pytest.raises(ValueError, match="64x768 in the file and 64x96 in the model"):
+        load(host, model, clip, "sd15.bin")
+
+
+def test_code_in_a_file_is_never_run(host, fresh, folder, capsys):
+    (folder / "evil.bin").write_bytes(pickle.dumps({"unet": Evil()}))
+    with pytest.raises(ValueError, match=r"file: evil\.bin cannot be read .*never code"):
+        load(host, *fresh[:2], "evil.bin")
+    assert "code ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04broken", b"\x80\x02}q\x00."])
+def test_damaged_files_are_refused(host, fresh, folder, content):
+    (folder / "broken.bin").write_bytes(content)
+    with pytest.raises(ValueError, match=r"file: broken\.bin"):
+        load(host, *fresh[:2], "broken.bin")
+
+
+def test_a_file_that_is_not_there_is_named(host, fresh):
+    with pytest.raises(ValueError, match="'gone.bin' is in none of ComfyUI's folders"):
+        load(host, *fresh[:2], "gone.bin")
