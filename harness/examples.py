@@ -187,10 +187,12 @@ def learn() -> dict[str, Any]:
         "5": node("ImageBatch", image1=["2", 0], image2=["3", 0]),
         "6": node("ImageBatch", image1=["5", 0], image2=["4", 0]),
         "7": node("DreamMatcherTrainingSet", images=["6", 0], identifier="sks", class_word="cat", template="photo",
-                  resolution=128, captions="", buckets=True, flip=False),
-        "8": node("DreamMatcherDreamBooth", model=["1", 0], clip=["1", 1], vae=["1", 2], training_set=["7", 0], kind="LoRA",
-                  steps=400, rate=0.001, seed=1, prior_weight=1.0, rank=4, batch=4, text_encoder=False, masked=False,
-                  bfloat16=False),
+                  resolution=128, captions="", buckets=True, flip=False, folder=""),
+        "19": node("DreamMatcherPriorSet", model=["1", 0], clip=["1", 1], vae=["1", 2], training_set=["7", 0], count=16, steps=20,
+                   cfg=7.5, sampler_name="euler_ancestral", scheduler="normal", seed=0),
+        "8": node("DreamMatcherDreamBooth", model=["1", 0], clip=["1", 1], vae=["1", 2], training_set=["7", 0],
+                  prior_set=["19", 0], kind="LoRA", steps=400, rate=0.001, seed=1, prior_weight=1.0, rank=4, batch=4,
+                  text_encoder=False, masked=False, bfloat16=False),
         "9": node("DreamMatcherEasy", model=["8", 0], clip=["8", 1], vae=["1", 2], reference=["2", 0],
                   reference_prompt="a photo of a sks cat on grass", prompt="a photo of a sks cat at night", negative="",
                   subject_words="cat"),
@@ -206,6 +208,15 @@ def learn() -> dict[str, Any]:
     }
 
 
+def learn_easy() -> dict[str, Any]:
+    """The same subject learned in one node, then matched."""
+    prompt = learn()
+    prompt["8"] = node("DreamMatcherLearn", model=["1", 0], clip=["1", 1], vae=["1", 2], images=["6", 0], class_word="cat",
+                       effort="quick", rate=0.001, seed=1, identifier="", sample_prompt="a photo of a cat at night")
+    del prompt["7"], prompt["19"]
+    return prompt
+
+
 def learn_photos() -> dict[str, Any]:
     """:func:`learn` on a real checkpoint, with photos of the user's."""
     prompt = learn()
@@ -214,6 +225,7 @@ def learn_photos() -> dict[str, Any]:
         prompt[number] = node("LoadImage", image="example.png")
     prompt["7"]["inputs"].update(class_word="dog", resolution=512)
     prompt["8"]["inputs"].update(steps=500, rate=0.0001, batch=1)
+    prompt["19"]["inputs"].update(count=100, steps=25)
     prompt["9"]["inputs"].update(reference_prompt="a photo of a sks dog", prompt="a photo of a sks dog on the beach",
                                  subject_words="dog")
     prompt["10"]["inputs"].update(width=512, height=512)
@@ -265,13 +277,18 @@ EXAMPLES = {
         "Samples with a reference that dreammatcher_11_save_reference_toybox has saved: queue that one first, then choose its "
         "file here.\n\nNothing is inverted. The model must be of the family that the reference was made with."]),
     "dreammatcher_13_learn_toybox": (learn, [
-        "Learns a cat from three pictures (DreamBooth as a LoRA, about two minutes on a CPU), draws it by what was learned "
-        "alone, and once more with DreamMatcher on top.\n\nThe LoRA is saved into models/loras. Queued again with another "
-        "prompt, nothing is learned anew.\n\nWith your own photos: open dreammatcher_14_learn_photos."]),
+        "Learns a cat from three pictures (DreamBooth as a LoRA with pictures of other cats, about four minutes on a CPU), "
+        "draws it by what was learned alone, and once more with DreamMatcher on top.\n\nThe LoRA is saved into models/loras. "
+        "Queued again with another prompt, nothing is learned anew.\n\nWith your own photos: open "
+        "dreammatcher_14_learn_photos."]),
     "dreammatcher_14_learn_photos": (learn_photos, [
         "Learns your subject from three photos and saves it as a LoRA.\n\nChoose your checkpoint and photos, write the class in "
         "class_word (dog, toy, ...) and in the prompts behind sks. Photos of one shape, different backgrounds.\n\nNot alike "
-        "enough: more steps. All dogs become yours: connect a prior_set of pictures that the model made of dogs."]),
+        "enough: more steps. Pictures of other dogs, which the model draws once, keep it from turning all dogs into yours."]),
+    "dreammatcher_15_learn_easy_toybox": (learn_easy, [
+        "Photos in, a model that knows the subject out: class pictures, identifier and settings are chosen (about two minutes "
+        "on a CPU). The node shows the words for your prompts.\n\nStop it, and the graph goes on with what is learned so "
+        "far.\n\nWith your own: choose a checkpoint, three to five photos and a class word, and set rate to 0.0001."]),
 }
 
 

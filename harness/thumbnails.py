@@ -47,7 +47,7 @@ def run_toybox_workflows() -> list[str]:
         if "toybox" not in name:
             continue
         prompt = make()
-        if prompt["7"]["class_type"] == "DreamMatcherLoadReference":
+        if prompt.get("7", {}).get("class_type") == "DreamMatcherLoadReference":
             prompt["7"]["inputs"]["file"] = host.run(save_and_load()).ui["15"]["text"][0].replace("\\", "/").rsplit("/", 1)[1]
         strip(pictures(host, prompt)).save(FOLDER / f"{name}.jpg", quality=90)
         print(name, flush=True)

@@ -242,6 +242,25 @@ def test_the_node_says_under_its_words_what_it_took_until_they_change(page):
     assert remark.count() == 0
 
 
+def test_a_training_set_says_on_its_node_what_it_made_of_the_pictures(page):
+    graph = workflow("dreammatcher_13_learn_toybox")
+    kept = [node for node in graph["nodes"] if node["type"] in ("ToyboxReference", "ImageBatch", "DreamMatcherTrainingSet")]
+    numbers = {node["id"] for node in kept}
+    graph["links"] = [link for link in graph["links"] if {link[1], link[3]} <= numbers]
+    known = {link[0] for link in graph["links"]}
+    for node in kept:
+        for output in node.get("outputs", []):
+            output["links"] = [link for link in output.get("links") or [] if link in known]
+    next(node for node in kept if node["type"] == "ToyboxReference")["widgets_values"][0] = next(SEEDS)
+    page.load({**graph, "nodes": kept})
+    page.show("DreamMatcherTrainingSet")
+    report = page.tab.locator(".dreammatcher.report")
+    page.run("await app.queuePrompt(0, 1)")
+    report.wait_for(state="visible", timeout=120_000)
+    assert report.inner_text().startswith("3 pictures of 'sks cat'\n128x128 as 128x128: a photo of a sks cat")
+    page.picture("report")
+
+
 RECTANGLES = {
     "LiteGraph": "return app.graph._nodes.map((node) => [node.type, ...node.getBounding()])",
     "Nodes 2.0": """return [...document.querySelectorAll('[data-node-id]')].map((node) => {

@@ -20,7 +20,14 @@ OURS = ("DreamMatcherInvert", "DreamMatcherSubject", "DreamMatcherMask", "DreamM
         "DreamMatcherCombine", "DreamMatcherGuidance", "DreamMatcherPreview", "DreamMatcherSaveReference",
         "DreamMatcherLoadReference", "DreamMatcherEasy", "DreamMatcherTrainingSet", "DreamMatcherDreamBooth",
         "DreamMatcherTextualInversion", "DreamMatcherCustomDiffusion", "DreamMatcherSaveLearned", "DreamMatcherApplyLearned",
-        "ToyboxLoader", "ToyboxReference")
+        "DreamMatcherLoadLearned", "DreamMatcherPriorSet", "DreamMatcherTrainingOptions", "DreamMatcherLearn", "ToyboxLoader",
+        "ToyboxReference")
+
+
+@pytest.fixture(autouse=True)
+def short_lessons(pack, monkeypatch):
+    easy = pack.module("dreammatcher.host.training.easy")
+    monkeypatch.setitem(easy.EFFORTS, "quick", easy.Effort(6, 2))
 
 
 def quick(prompt: dict, **changes) -> dict:
@@ -29,6 +36,8 @@ def quick(prompt: dict, **changes) -> dict:
     for entry in prompt.values():
         if entry["class_type"] in ("KSampler", "DreamMatcherInvert", "DreamMatcherDreamBooth"):
             entry["inputs"]["steps"] = 6
+        if entry["class_type"] == "DreamMatcherPriorSet":
+            entry["inputs"].update(steps=2, count=2)
         if entry["class_type"] in ("KSampler",):
             entry["inputs"]["cfg"] = 7.5
         entry["inputs"].update(changes.get(entry["class_type"], {}))

@@ -5,10 +5,14 @@ import { api } from "../../../scripts/api.js";
 import { Inspector } from "./inspector.js";
 import { Picker } from "./picker.js";
 import { LivePicture } from "./live.js";
+import { Report } from "./report.js";
 import { clearNotes, note } from "./note.js";
 
 /** The prompts in which each node looks for its subject's words. */
 const PROMPTS = { DreamMatcherSubject: ["prompt"], DreamMatcherEasy: ["reference_prompt", "prompt"] };
+/** Nodes that say something after they ran, and how high that is. */
+const REPORTS = { DreamMatcherTrainingSet: 110, DreamMatcherPriorSet: 76, DreamMatcherLearn: 44, DreamMatcherSaveLearned: 92,
+    DreamMatcherLoadLearned: 44 };
 const LIVE_EVENT = "dreammatcher.live";
 const NOTE_EVENT = "dreammatcher.note";
 
@@ -84,6 +88,19 @@ function addPicker(node) {
     addWidget(node, "subject words", picker, { getMinHeight: () => 56 });
 }
 
+function addReport(node) {
+    const report = new Report();
+    const height = () => (report.shown ? REPORTS[node.comfyClass] : 0);
+    addWidget(node, "report", report, { getMinHeight: height, getHeight: height });
+    const show = (output) => {
+        const first = !report.shown;
+        report.say(output?.text ?? []);
+        if (first && report.shown) grow(node, 0, node.computeSize()[1]);
+    };
+    after(node, "onExecuted", show);
+    after(node, "onConfigure", () => queueMicrotask(() => show(app.nodeOutputs?.[node.id])));
+}
+
 /** Live pictures by their node. */
 const lives = new WeakMap();
 
@@ -129,5 +146,6 @@ app.registerExtension({
         if (node.comfyClass === "DreamMatcherPreview") addInspector(node);
         if (node.comfyClass === "DreamMatcherApply") addLive(node);
         if (node.comfyClass in PROMPTS) addPicker(node);
+        if (node.comfyClass in REPORTS) addReport(node);
     },
 });

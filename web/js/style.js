@@ -32,6 +32,7 @@ const CSS = `
 .dreammatcher .chip:focus-visible { outline: 2px solid #56b4e9; }
 .dreammatcher.picker { flex-direction: row; flex-wrap: wrap; align-content: flex-start; gap: 4px; }
 .dreammatcher.picker .remark { flex-basis: 100%; color: var(--descrip-text, #999); }
+.dreammatcher.report { white-space: pre-wrap; overflow-wrap: anywhere; user-select: text; }
 .dreammatcher.live img { width: 100%; min-height: 0; flex: 1 1 0; object-fit: contain; }
 `;
 

@@ -1,0 +1,22 @@
+/** What a node says after it ran, on the node itself. */
+
+import { addStyle, element } from "./style.js";
+
+export class Report {
+    constructor() {
+        addStyle();
+        this.element = element("div", { className: "dreammatcher report", hidden: true });
+        this.shown = false;
+    }
+
+    /** @param texts the node's text outputs; none hides it */
+    say(texts) {
+        this.element.textContent = texts.join("\n");
+        this.shown = texts.length > 0;
+        this.element.hidden = !this.shown;
+    }
+
+    destroy() {
+        this.element.remove();
+    }
+}
