@@ -74,7 +74,7 @@ class School:
 
     def training_set(self, pictures: list[np.ndarray], kind: str, identifier: str):
         images = torch.from_numpy(np.stack(pictures)).float() / 255
-        return self.nodes["DreamMatcherTrainingSet"]().make(images, identifier, kind, "photo", 128)["result"][0]
+        return self.nodes["DreamMatcherTrainingSet"]().make(identifier, kind, "photo", 128, images)["result"][0]
 
     def prior(self, kind: str):
         """Pictures of a class that the model itself draws."""

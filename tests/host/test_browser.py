@@ -242,6 +242,16 @@ def test_the_node_says_under_its_words_what_it_took_until_they_change(page):
     assert remark.count() == 0
 
 
+def test_nodes_that_train_keep_their_seed_from_one_queue_to_the_next(page):
+    kept = page.run("""return given.map((kind) => {
+        const node = LiteGraph.createNode(kind);
+        app.graph.add(node);
+        return node.widgets.find((own) => own.name === "control_after_generate")?.value;
+    })""", ["DreamMatcherLearn", "DreamMatcherPriorSet", "DreamMatcherDreamBooth", "DreamMatcherTextualInversion",
+            "DreamMatcherCustomDiffusion", "KSampler"])
+    assert kept == ["fixed"] * 5 + ["randomize"]
+
+
 def test_a_training_set_says_on_its_node_what_it_made_of_the_pictures(page):
     graph = workflow("dreammatcher_13_learn_toybox")
     kept = [node for node in graph["nodes"] if node["type"] in ("ToyboxReference", "ImageBatch", "DreamMatcherTrainingSet")]

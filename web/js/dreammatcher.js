@@ -13,6 +13,9 @@ const PROMPTS = { DreamMatcherSubject: ["prompt"], DreamMatcherEasy: ["reference
 /** Nodes that say something after they ran, and how high that is. */
 const REPORTS = { DreamMatcherTrainingSet: 110, DreamMatcherPriorSet: 76, DreamMatcherLearn: 44, DreamMatcherSaveLearned: 92,
     DreamMatcherLoadLearned: 44 };
+/** Nodes that work for minutes: another seed at every queue would make them do so each time. */
+const SLOW = ["DreamMatcherLearn", "DreamMatcherPriorSet", "DreamMatcherDreamBooth", "DreamMatcherTextualInversion",
+    "DreamMatcherCustomDiffusion"];
 const LIVE_EVENT = "dreammatcher.live";
 const NOTE_EVENT = "dreammatcher.note";
 
@@ -101,6 +104,11 @@ function addReport(node) {
     after(node, "onConfigure", () => queueMicrotask(() => show(app.nodeOutputs?.[node.id])));
 }
 
+function keepSeed(node) {
+    const control = node.widgets?.find((own) => own.name === "control_after_generate");
+    if (control) control.value = "fixed";
+}
+
 /** Live pictures by their node. */
 const lives = new WeakMap();
 
@@ -147,5 +155,6 @@ app.registerExtension({
         if (node.comfyClass === "DreamMatcherApply") addLive(node);
         if (node.comfyClass in PROMPTS) addPicker(node);
         if (node.comfyClass in REPORTS) addReport(node);
+        if (SLOW.includes(node.comfyClass)) keepSeed(node);
     },
 });
