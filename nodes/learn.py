@@ -16,7 +16,6 @@ class DreamMatcherLearn:
     FUNCTION = "learn"
     RETURN_TYPES, RETURN_NAMES = (*LEARNED, "STRING"), (*LEARNED_NAMES, "subject")
     OUTPUT_TOOLTIPS = (*LEARNED_TOOLTIPS, "The words for the subject in your prompts.")
-    OUTPUT_NODE = True
 
     @classmethod
     def INPUT_TYPES(cls):

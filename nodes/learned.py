@@ -78,7 +78,7 @@ class DreamMatcherLoadLearned:
         return loading.modified(file)
 
     def load(self, model, clip, file, strength_model, strength_clip):
-        learned = loading.load_learned(model, file)
+        learned = loading.load_learned(model, clip, file)
         words = " ".join(learned.embeddings)
         return {"ui": {"text": [f"words for prompts: {words}" if words else "no new words"]},
                 "result": (*apply_learned(model, clip, learned, strength_model, strength_clip), learned, words)}

@@ -71,7 +71,6 @@ class DreamMatcherPriorSet:
     RETURN_TYPES = ("DM_TRAINING_SET",)
     RETURN_NAMES = ("prior_set",)
     OUTPUT_TOOLTIPS = ("For the input prior_set of the training nodes.",)
-    OUTPUT_NODE = True
 
     @classmethod
     def INPUT_TYPES(cls):

@@ -154,7 +154,7 @@ def load(path: Path, tokenizer_dir: Path, embedding_directory=None, disable_dyna
     return patcher, clip, vae
 
 
-def _text_patcher(*arguments, disable_dynamic: bool):
+def _text_patcher(*arguments, disable_dynamic: bool = False):
     return load(*arguments, disable_dynamic)[1].patcher
 
 

@@ -71,6 +71,7 @@ def fitted(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """``image`` [C, H, W] scaled to cover ``size`` and cut to it around its middle."""
     import kornia  # takes half a second, which no start of the host should cost
 
+    image = image.float()
     height, width = image.shape[-2:]
     factor = max(size[0] / height, size[1] / width)
     scaled = (max(size[0], round(height * factor)), max(size[1], round(width * factor)))

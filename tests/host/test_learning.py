@@ -269,6 +269,53 @@ def test_words_learned_one_after_the_other_stand_in_one_prompt(host, fresh, make
     assert sum(not torch.is_tensor(token) and token == marker for token in tokens) == 1, "the text's own sks stays"
 
 
+def vectors_in(clip, text: str) -> list[int]:
+    """Places of vectors among a prompt's tokens."""
+    return [place for place, (token, *_) in enumerate(clip.tokenize(text)["l"][0]) if torch.is_tensor(token)]
+
+
+def test_a_clone_of_a_clip_keeps_its_learned_words(host, fresh, pack):
+    clip = pack.module("dreammatcher.host.training.new_words").with_new_words(fresh[1], {"<toy>": torch.randn(2, 96)})
+    assert vectors_in(clip.clone(), "a <toy> robot") == vectors_in(clip, "a <toy> robot") == [2, 3]
+    stopped = host.nodes["CLIPSetLastLayer"]().set_last_layer(clip, -2)[0]
+    assert vectors_in(stopped, "a <toy> robot") == [2, 3]
+
+
+@pytest.mark.parametrize("text, places", [
+    ("a Sks and a <toy> robot", [5, 6]), ("SKS <TOY>", [2, 3]), ("sks sks <toy> sks", [3, 4]),
+    ("a <toy>, (<toy>:1.2)", [2, 3, 5, 6])])
+def test_vectors_stand_where_their_word_does_whatever_else_is_in_the_prompt(fresh, pack, text, places):
+    clip = pack.module("dreammatcher.host.training.new_words").with_new_words(fresh[1], {"<toy>": torch.randn(2, 96)})
+    assert vectors_in(clip, text) == places
+
+
+def test_a_file_whose_name_holds_the_word_is_left_to_the_host(host, fresh, make_set, pack):
+    from safetensors.torch import save_file
+
+    folder = host.folder / "models" / "embeddings"
+    folder.mkdir(parents=True, exist_ok=True)
+    host.folder_paths.add_model_folder_path("embeddings", str(folder))
+    save_file({"emb_params": torch.ones(1, 96)}, folder / "sks.safetensors")
+    clip = host.nodes["ToyboxLoader"]().load()[1]
+    spoken = pack.module("dreammatcher.host.training.new_words").with_new_words(clip, {"<toy>": torch.zeros(1, 96)})
+    tokens = [token for token, *_ in spoken.tokenize("embedding:sks <toy>")["l"][0] if torch.is_tensor(token)]
+    assert [float(token.mean()) for token in tokens] == [1.0, 0.0]
+
+
+def test_a_second_word_is_learned_on_a_clip_that_knows_the_first(host, fresh, make_set):
+    model, clip, vae = fresh
+    first = learn(host, model, clip, vae, make_set(), "DreamMatcherTextualInversion")
+    again = learn(host, first[0], first[1], vae, make_set(), "DreamMatcherTextualInversion", initial_word="sks")
+    other = learn(host, first[0], first[1], vae, make_set(identifier="<toy>"), "DreamMatcherTextualInversion")
+    assert again[2].embeddings["sks"].shape == (2, 96)
+    assert len(vectors_in(other[1], "a sks and a <toy>")) == 4
+
+
+def test_captions_must_hold_the_identifier_as_a_word(make_set):
+    with pytest.raises(ValueError, match="does not hold the identifier 'sks'"):
+        make_set(captions="two sksdogs\na sks dog")
+
+
 def test_a_word_of_another_width_is_refused(fresh, pack):
     with pytest.raises(ValueError, match="vectors of 768 numbers and this model's words have 96"):
         pack.module("dreammatcher.host.training.new_words").with_new_words(fresh[1], {"<toy>": torch.randn(1, 768)})

@@ -132,6 +132,29 @@ class Evil:
         return print, ("code ran",)
 
 
+def test_embeddings_of_every_form_give_a_word(host, fresh, folder):
+    model, clip, _ = fresh
+    rows = torch.randn(2, 96)
+    torch.save({"string_to_token": {"*": 265}, "string_to_param": {"*": rows}, "name": "old"}, folder / "old.pt")
+    save_file({"emb_params": rows}, folder / "我的猫.safetensors")
+    for name, word in (("old.pt", "<old>"), ("我的猫.safetensors", "<我的猫>")):
+        _, spoken, learned, words = load(host, model, clip, name)
+        assert words == word and torch.equal(learned.embeddings[word], rows)
+        tokens = [token for token, *_ in spoken.tokenize(f"a {word} robot")["l"][0]]
+        assert sum(map(torch.is_tensor, tokens)) == 2
+
+
+@pytest.mark.parametrize("content, said", [
+    ({f"lora_unet_double_blocks_0_img_attn_qkv.lora_{part}.weight": torch.ones(2, 2) for part in ("down", "up")},
+     "is a LoRA for another kind of model"),
+    ({"clip_l": torch.ones(1, 768), "clip_g": torch.ones(1, 1280)}, "an embedding for SDXL's two text encoders"),
+    ([torch.ones(1)], "holds list and no weights by name")])
+def test_files_for_other_models_are_refused_with_what_they_are(host, fresh, folder, content, said):
+    torch.save(content, folder / "foreign.pt")
+    with pytest.raises(ValueError, match=rf"file: foreign\.pt .*{said}"):
+        load(host, *fresh[:2], "foreign.pt")
+
+
 @pytest.mark.parametrize("content, said", [
     ({"unet": {"down_blocks.9.attn2.to_k.weight": torch.ones(2, 2)}}, "this model has no such weight"),
     ({"unet": {}, "modifier_token": {"<new1>": [torch.ones(768), torch.ones(1280)]}}, "several text encoders"),

@@ -139,6 +139,20 @@ def test_a_folder_gives_pictures_of_any_size_with_captions_and_masks(host, input
     assert len(read_folder(host, images=pictures).examples) == 4
 
 
+def test_what_cameras_and_other_systems_leave_in_a_folder_does_no_harm(host, input_folder):
+    import numpy as np
+
+    Image.fromarray(np.linspace(0, 65535, 100 * 100).reshape(100, 100).astype(np.uint16)).save(input_folder / "sixteen.png")
+    Image.new("RGB", (4000, 3000)).save(input_folder / "camera.jpg")
+    (input_folder / "._camera.jpg").write_bytes(b"of macOS")
+    (input_folder / "album.jpg").mkdir(exist_ok=True)
+    (input_folder / "camera.txt").write_text("a sks toy", encoding="utf-8-sig")
+    camera, sixteen = read_folder(host).examples
+    assert camera.captions == ("a sks toy",) and tuple(camera.picture.shape) == (3, 1536, 2048)
+    assert 0.45 < float(sixteen.picture.mean()) < 0.55
+    (input_folder / "album.jpg").rmdir()
+
+
 def test_a_folder_is_read_again_when_a_file_of_it_changes(host, input_folder):
     Image.new("RGB", (100, 100)).save(input_folder / "a.png")
     changed = host.nodes["DreamMatcherTrainingSet"].IS_CHANGED
@@ -263,6 +277,23 @@ def test_the_easy_node_learns_from_photos_and_a_class_word(host, pack, fresh, pi
     assert subject == "sks robot" and done["ui"]["text"] == ["write in prompts: sks robot"]
     assert learned.lora and loss.shape[-1] == 3 and model is not fresh[0]
     assert same_weights(fresh[0], before)
+
+
+def test_the_easy_node_refuses_before_it_draws_class_pictures(host, fresh, pictures, pack, monkeypatch):
+    prior = pack.module("dreammatcher.host.training.easy")
+    monkeypatch.setattr(prior, "prior_set", lambda *_: pytest.fail("drawn for nothing"))
+    with pytest.raises(ValueError, match="it has one picture"):
+        host.nodes["DreamMatcherLearn"]().learn(*fresh, pictures[:1], "robot", "quick", 1e-3, 1)
+
+
+@pytest.mark.parametrize("change", ["sampling", "clip"])
+def test_class_pictures_depend_on_all_that_draws_them(host, fresh, make_prior, change):
+    here = folder_of(make_prior()[1])
+    if change == "clip":
+        other = make_prior(clip=host.nodes["CLIPSetLastLayer"]().set_last_layer(fresh[1], -2)[0])
+    else:
+        other = make_prior(model=host.nodes["ModelSamplingDiscrete"]().patch(fresh[0], "eps", True)[0])
+    assert folder_of(other[1]) != here and folder_of(make_prior()[1]) == here
 
 
 def test_the_easy_node_needs_a_class_word(host, fresh, pictures):

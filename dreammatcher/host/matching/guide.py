@@ -33,7 +33,8 @@ def guide(model: ModelPatcher, settings: GuidanceSettings) -> ModelPatcher:
         return clone
     if settings.mode == PAPER:
         try:
-            clone = statically_loaded(clone)
+            whole = statically_loaded(model)
+            clone = clone if whole is model else whole
         except NoGradient as error:
             log.warning("DreamMatcher Guidance: mode paper is not possible here (%s); runs are guided in mode fast", error)
     clone.set_model_sampler_post_cfg_function(lambda arguments: _lead(arguments, settings))

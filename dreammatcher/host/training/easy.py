@@ -12,7 +12,9 @@ from ...training.settings import LoraSettings, ObjectiveSettings, OptimiserSetti
 from ..family import native_side
 from .identifiers import rare_word
 from .learn import LORA, DreamBoothSettings, dreambooth
+from .model import check_prediction
 from .prior import PriorSettings, prior_set
+from .run import check_pictures
 from .sets import training_set
 
 
@@ -42,9 +44,12 @@ def learn_subject(model, clip, vae, images: torch.Tensor, class_word: str, effor
     chosen, side = EFFORTS[effort], native_side(model)
     word = identifier.strip() or rare_word(clip, seed)
     own = training_set(images, masks, word, class_word, "photo", "", "", Preparation(side, min(64, side)))
+    check_pictures(own)
+    check_prediction(model)  # before minutes are spent on class pictures
     prior, _ = prior_set(model, clip, vae, own, PriorSettings(chosen.prior, seed=seed))
     subject = own.naming.subject
-    told = prompt.replace(class_word.strip(), subject, 1) if prompt.strip() else f"a photo of a {subject}"
+    told = prompt if subject in prompt else prompt.replace(class_word.strip(), subject, 1)
+    told = told.strip() or f"a photo of a {subject}"
     options = TrainingOptions(OptimiserSettings(warmup=WARMUP), average=AVERAGE, sample_prompt=told,
                               sample_every=max(1, chosen.steps // 10), keep_when_stopped=True)
     settings = options.training(chosen.steps, 1, seed, bfloat16=False)

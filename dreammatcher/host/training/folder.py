@@ -11,6 +11,7 @@ import torch
 from einops import rearrange
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+LARGEST = 2048  # pixels of a side: twice what SDXL learns from
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -47,20 +48,30 @@ def changed(name: str) -> str:
 def pictures_of(name: str) -> list[Found]:
     """The folder's pictures by name, turned as the camera says. Raises ValueError, naming the file, for one that is damaged."""
     path = folder_path(name)
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+    files = sorted(file for file in path.iterdir()
+                   if file.suffix.lower() in SUFFIXES and file.is_file() and not file.name.startswith("."))
     if not files:
         raise ValueError(f"folder: {name!r} holds no pictures ({', '.join(SUFFIXES)})")
     return [_read(file) for file in files]
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture as the camera held it, in eight bits, no larger than is of use."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().clip(0, 255).astype(np.uint8))
+    image = ImageOps.exif_transpose(image)
+    image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    return image
+
+
 def _read(file: Path) -> Found:
     try:
         with Image.open(file) as image:
-            pixels = np.array(ImageOps.exif_transpose(image).convert("RGBA"))
-    except (UnidentifiedImageError, OSError) as error:
+            pixels = np.array(_upright(image).convert("RGBA"))
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"folder: {file.name} is damaged or no picture ({error})") from error
     picture = rearrange(torch.from_numpy(pixels).float() / 255, "h w c -> c h w")
     text = file.with_suffix(".txt")
-    caption = text.read_text(encoding="utf-8", errors="replace") if text.is_file() else ""
+    caption = text.read_text(encoding="utf-8-sig", errors="replace") if text.is_file() else ""
     opaque = bool((picture[3] > 0.99).all())
     return Found(file, picture[:3].clone(), None if opaque else picture[3:].clone(), " ".join(caption.split()))

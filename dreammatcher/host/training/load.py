@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
+import comfy.lora
 import folder_paths
 import torch
 from safetensors.torch import load_file
@@ -16,7 +18,7 @@ from .names import unet_names
 #: kinds of models in whose folders such files lie
 KINDS = ("loras", "embeddings")
 #: names of an embedding's one tensor that say nothing about its word
-NAMELESS = ("emb_params", "clip_l", "clip_h")
+NAMELESS = ("emb_params", "clip_l", "clip_h", "clip_g", "*")
 
 
 def names() -> list[str]:
@@ -41,18 +43,22 @@ def modified(name: str) -> float:
         return float("nan")
 
 
-def load_learned(model, name: str) -> Learned:
+def load_learned(model, clip, name: str) -> Learned:
     """A file as something to apply or to save. Full weights become differences to ``model``'s, without its LoRAs.
 
     Raises ValueError, naming the file, when it is damaged, holds code, or belongs to another kind of model.
     """
     path = find(name)
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        safe = path.suffix.lower() in (".safetensors", ".sft")
+        content = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors have errors of their own
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"file: {name} cannot be read ({reason}); only weights are read, never code") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"file: {name} holds {type(content).__name__} and no weights by name")
     content = content.get("state_dict", content)
+    content = content.get("string_to_param", content)  # older embeddings
     about = {"method": "file", "file": path.name}
     try:
         if is_delta(content):
@@ -63,12 +69,24 @@ def load_learned(model, name: str) -> Learned:
     tensors = {key: value for key, value in content.items() if torch.is_tensor(value)}
     if len(tensors) == 1:
         (key, rows), = tensors.items()
-        word = f"<{re.sub(r'[^0-9A-Za-z_-]', '', path.stem)}>" if key in NAMELESS else key
+        stem = re.sub(r"[^\w-]", "", path.stem) or "learned"
+        word = f"<{stem}>" if key in NAMELESS else key
         return Learned({}, {word: rows.float() if rows.ndim == 2 else rows.float()[None]}, about)
+    if {"clip_l", "clip_g"} <= set(tensors):
+        raise ValueError(f"file: {name} is an embedding for SDXL's two text encoders; write embedding:{path.stem} in prompts")
     if not any(key.startswith(("lora_", "unet.", "diffusion_model.", "text_encoder", "lycoris_")) for key in tensors):
         raise ValueError(f"file: {name} is no LoRA, embedding or Custom Diffusion model; its names begin with "
                          f"{', '.join(list(content)[:3])}")
+    _check_lora(model, clip, name, tensors)
     return Learned(tensors, {}, about)
+
+
+def _check_lora(model, clip, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raises ValueError for a LoRA of which nothing is for this model: the host would leave all of it out."""
+    known = {**comfy.lora.model_lora_keys_unet(model.model, {}), **comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})}
+    begun = {".".join(parts[:length]) for parts in (key.split(".") for key in tensors) for length in range(1, len(parts))}
+    if not begun & known.keys():
+        raise ValueError(f"file: {name} is a LoRA for another kind of model: none of its weights is in this one")
 
 
 def _tensors(model, delta: Delta) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
@@ -20,19 +21,19 @@ from comfy.ldm.modules import attention
 from torch.utils.hooks import RemovableHandle
 
 from ...subject import Conditioning
+from ...training.captions import alone, holds
 from ...training.custom_diffusion import KEYS_AND_VALUES, first_token_constant
 from ...training.objective import EPSILON, VELOCITY
 from ...training.trainables import TokenRows, Weights
 from ..conditioning import model_arguments
 from ..gradients import NoGradient, ordinary_weights, statically_loaded, with_weights
+from .new_words import MARKER, without_marker
 
 #: how the host turns a prediction into a clean picture -> what it predicts
 PREDICTIONS = {comfy.model_sampling.EPS.calculate_denoised: EPSILON,
                comfy.model_sampling.V_PREDICTION.calculate_denoised: VELOCITY}
 #: attention of the host that has a gradient; others (sage, flash) are replaced while a model learns
 DIFFERENTIABLE = ("attention_basic", "attention_split", "attention_sub_quad", "attention_pytorch", "attention_xformers")
-#: stands in captions for a word that is learned; a token of its own in CLIP's vocabulary and in Toybox's
-MARKER = "sks"
 
 
 class HostDenoiser:
@@ -40,13 +41,14 @@ class HostDenoiser:
 
     def __init__(self, model, clip, latent_size: tuple[int, int], constant_start: bool = False):
         """``constant_start``: keys and values of the start token learn nothing (Custom Diffusion)."""
+        originals, clip = (model, clip.patcher), without_marker(clip)
+        check_prediction(model)
         model, clip = _whole("model", model), _whole_clip(clip)
         self.model, self.clip, self.constant_start = model, clip, constant_start
+        #: copies that were made for this training, and what they were made of
+        self.borrowed = [(own, copy) for own, copy in zip(originals, (model, clip.patcher)) if own.model is not copy.model]
         base, sampling = model.model, model.get_model_object("model_sampling")
-        prediction = PREDICTIONS.get(type(sampling).calculate_denoised)
-        if prediction is None or not hasattr(sampling, "sigmas"):
-            raise ValueError("model: training knows models that predict noise (EPS) or velocity (V_PREDICTION): SD1.x, SD2.x and "
-                             "SDXL, without LCM, x0 or EDM in ModelSamplingDiscrete; this one predicts something else")
+        prediction = PREDICTIONS[type(sampling).calculate_denoised]
         memory = model.memory_required([2, base.latent_format.latent_channels, *latent_size])
         comfy.model_management.load_models_gpu([model, clip.patcher], memory)
         self.prediction, self.device = prediction, model.load_device
@@ -82,9 +84,9 @@ class HostDenoiser:
         return Conditioning(torch.cat(texts), pooled)
 
     def _encode(self, caption: str, weights: Weights, rows: Mapping[str, TokenRows]) -> Conditioning:
-        word = next((word for word in rows if word in caption), None)
+        word = next((word for word in rows if holds(caption, word)), None)
         vectors = None if word is None else rows[word].rows
-        text = caption if word is None else caption.replace(word, " ".join([MARKER] * len(vectors)))
+        text = caption if word is None else re.sub(alone(word), " ".join([MARKER] * len(vectors)), caption)
 
         def run() -> Conditioning:
             cond, pooled = self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled=True)
@@ -99,9 +101,10 @@ class HostDenoiser:
             return with_weights(tower, {**self.text, **weights}, run)
 
     def rows_of(self, word: str) -> torch.Tensor:
-        """What the token table has for a word, [tokens, D] in float32."""
+        """What the token table has for a word, or what was learned for it, [tokens, D] in float32."""
         table = self._table().weight
-        return table[torch.tensor(self._tokens(word), dtype=torch.long, device=table.device)].float().cpu().clone()
+        rows = [token if torch.is_tensor(token) else table[token] for token in self._tokens(word)]
+        return torch.stack([row.detach().float().cpu() for row in rows]) if rows else torch.empty(0, table.shape[1])
 
     def _table(self) -> torch.nn.Module:
         """The token table. Raises ValueError for models with several text encoders."""
@@ -111,11 +114,20 @@ class HostDenoiser:
                              "SD2.x) only; use DreamMatcher DreamBooth")
         return getattr(tower, tower.clip).transformer.get_input_embeddings()
 
-    def _tokens(self, word: str) -> list[int]:
-        """Numbers of a text's tokens, without start, end and padding."""
+    def _tokens(self, word: str) -> list[int | torch.Tensor]:
+        """A text's tokens, without start, end and padding: numbers, or vectors of learned words."""
         (chunks,) = self.clip.tokenize(word).values()
         (empty,) = self.clip.tokenize("").values()
-        return list(itertools.takewhile(lambda token: token != empty[0][1][0], (token for token, *_ in chunks[0][1:])))
+        end = empty[0][1][0]
+        return list(itertools.takewhile(lambda token: torch.is_tensor(token) or token != end,
+                                        (token for token, *_ in chunks[0][1:])))
+
+    def give_back(self) -> None:
+        """Takes copies that were made for this training off the device; nobody else knows them."""
+        for own, copy in self.borrowed:
+            comfy.model_management.unload_model_and_clones(copy)
+            own.non_dynamic_delegate_model = None
+        self.borrowed = []
 
     @cached_property
     def _marker(self) -> int:
@@ -145,6 +157,14 @@ class HostDenoiser:
             options["optimized_attention_override"] = lambda _, *given, **named: attention.attention_pytorch(*given, **named)
         return base.diffusion_model(x.to(dtype), times, context=context.to(dtype), transformer_options=options,
                                     **others).float()
+
+
+def check_prediction(model) -> None:
+    """Raises ValueError for a model that predicts something else than noise or velocity."""
+    sampling = model.get_model_object("model_sampling")
+    if type(sampling).calculate_denoised not in PREDICTIONS or not hasattr(sampling, "sigmas"):
+        raise ValueError("model: training knows models that predict noise (EPS) or velocity (V_PREDICTION): SD1.x, SD2.x and "
+                         "SDXL, without LCM, x0 or EDM in ModelSamplingDiscrete; this one predicts something else")
 
 
 def _refused(name: str, error: NoGradient) -> ValueError:

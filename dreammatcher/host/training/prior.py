@@ -51,20 +51,22 @@ def prior_set(model, clip, vae, own: TrainingSet, settings: PriorSettings) -> tu
     when the set has no class word.
     """
     captions = own.naming.prior_captions()
-    folder = Path(folder_paths.get_output_directory()) / FOLDER / _key(model, captions, own.preparation.resolution, settings)
+    key = _key(model, clip, vae, captions, own.preparation.resolution, settings)
+    folder = Path(folder_paths.get_output_directory()) / FOLDER / key
     folder.mkdir(parents=True, exist_ok=True)
     missing = [number for number in range(settings.count) if not _file(folder, number).is_file()]
-    bar, negative = comfy.utils.ProgressBar(max(1, len(missing))), encode(clip, "")
+    bar = comfy.utils.ProgressBar(max(1, len(missing)))
+    said = {text: encode(clip, text) for text in (*dict.fromkeys(captions[number % len(captions)] for number in missing), "")}
     for done, number in enumerate(missing):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        positive = encode(clip, captions[number % len(captions)])
-        _write(_draw(model, vae, positive, negative, own.preparation.resolution, settings, number), _file(folder, number))
+        positive = said[captions[number % len(captions)]]
+        _write(_draw(model, vae, positive, said[""], own.preparation.resolution, settings, number), _file(folder, number))
         bar.update_absolute(done + 1, len(missing))
     examples = tuple(Example(_read(_file(folder, number)), (captions[number % len(captions)],))
                      for number in range(settings.count))
     made = TrainingSet(examples, Naming("", own.naming.class_word, own.naming.templates), own.preparation)
-    said = f"{settings.count} pictures of {own.naming.class_word!r}: {len(missing)} drawn now, the others were there\n{folder}"
-    return made, said
+    report = f"{settings.count} pictures of {own.naming.class_word!r}: {len(missing)} drawn now, the others were there\n{folder}"
+    return made, report
 
 
 def _draw(model, vae, positive: list, negative: list, resolution: int, settings: PriorSettings, number: int) -> torch.Tensor:
@@ -77,10 +79,16 @@ def _draw(model, vae, positive: list, negative: list, resolution: int, settings:
     return vae.decode(made)[0].float().cpu().clamp(0, 1)
 
 
-def _key(model, captions: tuple[str, ...], resolution: int, settings: PriorSettings) -> str:
-    """Name of the folder: it changes with the model, its LoRAs and everything that is chosen but the number of pictures."""
+def _key(model, clip, vae, captions: tuple[str, ...], resolution: int, settings: PriorSettings) -> str:
+    """Name of the folder: it changes with the models, their LoRAs and everything that is chosen but the number of pictures."""
     chosen = {name: value for name, value in asdict(settings).items() if name != "count"}
-    said = json.dumps([_numbers(unpatched(model)), _numbers(model.patches), captions, resolution, chosen])
+    sampling = model.get_model_object("model_sampling")
+    weights = {name: value for name, value in unpatched(model).items() if not name.startswith("model_sampling.")}
+    numbers = [_numbers(part) for part in (
+        weights, model.patches, sampling.state_dict(), unpatched(clip.patcher), clip.patcher.patches,
+        vae.first_stage_model.state_dict())]
+    kinds = [base.__name__ for base in type(sampling).__mro__]
+    said = json.dumps([numbers, kinds, getattr(clip, "layer_idx", None), captions, resolution, chosen])
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
@@ -112,4 +120,5 @@ def _write(picture: torch.Tensor, path: Path) -> None:
 
 def _read(path: Path) -> torch.Tensor:
     with Image.open(path) as image:
-        return rearrange(torch.from_numpy(np.array(image.convert("RGB"))).float() / 255, "h w c -> c h w").clone()
+        pixels = torch.from_numpy(np.array(image.convert("RGB")))
+    return rearrange(pixels.half() / 255, "h w c -> c h w").contiguous()  # half: there may be a thousand of them

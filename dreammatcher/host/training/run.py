@@ -16,6 +16,7 @@ import torch
 from einops import rearrange
 from PIL import Image
 
+from ...training.captions import holds
 from ...training.curve import curve
 from ...training.data import LatentSet
 from ...training.loop import Checkpoint, Training, train
@@ -62,7 +63,7 @@ def check_prior(own: TrainingSet, prior: TrainingSet | None) -> None:
         raise ValueError("class_word: it is empty in the training set, and prior preservation needs the subject's class; write "
                          "it there, or take the prior set away")
     word = own.naming.identifier
-    named = next((text for example in prior.examples for text in example.captions if word and word in text.split()), None)
+    named = next((text for example in prior.examples for text in example.captions if holds(text, word)), None)
     if named is not None:
         raise ValueError(f"prior_set: its caption {named!r} holds the identifier {word!r}, so pictures of the class would be "
                          "learned as the subject; leave the identifier of the prior's Training Set empty")
@@ -81,7 +82,7 @@ def ready(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, seed: i
         sets = [None if each is None else each.same_way(own.preparation).prepared(encode) for each in (own, prior)]
     side = own.preparation.resolution // 8
     denoiser = HostDenoiser(model, clip, (side, side), constant_start)
-    towers = [weights_identity(module)[0] for module in (model.model.diffusion_model, clip.cond_stage_model)]
+    towers = [weights_identity(module)[0] for module in (denoiser.model.model.diffusion_model, denoiser.clip.cond_stage_model)]
     sums = [float(example.latents.double().sum()) for each in sets if each for example in each.examples]
     return Ready(denoiser, *sets, json.dumps([*towers, sums]))
 
@@ -122,11 +123,13 @@ def run(recipe: SubjectRecipe, settings: TrainingSettings, job: str, options: Tr
 
     # without its cache: that would keep the first step's cast of every weight that learns
     autocast = torch.autocast(recipe.model.device.type, torch.bfloat16, enabled=settings.bfloat16, cache_enabled=False)
-    with torch.inference_mode(False), torch.enable_grad(), autocast:
-        recipe.learned.to(recipe.model.device)
-        losses = train(recipe, settings, Checkpoint(path, job), after_step).losses
-    if len(losses) == settings.steps:
-        path.unlink(missing_ok=True)  # of use to a stopped run only
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), autocast:
+            recipe.learned.to(recipe.model.device)
+            losses = train(recipe, settings, Checkpoint(path, job), after_step).losses
+    finally:
+        recipe.model.give_back()
+    path.unlink(missing_ok=True)  # of use to a run that is to go on
     return losses
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from einops import rearrange
 
-from ...training.captions import TEMPLATES, Naming
+from ...training.captions import TEMPLATES, Naming, holds
 from ...training.data import Example, Preparation
 from ...training.sets import TrainingSet
 from ..masks import mask_grid
@@ -58,6 +58,6 @@ def _own_captions(captions: str, count: int, naming: Naming) -> list[tuple[str, 
 
 
 def _check_caption(where: str, caption: str, naming: Naming) -> None:
-    if naming.identifier and naming.identifier not in caption:
+    if naming.identifier and not holds(caption, naming.identifier):
         raise ValueError(f"{where}: {caption!r} does not hold the identifier {naming.identifier!r}, so the word would not be "
                          "learned from it")
