@@ -192,7 +192,7 @@ def learn() -> dict[str, Any]:
                    cfg=7.5, sampler_name="euler_ancestral", scheduler="normal", seed=0),
         "8": node("DreamMatcherDreamBooth", model=["1", 0], clip=["1", 1], vae=["1", 2], training_set=["7", 0],
                   prior_set=["19", 0], kind="LoRA", steps=400, rate=0.001, seed=1, prior_weight=1.0, rank=4, batch=4,
-                  text_encoder=False, masked=False, bfloat16=False),
+                  text_encoder=True, masked=False, bfloat16=False),
         "9": node("DreamMatcherEasy", model=["8", 0], clip=["8", 1], vae=["1", 2], reference=["2", 0],
                   reference_prompt="a photo of a sks cat on grass", prompt="a photo of a sks cat at night", negative="",
                   subject_words="cat"),

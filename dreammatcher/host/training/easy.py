@@ -33,7 +33,7 @@ RANK, WARMUP, AVERAGE = 8, 25, 0.98
 
 def learn_subject(model, clip, vae, images: torch.Tensor, class_word: str, effort: str, rate: float, seed: int, identifier: str,
                   masks: torch.Tensor | None, prompt: str) -> tuple[Learned, list[float], str]:
-    """DreamBooth as a LoRA with prior preservation, at the model's own size.
+    """DreamBooth as a LoRA of UNet and text encoder with prior preservation, at the model's own size.
 
     Gives what was learned, the loss of each step, and the words that mean the subject. An empty ``identifier`` is replaced by a
     rare word drawn by ``seed``. ``prompt`` is drawn while it trains, the subject's words in place of the class. Raises ValueError
@@ -53,6 +53,6 @@ def learn_subject(model, clip, vae, images: torch.Tensor, class_word: str, effor
     options = TrainingOptions(OptimiserSettings(warmup=WARMUP), average=AVERAGE, sample_prompt=told,
                               sample_every=max(1, chosen.steps // 10), keep_when_stopped=True)
     settings = options.training(chosen.steps, 1, seed, bfloat16=False)
-    learned, losses = dreambooth(model, clip, vae, own, prior, DreamBoothSettings(LORA, LoraSettings(RANK), rate),
+    learned, losses = dreambooth(model, clip, vae, own, prior, DreamBoothSettings(LORA, LoraSettings(RANK), rate, text=True),
                                  ObjectiveSettings(masked=masks is not None), settings, options)
     return learned, losses, subject
