@@ -191,7 +191,7 @@ def learn() -> dict[str, Any]:
         "19": node("DreamMatcherPriorSet", model=["1", 0], clip=["1", 1], vae=["1", 2], training_set=["7", 0], count=16, steps=20,
                    cfg=7.5, sampler_name="euler_ancestral", scheduler="normal", seed=0),
         "8": node("DreamMatcherDreamBooth", model=["1", 0], clip=["1", 1], vae=["1", 2], training_set=["7", 0],
-                  prior_set=["19", 0], kind="LoRA", steps=400, rate=0.001, seed=1, prior_weight=1.0, rank=4, batch=4,
+                  prior_set=["19", 0], kind="LoRA", steps=400, rate=0.002, seed=1, prior_weight=1.0, rank=8, batch=4,
                   text_encoder=True, masked=False, bfloat16=False),
         "9": node("DreamMatcherEasy", model=["8", 0], clip=["8", 1], vae=["1", 2], reference=["2", 0],
                   reference_prompt="a photo of a sks cat on grass", prompt="a photo of a sks cat at night", negative="",
@@ -212,7 +212,7 @@ def learn_easy() -> dict[str, Any]:
     """The same subject learned in one node, then matched."""
     prompt = learn()
     prompt["8"] = node("DreamMatcherLearn", model=["1", 0], clip=["1", 1], vae=["1", 2], images=["6", 0], class_word="cat",
-                       effort="quick", rate=0.001, seed=1, identifier="", sample_prompt="a photo of a cat at night")
+                       effort="usual", rate=0.002, seed=1, identifier="", sample_prompt="a photo of a cat at night")
     del prompt["7"], prompt["19"]
     return prompt
 
@@ -286,7 +286,7 @@ EXAMPLES = {
         "class_word (dog, toy, ...) and in the prompts behind sks. Photos of one shape, different backgrounds.\n\nNot alike "
         "enough: more steps. Pictures of other dogs, which the model draws once, keep it from turning all dogs into yours."]),
     "dreammatcher_15_learn_easy_toybox": (learn_easy, [
-        "Photos in, a model that knows the subject out: class pictures, identifier and settings are chosen (about two minutes "
+        "Photos in, a model that knows the subject out: class pictures, identifier and settings are chosen (about three minutes "
         "on a CPU). The node shows the words for your prompts.\n\nStop it, and the graph goes on with what is learned so "
         "far.\n\nWith your own: choose a checkpoint, three to five photos and a class word, and set rate to 0.0001."]),
 }

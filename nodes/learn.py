@@ -25,7 +25,7 @@ class DreamMatcherLearn:
             "class_word": ("STRING", {"default": "dog", "tooltip": "What kind of thing it is, as dog or toy."}),
             "effort": (list(EFFORTS), {"default": "usual", "tooltip":
                        "quick: 250 steps and 24 class pictures, usual: 500 and 60, thorough: 1200 and 150."}),
-            "rate": number("FLOAT", 1e-4, 1e-7, 1.0, "How far weights move in a step. Toybox takes 0.001.", 1e-7),
+            "rate": number("FLOAT", 1e-4, 1e-7, 1.0, "How far weights move in a step. Toybox takes 0.002.", 1e-7),
             "seed": SEED,
         }, "optional": {
             "masks": ("MASK", {"tooltip": "White where the subject is: only that is learned."}),

@@ -27,7 +27,7 @@ OURS = ("DreamMatcherInvert", "DreamMatcherSubject", "DreamMatcherMask", "DreamM
 @pytest.fixture(autouse=True)
 def short_lessons(pack, monkeypatch):
     easy = pack.module("dreammatcher.host.training.easy")
-    monkeypatch.setitem(easy.EFFORTS, "quick", easy.Effort(6, 2))
+    monkeypatch.setitem(easy.EFFORTS, "usual", easy.Effort(6, 2))
 
 
 def quick(prompt: dict, **changes) -> dict:

@@ -32,4 +32,4 @@ def test_an_example_has_the_conditioning_and_latents_of_the_packaged_host(host, 
 
 
 def test_every_toybox_example_is_compared():
-    assert set(KNOWN) == {name for name in EXAMPLES if "toybox" in name}
+    assert set(KNOWN) == {name for name in EXAMPLES if "toybox" in name} - {"dreammatcher_15_learn_easy_toybox"}
