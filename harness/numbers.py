@@ -34,6 +34,8 @@ def quick(prompt: dict[str, Any]) -> dict[str, Any]:
             entry["inputs"]["steps"] = STEPS
         if "rate" in entry["inputs"]:
             entry["inputs"]["rate"] = 1e-4
+        if entry["inputs"].get("sampler_name") == "euler_ancestral":  # hosts draw its noise from generators of their own
+            entry["inputs"]["sampler_name"] = "euler"
     return prompt
 
 
