@@ -84,12 +84,13 @@ class School:
                                                   negative, empty)[0]["samples"]
         return self.training_set([self.studio.decode({"samples": one[None]}) for one in latents], kind, "")
 
-    def dreambooth(self, lesson: Lesson, prior, kind: str, rate: float, steps: int):
+    def dreambooth(self, lesson: Lesson, prior, kind: str, rate: float, steps: int, rank: int = 4, text: bool = False):
         model, clip, vae = self.studio.model, self.studio.clip, self.studio.vae
         own = self.training_set(lesson.pictures, lesson.subject.kind, WORD)
-        made, text, learned, _ = self.nodes["DreamMatcherDreamBooth"]().learn(
-            model, clip, vae, own, kind, max(1, round(steps * self.share)), rate, 0, prior_set=prior, batch=4)
-        return made, learned, lambda prompt: self._encoded(text, prompt)
+        made, clip, learned, _ = self.nodes["DreamMatcherDreamBooth"]().learn(
+            model, clip, vae, own, kind, max(1, round(steps * self.share)), rate, 0, prior_set=prior, rank=rank, batch=4,
+            text_encoder=text)
+        return made, learned, lambda prompt: self._encoded(clip, prompt)
 
     def textual_inversion(self, lesson: Lesson, steps: int = 400, rate: float = 2e-2):
         own = self.training_set(lesson.pictures, lesson.subject.kind, WORD)
@@ -123,6 +124,7 @@ def methods(school: School) -> dict[str, Callable]:
         "Textual Inversion": lambda lesson, prior: school.textual_inversion(lesson),
         "Custom Diffusion": lambda lesson, prior: school.custom_diffusion(lesson, prior),
         "DreamBooth LoRA": lambda lesson, prior: school.dreambooth(lesson, prior, "LoRA", 1e-3, 400),
+        "DreamBooth LoRA with text encoder": lambda lesson, prior: school.dreambooth(lesson, prior, "LoRA", 2e-3, 400, 8, True),
         "DreamBooth LoRA without prior": lambda lesson, prior: school.dreambooth(lesson, None, "LoRA", 1e-3, 400),
         "DreamBooth full": lambda lesson, prior: school.dreambooth(lesson, prior, "full", 1e-4, 300),
     }

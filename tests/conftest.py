@@ -37,3 +37,27 @@ def toybox(host):
     """MODEL, CLIP and VAE that ship with the pack."""
     with torch.inference_mode():
         return host.nodes["ToyboxLoader"]().load()
+
+
+@pytest.fixture
+def fresh(host):
+    """MODEL, CLIP and VAE of Toybox that no other test has."""
+    return host.nodes["ToyboxLoader"]().load()
+
+
+@pytest.fixture
+def as_in_a_graph():
+    """The host runs graphs in inference mode."""
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def model_folder(host):
+    """A kind of models -> a folder that the host searches for them."""
+    def made(kind: str) -> Path:
+        folder = host.folder / "models" / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        host.folder_paths.add_model_folder_path(kind, str(folder))
+        return folder
+    return made

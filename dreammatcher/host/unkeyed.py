@@ -16,6 +16,7 @@ import comfy.conds
 import comfy.utils
 import torch
 
+from .identity import weights_identity
 from .installed import INPUT_KEY, NAMES_KEY, SessionHolder
 from .keyed import over
 from .prompts import Prompt
@@ -92,22 +93,3 @@ def names_of(options: dict) -> list[Hashable | None]:
 def _unless_failed(conclude: Callable[[], None]) -> None:
     if sys.exc_info()[0] is None:
         conclude()
-
-
-def weights_identity(unet: torch.nn.Module) -> tuple:
-    """Changes when any weight patch changes: a few values of every parameter and the identity of deferred patches."""
-    samples = [value.detach().flatten()[:: max(1, value.numel() // 8)][:8].float().sum() for value in unet.parameters()]
-    deferred = tuple(id(module.weight_function) for module in unet.modules() if getattr(module, "weight_function", None))
-    return tuple(_read(samples)), deferred
-
-
-def _read(samples: list[torch.Tensor]) -> list[float]:
-    """Tensors of one number each as numbers, with one transfer from each device that they lie on."""
-    places: dict[torch.device, list[int]] = {}
-    for place, sample in enumerate(samples):
-        places.setdefault(sample.device, []).append(place)
-    numbers = [0.0] * len(samples)
-    for chosen in places.values():
-        for place, number in zip(chosen, torch.stack([samples[place] for place in chosen]).tolist()):
-            numbers[place] = number
-    return numbers

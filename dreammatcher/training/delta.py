@@ -6,14 +6,15 @@ original code; and the files of current diffusers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
-#: how names of weights begin and end in the three forms
-ORIGINAL_PREFIX, PROCESSOR = "model.diffusion_model.", ".processor.{}_custom_diffusion.weight"
-KEYS_AND_VALUES = ("to_k", "to_v", "to_q", "to_out.0")
+ORIGINAL_PREFIX = "model.diffusion_model."
+#: X.processor.to_k_custom_diffusion.weight, and X.processor.to_out_custom_diffusion.0.bias
+PROCESSOR = re.compile(r"\.processor\.(to_\w+?)_custom_diffusion\.")
 #: the original code's file does not say what its words are called; the authors count them
 WORD = "<new{}>"
 
@@ -33,6 +34,7 @@ class Delta:
     weights: dict[str, torch.Tensor | Product]
     words: dict[str, torch.Tensor] = field(default_factory=dict)  # word -> vectors [V, D]
     original: bool = False
+    left_out: str = ""  # what else the file holds
 
 
 def is_delta(content: Mapping) -> bool:
@@ -48,26 +50,22 @@ def delta_of(content: Mapping) -> Delta:
     """
     if "unet" in content or "modifier_token" in content:
         weights = {name: _change(value, name) for name, value in content.get("unet", {}).items()}
-        return Delta(_modern(weights), {word: _rows(word, value) for word, value in content.get("modifier_token", {}).items()})
+        words = {word: _rows(word, value) for word, value in content.get("modifier_token", {}).items()}
+        return Delta(_plain(weights), words, left_out="its text encoder" if content.get("text_encoder") else "")
     originals = {name.removeprefix(ORIGINAL_PREFIX): value for name, value in content.items() if name.startswith(ORIGINAL_PREFIX)}
     if originals:
         rows = content.get("embed", torch.empty(0, 0))
         return Delta(originals, {WORD.format(number + 1): row[None] for number, row in enumerate(rows)}, original=True)
-    weights = _modern({name: value for name, value in content.items() if "_custom_diffusion" in name})
+    weights = _plain({name: value for name, value in content.items() if "_custom_diffusion" in name})
     if not weights:
         raise ValueError("it holds neither keys and values of a Custom Diffusion model nor a new word; its names begin with "
                          f"{', '.join(list(content)[:3])}")
     return Delta(weights)
 
 
-def _modern(weights: Mapping[str, torch.Tensor | Product]) -> dict[str, torch.Tensor | Product]:
+def _plain(weights: Mapping[str, torch.Tensor | Product]) -> dict[str, torch.Tensor | Product]:
     """``X.processor.to_k_custom_diffusion.weight`` as ``X.to_k.weight``."""
-    renamed = {}
-    for name, value in weights.items():
-        for layer in KEYS_AND_VALUES:
-            name = name.replace(PROCESSOR.format(layer), f".{layer}.weight")
-        renamed[name] = value
-    return renamed
+    return {PROCESSOR.sub(r".\1.", name): value for name, value in weights.items()}
 
 
 def _change(value: object, name: str) -> torch.Tensor | Product:

@@ -7,19 +7,9 @@ import torch
 from safetensors import safe_open
 from world import same_weights, weights
 
+pytestmark = pytest.mark.usefixtures("as_in_a_graph")
+
 STEPS = 4
-
-
-@pytest.fixture(autouse=True)
-def _as_in_a_graph():
-    with torch.inference_mode():
-        yield
-
-
-@pytest.fixture
-def fresh(host):
-    """MODEL, CLIP and VAE that no other test has."""
-    return host.nodes["ToyboxLoader"]().load()
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +95,8 @@ def test_a_run_that_the_user_stops_goes_on_when_it_is_queued_again(host, fresh, 
     assert not states[0].exists(), "a finished run leaves no state"
 
 
-def test_a_saved_lora_through_the_stock_loader_draws_the_trainers_own_picture(host, fresh, make_set):
-    folder = host.folder / "models" / "loras"
-    folder.mkdir(parents=True, exist_ok=True)
-    host.folder_paths.add_model_folder_path("loras", str(folder))
+def test_a_saved_lora_through_the_stock_loader_draws_the_trainers_own_picture(host, fresh, make_set, model_folder):
+    model_folder("loras")
     model, clip, vae = fresh
     made, text, learned, _ = learn(host, model, clip, vae, make_set(), text_encoder=True)
     name, = host.nodes["DreamMatcherSaveLearned"]().save(learned, "robot")["result"]
@@ -144,10 +132,8 @@ def test_a_lora_on_the_model_is_seen_and_not_saved(host, fresh, make_set):
     assert not torch.equal(bare[name], beside[name]) and (beside[name] - bare[name]).abs().max() < 0.01
 
 
-def test_a_new_word_is_learned_and_read_by_the_stock_prompt(host, fresh, make_set):
-    folder = host.folder / "models" / "embeddings"
-    folder.mkdir(parents=True, exist_ok=True)
-    host.folder_paths.add_model_folder_path("embeddings", str(folder))
+def test_a_new_word_is_learned_and_read_by_the_stock_prompt(host, fresh, make_set, model_folder):
+    model_folder("embeddings")
     model, clip, vae = fresh
     same, _, learned, _ = learn(host, model, clip, vae, make_set(template="object"), "DreamMatcherTextualInversion")
     assert same is model and learned.embeddings["sks"].shape == (2, 96)
@@ -158,10 +144,9 @@ def test_a_new_word_is_learned_and_read_by_the_stock_prompt(host, fresh, make_se
 
 
 @pytest.mark.parametrize("sizes", [True, False])
-def test_custom_diffusion_learns_keys_values_and_a_word_and_saves_both(host, fresh, make_set, sizes):
-    for kind in ("loras", "embeddings"):
-        (host.folder / "models" / kind).mkdir(parents=True, exist_ok=True)
-        host.folder_paths.add_model_folder_path(kind, str(host.folder / "models" / kind))
+def test_custom_diffusion_learns_keys_values_and_a_word_and_saves_both(host, fresh, make_set, sizes, model_folder):
+    model_folder("loras")
+    model_folder("embeddings")
     model, clip, vae = fresh
     before = weights(model)
     made, text, learned, _ = host.nodes["DreamMatcherCustomDiffusion"]().learn(
@@ -289,12 +274,10 @@ def test_vectors_stand_where_their_word_does_whatever_else_is_in_the_prompt(fres
     assert vectors_in(clip, text) == places
 
 
-def test_a_file_whose_name_holds_the_word_is_left_to_the_host(host, fresh, make_set, pack):
+def test_a_file_whose_name_holds_the_word_is_left_to_the_host(host, fresh, make_set, pack, model_folder):
     from safetensors.torch import save_file
 
-    folder = host.folder / "models" / "embeddings"
-    folder.mkdir(parents=True, exist_ok=True)
-    host.folder_paths.add_model_folder_path("embeddings", str(folder))
+    folder = model_folder("embeddings")
     save_file({"emb_params": torch.ones(1, 96)}, folder / "sks.safetensors")
     clip = host.nodes["ToyboxLoader"]().load()[1]
     spoken = pack.module("dreammatcher.host.training.new_words").with_new_words(clip, {"<toy>": torch.zeros(1, 96)})

@@ -10,24 +10,12 @@ import torch
 from safetensors.torch import save_file
 from world import same_weights, weights
 
-
-@pytest.fixture(autouse=True)
-def _as_in_a_graph():
-    with torch.inference_mode():
-        yield
+pytestmark = pytest.mark.usefixtures("as_in_a_graph")
 
 
 @pytest.fixture
-def fresh(host):
-    return host.nodes["ToyboxLoader"]().load()
-
-
-@pytest.fixture
-def folder(host):
-    made = host.folder / "models" / "loras"
-    made.mkdir(parents=True, exist_ok=True)
-    host.folder_paths.add_model_folder_path("loras", str(made))
-    return made
+def folder(model_folder):
+    return model_folder("loras")
 
 
 @pytest.fixture
@@ -106,6 +94,31 @@ def test_a_delta_is_the_difference_to_the_model_without_its_loras(host, pack, fr
                for name, value in alone.items())
 
 
+def test_every_layer_of_cross_attention_is_read_with_its_bias(host, fresh, folder):
+    model, clip, _ = fresh
+    names, own = diffusers_names(model), model.model.diffusion_model.state_dict()
+    layers = [name for name in own if ".attn2." in name]
+    generator = torch.Generator().manual_seed(2)
+    changed = {name: own[name] + 0.1 * torch.randn(own[name].shape, generator=generator) for name in layers}
+    assert any(name.endswith("to_out.0.bias") for name in layers)
+    torch.save({"unet": {names[name]: value for name, value in changed.items()}}, folder / "plain_all.bin")
+    custom = {re.sub(r"\.attn2\.(to_\w+)", r".attn2.processor.\1_custom_diffusion", names[name]): value
+              for name, value in changed.items()}
+    save_file(custom, folder / "custom_all.safetensors")
+    whole = host.nodes["ToyboxLoader"]().load()[0]
+    whole.model.diffusion_model.load_state_dict(changed, strict=False)
+    wanted, plain = (drawn(host, one, clip, "a robot") for one in (whole, model))
+    for name in ("plain_all.bin", "custom_all.safetensors"):
+        assert (drawn(host, load(host, model, clip, name)[0], clip, "a robot") - wanted).norm() < 1e-3 * (wanted - plain).norm()
+
+
+def test_a_text_encoder_in_the_file_is_said_to_be_left_out(host, fresh, folder, learned, caplog):
+    content = {**form("plain", fresh[0], *learned), "text_encoder": {"weight": torch.ones(1)}}
+    torch.save(content, folder / "text.bin")
+    load(host, *fresh[:2], "text.bin")
+    assert "text.bin: its text encoder is left out" in caplog.text
+
+
 def test_strength_scales_what_was_learned(host, fresh, folder, learned):
     model, clip, _ = fresh
     torch.save(form("plain", model, *learned), folder / "strength.bin")
@@ -115,12 +128,11 @@ def test_strength_scales_what_was_learned(host, fresh, folder, learned):
     assert 0 < (half - none).norm() < (full - none).norm()
 
 
-def test_what_this_pack_saves_it_loads_again(host, fresh, folder, learned, pack):
+def test_what_this_pack_saves_it_loads_again(host, fresh, folder, learned, model_folder):
     model, clip, _ = fresh
     torch.save(form("plain", model, *learned), folder / "again.bin")
     made, text, got, _ = load(host, model, clip, "again.bin")
-    (host.folder / "models" / "embeddings").mkdir(exist_ok=True)
-    host.folder_paths.add_model_folder_path("embeddings", str(host.folder / "models" / "embeddings"))
+    model_folder("embeddings")
     name, = host.nodes["DreamMatcherSaveLearned"]().save(got, "resaved")["result"]
     again = load(host, model, clip, name)[0]
     wanted, plain = drawn(host, made, text), drawn(host, model, text)

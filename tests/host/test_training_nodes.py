@@ -7,18 +7,9 @@ import torch
 from PIL import Image
 from world import same_weights, weights
 
+pytestmark = pytest.mark.usefixtures("as_in_a_graph")
+
 STEPS = 4
-
-
-@pytest.fixture(autouse=True)
-def _as_in_a_graph():
-    with torch.inference_mode():
-        yield
-
-
-@pytest.fixture
-def fresh(host):
-    return host.nodes["ToyboxLoader"]().load()
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +55,12 @@ def test_class_pictures_are_drawn_once_and_only_missing_ones_again(make_prior):
 
 
 @pytest.mark.parametrize("change", ["seed", "lora", "class", "steps"])
-def test_class_pictures_of_another_model_or_choice_are_kept_apart(host, fresh, pictures, make_prior, change):
+def test_class_pictures_of_another_model_or_choice_are_kept_apart(host, fresh, pictures, make_prior, model_folder, change):
     from safetensors.torch import save_file
 
     here = folder_of(make_prior()[1])
     if change == "lora":
-        folder = host.folder / "models" / "loras"
-        folder.mkdir(parents=True, exist_ok=True)
-        host.folder_paths.add_model_folder_path("loras", str(folder))
+        folder = model_folder("loras")
         name = "lora_unet_output_blocks_4_1_transformer_blocks_0_attn1_to_v"
         save_file({f"{name}.lora_down.weight": torch.ones(4, 64), f"{name}.lora_up.weight": torch.ones(64, 4)},
                   folder / "prior.safetensors")
@@ -82,7 +71,7 @@ def test_class_pictures_of_another_model_or_choice_are_kept_apart(host, fresh, p
         other = make_prior(training_set=cats)[1]
     else:
         other = make_prior(**{change: 4})[1]
-    assert folder_of(other) != here and "2 drawn" in other or "0 drawn" in other and folder_of(other) != here
+    assert folder_of(other) != here
 
 
 def test_a_set_without_a_class_has_no_class_pictures(host, pictures, make_prior):

@@ -13,6 +13,7 @@ from ...matching.guidance import PAPER, GuidanceSettings, correction, lead, shor
 from ...unet import COND, Grid, Row
 from ..gradients import NoGradient, statically_loaded, with_gradients
 from ..installed import INSTALLED_KEY, Installed, installed_on
+from ..notes import tell
 from ..session import noise_level
 from ..verify import WrappersMP, options_of
 from .patches import rivals_of
@@ -22,25 +23,28 @@ log = logging.getLogger(__name__)
 
 
 def guide(model: ModelPatcher, settings: GuidanceSettings) -> ModelPatcher:
-    """A clone of ``model`` whose clean estimates are led towards the warped reference.
+    """A clone of ``model`` whose clean estimates are led towards the warped reference. In mode ``paper`` its weights stay on the
+    device.
 
     Raises ValueError for a model without DreamMatcher Apply.
     """
     if not installed_on(model.model_options.get("transformer_options", {})):
         raise ValueError("model: there is nothing to guide towards; connect the MODEL output of DreamMatcher Apply")
-    clone = model.clone()
     if settings.weight == 0:
-        return clone
-    if settings.mode == PAPER:
-        try:
-            whole = statically_loaded(model)
-            clone = clone if whole is model else whole
-        except NoGradient as error:
-            log.warning("DreamMatcher Guidance: mode paper is not possible here (%s); runs are guided in mode fast", error)
+        return model.clone()
+    clone = (_whole(model) if settings.mode == PAPER else model).clone()
     clone.set_model_sampler_post_cfg_function(lambda arguments: _lead(arguments, settings))
     if settings.mode == PAPER:
         _install_gradient(clone, settings)
     return clone
+
+
+def _whole(model: ModelPatcher) -> ModelPatcher:
+    try:
+        return statically_loaded(model)
+    except NoGradient as error:
+        tell(f"mode paper is not possible here ({error}); runs are guided in mode fast")
+        return model
 
 
 @dataclass(frozen=True, eq=False)

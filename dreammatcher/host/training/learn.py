@@ -13,7 +13,7 @@ from ...training.recipe import SubjectRecipe
 from ...training.sets import TrainingSet
 from ...training.settings import LoraSettings, ObjectiveSettings, TrainingOptions, TrainingSettings
 from ...training.textual_inversion import token_rows
-from ...training.trainables import TokenRows, Trainable
+from ...training.trainables import TokenRows, Trainable, Weights
 from .names import text_names, unet_names
 from .run import check_pictures, check_prior, job_of, ready, run
 
@@ -47,21 +47,20 @@ def dreambooth(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, ch
     check_prior(own, prior)
     if objective.masked and not _has_masks(own):
         raise ValueError("masked: the training set has no masks; connect them there, or turn this off")
-    work = ready(model, clip, vae, own, prior, settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
     names = {"unet": unet_names(model.model), "text": text_names(clip.cond_stage_model)}
 
-    def differences(part: str, targets: tuple[str, ...], kept: tuple[str, ...]) -> Trainable:
-        weights = getattr(work.denoiser, part)
+    def differences(weights: Weights, part: str, targets: tuple[str, ...], kept: tuple[str, ...]) -> Trainable:
         if chosen.kind == LORA:
             return lora_of(weights, targets, chosen.lora, chosen.rate, generator)
         return full_of({name: value for name, value in weights.items() if _stem(name) in names[part]}, chosen.rate, kept)
 
-    with torch.inference_mode(False):
-        unet = differences("unet", UNET_TARGETS, ())
-        text = differences("text", TEXT_TARGETS, TEXT_KEPT) if chosen.text else None
-        recipe = SubjectRecipe(work.denoiser, work.own, objective, unet=unet, text=text, prior=work.prior)
-    losses = run(recipe, settings, job_of(work.identity, "DreamBooth", own, prior, chosen, objective, settings), options)
+    with ready(model, clip, vae, own, prior, settings.seed) as work:
+        with torch.inference_mode(False):
+            unet = differences(work.denoiser.unet, "unet", UNET_TARGETS, ())
+            text = differences(work.denoiser.text, "text", TEXT_TARGETS, TEXT_KEPT) if chosen.text else None
+            recipe = SubjectRecipe(work.denoiser, work.own, objective, unet=unet, text=text, prior=work.prior)
+        losses = run(recipe, settings, job_of(work.identity, "DreamBooth", own, prior, chosen, objective, settings), options)
     lora = lora_tensors(unet, names["unet"]) | ({} if text is None else lora_tensors(text, names["text"]))
     return Learned(lora, about=_about("DreamBooth " + chosen.kind, own, settings, losses)), losses
 
@@ -71,12 +70,12 @@ def textual_inversion(model, clip, vae, own: TrainingSet, initial_word: str, vec
     """The vectors of the set's identifier. Raises ValueError as :class:`HostDenoiser`, and for models with two text encoders."""
     word, objective = _word(own), ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=_has_masks(own))
     check_pictures(own)
-    work = ready(model, clip, vae, own, None, settings.seed)
-    with torch.inference_mode(False):
-        rows = {word: token_rows(work.denoiser.rows_of(initial_word), vectors, rate)}
-        recipe = SubjectRecipe(work.denoiser, work.own, objective, rows=rows)
-    job = job_of(work.identity, "Textual Inversion", own, initial_word, vectors, rate, objective, settings)
-    losses = run(recipe, settings, job, options)
+    with ready(model, clip, vae, own, None, settings.seed) as work:
+        with torch.inference_mode(False):
+            rows = {word: token_rows(work.denoiser.rows_of(initial_word), vectors, rate)}
+            recipe = SubjectRecipe(work.denoiser, work.own, objective, rows=rows)
+        job = job_of(work.identity, "Textual Inversion", own, initial_word, vectors, rate, objective, settings)
+        losses = run(recipe, settings, job, options)
     return Learned({}, _plain(rows), _about("Textual Inversion", own, settings, losses)), losses
 
 
@@ -96,14 +95,14 @@ def custom_diffusion(model, clip, vae, own: TrainingSet, prior: TrainingSet | No
             generator = torch.Generator().manual_seed(settings.seed)
             shown = replace(own, examples=tuple(version for example in own.examples
                                                 for version in at_sizes(example, side, SIZES, generator)))
-    work = ready(model, clip, vae, shown, prior, settings.seed, constant_start=True)
-    with torch.inference_mode(False):
-        unet = keys_and_values_of(work.denoiser.unet, rate)
-        rows = {word: token_rows(work.denoiser.rows_of(initial_word), 1, rate)}
-        objective = ObjectiveSettings(prior_weight, options.min_snr_gamma, masked=_has_masks(shown))
-        recipe = SubjectRecipe(work.denoiser, work.own, objective, unet=unet, rows=rows, prior=work.prior)
-    job = job_of(work.identity, "Custom Diffusion", own, prior, initial_word, rate, sizes, objective, settings)
-    losses = run(recipe, settings, job, options)
+    with ready(model, clip, vae, shown, prior, settings.seed, constant_start=True) as work:
+        with torch.inference_mode(False):
+            unet = keys_and_values_of(work.denoiser.unet, rate)
+            rows = {word: token_rows(work.denoiser.rows_of(initial_word), 1, rate)}
+            objective = ObjectiveSettings(prior_weight, options.min_snr_gamma, masked=_has_masks(shown))
+            recipe = SubjectRecipe(work.denoiser, work.own, objective, unet=unet, rows=rows, prior=work.prior)
+        job = job_of(work.identity, "Custom Diffusion", own, prior, initial_word, rate, sizes, objective, settings)
+        losses = run(recipe, settings, job, options)
     about = _about("Custom Diffusion", own, settings, losses)
     return Learned(lora_tensors(unet, unet_names(model.model)), _plain(rows), about), losses
 

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 
 from ...training.delta import Delta, Product, delta_of, is_delta
 from ...training.export import Learned
+from ..identity import unpatched
+from ..notes import tell
 from .names import unet_names
 
 #: kinds of models in whose folders such files lie
@@ -63,6 +65,8 @@ def load_learned(model, clip, name: str) -> Learned:
     try:
         if is_delta(content):
             delta = delta_of(content)
+            if delta.left_out:
+                tell(f"{name}: {delta.left_out} is left out; keys, values and words are taken")
             return Learned(_tensors(model, delta), {word: rows.float() for word, rows in delta.words.items()}, about)
     except (ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"file: {name} is no Custom Diffusion model that can be read: {error}") from error
@@ -91,33 +95,22 @@ def _check_lora(model, clip, name: str, tensors: Mapping[str, torch.Tensor]) -> 
 
 def _tensors(model, delta: Delta) -> dict[str, torch.Tensor]:
     """The change that a delta makes to ``model``, as tensors of a LoRA file."""
-    known = unet_names(model.model)  # weight -> name in a file
-    wanted = known if delta.original else {_path(name): name for name in known.values()}
+    names, own = unet_names(model.model), unpatched(model)
+    weights = {file: weight for weight, file in names.items()}
     tensors: dict[str, torch.Tensor] = {}
-    own = unpatched(model)
-    weights = {name: weight for weight, name in known.items()}
     for name, value in delta.weights.items():
-        place = wanted.get(name if delta.original else _path(f"lora_unet_{name.removesuffix('.weight')}"))
-        if place is None:
+        layer, _, kind = name.rpartition(".")
+        file = names.get(f"{layer}.weight") if delta.original else f"lora_unet_{layer.replace('.', '_')}"
+        base = own.get(f"diffusion_model.{weights.get(file, '').removesuffix('weight')}{kind}")
+        if base is None:
             raise ValueError(f"{name}: this model has no such weight; the file belongs to another kind of model")
-        base = own[f"diffusion_model.{weights[place]}"]
         shape = (value.up.shape[0], value.down.shape[1]) if isinstance(value, Product) else tuple(value.shape)
         if shape != tuple(base.shape):
             raise ValueError(f"{name}: it is {'x'.join(map(str, shape))} in the file and {'x'.join(map(str, base.shape))} in the "
                              "model; the file belongs to another kind of model")
         if isinstance(value, Product):
-            tensors |= {f"{place}.lora_up.weight": value.up.float(), f"{place}.lora_down.weight": value.down.float(),
-                        f"{place}.alpha": torch.tensor(float(value.down.shape[0]))}
+            tensors |= {f"{file}.lora_up.weight": value.up.float(), f"{file}.lora_down.weight": value.down.float(),
+                        f"{file}.alpha": torch.tensor(float(value.down.shape[0]))}
         else:
-            tensors[f"{place}.diff"] = value.float() - base.detach().float().cpu()
+            tensors[f"{file}.diff_b" if kind == "bias" else f"{file}.diff"] = value.float() - base.detach().float().cpu()
     return {name: value.contiguous() for name, value in tensors.items()}
-
-
-def _path(name: str) -> str:
-    return name.replace(".", "_")
-
-
-def unpatched(model) -> dict[str, torch.Tensor]:
-    """The model's weights by name, without the LoRAs that the host has put into them."""
-    kept = {key: getattr(backup, "weight", backup) for key, backup in model.backup.items()}
-    return {**model.model.state_dict(), **kept}

@@ -89,8 +89,9 @@ def with_new_words(clip: Any, words: Mapping[str, torch.Tensor]) -> Any:
         if rows.shape[1] != width:
             raise ValueError(f"learned: the word {word!r} has vectors of {rows.shape[1]} numbers and this model's words have "
                              f"{width}; it was learned on another kind of model")
-    clone, known = clip.clone(), known_words(clip)
-    clone.tokenizer = NewWords(getattr(clip.tokenizer, "inner", clip.tokenizer) if known else clip.tokenizer, {**known, **words})
+    clone, tokenizer = clip.clone(), clip.tokenizer
+    inner = tokenizer.inner if isinstance(tokenizer, NewWords) else tokenizer
+    clone.tokenizer = NewWords(inner, {**known_words(clip), **words})
     return clone
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,9 +20,7 @@ from ...training.captions import Naming
 from ...training.data import Example
 from ...training.sets import TrainingSet
 from ..conditioning import encode
-from .load import unpatched
-
-log = logging.getLogger(__name__)
+from ..identity import fingerprint, unpatched
 
 SAMPLERS, SCHEDULERS = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
 #: in the host's output folder
@@ -84,25 +79,9 @@ def _key(model, clip, vae, captions: tuple[str, ...], resolution: int, settings:
     chosen = {name: value for name, value in asdict(settings).items() if name != "count"}
     sampling = model.get_model_object("model_sampling")
     weights = {name: value for name, value in unpatched(model).items() if not name.startswith("model_sampling.")}
-    numbers = [_numbers(part) for part in (
-        weights, model.patches, sampling.state_dict(), unpatched(clip.patcher), clip.patcher.patches,
-        vae.first_stage_model.state_dict())]
     kinds = [base.__name__ for base in type(sampling).__mro__]
-    said = json.dumps([numbers, kinds, getattr(clip, "layer_idx", None), captions, resolution, chosen])
-    return hashlib.sha256(said.encode()).hexdigest()[:16]
-
-
-def _numbers(value: object) -> object:
-    """A few numbers of every tensor in nested values, and what else tells them apart."""
-    if torch.is_tensor(value):
-        return float(value.detach().flatten()[:: max(1, value.numel() // 8)][:8].double().sum())
-    if isinstance(value, dict):
-        return [[str(name), _numbers(value[name])] for name in sorted(value, key=str)]
-    if isinstance(value, (list, tuple)):
-        return [_numbers(part) for part in value]
-    if hasattr(value, "weights"):  # an adapter of newer hosts
-        return _numbers(value.weights)
-    return value if isinstance(value, (int, float, str, type(None))) else type(value).__name__
+    return fingerprint(weights, model.patches, sampling.state_dict(), kinds, unpatched(clip.patcher), clip.patcher.patches,
+                       getattr(clip, "layer_idx", None), vae.first_stage_model.state_dict(), captions, resolution, chosen)[:16]
 
 
 def _file(folder: Path, number: int) -> Path:

@@ -6,6 +6,8 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from ...training.recipe import SubjectRecipe
 from ...training.samples import sample
 from ...training.sets import TrainingSet
 from ...training.settings import TrainingOptions, TrainingSettings
-from ..unkeyed import weights_identity
+from ..identity import weights_identity
 from .model import HostDenoiser
 
 log = logging.getLogger(__name__)
@@ -69,8 +71,11 @@ def check_prior(own: TrainingSet, prior: TrainingSet | None) -> None:
                          "learned as the subject; leave the identifier of the prior's Training Set empty")
 
 
-def ready(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, seed: int, constant_start: bool = False) -> Ready:
-    """Encodes the pictures first, since that may move other models, then loads the model. Raises as :class:`HostDenoiser`."""
+@contextmanager
+def ready(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, seed: int,
+          constant_start: bool = False) -> Iterator[Ready]:
+    """Encodes the pictures first, since that may move other models, then loads the model; copies of it that were made for this
+    are gone afterwards. Raises as :class:`HostDenoiser`."""
     def encode(pictures: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(), torch.random.fork_rng():  # older hosts draw from the encoder's distribution
             torch.manual_seed(seed)
@@ -82,9 +87,13 @@ def ready(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, seed: i
         sets = [None if each is None else each.same_way(own.preparation).prepared(encode) for each in (own, prior)]
     side = own.preparation.resolution // 8
     denoiser = HostDenoiser(model, clip, (side, side), constant_start)
-    towers = [weights_identity(module)[0] for module in (denoiser.model.model.diffusion_model, denoiser.clip.cond_stage_model)]
-    sums = [float(example.latents.double().sum()) for each in sets if each for example in each.examples]
-    return Ready(denoiser, *sets, json.dumps([*towers, sums]))
+    try:
+        towers = [weights_identity(module)[0]
+                  for module in (denoiser.model.model.diffusion_model, denoiser.clip.cond_stage_model)]
+        sums = [float(example.latents.double().sum()) for each in sets if each for example in each.examples]
+        yield Ready(denoiser, *sets, json.dumps([*towers, sums]))
+    finally:
+        denoiser.give_back()
 
 
 def job_of(identity: str, *choices: object) -> str:
@@ -123,12 +132,9 @@ def run(recipe: SubjectRecipe, settings: TrainingSettings, job: str, options: Tr
 
     # without its cache: that would keep the first step's cast of every weight that learns
     autocast = torch.autocast(recipe.model.device.type, torch.bfloat16, enabled=settings.bfloat16, cache_enabled=False)
-    try:
-        with torch.inference_mode(False), torch.enable_grad(), autocast:
-            recipe.learned.to(recipe.model.device)
-            losses = train(recipe, settings, Checkpoint(path, job), after_step).losses
-    finally:
-        recipe.model.give_back()
+    with torch.inference_mode(False), torch.enable_grad(), autocast:
+        recipe.learned.to(recipe.model.device)
+        losses = train(recipe, settings, Checkpoint(path, job), after_step).losses
     path.unlink(missing_ok=True)  # of use to a run that is to go on
     return losses
 
