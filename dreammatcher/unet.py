@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -95,8 +96,12 @@ def structure_of(base: torch.nn.Module) -> Structure:
 
 def attention_modules(base: torch.nn.Module, layers: frozenset[Layer]) -> dict[Layer, torch.nn.Module]:
     """The cross-attention module (to_q, to_k, heads) of each layer."""
-    return {layer: _transformer(_block(base.diffusion_model, layer)).transformer_blocks[layer[2]].attn2
-            for layer in layers}
+    return {layer: block.attn2 for layer, block in transformer_blocks(base, layers).items()}
+
+
+def transformer_blocks(base: torch.nn.Module, layers: Iterable[Layer]) -> dict[Layer, torch.nn.Module]:
+    """The block of self-attention, cross-attention and feed-forward of each layer."""
+    return {layer: _transformer(_block(base.diffusion_model, layer)).transformer_blocks[layer[2]] for layer in layers}
 
 
 def _block(unet: torch.nn.Module, layer: Layer) -> torch.nn.Module:

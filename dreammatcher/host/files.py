@@ -10,17 +10,19 @@ import folder_paths
 
 @dataclass(frozen=True)
 class Shelf:
-    """Files of one kind: in ``models/NAME`` and ``output/NAME``, safetensors all."""
+    """Files of one kind: in ``models/NAME`` and ``output/NAME``."""
 
     name: str
     hint: str  # what to do when there is none
+    suffixes: tuple[str, ...] = (".safetensors",)
 
     def folders(self) -> list[Path]:
         return [Path(root) / self.name for root in (folder_paths.models_dir, folder_paths.get_output_directory())]
 
     def names(self) -> list[str]:
         """File names that a loader offers."""
-        return sorted({path.name for folder in self.folders() if folder.is_dir() for path in folder.glob("*.safetensors")})
+        return sorted({path.name for folder in self.folders() if folder.is_dir() for path in folder.iterdir()
+                       if path.suffix in self.suffixes})
 
     def find(self, name: str) -> Path:
         """Raises ValueError for names that leave the folders, FileNotFoundError listing them when nothing is there."""

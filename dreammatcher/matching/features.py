@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
 
+from ..store import RunStore
 from ..unet import Layer
 from .descriptors import principal_directions
 
@@ -124,59 +124,30 @@ class FeatureOptions:
 
 
 @dataclass(eq=False)
-class FeatureStore:
-    """Features by (weights, row, sigma, subject), shared by every run of one reference.
-
-    When it is full, what no run since :meth:`start_run` has used goes first; after that nothing more is kept, so that a run
-    that needs more than there is room for finds at least the first part of it next time. The host deep-copies model
-    options: the store is one object by design, so a copy is the store itself.
-    """
+class FeatureStore(RunStore):
+    """Features by (weights, row, sigma, subject), shared by every run of one reference."""
 
     options: FeatureOptions = FeatureOptions()
     capacity: int | None = None  # bytes of its own; None: whoever puts features in says how much there is room for
     sigmas: tuple[float, ...] = ()  # features were made ahead of sampling at these; calls snap to the nearest of them
-    rows: OrderedDict = field(default_factory=OrderedDict, repr=False)  # key -> (run of its last use, features)
-    held: int = field(default=0, repr=False)  # bytes in rows
-    run: int = 0
-
-    def __deepcopy__(self, memo: dict) -> FeatureStore:
-        return self
-
-    def start_run(self) -> None:
-        self.run += 1
 
     def snap(self, sigma: float) -> float:
         """The sigma at which features stand in for those at ``sigma``: the nearest in log distance, if made ahead."""
         return min(self.sigmas, key=lambda own: abs(math.log(own) - math.log(max(sigma, 1e-8))), default=sigma)
 
     def get(self, key: tuple, device: torch.device, dtype: torch.dtype) -> RowFeatures | None:
-        if key not in self.rows:
-            return None
-        self.rows[key] = (self.run, self.rows[key][1])
-        self.rows.move_to_end(key)
-        return self.rows[key][1].to(device, dtype).unpacked()
+        row = self.find(key)
+        return None if row is None else row.to(device, dtype).unpacked()
 
     def put(self, key: tuple, row: RowFeatures, room: int = 2 << 30) -> None:
         """Keeps the features of a row, within the store's ``capacity`` or else within ``room`` bytes."""
-        if key in self.rows:
-            self._forget(key)
+        self.forget(key)
         device = row.levels[0].device
         kept = row.packed(self.options.pca).to("cpu" if self.options.device == "cpu" else device, self.options.dtype)
         size = kept.bytes()
-        room = room if self.capacity is None else self.capacity
-        while self.rows and self.held + size > room:
-            oldest, (used, _) = next(iter(self.rows.items()))
-            if used == self.run:
-                return
-            self._forget(oldest)
+        if not self.make_room(size, room if self.capacity is None else self.capacity):
+            return
         if device.type == "cuda" and self.options.device == "cpu" and self.held + size <= PINNED:
             with contextlib.suppress(RuntimeError):  # the system gives no more such memory; it works without
                 kept = kept.each(torch.Tensor.pin_memory)
-        self.rows[key] = (self.run, kept)
-        self.held += size
-
-    def _forget(self, key: tuple) -> None:
-        self.held -= self.rows.pop(key)[1].bytes()
-
-    def bytes(self) -> int:
-        return self.held
+        self.keep(key, kept)

@@ -125,9 +125,29 @@ class LatentSet:
 
     def draw(self, count: int, generator: torch.Generator) -> Batch:
         """``count`` pictures of one size. A size comes as often as there are pictures of it."""
+        return self._batch(self._alike(count, generator), generator)
+
+    def draw_with_references(self, count: int, generator: torch.Generator) -> tuple[Batch, torch.Tensor]:
+        """As :meth:`draw`, and for each picture the latents [B, C, h, w] of another one: itself where there is no other.
+
+        References are of one size, which may be another than that of the pictures.
+        """
+        chosen = self._alike(count, generator)
+        batch = self._batch(chosen, generator)
+        references: list[Prepared] = []
+        for one in chosen:
+            others = [other for other in self.examples if other is not one
+                      and (not references or _size(other) == _size(references[0]))] or [references[0] if references else one]
+            references.append(others[_below(len(others), generator)])
+        return batch, torch.stack([one.latents[_below(len(one.latents), generator)] for one in references])
+
+    def _alike(self, count: int, generator: torch.Generator) -> list[Prepared]:
         first = self.examples[_below(len(self.examples), generator)]
-        alike = [one for one in self.examples if one.latents.shape[1:] == first.latents.shape[1:]]
-        chosen = [first, *(alike[_below(len(alike), generator)] for _ in range(count - 1))]
+        alike = [one for one in self.examples if _size(one) == _size(first)]
+        return [first, *(alike[_below(len(alike), generator)] for _ in range(count - 1))]
+
+    @staticmethod
+    def _batch(chosen: list[Prepared], generator: torch.Generator) -> Batch:
         versions = [_below(len(one.latents), generator) for one in chosen]
         captions = [one.captions[_below(len(one.captions), generator)] for one in chosen]
         masks = None
@@ -135,6 +155,10 @@ class LatentSet:
             masks = torch.stack([torch.ones_like(one.latents[0, :1]) if one.masks is None else one.masks[version]
                                  for one, version in zip(chosen, versions)])
         return Batch(torch.stack([one.latents[version] for one, version in zip(chosen, versions)]), masks, captions)
+
+
+def _size(one: Prepared) -> torch.Size:
+    return one.latents.shape[1:]
 
 
 def _below(count: int, generator: torch.Generator) -> int:

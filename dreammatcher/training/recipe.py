@@ -47,6 +47,10 @@ class SubjectRecipe:
         other = None if prior is None else self._errors(prior, unet, generator)[0]
         return prior_preserving(error * weight, other, self.objective.prior_weight)
 
+    def showing(self, prompt: str) -> Denoiser:
+        """The model that draws ``prompt`` while it trains."""
+        return self.model
+
     def _errors(self, batch: Batch, unet: dict[str, torch.Tensor],
                 generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         text = self.text.weights(self.model.text) if self.text else None

@@ -27,7 +27,7 @@ def sample(recipe: SubjectRecipe, prompt: str, shape: tuple[int, int, int], seed
 
     ``shape``: channels, height and width. The training's own random numbers are left alone.
     """
-    model = recipe.model
+    model = recipe.showing(prompt)
     weights, positive, negative = _reading(recipe, prompt)
     noisy = torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed)).to(model.device)
     times = torch.linspace(len(model.alpha_bars) - 1, 0, STEPS).round().long()

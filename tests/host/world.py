@@ -160,3 +160,24 @@ class Bench:
 
     def sample(self, model=None, **options) -> torch.Tensor:
         return sample(model or self.model, self.target, self.negative, **options)
+
+
+def narrow_sd(config: dict):
+    """A UNet in the original code's terms, as the host builds SD1's: attention at every resolution that is listed."""
+    import comfy.supported_models_base
+
+    levels = len(config["channel_mult"])
+    at = [2**level in config["attention_resolutions"] for level in range(levels)]
+    blocks = config["num_res_blocks"]
+
+    class Family(comfy.supported_models_base.BASE):
+        unet_config = {
+            **{name: config[name] for name in ("image_size", "in_channels", "out_channels", "model_channels", "channel_mult",
+                                               "use_spatial_transformer", "context_dim", "legacy")},
+            "num_res_blocks": [blocks] * levels, "transformer_depth": [int(own) for own in at for _ in range(blocks)],
+            "transformer_depth_output": [int(own) for own in at for _ in range(blocks + 1)], "transformer_depth_middle": 1,
+            "use_linear_in_transformer": False, "adm_in_channels": None, "use_temporal_attention": False,
+        }
+        unet_extra_config = {"num_heads": config["num_heads"], "num_head_channels": -1}
+
+    return randomised(Family(Family.unet_config))

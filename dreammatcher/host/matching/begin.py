@@ -8,12 +8,13 @@ from ...matching.matcher import Matcher
 from ...matching.plan import Plan
 from ...matching.settings import Trace
 from ..compiling import hide
+from ..memory import share_of_memory
 from ..notes import tell
 from ..rows import RowBook
 from ..session import CallWatch, Clock
 from ..start import Start
 from .patches import PATCHES
-from .references import References, room_for
+from .references import References
 from .session import MatchingSession
 
 
@@ -26,7 +27,7 @@ def begin(plan: Plan, start: Start) -> MatchingSession:
         view.store.start_run()
     shares = (plan.settings.start, plan.settings.end)
     clock = Clock(start.sampling, *(float(start.sampling.percent_to_sigma(share)) for share in shares))
-    references = References(start.base, plan.structure, plan.views, start.weights, room_for(plan.views))
+    references = References(start.base, plan.structure, plan.views, start.weights, share_of_memory(len(plan.views)))
     return MatchingSession(
         start.base, clock, RowBook(start.size, plan.mask.target_subject),
         CallWatch(frozenset((*PATCHES, *plan.layers))), plan.trace.skipped, partial(conclude, plan.trace),

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import comfy.model_management
 import torch
 
 from ...matching.features import RowFeatures
 from ...matching.plan import View
 from ...unet import Structure
 from .reference_pass import reference_pass
-
-
-def room_for(views: tuple[View, ...]) -> int:
-    """Bytes for the features of each reference: together a quarter of the main memory."""
-    return comfy.model_management.get_total_memory(torch.device("cpu")) // (4 * len(views))
 
 
 @dataclass(eq=False)

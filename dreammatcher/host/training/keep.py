@@ -34,28 +34,37 @@ def save_learned(learned: Learned, name: str) -> tuple[Path, str]:
     A file that is there is never overwritten. Raises ValueError for a name that is no plain file name, or when there is nothing
     to save.
     """
-    if not re.fullmatch(r"[\w .+-]{1,100}", name) or name.startswith(".") or not name.strip():
-        raise ValueError(f"name: {name!r} is no name for a file; use letters, numbers, spaces, dots, - and _")
+    check_name(name)
     if not (learned.lora or learned.embeddings):
         raise ValueError("learned: it is empty, so there is nothing to save")
     paths, said, word = [], [], learned.about.get("identifier", "its word")
     for rows in learned.embeddings.values():
         path = _free("embeddings", name.strip().replace(" ", "_"))  # prompts are split at spaces
-        _write(path, {"clip_l" if rows.shape[1] != 1024 else "clip_h": rows}, learned.about)
+        write_whole(path, {"clip_l" if rows.shape[1] != 1024 else "clip_h": rows}, learned.about)
         paths.append(path)
         said.append(f"Saved as {path}. Write embedding:{path.stem} in prompts.")
         word = f"embedding:{path.stem}"
     if learned.lora:
         path = _free("loras", name.strip())
-        _write(path, {key: value.half() if value.ndim else value for key, value in learned.lora.items()}, learned.about)
+        write_whole(path, {key: value.half() if value.ndim else value for key, value in learned.lora.items()}, learned.about)
         paths.insert(0, path)
         said.append(f"Saved as {path}. Load it with Load LoRA, and write {word} in prompts.")
     return paths[0], "\n".join(said)
 
 
+def check_name(name: str) -> None:
+    """Raises ValueError for what is no plain name of a file."""
+    if not re.fullmatch(r"[\w .+-]{1,100}", name) or name.startswith(".") or not name.strip():
+        raise ValueError(f"name: {name!r} is no name for a file; use letters, numbers, spaces, dots, - and _")
+
+
 def _free(kind: str, name: str) -> Path:
     """A path in the first folder of a ``kind`` of models that no file has."""
-    folder = Path(folder_paths.get_folder_paths(kind)[0])
+    return free_path(Path(folder_paths.get_folder_paths(kind)[0]), name)
+
+
+def free_path(folder: Path, name: str) -> Path:
+    """``name.safetensors`` in a folder, which is made; with a number where a file has that name."""
     folder.mkdir(parents=True, exist_ok=True)
     path, number = folder / f"{name}.safetensors", 1
     while path.exists():
@@ -64,7 +73,8 @@ def _free(kind: str, name: str) -> Path:
     return path
 
 
-def _write(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, str]) -> None:
+def write_whole(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, str]) -> None:
+    """A safetensors file that appears whole or not at all."""
     partial = path.with_name(path.name + ".part")
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     try:

@@ -86,7 +86,7 @@ class HostDenoiser:
     def _encode(self, caption: str, weights: Weights, rows: Mapping[str, TokenRows]) -> Conditioning:
         word = next((word for word in rows if holds(caption, word)), None)
         vectors = None if word is None else rows[word].rows
-        text = caption if word is None else re.sub(alone(word), " ".join([MARKER] * len(vectors)), caption)
+        text = caption if word is None else _with_marker(caption, word, len(vectors))
 
         def run() -> Conditioning:
             cond, pooled = self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled=True)
@@ -105,6 +105,15 @@ class HostDenoiser:
         table = self._table().weight
         rows = [token if torch.is_tensor(token) else table[token] for token in self._tokens(word)]
         return torch.stack([row.detach().float().cpu() for row in rows]) if rows else torch.empty(0, table.shape[1])
+
+    def places(self, caption: str, word: str) -> tuple[int, int]:
+        """Where a learned word of one vector stands in a caption's conditioning, and the first end token; that twice where the
+        caption does not hold the word."""
+        (chunks,), (empty,) = (self.clip.tokenize(text).values() for text in (_with_marker(caption, word, 1), ""))
+        tokens, last = [entry[0] for chunk in chunks for entry in chunk], empty[0][1][0]
+        numbers = [None if torch.is_tensor(token) else token for token in tokens]
+        end = numbers.index(last, 1)
+        return numbers.index(self._marker) if holds(caption, word) else end, end
 
     def _table(self) -> torch.nn.Module:
         """The token table. Raises ValueError for models with several text encoders."""
@@ -157,6 +166,11 @@ class HostDenoiser:
             options["optimized_attention_override"] = lambda _, *given, **named: attention.attention_pytorch(*given, **named)
         return base.diffusion_model(x.to(dtype), times, context=context.to(dtype), transformer_options=options,
                                     **others).float()
+
+
+def _with_marker(caption: str, word: str, vectors: int) -> str:
+    """``caption`` with a marker for each of the word's vectors in its place."""
+    return re.sub(alone(word), " ".join([MARKER] * vectors), caption)
 
 
 def check_prediction(model) -> None:

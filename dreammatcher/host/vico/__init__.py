@@ -1,0 +1,1 @@
+"""ViCo on the host's own models."""

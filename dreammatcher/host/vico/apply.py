@@ -1,0 +1,119 @@
+"""Installs ViCo on a clone of the user's model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from ...subject import Subject
+from ...unet import structure_of
+from ...vico.learned import ViCo
+from ...vico.settings import LookSettings, LookTrace
+from ..compiling import uncompiled
+from ..installed import Installed, SessionHolder
+from ..lifecycle import install, names_of
+from ..memory import share_of_memory
+from ..notes import tell
+from ..session import CallWatch, Clock, noise_level
+from ..start import Start
+from ..verify import WrappersMP, options_of
+from .session import LookingRows, VicoCall, VicoPlan, VicoSession
+from .sites import changed, sites_in, transformer_blocks, widths_of
+
+#: where the plans of a model stand in its transformer options, and the calls of the current forward
+PLANS_KEY, CALLS_KEY = "dreammatcher_vico", "dreammatcher_vico_calls"
+
+
+def apply_vico(model, vico: ViCo, reference: torch.Tensor, settings: LookSettings,
+               subject: Subject | None) -> tuple[Any, LookTrace]:
+    """A clone of ``model`` that looks at ``reference`` [R, C, h, w] while sampling, and the trace it fills.
+
+    Raises ValueError for a model that is no UNet or of another kind than the one that ``vico`` was learned on.
+    """
+    structure = structure_of(model.model)
+    channels = model.model.latent_format.latent_channels
+    if reference.shape[1] != channels:
+        raise ValueError(f"reference: its latent has {reference.shape[1]} channels, this model takes {channels}")
+    try:
+        blocks = vico.blocks(widths_of(transformer_blocks(model.model, sites_in(structure))))
+    except ValueError as error:
+        raise ValueError(f"vico: {error}") from error
+    plan = VicoPlan(structure, blocks, reference.detach().float().cpu().clone(), settings, subject,
+                    LookTrace(off=settings.strength == 0))
+    clone, installed = model.clone(), Installed(plan, SessionHolder())
+    options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])
+    if PLANS_KEY not in options:
+        _wrap_calls(clone)
+    options[PLANS_KEY] = (*options.get(PLANS_KEY, ()), installed)
+    install(clone, installed.holder, partial(_begin, plan))
+    return clone, plan.trace
+
+
+def _begin(plan: VicoPlan, start: Start) -> VicoSession:
+    plan.trace.clear()
+    plan.store.start_run()
+    shares = (plan.settings.start, plan.settings.end)
+    clock = Clock(start.sampling, *(float(start.sampling.percent_to_sigma(share)) for share in shares))
+    return VicoSession(start.base, clock, LookingRows(None, plan.subject), CallWatch(), plan.trace.skipped,
+                       partial(_conclude, plan.trace), plan=plan, weights=start.weights, room=share_of_memory())
+
+
+def _conclude(trace: LookTrace) -> None:
+    if not trace.off and (reason := trace.nothing()):
+        tell(f"ViCo looked at nothing in this run: {reason}")
+
+
+def _wrap_calls(model) -> None:
+    """Puts :func:`_around` around every call of the UNet, by a keyed wrapper or, on older hosts, by a patch of the call."""
+    if WrappersMP is not None and hasattr(model, "add_wrapper_with_key"):
+        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, PLANS_KEY, _around)
+        return
+    call = model.get_model_object("apply_model")
+    model.add_object_patch("apply_model", lambda *arguments, **named: _around(call, *arguments, **named))
+
+
+def _around(call: Callable, *arguments, **named) -> torch.Tensor:
+    options = options_of(arguments, named)
+    calls = _calls(options, arguments[0], _context_of(arguments, named)) if PLANS_KEY in options else ()
+    if not calls:
+        return call(*arguments, **named)
+    own = {**options, CALLS_KEY: calls}
+    arguments = tuple(own if value is options else value for value in arguments)
+    named = {name: own if value is options else value for name, value in named.items()}
+    with changed(calls[0].session.sites, _change), uncompiled():  # a compiled graph would not see the hooks
+        return call(*arguments, **named)
+
+
+def _change(site, states: torch.Tensor, options: dict) -> torch.Tensor:
+    for call in options.get(CALLS_KEY, ()):
+        states = call.change(site, states)
+    return states
+
+
+def _calls(options: dict, x: torch.Tensor, context: torch.Tensor | None) -> tuple[VicoCall, ...]:
+    """What each plan of the model does in a call that sees ``x`` [K B, C, H, W]."""
+    sessions = [session for own in options[PLANS_KEY] if (session := own.holder.session()) is not None]
+    if not sessions or context is None:
+        return ()
+    sigma = noise_level(options["sigmas"])
+    made = (_call(session, sigma, options, x, context) for session in sessions)
+    return tuple(call for call in made if call is not None)
+
+
+def _call(session: VicoSession, sigma: float, options: dict, x: torch.Tensor, context: torch.Tensor) -> VicoCall | None:
+    chunks = len(options["cond_or_uncond"])
+    names = names_of(options, session.rows)
+    rows = session.arrive(sigma, options["sigmas"], names, x.detach().chunk(chunks)).rows
+    if session.plan.trace.off or not session.clock.in_range(sigma):
+        return None
+    texts = context.chunk(chunks)
+    seen = {chunk: session.remembered(row, names[chunk], texts[chunk], sigma) for chunk, row in enumerate(rows) if row}
+    return VicoCall(session, chunks, seen) if seen else None
+
+
+def _context_of(arguments: tuple, named: dict[str, Any]) -> torch.Tensor | None:
+    """The encoded prompts among the arguments of the host's ``apply_model``: x, t, c_concat, c_crossattn and others."""
+    return named["c_crossattn"] if "c_crossattn" in named else next(iter(arguments[3:4]), None)

@@ -1,0 +1,72 @@
+"""Training ViCo in the graph: from MODEL, CLIP, VAE and pictures to blocks and a word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from ...subject import Conditioning
+from ...training.sets import TrainingSet
+from ...training.settings import ObjectiveSettings, TrainingOptions, TrainingSettings
+from ...training.textual_inversion import token_rows
+from ...training.trainables import TokenRows, Weights
+from ...unet import Layer
+from ...vico.block import begun
+from ...vico.learned import ViCo, tensors_of
+from ...vico.recipe import Seen, VicoRecipe, VicoSettings
+from ..training.model import HostDenoiser
+from ..training.run import check_pictures, job_of, ready, run
+from .sites import blocks_of, changed, look, widths_of
+
+
+class LookingHost:
+    """The host's model as ViCo trains on it."""
+
+    def __init__(self, denoiser: HostDenoiser):
+        self.denoiser, self.model = denoiser, denoiser.model
+        self.sites = blocks_of(denoiser.model.model)
+        self.alpha_bars, self.prediction, self.device = denoiser.alpha_bars, denoiser.prediction, denoiser.device
+        self.unet, self.text = denoiser.unet, denoiser.text
+
+    def encode(self, captions: list[str], weights: Weights | None = None,
+               rows: Mapping[str, TokenRows] | None = None) -> Conditioning:
+        return self.denoiser.encode(captions, weights, rows)
+
+    def places(self, captions: list[str], word: str) -> tuple[torch.Tensor, torch.Tensor]:
+        found = [self.denoiser.places(caption, word) for caption in captions]
+        return torch.tensor([[own] for own, _ in found]), torch.tensor([[end] for _, end in found])
+
+    def look(self, reference: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> dict[Layer, Seen]:
+        with torch.inference_mode(False), torch.enable_grad():
+            return look(self.sites, lambda: self.denoiser.predict(reference, timesteps, conditioning, {}))
+
+    def predict_changed(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
+                        changes: Mapping[Layer, Callable[[torch.Tensor], torch.Tensor]]) -> torch.Tensor:
+        with changed(self.sites, lambda site, states, _: changes[site](states.float()).to(states)):
+            return self.denoiser.predict(noisy, timesteps, conditioning, {})
+
+
+def train_vico(model, clip, vae, own: TrainingSet, initial_word: str, chosen: VicoSettings, settings: TrainingSettings,
+               options: TrainingOptions) -> tuple[ViCo, list[float]]:
+    """Blocks and the vector of the set's identifier. Raises ValueError as :class:`HostDenoiser`, and for models of another kind.
+    """
+    word = own.naming.identifier
+    if not word:
+        raise ValueError("identifier: it is empty in the training set, so there is no word to learn; write one there")
+    check_pictures(own)
+    widths = widths_of(blocks_of(model.model))
+    with ready(model, clip, vae, own, None, settings.seed) as work:
+        with torch.inference_mode(False):
+            looking = LookingHost(work.denoiser)
+            blocks = begun(widths, torch.Generator().manual_seed(settings.seed), chosen.zero)
+            rows = token_rows(work.denoiser.rows_of(initial_word), 1, chosen.word_rate)
+            masked = any(example.mask is not None for example in own.examples)
+            objective = ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=masked)
+            recipe = VicoRecipe(looking, work.own, word, rows, blocks, chosen, objective)
+        job = job_of(work.identity, "ViCo", own, initial_word, chosen, objective, settings)
+        losses = run(recipe, settings, job, options)
+    about = {"word": word, "initial_word": initial_word, "subject": own.naming.subject, "steps": str(len(losses)),
+             "seed": str(settings.seed), "pictures": str(len(own.examples))}
+    return ViCo(tensors_of(blocks), rows.rows.detach().cpu().clone(), about), losses
+

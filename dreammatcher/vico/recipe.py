@@ -1,0 +1,137 @@
+"""Training (Sec. 3.4): the image-attention blocks and one new word learn a subject; the model itself stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from ..subject import Conditioning
+from ..training.data import LatentSet
+from ..training.denoising import Denoiser, errors
+from ..training.recipe import LOSS_SCALE
+from ..training.settings import ObjectiveSettings, check
+from ..training.trainables import Group, TokenRows, Weights
+from ..unet import Layer
+from .block import ImageAttention
+from .loss import WEIGHT, regularisation
+from .mask import column, subject_mask
+
+
+@dataclass(frozen=True)
+class VicoSettings:
+    """What ViCo trains and how fast. Defaults are those of the authors' code on one GPU."""
+
+    word_rate: float = 5e-3  # 2e-2 on the authors' four GPUs, whose batch is 4
+    block_rate: float = 1e-5
+    regularisation: float = WEIGHT
+    masked: bool = True  # blocks see the subject of the reference only
+    zero: bool = False  # blocks begin as an identity, which is not the authors'
+
+    def __post_init__(self) -> None:
+        for name in ("word_rate", "block_rate"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is outside 0..1; ViCo takes 0.005 for the word and 0.00001 for "
+                                 "the blocks")
+        check("regularisation", self.regularisation, 0, 100, "0 turns it off")
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What one site of the frozen UNet makes of a reference."""
+
+    states: torch.Tensor  # [B, M, D], behind the text block
+    attention: torch.Tensor  # [B, M, T], of its patches to the prompt, mean over the heads
+
+
+class LookingDenoiser(Denoiser, Protocol):
+    """A frozen model that lets itself be changed behind some of its text blocks."""
+
+    def places(self, captions: list[str], word: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where ``word`` stands in each caption's conditioning, int64 [B, V], and the first end token [B, 1]."""
+
+    def look(self, reference: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> dict[Layer, Seen]:
+        """What the sites see of a clean ``reference`` [B, C, h, w], told that it is as noisy as the picture is."""
+
+    def predict_changed(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
+                        changes: Mapping[Layer, Callable[[torch.Tensor], torch.Tensor]]) -> torch.Tensor:
+        """What the UNet predicts when its states [B, N, D] behind the text blocks of some sites are changed."""
+
+
+@dataclass(eq=False)
+class Looking:
+    """The model with its blocks and a reference for each picture, as the common objective sees it.
+
+    Attention maps of the last prediction are left in ``maps``: placeholder and end token [B, M] at each site.
+    """
+
+    model: LookingDenoiser
+    blocks: Mapping[Layer, ImageAttention]
+    references: torch.Tensor  # [B, C, h, w]
+    places: tuple[torch.Tensor, torch.Tensor]
+    masked: bool
+    maps: list[tuple[torch.Tensor, torch.Tensor]]
+
+    @property
+    def alpha_bars(self) -> torch.Tensor:
+        return self.model.alpha_bars
+
+    @property
+    def prediction(self) -> str:
+        return self.model.prediction
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
+                weights: Weights) -> torch.Tensor:
+        seen = self.model.look(self.references.to(noisy.device), timesteps, conditioning)
+        self.maps, changes = [], {}
+        for site, block in self.blocks.items():
+            placeholder, end = (column(seen[site].attention, places) for places in self.places)
+            self.maps.append((placeholder, end))
+            mask = subject_mask(placeholder) if self.masked else None
+            changes[site] = partial(block, reference=seen[site].states.float(), mask=mask)
+        return self.model.predict_changed(noisy, timesteps, conditioning, changes)
+
+
+class VicoRecipe:
+    """L = ||eps - eps_theta(x_t, t, c; reference)||^2 + w sum over the sites of the alignment (Eq. 5 to 7).
+
+    Each picture is drawn with another one of the set as its reference, with the same prompt and timestep and without noise.
+    """
+
+    unet = text = None  # nothing of the model learns
+
+    def __init__(self, model: LookingDenoiser, own: LatentSet, word: str, rows: TokenRows,
+                 blocks: Mapping[Layer, ImageAttention], settings: VicoSettings, objective: ObjectiveSettings):
+        self.model, self.own, self.word = model, own, word
+        self.rows, self.blocks, self.settings, self.objective = {word: rows}, dict(blocks), settings, objective
+        half = any(value.dtype == torch.float16 for value in (*model.unet.values(), *model.text.values()))
+        self.scale = LOSS_SCALE if half else 1.0
+        self.learned = nn.ModuleDict({"word": rows, **{str(site[1]): block for site, block in blocks.items()}})
+
+    def groups(self) -> list[Group]:
+        parameters = [value for block in self.blocks.values() for value in block.parameters()]
+        return [*self.rows[self.word].groups(), Group(parameters, self.settings.block_rate)]
+
+    def loss(self, batch: int, generator: torch.Generator) -> torch.Tensor:
+        own, references = self.own.draw_with_references(batch, generator)
+        conditioning = self.model.encode(own.captions, None, self.rows)
+        looking = self.looking(own.captions, references)
+        error, weight = errors(looking, own, conditioning, {}, self.objective, generator)
+        loss = (error * weight).mean()
+        return loss + self.settings.regularisation * regularisation(looking.maps) if self.settings.regularisation else loss
+
+    def looking(self, captions: list[str], references: torch.Tensor) -> Looking:
+        """The model as it is now, with a reference [B, C, h, w] for each caption."""
+        return Looking(self.model, self.blocks, references, self.model.places(captions, self.word), self.settings.masked, [])
+
+    def showing(self, prompt: str) -> Looking:
+        """The model as it is now, for drawing ``prompt``: it looks at the first picture of the set."""
+        return self.looking([prompt], self.own.examples[0].latents[:1])

@@ -1,0 +1,53 @@
+"""What the user chooses when ViCo is applied, and what a run leaves to be looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from ..training.settings import check
+from ..unet import Layer
+
+
+@dataclass(frozen=True)
+class LookSettings:
+    """How much of the image attention is taken, and in which share of the schedule. Raises ValueError outside of the ranges."""
+
+    strength: float = 1.0  # of the blocks' change; 1 is the paper, 0 the plain model
+    start: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        check("strength", self.strength, 0, 2)
+        check("start", self.start, 0, 1)
+        check("end", self.end, 0, 1)
+        if self.start > self.end:
+            raise ValueError(f"start: {self.start} lies after end, {self.end}; the share of the schedule would be empty")
+
+
+@dataclass(eq=False)
+class LookTrace:
+    """What a run looked at. A copy of it is itself."""
+
+    masks: dict[float, dict[Layer, torch.Tensor]] = field(default_factory=dict)  # sigma -> site -> [h, w] of the reference
+    looks: int = 0  # sites of calls in which the reference was looked at
+    off: bool = False  # strength is 0
+    skipped: list[str] = field(default_factory=list)
+
+    def __deepcopy__(self, memo: dict) -> LookTrace:
+        return self
+
+    def clear(self) -> None:
+        self.masks.clear()
+        self.skipped.clear()
+        self.looks = 0
+
+    def nothing(self) -> str:
+        """Why the run did not look at the reference, or an empty string when it did."""
+        if self.off:
+            return "strength is 0"
+        if self.looks:
+            return ""
+        return "; ".join(self.skipped) or ("no step lies between start and end, or the model of DreamMatcher ViCo Apply was not "
+                                           "sampled")

@@ -1,0 +1,165 @@
+"""Nodes of ViCo: a frozen model learns to look at a picture of the subject while it draws."""
+
+from __future__ import annotations
+
+from ..dreammatcher.host.training.keep import curve_image
+from ..dreammatcher.host.training.new_words import with_new_words
+from ..dreammatcher.host.vico import files
+from ..dreammatcher.host.vico.apply import apply_vico
+from ..dreammatcher.host.vico.pictures import reference_latent, shown_masks
+from ..dreammatcher.host.vico.train import train_vico
+from ..dreammatcher.training.settings import TrainingOptions
+from ..dreammatcher.vico.recipe import VicoSettings
+from ..dreammatcher.vico.settings import LookSettings
+from .training import BFLOAT16, MODEL_INPUTS, OPTIONS
+from .training_sets import SEED, number
+
+CATEGORY = "DreamMatcher/ViCo"
+VICO = ("DM_VICO", {"tooltip": "From DreamMatcher ViCo Train or DreamMatcher ViCo Load."})
+
+
+class DreamMatcherViCoTrain:
+    TITLE = "DreamMatcher ViCo Train"
+    DESCRIPTION = ("Teaches one word and four small blocks that look at a picture of the subject while the model draws. The "
+                   "model itself stays as it is.")
+    CATEGORY = CATEGORY
+    FUNCTION = "learn"
+    RETURN_TYPES = ("DM_VICO", "CLIP", "IMAGE")
+    RETURN_NAMES = ("vico", "clip", "loss")
+    OUTPUT_TOOLTIPS = ("For DreamMatcher ViCo Apply and DreamMatcher ViCo Save.", "The text encoder, which knows the word.",
+                       "The loss of every step.")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            **MODEL_INPUTS,
+            "initial_word": ("STRING", {"default": "toy", "tooltip":
+                                        "A coarse word for the subject, from which learning begins."}),
+            "steps": number("INT", 400, 1, 100_000, "Steps of learning. The paper takes 400."),
+            "word_rate": number("FLOAT", 5e-3, 1e-6, 1.0, "How far the word moves in a step.", 1e-6),
+            "block_rate": number("FLOAT", 1e-5, 1e-7, 1.0, "How far the blocks move in a step.", 1e-7),
+            "seed": SEED,
+        }, "optional": {
+            "batch": number("INT", 4, 1, 64, "Pictures in a step. The authors' four GPUs make 4."),
+            "regularisation": number("FLOAT", 5e-4, 0.0, 10.0, "How strongly the word is kept on the subject.", 1e-4),
+            "masked": ("BOOLEAN", {"default": True, "tooltip": "Blocks see the reference's subject only, as in the paper."}),
+            "bfloat16": BFLOAT16,
+            "options": OPTIONS,
+        }}
+
+    def learn(self, model, clip, vae, training_set, initial_word, steps, word_rate, block_rate, seed, batch=4,
+              regularisation=5e-4, masked=True, bfloat16=False, options=None):
+        options = options or TrainingOptions()
+        vico, losses = train_vico(model, clip, vae, training_set, initial_word,
+                                  VicoSettings(word_rate, block_rate, regularisation, masked),
+                                  options.training(steps, batch, seed, bfloat16), options)
+        return vico, with_new_words(clip, {vico.word: vico.rows}), curve_image(losses, steps)
+
+
+class DreamMatcherViCoApply:
+    TITLE = "DreamMatcher ViCo Apply"
+    DESCRIPTION = ("Makes the model look at a reference picture while it draws. Encode the prompt with DreamMatcher Subject, so "
+                   "that the subject is looked at and not what is around it. DreamMatcher Apply may follow.")
+    CATEGORY = CATEGORY
+    FUNCTION = "apply"
+    RETURN_TYPES = ("MODEL", "DM_VICO_TRACE")
+    RETURN_NAMES = ("model", "trace")
+    OUTPUT_TOOLTIPS = ("The model for the sampler.", "What was looked at, for DreamMatcher ViCo Masks.")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "model": ("MODEL", {"tooltip": "A model of the family that ViCo was trained on."}),
+            "vico": VICO,
+            "strength": number("FLOAT", 1.0, 0.0, 2.0, "How much of what is seen is taken. 1 is the paper, 0 the plain model.",
+                               0.01),
+            "start": number("FLOAT", 0.0, 0.0, 1.0, "Share of the schedule after which the reference is looked at.", 0.01),
+            "end": number("FLOAT", 1.0, 0.0, 1.0, "Share of the schedule at which that stops.", 0.01),
+        }, "optional": {
+            "image": ("IMAGE", {"tooltip": "The reference: one of the pictures that were learned from, any size."}),
+            "vae": ("VAE", {"tooltip": "The checkpoint's autoencoder, for image."}),
+            "latent": ("LATENT", {"tooltip": "The reference as a latent, instead of image and vae."}),
+            "subject": ("DM_SUBJECT", {"tooltip":
+                        "From DreamMatcher Subject: where the word stands, for prompts that do not say so themselves."}),
+        }}
+
+    def apply(self, model, vico, strength, start, end, image=None, vae=None, latent=None, subject=None):
+        return apply_vico(model, vico, reference_latent(model, image, vae, latent), LookSettings(strength, start, end), subject)
+
+
+class DreamMatcherViCoMasks:
+    TITLE = "DreamMatcher ViCo Masks"
+    DESCRIPTION = "Shows where ViCo looked: the reference at a few noise levels, from noisy to clean, at each of its four sites."
+    CATEGORY = CATEGORY
+    FUNCTION = "show"
+    RETURN_TYPES = ("IMAGE",)
+    RETURN_NAMES = ("masks",)
+    OUTPUT_TOOLTIPS = ("A row of pictures for each noise level.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "trace": ("DM_VICO_TRACE", {"tooltip": "From DreamMatcher ViCo Apply."}),
+            "samples": ("LATENT", {"tooltip": "What was sampled: the masks wait for it."}),
+        }, "optional": {
+            "image": ("IMAGE", {"tooltip": "The reference picture, to show the masks on."}),
+        }}
+
+    def show(self, trace, samples, image=None):
+        return (shown_masks(trace, image),)
+
+
+class DreamMatcherViCoSave:
+    TITLE = "DreamMatcher ViCo Save"
+    DESCRIPTION = "Saves what ViCo learned: its blocks, and its word for embedding:NAME in prompts."
+    CATEGORY = CATEGORY
+    FUNCTION = "save"
+    RETURN_TYPES = ("STRING",)
+    RETURN_NAMES = ("file",)
+    OUTPUT_TOOLTIPS = ("Name of the file.",)
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "vico": VICO,
+            "name": ("STRING", {"default": "my_subject", "tooltip":
+                                "Name of the file. One that is there is not overwritten: a number is added."}),
+        }}
+
+    def save(self, vico, name):
+        path, how = files.save_vico(vico, name)
+        return {"ui": {"text": [how]}, "result": (path.name,)}
+
+
+class DreamMatcherViCoLoad:
+    TITLE = "DreamMatcher ViCo Load"
+    DESCRIPTION = ("Reads what ViCo learned: a file of DreamMatcher ViCo Save, or the two files of the authors' code, "
+                   "cross_attention and embeddings_gs.")
+    CATEGORY = CATEGORY
+    FUNCTION = "load"
+    RETURN_TYPES = ("DM_VICO", "CLIP", "STRING")
+    RETURN_NAMES = ("vico", "clip", "word")
+    OUTPUT_TOOLTIPS = ("For DreamMatcher ViCo Apply.", "The text encoder, which knows the word.", "The word to write in prompts.")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "clip": ("CLIP", {"tooltip": "The checkpoint's text encoder."}),
+            "file": (files.SHELF.names(), {"tooltip":
+                     "A file in models/vico or output/vico: our own, or cross_attention-399.pt."}),
+            "embedding": ([files.IN_THE_FILE, *files.SHELF.names()], {"tooltip":
+                          "For the authors' files: embeddings_gs-399.pt of the same training."}),
+        }}
+
+    @classmethod
+    def IS_CHANGED(cls, file, embedding, **_):
+        return files.SHELF.modified(file), files.SHELF.modified(embedding)
+
+    def load(self, clip, file, embedding):
+        vico = files.load_vico(file, embedding)
+        return {"ui": {"text": [f"write in prompts: {vico.word}"]},
+                "result": (vico, with_new_words(clip, {vico.word: vico.rows}), vico.word)}
+
+
+NODES = (DreamMatcherViCoTrain, DreamMatcherViCoApply, DreamMatcherViCoMasks, DreamMatcherViCoSave, DreamMatcherViCoLoad)
