@@ -32,8 +32,7 @@ def quick(prompt: dict[str, Any]) -> dict[str, Any]:
     for entry in prompt.values():
         if "steps" in entry["inputs"]:
             entry["inputs"]["steps"] = STEPS
-        if "rate" in entry["inputs"]:
-            entry["inputs"]["rate"] = 1e-4
+        entry["inputs"].update({name: 1e-4 for name in entry["inputs"] if name.endswith("rate")})
         if entry["inputs"].get("sampler_name") == "euler_ancestral":  # hosts draw its noise from generators of their own
             entry["inputs"]["sampler_name"] = "euler"
     return prompt

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ..dreammatcher.host.training.keep import curve_image
+from ..dreammatcher.host.training.learn import USUAL
 from ..dreammatcher.host.training.new_words import with_new_words
 from ..dreammatcher.host.vico import files
 from ..dreammatcher.host.vico.apply import apply_vico
 from ..dreammatcher.host.vico.pictures import reference_latent, shown_masks
 from ..dreammatcher.host.vico.train import train_vico
-from ..dreammatcher.training.settings import TrainingOptions
 from ..dreammatcher.vico.recipe import VicoSettings
 from ..dreammatcher.vico.settings import LookSettings
 from .training import BFLOAT16, MODEL_INPUTS, OPTIONS
@@ -43,15 +43,16 @@ class DreamMatcherViCoTrain:
             "batch": number("INT", 4, 1, 64, "Pictures in a step. The authors' four GPUs make 4."),
             "regularisation": number("FLOAT", 5e-4, 0.0, 10.0, "How strongly the word is kept on the subject.", 1e-4),
             "masked": ("BOOLEAN", {"default": True, "tooltip": "Blocks see the reference's subject only, as in the paper."}),
+            "zero_start": ("BOOLEAN", {"default": False, "tooltip":
+                           "Blocks begin without effect, so that training begins at the plain model. Not the paper's."}),
             "bfloat16": BFLOAT16,
             "options": OPTIONS,
         }}
 
     def learn(self, model, clip, vae, training_set, initial_word, steps, word_rate, block_rate, seed, batch=4,
-              regularisation=5e-4, masked=True, bfloat16=False, options=None):
-        options = options or TrainingOptions()
+              regularisation=5e-4, masked=True, zero_start=False, bfloat16=False, options=USUAL):
         vico, losses = train_vico(model, clip, vae, training_set, initial_word,
-                                  VicoSettings(word_rate, block_rate, regularisation, masked),
+                                  VicoSettings(word_rate, block_rate, regularisation, masked, zero_start),
                                   options.training(steps, batch, seed, bfloat16), options)
         return vico, with_new_words(clip, {vico.word: vico.rows}), curve_image(losses, steps)
 
@@ -89,7 +90,7 @@ class DreamMatcherViCoApply:
 
 class DreamMatcherViCoMasks:
     TITLE = "DreamMatcher ViCo Masks"
-    DESCRIPTION = "Shows where ViCo looked: the reference at a few noise levels, from noisy to clean, at each of its four sites."
+    DESCRIPTION = "Shows where ViCo looked: the reference at a few noise levels, from noisy to clean, at each of its sites."
     CATEGORY = CATEGORY
     FUNCTION = "show"
     RETURN_TYPES = ("IMAGE",)

@@ -20,8 +20,9 @@ OURS = ("DreamMatcherInvert", "DreamMatcherSubject", "DreamMatcherMask", "DreamM
         "DreamMatcherCombine", "DreamMatcherGuidance", "DreamMatcherPreview", "DreamMatcherSaveReference",
         "DreamMatcherLoadReference", "DreamMatcherEasy", "DreamMatcherTrainingSet", "DreamMatcherDreamBooth",
         "DreamMatcherTextualInversion", "DreamMatcherCustomDiffusion", "DreamMatcherSaveLearned", "DreamMatcherApplyLearned",
-        "DreamMatcherLoadLearned", "DreamMatcherPriorSet", "DreamMatcherTrainingOptions", "DreamMatcherLearn", "ToyboxLoader",
-        "ToyboxReference")
+        "DreamMatcherLoadLearned", "DreamMatcherPriorSet", "DreamMatcherTrainingOptions", "DreamMatcherLearn",
+        "DreamMatcherViCoTrain", "DreamMatcherViCoApply", "DreamMatcherViCoMasks", "DreamMatcherViCoSave",
+        "DreamMatcherViCoLoad", "ToyboxLoader", "ToyboxReference")
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +91,11 @@ def put_files_for(host, prompt: dict) -> None:
                 file = Path(host.folder_paths.get_folder_paths(folder)[0]) / entry["inputs"][name]
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.touch()
+        if entry["class_type"] == "DreamMatcherViCoLoad":
+            folder = host.folder / "output" / "vico"
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in ("file", "embedding"):
+                (folder / entry["inputs"][name]).touch()
         if entry["class_type"] == "LoadImage":
             folder = Path(host.folder_paths.get_input_directory())
             folder.mkdir(parents=True, exist_ok=True)
