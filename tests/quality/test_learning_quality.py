@@ -9,12 +9,17 @@ from benchmarks import studio as studios
 
 
 @pytest.fixture(scope="module")
-def table(host):
+def table(host, tmp_path_factory):
     patch = pytest.MonkeyPatch()
+    folder = tmp_path_factory.mktemp("learn")
+    patch.setattr(learn, "FILE", folder / "learn.json")
+    patch.setattr(learn, "ablations", lambda school: {})
     patch.setattr(studios, "STEPS", 20)
     patch.setattr(learn, "methods", lambda school: {
         "DreamBooth LoRA": lambda lesson, prior: school.dreambooth(lesson, prior, "LoRA", 1e-3, 400)})
-    made = learn.run(host, subjects=1, prompts=2, first=0)
+    school = learn.School(host)
+    learn.run(school, 1, 2, 0, folder)
+    made = learn.merged(folder, learn.names_of(school))
     patch.undo()
     return made
 

@@ -92,4 +92,5 @@ def _prepared(model, reference: Reference, subject: Subject | None, options: Fea
             row = reference_pass(model.model, structure, reference, kind, subject, sigma, model.load_device)
             store.put((weights, kind, sigma, subject), row, room=1 << 62)
         step(before + done, 0)
-    return reference.with_store(replace(store, capacity=2 * store.held))  # room for those of one other state of the weights
+    store.capacity = 2 * store.held  # room for those of one other state of the weights
+    return reference.with_store(store)
