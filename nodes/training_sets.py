@@ -49,6 +49,8 @@ class DreamMatcherTrainingSet:
                      "Half of the time mirrored. Not for subjects whose left and right differ."}),
             "folder": ("STRING", {"default": "", "tooltip":
                        "A folder in ComfyUI's input folder: its pictures are taken too, captions from .txt files beside them."}),
+            "repeats": number("INT", 1, 1, 1000, "How often these pictures come for each time that those of others come."),
+            "others": ("DM_TRAINING_SET", {"tooltip": "More pictures of the same subject, as from another folder."}),
         }}
 
     @classmethod
@@ -56,9 +58,10 @@ class DreamMatcherTrainingSet:
         return changed(folder)
 
     def make(self, identifier, class_word, template, resolution, images=None, masks=None, captions="", buckets=True, flip=False,
-             folder=""):
+             folder="", repeats=1, others=None):
         preparation = Preparation(resolution, min(64, resolution), buckets, flip)
         made = training_set(images, masks, identifier, class_word, template, captions, folder, preparation)
+        made = made.joined(others, repeats)
         return {"ui": {"text": [made.described()]}, "result": (made,)}
 
 

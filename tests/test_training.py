@@ -14,7 +14,7 @@ from dreammatcher.subject import Conditioning
 from dreammatcher.training import objective, state
 from dreammatcher.training.data import LatentSet, Preparation, Prepared
 from dreammatcher.training.dreambooth import full_of, lora_of
-from dreammatcher.training.loop import Checkpoint, Training, train
+from dreammatcher.training.loop import Training, train
 from dreammatcher.training.optimisers import rate_factor
 from dreammatcher.training.recipe import SubjectRecipe
 from dreammatcher.training.settings import (
@@ -28,6 +28,7 @@ from dreammatcher.training.settings import (
     OptimiserSettings,
     TrainingSettings,
 )
+from dreammatcher.training.state import Checkpoint
 from dreammatcher.training.trainables import Full, Lora
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dreammatcher.training.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, Naming
 from dreammatcher.training.custom_diffusion import at_sizes, first_token_constant, keys_and_values_of
 from dreammatcher.training.data import Example, LatentSet, Preparation, Prepared, fitted, prepare
+from dreammatcher.training.sets import TrainingSet
 
 
 @pytest.fixture(autouse=True)
@@ -128,3 +129,16 @@ def test_custom_diffusion_trains_the_keys_and_values_of_cross_attention_alone():
     assert list(keys_and_values_of(weights, 1e-3).differences()) == ["attn2.to_k.weight", "attn2.to_v.weight"]
     with pytest.raises(ValueError, match="no cross-attention"):
         keys_and_values_of({"out.weight": torch.zeros(1)}, 1e-3)
+
+
+def test_sets_are_joined_each_as_often_as_it_says_and_encoded_once():
+    first, second = (Example(picture(128, 128) * share, ("sks",)) for share in (1.0, 0.5))
+    naming, calls = Naming("sks", "dog"), []
+    others = TrainingSet((second,), naming, Preparation(128))
+    both = TrainingSet((first,), naming, Preparation(128)).joined(others, 3)
+    assert both.examples == (first, first, first, second)
+    assert "3 times as often" in both.described() and both.described().startswith("2 pictures")
+    made = both.prepared(lambda pictures: calls.append(1) or encode(pictures))
+    assert len(calls) == 2 and len(made.examples) == 4
+    with pytest.raises(ValueError, match="their identifier is 'zwx' and this set's 'sks'"):
+        both.joined(TrainingSet((second,), Naming("zwx"), Preparation(128)))

@@ -84,7 +84,7 @@ def ordinary_weights(module: torch.nn.Module, device: torch.device) -> dict[str,
             raise NoGradient(f"the host keeps part of the model on {value.device}")
         if type(value) not in (torch.Tensor, torch.nn.Parameter) or not _computes(value):
             raise NoGradient(f"{name} is stored as {type(value).__name__} of {value.dtype}")
-    return {name: _ordinary(value) for name, value in weights.items()}
+    return {name: ordinary(value) for name, value in weights.items()}
 
 
 @contextmanager
@@ -130,7 +130,7 @@ class _Rerun(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: torch.Tensor, forward: Callable, others: tuple, made: list[torch.Tensor]) -> torch.Tensor:
         ctx.rerun, ctx.x = lambda leaf: forward(leaf, *others), x.detach().clone()
-        return _ordinary(made[0])
+        return ordinary(made[0])
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple:
@@ -144,7 +144,7 @@ def _computes(value: torch.Tensor) -> bool:
     return not value.is_floating_point() or value.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def _ordinary(value: torch.Tensor) -> torch.Tensor:
+def ordinary(value: torch.Tensor) -> torch.Tensor:
     """A normal tensor over the same memory."""
     alias = torch.empty(0, dtype=value.dtype, device=value.device)
     return alias.set_(value.untyped_storage(), value.storage_offset(), value.shape, value.stride())

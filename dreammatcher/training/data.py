@@ -112,6 +112,14 @@ class Batch:
     masks: torch.Tensor | None
     captions: list[str]
 
+    def only(self, rows: torch.Tensor) -> Batch:
+        """Some rows of it."""
+        return Batch(self.latents[rows], None if self.masks is None else self.masks[rows], self.said(rows))
+
+    def said(self, rows: torch.Tensor) -> list[str]:
+        """Captions of some rows."""
+        return [self.captions[row] for row in rows.tolist()]
+
 
 @dataclass(frozen=True, eq=False)
 class LatentSet:

@@ -33,14 +33,15 @@ class Denoiser(Protocol):
 
 
 def errors(model: Denoiser, batch: Batch, conditioning: Conditioning, weights: Weights, objective: ObjectiveSettings,
-           generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prediction error [B] of each picture at a timestep of its own, drawn evenly (DDPM, Algorithm 1), and its weight [B].
+           generator: torch.Generator, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prediction error [R] of some ``rows`` [R] of a batch, each at a timestep of its own, drawn evenly (DDPM, Algorithm 1), and
+    its weight [R]. ``conditioning`` is of these rows.
 
-    Noise and timesteps are drawn in main memory, so that every device learns from the same ones.
+    Noise and timesteps are drawn for the whole batch, in main memory, so that every device and process learns from the same ones.
     """
-    count = len(batch.latents)
-    timesteps = torch.randint(len(model.alpha_bars), (count,), generator=generator)
-    noise = torch.randn(batch.latents.shape, generator=generator).to(model.device)
+    timesteps = torch.randint(len(model.alpha_bars), (len(batch.latents),), generator=generator)[rows]
+    noise = torch.randn(batch.latents.shape, generator=generator)[rows].to(model.device)
+    batch = batch.only(rows)
     clean, alpha_bar = batch.latents.to(model.device), model.alpha_bars[timesteps].to(model.device)
     predicted = model.predict(add_noise(clean, noise, alpha_bar), timesteps.to(model.device), conditioning, weights)
     mask = batch.masks.to(model.device) if objective.masked and batch.masks is not None else None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -13,32 +12,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import state as states
 from .optimisers import optimiser_of, schedule_of
+from .parallel import ALONE, Share
+from .recipe import Recipe
 from .settings import TrainingSettings
-from .trainables import Group
+from .state import Checkpoint
 
 REMEDY = "use a lower rate, or another precision (bfloat16 on or off)"
-
-
-class Recipe(Protocol):
-    """A method: what is trained, and what its loss is."""
-
-    learned: nn.Module  # holds every parameter that learns, and nothing else
-    scale: float  # of the loss at first while gradients are made, so that half precision does not round small ones to zero
-
-    def groups(self) -> list[Group]:
-        """Parameters with their learning rates."""
-
-    def loss(self, batch: int, generator: torch.Generator) -> torch.Tensor:
-        """Loss of one batch, drawn with ``generator`` and nothing else that is random."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Where a training keeps its state, and how often."""
-
-    path: Path
-    job: str  # says which pictures and settings the state belongs to
-    every: int = 100  # steps
 
 
 @dataclass(eq=False)
@@ -49,6 +28,7 @@ class Training:
     settings: TrainingSettings
     step: int = 0
     losses: list[float] = field(default_factory=list)  # of each step
+    share: Share = ALONE
     made: int = field(default=0, init=False)  # steps since the run was begun or resumed
 
     def __post_init__(self) -> None:
@@ -94,11 +74,15 @@ class Training:
         """Loss of a step, its gradients left on the parameters. Raises FloatingPointError when it is not finite."""
         total = 0.0
         for _ in range(self.settings.accumulate):
-            loss = self.recipe.loss(self.settings.batch, self.generator) / self.settings.accumulate
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss.item()} at step {self.step}; {REMEDY}")
+            loss = self.recipe.loss(self.settings.batch, self.generator, self.share) / self.settings.accumulate
+            found = self.share.mean(loss.detach().clone()).item()  # the same everywhere: all go on, or none
+            if not math.isfinite(found):
+                raise FloatingPointError(f"the loss is {found} at step {self.step}; {REMEDY}")
             (loss * self.scale).backward()
-            total += loss.item()
+            total += found
+        for value in self.parameters if self.share.processes > 1 else ():
+            value.grad = torch.zeros_like(value) if value.grad is None else value.grad  # every process sends as many
+        self.share.average([value.grad for value in self.parameters if value.grad is not None])
         return total
 
     def _clipped(self) -> bool:
@@ -130,28 +114,32 @@ class Training:
 
 
 def train(recipe: Recipe, settings: TrainingSettings, checkpoint: Checkpoint | None = None,
-          after_step: Callable[[Training], bool | None] = lambda training: None) -> Training:
+          after_step: Callable[[Training], bool | None] = lambda training: None, share: Share = ALONE) -> Training:
     """Trains to the last step, from the state in ``checkpoint`` if there is one, and leaves what was learned in the recipe.
 
     ``after_step`` may raise to stop, as the host's interrupt does, or return True to be content with what is learned so far: the
-    state is written first. Raises ValueError for a state of another training.
+    state is written first. Every process reads the state, the first one writes it. Raises ValueError for a state of another
+    training.
     """
-    training = Training(recipe, settings)
+    training = Training(recipe, settings, share=share)
     kept = states.read(checkpoint.path, checkpoint.job) if checkpoint else None
     if kept is not None:
         training.restore(kept)
+
+    def keep() -> None:
+        if checkpoint and share.first and training.losses:
+            states.write(checkpoint.path, training.state(), checkpoint.job)
+
     try:
         while training.step < settings.steps:
             training.advance()
             if checkpoint and training.step % checkpoint.every == 0:
-                states.write(checkpoint.path, training.state(), checkpoint.job)
+                keep()
             if after_step(training):
                 break
     except BaseException:
-        if checkpoint and training.losses:
-            states.write(checkpoint.path, training.state(), checkpoint.job)
+        keep()
         raise
-    if checkpoint:
-        states.write(checkpoint.path, training.state(), checkpoint.job)
+    keep()
     training.finish()
     return training

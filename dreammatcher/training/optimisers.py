@@ -13,6 +13,14 @@ from .trainables import Group
 #: optimisers of other packages: name -> (package, module, class)
 OTHERS = {PRODIGY: ("prodigyopt", "prodigyopt", "Prodigy"), ADAMW_8BIT: ("bitsandbytes", "bitsandbytes.optim", "AdamW8bit")}
 
+#: bytes of an optimiser's state for each number that learns; Adafactor keeps two vectors of a matrix
+STATES = {ADAMW: 8, ADAFACTOR: 0, PRODIGY: 16, ADAMW_8BIT: 2}
+
+
+def state_per_number(name: str) -> int:
+    """Bytes of the named optimiser's state for each number that learns."""
+    return STATES[name]
+
 
 def optimiser_of(groups: list[Group], settings: OptimiserSettings) -> torch.optim.Optimizer:
     """An optimiser over parameter groups with their own rates.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -10,11 +11,26 @@ from torch import nn
 from .data import Batch, LatentSet
 from .denoising import Denoiser, errors
 from .objective import prior_preserving
+from .parallel import ALONE, Share
 from .settings import ObjectiveSettings
 from .trainables import Group, TokenRows, Trainable
 
 #: of the loss on a model in float16, whose gradients would otherwise fall below its smallest numbers
 LOSS_SCALE = 1024.0
+
+
+class Recipe(Protocol):
+    """A method: what is trained, and what its loss is."""
+
+    learned: nn.Module  # holds every parameter that learns, and nothing else
+    streams: int  # pictures that go through the model for each one of a batch
+    scale: float  # of the loss at first while gradients are made, so that half precision does not round small ones to zero
+
+    def groups(self) -> list[Group]:
+        """Parameters with their learning rates."""
+
+    def loss(self, batch: int, generator: torch.Generator, share: Share) -> torch.Tensor:
+        """Loss of this process's ``batch`` pictures, drawn with ``generator`` and nothing else that is random."""
 
 
 class SubjectRecipe:
@@ -29,6 +45,7 @@ class SubjectRecipe:
         self.model, self.own, self.prior, self.objective = model, own, prior, objective
         self.unet, self.text, self.rows = unet, text, dict(rows or {})
         read = (*model.unet.values(), *(model.text.values() if text or rows else ()))
+        self.streams = 2 if prior is not None and objective.prior_weight else 1
         self.scale = LOSS_SCALE if any(value.dtype == torch.float16 for value in read) else 1.0
         parts = {"unet": unet, "text": text, **{f"word {number}": one for number, one in enumerate(self.rows.values())}}
         self.learned = nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
@@ -36,26 +53,28 @@ class SubjectRecipe:
     def groups(self) -> list[Group]:
         return [group for part in self.learned.values() for group in part.groups()]
 
-    def loss(self, batch: int, generator: torch.Generator) -> torch.Tensor:
+    def loss(self, batch: int, generator: torch.Generator, share: Share = ALONE) -> torch.Tensor:
         unet = self.unet.weights(self.model.unet) if self.unet else {}
-        own = self.own.draw(batch, generator)
-        prior = self.prior.draw(batch, generator) if self.prior and self.objective.prior_weight else None
+        drawn = batch * share.processes
+        own = self.own.draw(drawn, generator)
+        prior = self.prior.draw(drawn, generator) if self.prior and self.objective.prior_weight else None
         if prior is not None and prior.latents.shape[1:] == own.latents.shape[1:]:
-            error, weight = self._errors(_together(own, prior), unet, generator)
+            error, weight = self._errors(_together(own, prior), unet, generator, share.rows(2 * drawn, 2))
             return prior_preserving(error[:batch] * weight[:batch], error[batch:], self.objective.prior_weight)
-        error, weight = self._errors(own, unet, generator)
-        other = None if prior is None else self._errors(prior, unet, generator)[0]
+        rows = share.rows(drawn)
+        error, weight = self._errors(own, unet, generator, rows)
+        other = None if prior is None else self._errors(prior, unet, generator, rows)[0]
         return prior_preserving(error * weight, other, self.objective.prior_weight)
 
     def showing(self, prompt: str) -> Denoiser:
         """The model that draws ``prompt`` while it trains."""
         return self.model
 
-    def _errors(self, batch: Batch, unet: dict[str, torch.Tensor],
-                generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def _errors(self, batch: Batch, unet: dict[str, torch.Tensor], generator: torch.Generator,
+                rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         text = self.text.weights(self.model.text) if self.text else None
-        conditioning = self.model.encode(batch.captions, text, self.rows or None)
-        return errors(self.model, batch, conditioning, unet, self.objective, generator)
+        conditioning = self.model.encode(batch.said(rows), text, self.rows or None)
+        return errors(self.model, batch, conditioning, unet, self.objective, generator, rows)
 
 
 def _together(own: Batch, prior: Batch) -> Batch:

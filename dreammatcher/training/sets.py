@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 
 from .captions import Naming
@@ -22,7 +23,19 @@ class TrainingSet:
         return self
 
     def prepared(self, encode: Encode) -> LatentSet:
-        return LatentSet(tuple(prepare(example, self.preparation, encode) for example in self.examples))
+        """Latents of every picture; one that comes several times is encoded once."""
+        made = {example: prepare(example, self.preparation, encode) for example in dict.fromkeys(self.examples)}
+        return LatentSet(tuple(made[example] for example in self.examples))
+
+    def joined(self, others: TrainingSet | None, repeats: int = 1) -> TrainingSet:
+        """With its own pictures ``repeats`` times as often as those of ``others``, which come after them.
+
+        Raises ValueError for others that are called by another identifier.
+        """
+        if others is not None and others.naming.identifier != self.naming.identifier:
+            raise ValueError(f"others: their identifier is {others.naming.identifier!r} and this set's "
+                             f"{self.naming.identifier!r}; one word is learned, so write the same in both")
+        return replace(self, examples=self.examples * repeats + (() if others is None else others.examples))
 
     def same_way(self, preparation: Preparation) -> TrainingSet:
         return replace(self, preparation=preparation)
@@ -38,12 +51,13 @@ class TrainingSet:
 
     def described(self) -> str:
         """A line for each picture: its size, the size it is learned at, and its caption."""
-        count = len(self.examples)
-        lines = [f"{count} picture{'s' if count > 1 else ''} of {self.naming.subject!r}"]
-        for example in self.examples:
+        times = Counter(self.examples)
+        lines = [f"{len(times)} picture{'s' if len(times) > 1 else ''} of {self.naming.subject!r}"]
+        for example in times:
             height, width = example.picture.shape[-2:]
             rows, columns = self.preparation.size(height, width)
             more = f" and {len(example.captions) - 1} more captions" if len(example.captions) > 1 else ""
             lines.append(f"{width}x{height} as {columns}x{rows}: {example.captions[0]}{more}"
-                         f"{', with a mask' if example.mask is not None else ''}")
+                         f"{', with a mask' if example.mask is not None else ''}"
+                         f"{f', {times[example]} times as often' if times[example] > 1 else ''}")
         return "\n".join(lines)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .parallel import ALONE, Share
+
 CONSTANT, COSINE, LINEAR = "constant", "cosine", "linear"
 SCHEDULES = (CONSTANT, COSINE, LINEAR)
 ADAMW, ADAFACTOR, PRODIGY, ADAMW_8BIT = "AdamW", "Adafactor", "Prodigy", "AdamW 8-bit"
@@ -91,6 +93,19 @@ class LoraSettings:
 
 
 @dataclass(frozen=True)
+class Running:
+    """How a training is run, which changes nothing of what it learns."""
+
+    keep_when_stopped: bool = False  # a stopped run gives what it has learned so far
+    keep_every: int = 100  # steps between states on disk
+    checkpointing: bool = False  # activations are made again for the gradient (Chen et al. 2016): less memory, more time
+    share: Share = ALONE
+
+    def __post_init__(self) -> None:
+        check("keep_every", self.keep_every, 1, 10_000_000)
+
+
+@dataclass(frozen=True)
 class TrainingOptions:
     """What is seldom changed, for every method alike."""
 
@@ -101,7 +116,7 @@ class TrainingOptions:
     alpha: float | None = None  # of LoRAs
     sample_prompt: str = ""  # drawn while it trains
     sample_every: int = 0  # steps; 0 draws nothing
-    keep_when_stopped: bool = False  # a stopped run gives what it has learned so far
+    running: Running = Running()
 
     def __post_init__(self) -> None:
         check("sample_every", self.sample_every, 0, 10_000_000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 FORMAT = "dreammatcher-training-1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a training keeps its state, and how often."""
+
+    path: Path
+    job: str  # says which pictures and settings the state belongs to
+    every: int = 100  # steps
 
 
 def write(path: Path, state: dict[str, Any], job: str) -> None:

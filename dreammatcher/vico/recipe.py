@@ -13,6 +13,7 @@ from torch import nn
 from ..subject import Conditioning
 from ..training.data import LatentSet
 from ..training.denoising import Denoiser, errors
+from ..training.parallel import ALONE, Share
 from ..training.recipe import LOSS_SCALE
 from ..training.settings import ObjectiveSettings, check
 from ..training.trainables import Group, TokenRows, Weights
@@ -107,6 +108,7 @@ class VicoRecipe:
     """
 
     unet = text = None  # nothing of the model learns
+    streams = 2  # the picture and its reference
 
     def __init__(self, model: LookingDenoiser, own: LatentSet, word: str, rows: TokenRows,
                  blocks: Mapping[Layer, ImageAttention], settings: VicoSettings, objective: ObjectiveSettings):
@@ -120,11 +122,12 @@ class VicoRecipe:
         parameters = [value for block in self.blocks.values() for value in block.parameters()]
         return [*self.rows[self.word].groups(), Group(parameters, self.settings.block_rate)]
 
-    def loss(self, batch: int, generator: torch.Generator) -> torch.Tensor:
-        own, references = self.own.draw_with_references(batch, generator)
-        conditioning = self.model.encode(own.captions, None, self.rows)
-        looking = self.looking(own.captions, references)
-        error, weight = errors(looking, own, conditioning, {}, self.objective, generator)
+    def loss(self, batch: int, generator: torch.Generator, share: Share = ALONE) -> torch.Tensor:
+        own, references = self.own.draw_with_references(batch * share.processes, generator)
+        rows = share.rows(len(own.captions))
+        conditioning = self.model.encode(own.said(rows), None, self.rows)
+        looking = self.looking(own.said(rows), references[rows])
+        error, weight = errors(looking, own, conditioning, {}, self.objective, generator, rows)
         loss = (error * weight).mean()
         return loss + self.settings.regularisation * regularisation(looking.maps) if self.settings.regularisation else loss
 

@@ -211,3 +211,29 @@ def test_the_prediction_is_that_of_the_sampling_on_the_model_and_others_are_refu
             make(patched)
     else:
         assert make(patched).prediction == prediction
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_checkpointing_gives_the_same_gradients_and_keeps_less(make, toybox, pack, constant):
+    HostDenoiser = pack.module("dreammatcher.host.training.model").HostDenoiser
+    names = (*UNET, "input_blocks.1.1.transformer_blocks.0.attn2.to_v.weight", "time_embed.0.weight")
+    found, kept = [], []
+    for checkpointing in (False, True):
+        denoiser = HostDenoiser(in_inference_mode(random_unet()), toybox[1], (16, 16), constant, checkpointing)
+        text, learned, sizes = denoiser.encode(["a photo of a robot"]), stand_ins(denoiser.unet, names), {}
+
+        def note(tensor, sizes=sizes):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        held = {value.untyped_storage().data_ptr() for value in (*denoiser.unet.values(), *learned.values())}
+        with torch.inference_mode(False), torch.enable_grad():
+            with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+                loss = denoiser.predict(picture(3), torch.tensor([300]), text, learned).square().mean()
+            loss.backward()
+        found.append([learned[name].grad for name in names])
+        kept.append(sum(size for place, size in sizes.items() if place not in held))
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in denoiser.model.model.modules())
+    assert all(torch.allclose(again, plain, rtol=1e-4, atol=1e-7) for plain, again in zip(*found))
+    assert all(gradient.any() for gradient in found[0])
+    assert kept[1] < 0.5 * kept[0], kept

@@ -8,7 +8,7 @@ import torch
 
 from ...training.data import Preparation
 from ...training.export import Learned
-from ...training.settings import LoraSettings, ObjectiveSettings, OptimiserSettings, TrainingOptions
+from ...training.settings import LoraSettings, ObjectiveSettings, OptimiserSettings, Running, TrainingOptions
 from ..family import native_side
 from .identifiers import rare_word
 from .learn import LORA, DreamBoothSettings, dreambooth
@@ -51,7 +51,7 @@ def learn_subject(model, clip, vae, images: torch.Tensor, class_word: str, effor
     told = prompt if subject in prompt else prompt.replace(class_word.strip(), subject, 1)
     told = told.strip() or f"a photo of a {subject}"
     options = TrainingOptions(OptimiserSettings(warmup=WARMUP), average=AVERAGE, sample_prompt=told,
-                              sample_every=max(1, chosen.steps // 10), keep_when_stopped=True)
+                              sample_every=max(1, chosen.steps // 10), running=Running(keep_when_stopped=True))
     settings = options.training(chosen.steps, 1, seed, bfloat16=False)
     learned, losses = dreambooth(model, clip, vae, own, prior, DreamBoothSettings(LORA, LoraSettings(RANK), rate, text=True),
                                  ObjectiveSettings(masked=masks is not None), settings, options)

@@ -55,7 +55,7 @@ def dreambooth(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, ch
             return lora_of(weights, targets, chosen.lora, chosen.rate, generator)
         return full_of({name: value for name, value in weights.items() if _stem(name) in names[part]}, chosen.rate, kept)
 
-    with ready(model, clip, vae, own, prior, settings.seed) as work:
+    with ready(model, clip, vae, own, prior, settings, options.running) as work:
         with torch.inference_mode(False):
             unet = differences(work.denoiser.unet, "unet", UNET_TARGETS, ())
             text = differences(work.denoiser.text, "text", TEXT_TARGETS, TEXT_KEPT) if chosen.text else None
@@ -70,7 +70,7 @@ def textual_inversion(model, clip, vae, own: TrainingSet, initial_word: str, vec
     """The vectors of the set's identifier. Raises ValueError as :class:`HostDenoiser`, and for models with two text encoders."""
     word, objective = _word(own), ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=_has_masks(own))
     check_pictures(own)
-    with ready(model, clip, vae, own, None, settings.seed) as work:
+    with ready(model, clip, vae, own, None, settings, options.running) as work:
         with torch.inference_mode(False):
             rows = {word: token_rows(work.denoiser.rows_of(initial_word), vectors, rate)}
             recipe = SubjectRecipe(work.denoiser, work.own, objective, rows=rows)
@@ -95,7 +95,7 @@ def custom_diffusion(model, clip, vae, own: TrainingSet, prior: TrainingSet | No
             generator = torch.Generator().manual_seed(settings.seed)
             shown = replace(own, examples=tuple(version for example in own.examples
                                                 for version in at_sizes(example, side, SIZES, generator)))
-    with ready(model, clip, vae, shown, prior, settings.seed, constant_start=True) as work:
+    with ready(model, clip, vae, shown, prior, settings, options.running, constant_start=True) as work:
         with torch.inference_mode(False):
             unet = keys_and_values_of(work.denoiser.unet, rate)
             rows = {word: token_rows(work.denoiser.rows_of(initial_word), 1, rate)}
@@ -127,4 +127,4 @@ def _has_masks(own: TrainingSet) -> bool:
 
 def _about(method: str, own: TrainingSet, settings: TrainingSettings, losses: list[float]) -> dict[str, str]:
     return {"method": method, "subject": own.naming.subject, "identifier": own.naming.identifier, "steps": str(len(losses)),
-            "seed": str(settings.seed), "pictures": str(len(own.examples))}
+            "seed": str(settings.seed), "pictures": str(len(set(own.examples)))}

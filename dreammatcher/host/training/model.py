@@ -7,11 +7,12 @@ what is seen: the host has put them into its weights.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 
 import comfy.model_management
@@ -28,6 +29,7 @@ from ...training.trainables import TokenRows, Weights
 from ..conditioning import model_arguments
 from ..gradients import NoGradient, ordinary_weights, statically_loaded, with_weights
 from .new_words import MARKER, without_marker
+from .recompute import recomputed
 
 #: how the host turns a prediction into a clean picture -> what it predicts
 PREDICTIONS = {comfy.model_sampling.EPS.calculate_denoised: EPSILON,
@@ -39,14 +41,16 @@ DIFFERENTIABLE = ("attention_basic", "attention_split", "attention_sub_quad", "a
 class HostDenoiser:
     """MODEL and CLIP of the graph. Raises ValueError when they cannot be trained on, saying what to do."""
 
-    def __init__(self, model, clip, latent_size: tuple[int, int], constant_start: bool = False):
-        """``constant_start``: keys and values of the start token learn nothing (Custom Diffusion)."""
+    def __init__(self, model, clip, latent_size: tuple[int, int], constant_start: bool = False,
+                 checkpointing: bool = False):
+        """``constant_start``: keys and values of the start token learn nothing (Custom Diffusion). ``checkpointing``: blocks of
+        the UNet run again for the gradient."""
         originals, clip = (model, clip.patcher), without_marker(clip)
         check_prediction(model)
         model, clip = _whole("model", model), _whole_clip(clip)
-        self.model, self.clip, self.constant_start = model, clip, constant_start
+        self.model, self.clip, self.constant_start, self.checkpointing = model, clip, constant_start, checkpointing
         #: copies that were made for this training, and what they were made of
-        self.borrowed = [(own, copy) for own, copy in zip(originals, (model, clip.patcher)) if own.model is not copy.model]
+        self.borrowed = [(own, used) for own, used in zip(originals, (model, clip.patcher)) if own.model is not used.model]
         base, sampling = model.model, model.get_model_object("model_sampling")
         prediction = PREDICTIONS[type(sampling).calculate_denoised]
         memory = model.memory_required([2, base.latent_format.latent_channels, *latent_size])
@@ -66,6 +70,17 @@ class HostDenoiser:
                 return ordinary_weights(module, self.device if name == "model" else self.clip.patcher.load_device)
         except NoGradient as error:
             raise _refused(name, error) from error
+
+    @property
+    def denoiser(self) -> HostDenoiser:
+        """Itself: methods that wrap it have it under this name."""
+        return self
+
+    def without_checkpointing(self) -> HostDenoiser:
+        """The same model, every activation kept."""
+        other = copy.copy(self)
+        other.checkpointing = False
+        return other
 
     def encode(self, captions: list[str], weights: Weights | None = None,
                rows: Mapping[str, TokenRows] | None = None) -> Conditioning:
@@ -133,8 +148,8 @@ class HostDenoiser:
 
     def give_back(self) -> None:
         """Takes copies that were made for this training off the device; nobody else knows them."""
-        for own, copy in self.borrowed:
-            comfy.model_management.unload_model_and_clones(copy)
+        for own, borrowed in self.borrowed:
+            comfy.model_management.unload_model_and_clones(borrowed)
             own.non_dynamic_delegate_model = None
         self.borrowed = []
 
@@ -146,14 +161,20 @@ class HostDenoiser:
                 weights: Weights) -> torch.Tensor:
         """What the UNet says about ``noisy`` [B, C, h, w], scaled as the diffusion process has it (variance 1)."""
         base = self.model.model
-        with torch.inference_mode(False), torch.enable_grad(), norms_keep_their_input(base.diffusion_model), ExitStack() as stack:
-            if self.constant_start:
-                stack.enter_context(start_kept_constant(base.diffusion_model))
+        with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+            stack.enter_context(self._as_it_learns(base.diffusion_model))
+            if self.checkpointing:
+                stack.enter_context(recomputed(base.diffusion_model, self._as_it_learns))
             arguments = model_arguments(base, conditioning, noisy)
             arguments["c_crossattn"] = conditioning.cross_attention
             arguments = {name: _normal(value) for name, value in arguments.items()}
             return with_weights(base.diffusion_model, {**self.unet, **weights},
                                  lambda: self._call(base, _normal(noisy), self.times[timesteps.cpu()].to(noisy), arguments))
+
+    @contextmanager
+    def _as_it_learns(self, module: torch.nn.Module) -> Iterator[None]:
+        with norms_keep_their_input(module), start_kept_constant(module) if self.constant_start else nullcontext():
+            yield
 
     @staticmethod
     def _call(base: torch.nn.Module, noisy: torch.Tensor, times: torch.Tensor, arguments: dict) -> torch.Tensor:

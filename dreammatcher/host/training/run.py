@@ -21,12 +21,14 @@ from PIL import Image
 from ...training.captions import holds
 from ...training.curve import curve
 from ...training.data import LatentSet
-from ...training.loop import Checkpoint, Training, train
+from ...training.loop import Training, train
 from ...training.recipe import SubjectRecipe
 from ...training.samples import sample
 from ...training.sets import TrainingSet
-from ...training.settings import TrainingOptions, TrainingSettings
+from ...training.settings import Running, TrainingOptions, TrainingSettings
+from ...training.state import Checkpoint
 from ..identity import weights_identity
+from .estimate import check_memory
 from .model import HostDenoiser
 
 log = logging.getLogger(__name__)
@@ -52,7 +54,7 @@ class Ready:
 
 def check_pictures(own: TrainingSet) -> None:
     """Raises ValueError for a single picture: its background, light and pose would be learned with the subject."""
-    if len(own.examples) < 2:
+    if len(set(own.examples)) < 2:
         raise ValueError("training_set: it has one picture, from which the background would be learned as well; give 3 to 5 in "
                          "different places and poses")
 
@@ -72,13 +74,13 @@ def check_prior(own: TrainingSet, prior: TrainingSet | None) -> None:
 
 
 @contextmanager
-def ready(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, seed: int,
-          constant_start: bool = False) -> Iterator[Ready]:
+def ready(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, settings: TrainingSettings,
+          running: Running, constant_start: bool = False) -> Iterator[Ready]:
     """Encodes the pictures first, since that may move other models, then loads the model; copies of it that were made for this
     are gone afterwards. Raises as :class:`HostDenoiser`."""
     def encode(pictures: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(), torch.random.fork_rng():  # older hosts draw from the encoder's distribution
-            torch.manual_seed(seed)
+            torch.manual_seed(settings.seed)
             latents = vae.encode(rearrange(pictures, "b c h w -> b h w c"))
             latents = model.model.process_latent_in(latents.float().cpu())
         return latents.clone()
@@ -86,7 +88,7 @@ def ready(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, seed: i
     with torch.inference_mode(False):
         sets = [None if each is None else each.same_way(own.preparation).prepared(encode) for each in (own, prior)]
     side = own.preparation.resolution // 8
-    denoiser = HostDenoiser(model, clip, (side, side), constant_start)
+    denoiser = HostDenoiser(model, clip, (side, side), constant_start, running.checkpointing)
     try:
         towers = [weights_identity(module)[0]
                   for module in (denoiser.model.model.diffusion_model, denoiser.clip.cond_stage_model)]
@@ -106,14 +108,18 @@ def job_of(identity: str, *choices: object) -> str:
 def run(recipe: SubjectRecipe, settings: TrainingSettings, job: str, options: TrainingOptions) -> list[float]:
     """The loss of each step. A stopped run goes on from its last step when it is queued again.
 
-    With ``options.keep_when_stopped`` the host's interrupt ends the training instead, and the graph goes on with what is learned.
+    With ``keep_when_stopped`` the host's interrupt ends the training instead, and the graph goes on with what is learned.
     """
     path = Path(folder_paths.get_output_directory()) / STATES / f"{job[:32]}.safetensors"
     bar, begun = comfy.utils.ProgressBar(settings.steps), time.monotonic()
     size = sum(value.numel() for value in recipe.learned.parameters())
     log.info("DreamMatcher: training of %d numbers for %d steps", size, settings.steps)
 
+    check_memory(recipe, settings)
+
     def after_step(training: Training) -> bool:
+        if not options.running.share.first:
+            return False
         if training.step in (10, 100) or training.step % 500 == 0:
             left = (time.monotonic() - begun) / training.made * (settings.steps - training.step)
             log.info("DreamMatcher: step %d of %d, about %.0f s left", training.step, settings.steps, left)
@@ -123,7 +129,7 @@ def run(recipe: SubjectRecipe, settings: TrainingSettings, job: str, options: Tr
             bar.update_absolute(training.step, settings.steps, shown)  # older hosts look for interrupts here
             comfy.model_management.throw_exception_if_processing_interrupted()
         except Interrupted:
-            if not options.keep_when_stopped:
+            if not options.running.keep_when_stopped:
                 raise
             log.warning("DreamMatcher: stopped at step %d of %d; the graph goes on with what is learned", training.step,
                         settings.steps)
@@ -134,8 +140,10 @@ def run(recipe: SubjectRecipe, settings: TrainingSettings, job: str, options: Tr
     autocast = torch.autocast(recipe.model.device.type, torch.bfloat16, enabled=settings.bfloat16, cache_enabled=False)
     with torch.inference_mode(False), torch.enable_grad(), autocast:
         recipe.learned.to(recipe.model.device)
-        losses = train(recipe, settings, Checkpoint(path, job), after_step).losses
-    path.unlink(missing_ok=True)  # of use to a run that is to go on
+        kept = Checkpoint(path, job, options.running.keep_every)
+        losses = train(recipe, settings, kept, after_step, options.running.share).losses
+    if options.running.share.first:
+        path.unlink(missing_ok=True)  # of use to a run that is to go on
     return losses
 
 

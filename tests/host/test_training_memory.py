@@ -1,0 +1,74 @@
+"""The estimate of what a training takes, against what autograd really keeps."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.usefixtures("as_in_a_graph")
+
+
+def kept_by(model, learning, text: bool, rows: int) -> int:
+    """Bytes of storages that autograd keeps in a real pass, beside the model's weights."""
+    seen = model.encode(["a photo of a robot"] * rows)
+    with torch.inference_mode(False), torch.enable_grad():
+        learned = {name: model.unet[name].detach().clone().requires_grad_() for name in learning}
+        seen = type(seen)(seen.cross_attention.clone().requires_grad_(text))
+        noisy = torch.randn(rows, 4, 16, 16)
+    held = {value.untyped_storage().data_ptr() for value in (*model.unet.values(), *learned.values())}
+    storages = {}
+
+    def note(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.inference_mode(False), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda one: one):
+        loss = model.predict(noisy, torch.full((rows,), 300), seen, learned).square().mean()
+    assert loss.requires_grad
+    return sum(storage.nbytes() for place, storage in storages.items() if place not in held)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("what", ["attention", "everything", "a word"])
+def test_the_estimate_is_what_autograd_keeps(pack, fresh, what, rows):
+    HostDenoiser = pack.module("dreammatcher.host.training.model").HostDenoiser
+    estimate = pack.module("dreammatcher.host.training.estimate")
+    model = HostDenoiser(fresh[0], fresh[1], (16, 16))
+    learning = {"attention": [name for name in model.unet if ".attn" in name and name.endswith("weight")],
+                "everything": [name for name, value in model.unet.items() if value.is_floating_point()], "a word": []}[what]
+    text = what == "a word"
+    found = estimate.activations(model, learning, text, rows, (16, 16), False)
+    assert found == pytest.approx(kept_by(model, learning, text, rows), rel=0.15)
+    saving = estimate.activations(HostDenoiser(fresh[0], fresh[1], (16, 16), checkpointing=True), learning, text, rows, (16, 16),
+                                  False)
+    assert saving < 0.6 * found
+
+
+def learn(host, fresh, **chosen):
+    draw = host.nodes["ToyboxReference"]().draw
+    pictures = torch.cat([draw(3, "robot", pose, "grass")[0] for pose in (1, 2)])
+    own = host.nodes["DreamMatcherTrainingSet"]().make("sks", "robot", "photo", 128, pictures)["result"][0]
+    return host.nodes["DreamMatcherDreamBooth"]().learn(*fresh, own, "LoRA", 1, 1e-3, 0, **chosen)
+
+
+def test_what_does_not_fit_is_refused_before_the_first_step_with_figures(host, pack, fresh, monkeypatch):
+    monkeypatch.setattr(pack.module("dreammatcher.host.training.estimate"), "free_on", lambda device: 1 << 20)
+    with pytest.raises(ValueError, match=r"about 0\.\d GB beside the model, and 0\.0 GB are free on cpu.*gradient_checkpointing"):
+        learn(host, fresh, batch=16)
+
+
+def test_the_estimate_is_printed_before_training(host, fresh, caplog):
+    with caplog.at_level(logging.INFO):
+        learn(host, fresh)
+    said = [record.getMessage() for record in caplog.records]
+    first = next(number for number, line in enumerate(said) if "GB beside the model" in line)
+    assert "for activations" in said[first]
+
+
+def test_checkpointing_learns_the_same(host, fresh):
+    options = host.nodes["DreamMatcherTrainingOptions"]().make("AdamW", "constant", 0, 0.01, 1.0, 1, 0.0, 0.0, 0.0, "", 0,
+                                                               "go on when queued again", gradient_checkpointing=True)[0]
+    plain, saving = (learn(host, fresh, text_encoder=True, **more)[2].lora for more in ({}, {"options": options}))
+    assert all(torch.allclose(value, saving[name], atol=1e-5) for name, value in plain.items())
