@@ -39,6 +39,7 @@ BFLOAT16 = ("BOOLEAN", {"default": False, "tooltip":
 PRIOR = "Pictures of the class, best made by the model itself: they keep it from forgetting what other dogs look like."
 GO_ON, KEEP = "go on when queued again", "keep what is learned"
 OPTIONS = ("DM_TRAINING_OPTIONS", {"tooltip": "From DreamMatcher Training Options: what is seldom changed."})
+ATTENTION_LOSS = ("DM_ATTENTION_LOSS", {"tooltip": "From DreamMatcher SeFi Attention Loss: keeps the word on the subject."})
 
 
 class DreamMatcherDreamBooth:
@@ -102,12 +103,14 @@ class DreamMatcherTextualInversion:
             "batch": BATCH,
             "bfloat16": BFLOAT16,
             "options": OPTIONS,
+            "attention_loss": ATTENTION_LOSS,
         }}
 
     def learn(self, model, clip, vae, training_set, initial_word, vectors, steps, rate, seed, batch=1, bfloat16=False,
-              options=USUAL):
+              options=USUAL, attention_loss=None):
         settings = options.training(steps, batch, seed, bfloat16)
-        learned, losses = textual_inversion(model, clip, vae, training_set, initial_word, vectors, rate, settings, options)
+        learned, losses = textual_inversion(model, clip, vae, training_set, initial_word, vectors, rate, settings, options,
+                                            attention_loss)
         return *apply_learned(model, clip, learned), learned, curve_image(losses, steps)
 
 
@@ -136,13 +139,14 @@ class DreamMatcherCustomDiffusion:
             "batch": number("INT", 2, 1, 64, "Pictures in a step."),
             "bfloat16": BFLOAT16,
             "options": OPTIONS,
+            "attention_loss": ATTENTION_LOSS,
         }}
 
     def learn(self, model, clip, vae, training_set, initial_word, steps, rate, seed, prior_set=None, prior_weight=1.0, sizes=True,
-              batch=2, bfloat16=False, options=USUAL):
+              batch=2, bfloat16=False, options=USUAL, attention_loss=None):
         settings = options.training(steps, batch, seed, bfloat16)
         learned, losses = custom_diffusion(model, clip, vae, training_set, prior_set, initial_word, rate, sizes, prior_weight,
-                                           settings, options)
+                                           settings, options, attention_loss)
         return *apply_learned(model, clip, learned), learned, curve_image(losses, steps)
 
 

@@ -78,7 +78,7 @@ def test_what_ships_imports_nothing_of_tests_benchmarks_and_making(sources):
 
 
 def test_the_core_of_the_host_knows_no_method(sources):
-    methods = tuple(f"dreammatcher.{where}{method}" for where in ("", "host.") for method in ("matching", "training", "vico"))
+    methods = tuple(f"dreammatcher.{where}{method}" for where in ("", "host.") for method in ("matching", "training", "vico", "sefi"))
     assert not offenders(sources, lambda name: within(name, "dreammatcher.host") and not within(name, *methods),
                          lambda other: within(other, *methods))
 

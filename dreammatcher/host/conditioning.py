@@ -15,6 +15,9 @@ log = logging.getLogger(__name__)
 #: key under which DreamMatcherSubject leaves its columns in a CONDITIONING, for nodes further down
 SUBJECT_KEY = "dreammatcher_subject"
 
+#: key under which a prompt carries texts that stand in for it at some noise levels
+TEXTS_KEY = "dreammatcher_texts"
+
 
 def from_host(conditioning: list, name: str) -> tuple[Conditioning, Subject | None]:
     """The first entry of a CONDITIONING as a value, and the subject it carries, if any.

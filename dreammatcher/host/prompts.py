@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..subject import Subject
-from .conditioning import SUBJECT_KEY
+from .conditioning import SUBJECT_KEY, TEXTS_KEY
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,14 @@ class Prompt:
     area: tuple | None  # of the picture, to which it is limited
     masked: bool
     spans: tuple[tuple[float, float], ...]  # noise levels from and to
+    texts: object = field(default=None, compare=False)  # that stand in for it at some noise levels
 
     @staticmethod
     def of(entry: dict, name: Hashable) -> Prompt:
         """The prompt of one conditioning entry, which calls of the UNet will refer to by ``name``."""
         span = float(entry.get("timestep_start", math.inf)), float(entry.get("timestep_end", 0.0))
-        return Prompt((name,), entry.get(SUBJECT_KEY), entry.get("area"), entry.get("mask") is not None, (span,))
+        return Prompt((name,), entry.get(SUBJECT_KEY), entry.get("area"), entry.get("mask") is not None, (span,),
+                      entry.get(TEXTS_KEY))
 
     def follows(self, other: Prompt) -> bool:
         """Whether both are one prompt of a subject, encoded for different spans of the schedule."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -12,6 +13,19 @@ from .data import Batch
 from .objective import add_noise, min_snr_weights, picture_errors, target
 from .settings import ObjectiveSettings
 from .trainables import TokenRows, Weights
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionLayer:
+    """One cross-attention of the UNet in the middle of a call."""
+
+    queries: torch.Tensor  # [B, H, N, d]
+    context: torch.Tensor  # [B, T, D], the prompt that keys are made of
+    keys: Callable[[torch.Tensor], torch.Tensor]  # of a prompt [B, T, D] -> [B, H, T, d]
+
+
+#: sees every cross-attention of a call
+Watch = Callable[[AttentionLayer], None]
 
 
 class Denoiser(Protocol):
@@ -27,9 +41,56 @@ class Denoiser(Protocol):
                rows: Mapping[str, TokenRows] | None = None) -> Conditioning:
         """The captions' conditioning [B, L, D], with stand-ins for weights of the text encoder and rows for new words."""
 
+    def places(self, caption: str, word: str) -> tuple[int, int]:
+        """Where a learned word of one vector stands in a caption's conditioning, and the first end token."""
+
+    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, weights: Weights,
+                values: torch.Tensor | None = None, watch: Watch | None = None) -> torch.Tensor:
+        """What the model says about ``noisy`` [B, C, h, w] at ``timesteps`` [B], with stand-ins for weights of its UNet.
+
+        ``values`` [B, T, D] is a prompt of its own for the values of cross-attention; ``watch`` sees every such layer.
+        """
+
+
+class Penalty(Protocol):
+    """A further loss, of what cross-attention does while a batch is predicted."""
+
+    weight: float
+
+    def watching(self, model: Denoiser, captions: list[str], word: str) -> Watching:
+        """Its view of one call whose prompts are ``captions``."""
+
+
+class Watching(Protocol):
+    def __call__(self, layer: AttentionLayer) -> None:
+        """Sees one layer."""
+
+    def loss(self) -> torch.Tensor:
+        """Of all layers it has seen."""
+
+
+@dataclass(frozen=True, eq=False)
+class Watched:
+    """A model whose cross-attention is watched while the common objective asks it."""
+
+    model: Denoiser
+    watch: Watch
+
+    @property
+    def alpha_bars(self) -> torch.Tensor:
+        return self.model.alpha_bars
+
+    @property
+    def prediction(self) -> str:
+        return self.model.prediction
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
                 weights: Weights) -> torch.Tensor:
-        """What the model says about ``noisy`` [B, C, h, w] at ``timesteps`` [B], with stand-ins for weights of its UNet."""
+        return self.model.predict(noisy, timesteps, conditioning, weights, watch=self.watch)
 
 
 def errors(model: Denoiser, batch: Batch, conditioning: Conditioning, weights: Weights, objective: ObjectiveSettings,

@@ -12,7 +12,7 @@ def _itself(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Share:
     """The part of one process. Alone, it is everything.
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .data import Batch, LatentSet
-from .denoising import Denoiser, errors
+from .denoising import Denoiser, Penalty, Watched, errors
 from .objective import prior_preserving
 from .parallel import ALONE, Share
 from .settings import ObjectiveSettings
@@ -41,9 +41,10 @@ class SubjectRecipe:
     """
 
     def __init__(self, model: Denoiser, own: LatentSet, objective: ObjectiveSettings, *, unet: Trainable | None = None,
-                 text: Trainable | None = None, rows: Mapping[str, TokenRows] | None = None, prior: LatentSet | None = None):
+                 text: Trainable | None = None, rows: Mapping[str, TokenRows] | None = None, prior: LatentSet | None = None,
+                 penalty: Penalty | None = None):
         self.model, self.own, self.prior, self.objective = model, own, prior, objective
-        self.unet, self.text, self.rows = unet, text, dict(rows or {})
+        self.unet, self.text, self.rows, self.penalty = unet, text, dict(rows or {}), penalty
         read = (*model.unet.values(), *(model.text.values() if text or rows else ()))
         self.streams = 2 if prior is not None and objective.prior_weight else 1
         self.scale = LOSS_SCALE if any(value.dtype == torch.float16 for value in read) else 1.0
@@ -59,22 +60,27 @@ class SubjectRecipe:
         own = self.own.draw(drawn, generator)
         prior = self.prior.draw(drawn, generator) if self.prior and self.objective.prior_weight else None
         if prior is not None and prior.latents.shape[1:] == own.latents.shape[1:]:
-            error, weight = self._errors(_together(own, prior), unet, generator, share.rows(2 * drawn, 2))
-            return prior_preserving(error[:batch] * weight[:batch], error[batch:], self.objective.prior_weight)
+            error, weight, more = self._errors(_together(own, prior), unet, generator, share.rows(2 * drawn, 2))
+            return prior_preserving(error[:batch] * weight[:batch], error[batch:], self.objective.prior_weight) + more
         rows = share.rows(drawn)
-        error, weight = self._errors(own, unet, generator, rows)
+        error, weight, more = self._errors(own, unet, generator, rows)
         other = None if prior is None else self._errors(prior, unet, generator, rows)[0]
-        return prior_preserving(error * weight, other, self.objective.prior_weight)
+        return prior_preserving(error * weight, other, self.objective.prior_weight) + more
 
     def showing(self, prompt: str) -> Denoiser:
         """The model that draws ``prompt`` while it trains."""
         return self.model
 
     def _errors(self, batch: Batch, unet: dict[str, torch.Tensor], generator: torch.Generator,
-                rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        text = self.text.weights(self.model.text) if self.text else None
-        conditioning = self.model.encode(batch.said(rows), text, self.rows or None)
-        return errors(self.model, batch, conditioning, unet, self.objective, generator, rows)
+                rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | float]:
+        """Error and weight of each row, and the penalty."""
+        text, captions = self.text.weights(self.model.text) if self.text else None, batch.said(rows)
+        conditioning = self.model.encode(captions, text, self.rows or None)
+        if self.penalty is None:
+            return *errors(self.model, batch, conditioning, unet, self.objective, generator, rows), 0.0
+        watching = self.penalty.watching(self.model, captions, next(iter(self.rows)))
+        found = errors(Watched(self.model, watching), batch, conditioning, unet, self.objective, generator, rows)
+        return *found, self.penalty.weight * watching.loss()
 
 
 def _together(own: Batch, prior: Batch) -> Batch:

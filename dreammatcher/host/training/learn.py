@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ...training.custom_diffusion import at_sizes, keys_and_values_of
+from ...training.denoising import Penalty
 from ...training.dreambooth import TEXT_KEPT, TEXT_TARGETS, UNET_TARGETS, full_of, lora_of
 from ...training.export import Learned, lora_tensors
 from ...training.recipe import SubjectRecipe
@@ -66,22 +67,24 @@ def dreambooth(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, ch
 
 
 def textual_inversion(model, clip, vae, own: TrainingSet, initial_word: str, vectors: int, rate: float,
-                      settings: TrainingSettings, options: TrainingOptions = USUAL) -> tuple[Learned, list[float]]:
+                      settings: TrainingSettings, options: TrainingOptions = USUAL,
+                      penalty: Penalty | None = None) -> tuple[Learned, list[float]]:
     """The vectors of the set's identifier. Raises ValueError as :class:`HostDenoiser`, and for models with two text encoders."""
     word, objective = _word(own), ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=_has_masks(own))
     check_pictures(own)
     with ready(model, clip, vae, own, None, settings, options.running) as work:
         with torch.inference_mode(False):
             rows = {word: token_rows(work.denoiser.rows_of(initial_word), vectors, rate)}
-            recipe = SubjectRecipe(work.denoiser, work.own, objective, rows=rows)
-        job = job_of(work.identity, "Textual Inversion", own, initial_word, vectors, rate, objective, settings)
+            recipe = SubjectRecipe(work.denoiser, work.own, objective, rows=rows, penalty=penalty)
+        choices = (own, initial_word, vectors, rate, objective, settings, *_also(penalty))
+        job = job_of(work.identity, "Textual Inversion", *choices)
         losses = run(recipe, settings, job, options)
     return Learned({}, _plain(rows), _about("Textual Inversion", own, settings, losses)), losses
 
 
 def custom_diffusion(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, initial_word: str, rate: float, sizes: bool,
-                     prior_weight: float, settings: TrainingSettings,
-                     options: TrainingOptions = USUAL) -> tuple[Learned, list[float]]:
+                     prior_weight: float, settings: TrainingSettings, options: TrainingOptions = USUAL,
+                     penalty: Penalty | None = None) -> tuple[Learned, list[float]]:
     """Keys and values that read the text, and the vector of the set's identifier.
 
     With ``sizes`` every picture is learned at several sizes, said in its captions. Raises ValueError as the other two do.
@@ -100,11 +103,17 @@ def custom_diffusion(model, clip, vae, own: TrainingSet, prior: TrainingSet | No
             unet = keys_and_values_of(work.denoiser.unet, rate)
             rows = {word: token_rows(work.denoiser.rows_of(initial_word), 1, rate)}
             objective = ObjectiveSettings(prior_weight, options.min_snr_gamma, masked=_has_masks(shown))
-            recipe = SubjectRecipe(work.denoiser, work.own, objective, unet=unet, rows=rows, prior=work.prior)
-        job = job_of(work.identity, "Custom Diffusion", own, prior, initial_word, rate, sizes, objective, settings)
+            recipe = SubjectRecipe(work.denoiser, work.own, objective, unet=unet, rows=rows, prior=work.prior, penalty=penalty)
+        choices = (own, prior, initial_word, rate, sizes, objective, settings, *_also(penalty))
+        job = job_of(work.identity, "Custom Diffusion", *choices)
         losses = run(recipe, settings, job, options)
     about = _about("Custom Diffusion", own, settings, losses)
     return Learned(lora_tensors(unet, unet_names(model.model)), _plain(rows), about), losses
+
+
+def _also(penalty: Penalty | None) -> tuple[Penalty, ...]:
+    """What a further loss adds to the name of a training: nothing without it, so that older states go on."""
+    return () if penalty is None else (penalty,)
 
 
 def _plain(rows: dict[str, TokenRows]) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ import copy
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 
@@ -24,12 +24,14 @@ from torch.utils.hooks import RemovableHandle
 from ...subject import Conditioning
 from ...training.captions import alone, holds
 from ...training.custom_diffusion import KEYS_AND_VALUES, first_token_constant
+from ...training.denoising import Watch
 from ...training.objective import EPSILON, VELOCITY
 from ...training.trainables import TokenRows, Weights
 from ..conditioning import model_arguments
 from ..gradients import NoGradient, ordinary_weights, statically_loaded, with_weights
 from .new_words import MARKER, without_marker
 from .recompute import recomputed
+from .text_patches import text_patches
 
 #: how the host turns a prediction into a clean picture -> what it predicts
 PREDICTIONS = {comfy.model_sampling.EPS.calculate_denoised: EPSILON,
@@ -157,19 +159,23 @@ class HostDenoiser:
     def _marker(self) -> int:
         return self._tokens(MARKER)[0]
 
-    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
-                weights: Weights) -> torch.Tensor:
-        """What the UNet says about ``noisy`` [B, C, h, w], scaled as the diffusion process has it (variance 1)."""
+    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, weights: Weights,
+                values: torch.Tensor | None = None, watch: Watch | None = None) -> torch.Tensor:
+        """What the UNet says about ``noisy`` [B, C, h, w], scaled as the diffusion process has it (variance 1).
+
+        With ``values`` or ``watch`` everything is kept for the gradient, whatever checkpointing says: both reach into the blocks.
+        """
         base = self.model.model
         with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
             stack.enter_context(self._as_it_learns(base.diffusion_model))
-            if self.checkpointing:
+            if self.checkpointing and values is None and watch is None:
                 stack.enter_context(recomputed(base.diffusion_model, self._as_it_learns))
             arguments = model_arguments(base, conditioning, noisy)
             arguments["c_crossattn"] = conditioning.cross_attention
             arguments = {name: _normal(value) for name, value in arguments.items()}
             return with_weights(base.diffusion_model, {**self.unet, **weights},
-                                 lambda: self._call(base, _normal(noisy), self.times[timesteps.cpu()].to(noisy), arguments))
+                                 lambda: self._call(base, _normal(noisy), self.times[timesteps.cpu()].to(noisy), arguments,
+                                                    text_patches(base, values, watch)))
 
     @contextmanager
     def _as_it_learns(self, module: torch.nn.Module) -> Iterator[None]:
@@ -177,12 +183,13 @@ class HostDenoiser:
             yield
 
     @staticmethod
-    def _call(base: torch.nn.Module, noisy: torch.Tensor, times: torch.Tensor, arguments: dict) -> torch.Tensor:
+    def _call(base: torch.nn.Module, noisy: torch.Tensor, times: torch.Tensor, arguments: dict,
+              patches: list[Callable]) -> torch.Tensor:
         concat, context = arguments.pop("c_concat", None), arguments.pop("c_crossattn")
         dtype = base.manual_cast_dtype or base.get_dtype()
         x = noisy if concat is None else torch.cat([noisy, concat.to(noisy)], 1)
         others = {name: value.to(dtype) if value.is_floating_point() else value for name, value in arguments.items()}
-        options = {"cond_or_uncond": [0], "sigmas": times}
+        options = {"cond_or_uncond": [0], "sigmas": times, "patches": {"attn2_patch": patches} if patches else {}}
         if attention.optimized_attention.__name__ not in DIFFERENTIABLE:
             options["optimized_attention_override"] = lambda _, *given, **named: attention.attention_pytorch(*given, **named)
         return base.diffusion_model(x.to(dtype), times, context=context.to(dtype), transformer_options=options,

@@ -12,6 +12,7 @@ from ...subject import Subject
 from ...unet import structure_of
 from ...vico.learned import ViCo
 from ...vico.settings import LookSettings, LookTrace
+from ..calls import around_calls, context_of, with_option
 from ..compiling import uncompiled
 from ..installed import Installed, SessionHolder
 from ..lifecycle import install, names_of
@@ -19,7 +20,7 @@ from ..memory import share_of_memory
 from ..notes import tell
 from ..session import CallWatch, Clock, noise_level
 from ..start import Start
-from ..verify import WrappersMP, options_of
+from ..verify import options_of
 from .session import LookingRows, VicoCall, VicoPlan, VicoSession
 from .sites import changed, sites_in, transformer_blocks, widths_of
 
@@ -46,7 +47,7 @@ def apply_vico(model, vico: ViCo, reference: torch.Tensor, settings: LookSetting
     clone, installed = model.clone(), Installed(plan, SessionHolder())
     options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])
     if PLANS_KEY not in options:
-        _wrap_calls(clone)
+        around_calls(clone, PLANS_KEY, _around)
     options[PLANS_KEY] = (*options.get(PLANS_KEY, ()), installed)
     install(clone, installed.holder, partial(_begin, plan))
     return clone, plan.trace
@@ -66,25 +67,13 @@ def _conclude(trace: LookTrace) -> None:
         tell(f"ViCo looked at nothing in this run: {reason}")
 
 
-def _wrap_calls(model) -> None:
-    """Puts :func:`_around` around every call of the UNet, by a keyed wrapper or, on older hosts, by a patch of the call."""
-    if WrappersMP is not None and hasattr(model, "add_wrapper_with_key"):
-        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, PLANS_KEY, _around)
-        return
-    call = model.get_model_object("apply_model")
-    model.add_object_patch("apply_model", lambda *arguments, **named: _around(call, *arguments, **named))
-
-
 def _around(call: Callable, *arguments, **named) -> torch.Tensor:
     options = options_of(arguments, named)
-    calls = _calls(options, arguments[0], _context_of(arguments, named)) if PLANS_KEY in options else ()
+    calls = _calls(options, arguments[0], context_of(arguments, named)) if PLANS_KEY in options else ()
     if not calls:
         return call(*arguments, **named)
-    own = {**options, CALLS_KEY: calls}
-    arguments = tuple(own if value is options else value for value in arguments)
-    named = {name: own if value is options else value for name, value in named.items()}
     with changed(calls[0].session.sites, _change), uncompiled():  # a compiled graph would not see the hooks
-        return call(*arguments, **named)
+        return with_option(call, arguments, named, CALLS_KEY, calls)
 
 
 def _change(site, states: torch.Tensor, options: dict) -> torch.Tensor:
@@ -112,8 +101,3 @@ def _call(session: VicoSession, sigma: float, options: dict, x: torch.Tensor, co
     texts = context.chunk(chunks)
     seen = {chunk: session.remembered(row, names[chunk], texts[chunk], sigma) for chunk, row in enumerate(rows) if row}
     return VicoCall(session, chunks, seen) if seen else None
-
-
-def _context_of(arguments: tuple, named: dict[str, Any]) -> torch.Tensor | None:
-    """The encoded prompts among the arguments of the host's ``apply_model``: x, t, c_concat, c_crossattn and others."""
-    return named["c_crossattn"] if "c_crossattn" in named else next(iter(arguments[3:4]), None)

@@ -1,0 +1,1 @@
+"""SeFi-IDE on the host: training, prompts, application, files."""

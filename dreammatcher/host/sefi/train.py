@@ -1,0 +1,75 @@
+"""Training SeFi-IDE in the graph: from MODEL, CLIP, VAE and one picture to the vectors of a word."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+
+from ...sefi.attention_loss import AttentionLoss
+from ...sefi.learned import SeFi
+from ...sefi.recipe import NETWORK, SefiRecipe, SefiSettings
+from ...sefi.stages import Producer, StageVectors, Table
+from ...training.captions import Naming, holds
+from ...training.data import Example, Preparation
+from ...training.sets import TrainingSet
+from ...training.settings import ObjectiveSettings, TrainingOptions, TrainingSettings
+from ..pictures import rgb, subject_mask
+from ..training.run import job_of, ready, run
+
+
+def one_picture(image: torch.Tensor, word: str, class_word: str, reference_prompt: str, resolution: int,
+                flip: bool) -> TrainingSet:
+    """The picture with its caption: the reference prompt with the word in the class's place.
+
+    An alpha channel is a mask. Raises ValueError for several pictures, and for a prompt that does not hold the class word.
+    """
+    pictures = rgb("image", image)
+    if len(pictures) > 1:
+        raise ValueError(f"image: it holds {len(pictures)} pictures and SeFi-IDE learns from one; choose one, or use "
+                         "DreamMatcher DreamBooth")
+    word, class_word = word.strip(), class_word.strip()
+    if not word:
+        raise ValueError("identifier: it is empty, so there is no word to learn; write one")
+    if not class_word or not holds(reference_prompt, class_word):
+        raise ValueError(f"reference_prompt: {reference_prompt!r} does not hold the class word {class_word!r}; write it where "
+                         "the subject's word is to stand, as in: a photo of a toy")
+    caption = reference_prompt.strip().replace(class_word, word)
+    mask = subject_mask("image", image)
+    example = Example(rearrange(pictures[0], "h w c -> c h w").float().cpu().clone(), (caption,),
+                      None if mask is None else mask[:1].float().cpu().clone())
+    return TrainingSet((example,), Naming(word, class_word), Preparation(resolution, min(64, resolution), True, flip))
+
+
+def train_sefi(model, clip, vae, own: TrainingSet, chosen: SefiSettings, attention: AttentionLoss | None,
+               settings: TrainingSettings, options: TrainingOptions) -> tuple[SeFi, list[float]]:
+    """The vectors of the set's identifier.
+
+    Raises ValueError as :class:`HostDenoiser`, for models with two text encoders, and for a class word of several tokens: its
+    prompt would be longer than the word's, and their tokens could not be compared one by one.
+    """
+    word, class_word = own.naming.identifier, own.naming.class_word
+    with ready(model, clip, vae, own, None, settings, options.running) as work:
+        with torch.inference_mode(False):
+            initial = work.denoiser.rows_of(class_word)
+            if len(initial) != 1:
+                raise ValueError(f"class_word: {class_word!r} is {len(initial)} tokens of this model's vocabulary and the "
+                                 "learned word is one; choose a word that is one token, as dog, toy or person")
+            vectors = _begun(initial, chosen, settings.seed)
+            masked = any(example.mask is not None for example in own.examples)
+            objective = ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=masked)
+            attention = attention if attention is not None and attention.weight else None
+            recipe = SefiRecipe(work.denoiser, work.own, word, vectors, objective, attention)
+        job = job_of(work.identity, "SeFi-IDE", own, chosen, attention, objective, settings)
+        losses = run(recipe, settings, job, options)
+        with torch.no_grad():
+            keys, values = (part.detach().float().cpu().clone() for part in vectors.table())
+    about = {"word": word, "init_word": class_word, "class_prompt": own.examples[0].captions[0].replace(word, class_word),
+             "stages": str(chosen.stages), "lambda": str(attention.weight if attention else 0.0), "steps": str(len(losses)),
+             "seed": str(settings.seed)}
+    return SeFi(keys, values, about), losses
+
+
+def _begun(initial: torch.Tensor, chosen: SefiSettings, seed: int) -> StageVectors:
+    if chosen.kind == NETWORK:
+        return Producer(initial, chosen.stages, chosen.split, chosen.rate, torch.Generator().manual_seed(seed))
+    return Table(initial, chosen.stages, chosen.split, chosen.rate)

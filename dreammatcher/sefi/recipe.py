@@ -1,0 +1,129 @@
+"""Training: the vectors of the stages learn one picture of the subject; everything of the model stays as it is [page].
+
+L = ||eps - eps_theta(x_t, t; E_i^K, E_i^V)||^2 + lambda L_attention, where i is the stage of t, and E_i^K and E_i^V are the
+prompt with the stage's vectors in the word's place, through the whole text encoder [page].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..subject import Conditioning
+from ..training.data import LatentSet
+from ..training.denoising import Denoiser, errors
+from ..training.parallel import ALONE, Share
+from ..training.recipe import LOSS_SCALE
+from ..training.settings import ObjectiveSettings, check
+from ..training.trainables import Group, Weights
+from .attention_loss import AttentionLoss, Watching
+from .stages import STAGES, StageVectors, stage_of
+
+NETWORK, TABLE = "network", "table"
+
+
+@dataclass(frozen=True)
+class SefiSettings:
+    """What learns and how fast."""
+
+    stages: int = STAGES  # [page]
+    split: bool = True  # vectors of their own for values [page]
+    kind: str = NETWORK  # [page]; the table is [inferred]
+    rate: float = 1e-4  # of the network [ProSpect]; 5e-3 suits the table [inferred]
+
+    def __post_init__(self) -> None:
+        check("stages", self.stages, 1, 1000)
+        if self.kind not in (NETWORK, TABLE):
+            raise ValueError(f"kind: {self.kind!r} is neither {NETWORK!r} nor {TABLE!r}")
+        if not 0 < self.rate <= 1:
+            raise ValueError(f"rate: {self.rate} is outside 0..1; 0.0001 suits the network, 0.005 the table")
+
+
+@dataclass(frozen=True, eq=False)
+class Vector:
+    """One vector [1, D] that a word stands for."""
+
+    rows: torch.Tensor
+
+
+class SefiRecipe:
+    """The vectors of the stages, and the attention loss if it is wanted."""
+
+    unet = text = None
+    streams = 1
+
+    def __init__(self, model: Denoiser, own: LatentSet, word: str, vectors: StageVectors, objective: ObjectiveSettings,
+                 attention: AttentionLoss | None):
+        self.model, self.own, self.word, self.vectors = model, own, word, vectors
+        self.objective, self.attention = objective, attention
+        half = any(value.dtype == torch.float16 for value in (*model.unet.values(), *model.text.values()))
+        self.scale = LOSS_SCALE if half else 1.0
+        self.learned = nn.ModuleDict({"vectors": vectors})
+        self.rows = {word: vectors}
+
+    def groups(self) -> list[Group]:
+        return self.vectors.groups()
+
+    def loss(self, batch: int, generator: torch.Generator, share: Share = ALONE) -> torch.Tensor:
+        own = self.own.draw(batch * share.processes, generator)
+        rows = share.rows(len(own.captions))
+        staged = self.staged(own.said(rows), self.vectors.table(generator))
+        error, weight = errors(staged, own, NOTHING, {}, self.objective, generator, rows)
+        loss = (error * weight).mean()
+        return loss if staged.watching is None else loss + self.attention.weight * staged.watching.loss()
+
+    def staged(self, captions: list[str], table: tuple[torch.Tensor, torch.Tensor]) -> Staged:
+        """The model, reading captions with the vectors of each picture's stage."""
+        return Staged(self.model, self.word, captions, table, self.vectors.split, self.attention)
+
+    def showing(self, prompt: str) -> Staged:
+        """The model as it is now, for drawing ``prompt``."""
+        return Staged(self.model, self.word, [prompt], self.vectors.table(), self.vectors.split, None)
+
+
+#: what the objective hands on as the prompt: the stages read their captions by themselves
+NOTHING = Conditioning(torch.empty(0))
+
+
+@dataclass(eq=False)
+class Staged:
+    """A model as the common objective sees it, whose prompts depend on the timestep."""
+
+    model: Denoiser
+    word: str
+    captions: list[str]
+    table: tuple[torch.Tensor, torch.Tensor]
+    split: bool
+    attention: AttentionLoss | None
+    watching: Watching | None = None  # of the last prediction
+
+    @property
+    def alpha_bars(self) -> torch.Tensor:
+        return self.model.alpha_bars
+
+    @property
+    def prediction(self) -> str:
+        return self.model.prediction
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
+                weights: Weights) -> torch.Tensor:
+        captions = self.captions * (len(noisy) // len(self.captions))
+        stages = [stage_of(int(timestep), len(self.table[0]), len(self.alpha_bars)) for timestep in timesteps]
+        keys = self._read(captions, stages, self.table[0])
+        values = self._read(captions, stages, self.table[1]).cross_attention if self.split else None
+        self.watching = self.attention.watching(self.model, captions, self.word) if self.attention else None
+        return self.model.predict(noisy, timesteps, keys, weights, values, self.watching)
+
+    def _read(self, captions: list[str], stages: list[int], vectors: torch.Tensor) -> Conditioning:
+        read = {}
+        for key in dict.fromkeys(zip(captions, stages)):
+            read[key] = self.model.encode([key[0]], None, {self.word: Vector(vectors[key[1]][None])})
+        made = [read[key] for key in zip(captions, stages)]
+        pooled = None if made[0].pooled is None else torch.cat([one.pooled for one in made])
+        return Conditioning(torch.cat([one.cross_attention for one in made]), pooled)

@@ -1,0 +1,193 @@
+"""Nodes of SeFi-IDE: one picture, one word, vectors of its own for every stage of sampling."""
+
+from __future__ import annotations
+
+from ..dreammatcher.host.sefi import files
+from ..dreammatcher.host.sefi.apply import apply_sefi
+from ..dreammatcher.host.sefi.prompt import staged_prompt
+from ..dreammatcher.host.sefi.train import one_picture, train_sefi
+from ..dreammatcher.host.training.keep import curve_image
+from ..dreammatcher.host.training.learn import USUAL
+from ..dreammatcher.sefi.attention_loss import REDUCTION, SUMMED, WEIGHT, AttentionLoss
+from ..dreammatcher.sefi.recipe import NETWORK, TABLE, SefiSettings
+from ..dreammatcher.sefi.stages import STAGES
+from .training import BFLOAT16, MODEL_INPUTS, OPTIONS
+from .training_sets import SEED, number
+
+CATEGORY = "DreamMatcher/SeFi-IDE"
+SEFI = ("DM_SEFI", {"tooltip": "From DreamMatcher SeFi Train or DreamMatcher SeFi Load."})
+ALL, SUBJECT = "all tokens", "the word's own"
+WEIGHT_INPUT = number("FLOAT", WEIGHT, 0.0, 1000.0, "How strongly the word's attention is drawn to the class word's. Less "
+                                                    "overfits the picture, more forgets the subject.", 1e-4)
+REDUCTION_INPUT = (list(SUMMED), {"default": REDUCTION, "tooltip":
+                                  "How the differences of attention maps are summed up. The paper does not say."})
+COMPARED = ([ALL, SUBJECT], {"default": ALL, "tooltip": "Which tokens' attention is compared."})
+
+
+class DreamMatcherSeFiTrain:
+    TITLE = "DreamMatcher SeFi Train"
+    DESCRIPTION = ("Teaches one word from one picture: ten vectors, two for each stage of sampling. The model stays as it is. No "
+                   "official code exists; what the project page does not say is inferred.")
+    CATEGORY = CATEGORY
+    FUNCTION = "learn"
+    RETURN_TYPES = ("DM_SEFI", "IMAGE")
+    RETURN_NAMES = ("sefi", "loss")
+    OUTPUT_TOOLTIPS = ("For DreamMatcher SeFi Prompt, SeFi Apply and SeFi Save.", "The loss of every step.")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            **{name: declared for name, declared in MODEL_INPUTS.items() if name != "training_set"},
+            "image": ("IMAGE", {"tooltip": "One picture. A transparent background is not learned."}),
+            "identifier": ("STRING", {"default": "<me>", "tooltip": "The word that will mean the subject."}),
+            "class_word": ("STRING", {"default": "toy", "tooltip": "What it is, in one word of one token: person, dog, toy."}),
+            "reference_prompt": ("STRING", {"default": "a photo of a toy", "tooltip":
+                                 "The picture's prompt with the class word: for faces, a photo of the face of person."}),
+            "resolution": number("INT", 512, 64, 4096, "What the model was made for: 512 for SD1.x, 128 for Toybox.", 64),
+            "steps": number("INT", 600, 1, 100_000, "Steps of learning. Its ancestor takes 600."),
+            "rate": number("FLOAT", 1e-4, 1e-7, 1.0, "How far it moves in a step: 0.0001 for the network, 0.005 for the table.",
+                           1e-7),
+            "attention_weight": WEIGHT_INPUT,
+            "seed": SEED,
+        }, "optional": {
+            "stages": number("INT", STAGES, 1, 50, "Parts of the schedule with vectors of their own. The paper takes 5."),
+            "split": ("BOOLEAN", {"default": True, "tooltip": "Vectors of their own for keys and for values, as in the paper."}),
+            "learns": ([NETWORK, TABLE], {"default": NETWORK, "tooltip":
+                       "network: a small network makes the vectors, as in the paper. table: they learn by themselves."}),
+            "flip": ("BOOLEAN", {"default": True, "tooltip": "Half of the time mirrored. Not where left and right differ."}),
+            "batch": number("INT", 1, 1, 64, "Pictures in a step."),
+            "reduction": REDUCTION_INPUT,
+            "compared": COMPARED,
+            "bfloat16": BFLOAT16,
+            "options": OPTIONS,
+        }}
+
+    def learn(self, model, clip, vae, image, identifier, class_word, reference_prompt, resolution, steps, rate, attention_weight,
+              seed, stages=STAGES, split=True, learns=NETWORK, flip=True, batch=1, reduction=REDUCTION, compared=ALL,
+              bfloat16=False, options=USUAL):
+        own = one_picture(image, identifier, class_word, reference_prompt, resolution, flip)
+        loss = AttentionLoss(class_word, attention_weight, reduction, compared == SUBJECT)
+        sefi, losses = train_sefi(model, clip, vae, own, SefiSettings(stages, split, learns, rate), loss,
+                                  options.training(steps, batch, seed, bfloat16), options)
+        return sefi, curve_image(losses, steps)
+
+
+class DreamMatcherSeFiPrompt:
+    TITLE = "DreamMatcher SeFi Prompt"
+    DESCRIPTION = ("Encodes a prompt with SeFi-IDE's words, once for every stage. Its subject also tells DreamMatcher where the "
+                   "word stands.")
+    CATEGORY = CATEGORY
+    FUNCTION = "encode"
+    RETURN_TYPES = ("CONDITIONING", "DM_SUBJECT")
+    RETURN_NAMES = ("conditioning", "subject")
+    OUTPUT_TOOLTIPS = ("For the sampler's positive input.", "For DreamMatcher Mask and DreamMatcher ViCo Apply.")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "clip": ("CLIP", {"tooltip": "The model's text encoder."}),
+            "prompt": ("STRING", {"default": "a photo of a <me>", "multiline": True, "tooltip":
+                       "Write the word of every subject that is connected."}),
+            "sefi": SEFI,
+        }, "optional": {
+            "sefi_2": ("DM_SEFI", {"tooltip": "A second subject in the same prompt."}),
+            "sefi_3": ("DM_SEFI", {"tooltip": "A third one."}),
+        }}
+
+    def encode(self, clip, prompt, sefi, sefi_2=None, sefi_3=None):
+        return staged_prompt(clip, prompt, [one for one in (sefi, sefi_2, sefi_3) if one is not None])
+
+
+class DreamMatcherSeFiApply:
+    TITLE = "DreamMatcher SeFi Apply"
+    DESCRIPTION = ("Makes the model read the prompts of DreamMatcher SeFi Prompt stage by stage. Other prompts, and the negative "
+                   "one, are read as ever.")
+    CATEGORY = CATEGORY
+    FUNCTION = "apply"
+    RETURN_TYPES = ("MODEL",)
+    RETURN_NAMES = ("model",)
+    OUTPUT_TOOLTIPS = ("For the sampler.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "model": ("MODEL", {"tooltip": "A model of the kind that the subject was learned on."}),
+            "sefi": SEFI,
+        }, "optional": {
+            "start": number("FLOAT", 0.0, 0.0, 1.0, "Share of the schedule from which stages count.", 0.01),
+            "end": number("FLOAT", 1.0, 0.0, 1.0, "Share of the schedule to which they count.", 0.01),
+        }}
+
+    def apply(self, model, sefi, start=0.0, end=1.0):
+        return (apply_sefi(model, sefi, start, end),)
+
+
+class DreamMatcherSeFiLoss:
+    TITLE = "DreamMatcher SeFi Attention Loss"
+    DESCRIPTION = ("SeFi-IDE's attention loss for DreamMatcher Textual Inversion and DreamMatcher Custom Diffusion: the new word "
+                   "is to be attended to where its class word would be.")
+    CATEGORY = CATEGORY
+    FUNCTION = "make"
+    RETURN_TYPES = ("DM_ATTENTION_LOSS",)
+    RETURN_NAMES = ("attention_loss",)
+    OUTPUT_TOOLTIPS = ("For the input attention_loss of the training nodes.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "class_word": ("STRING", {"default": "toy", "tooltip": "The known word, of one token, to compare the new one with."}),
+            "attention_weight": WEIGHT_INPUT,
+            "reduction": REDUCTION_INPUT,
+            "compared": COMPARED,
+        }}
+
+    def make(self, class_word, attention_weight, reduction, compared):
+        return (AttentionLoss(class_word, attention_weight, reduction, compared == SUBJECT),)
+
+
+class DreamMatcherSeFiSave:
+    TITLE = "DreamMatcher SeFi Save"
+    DESCRIPTION = "Saves what SeFi-IDE has learned, and a plain embedding that holds less of it."
+    CATEGORY = CATEGORY
+    FUNCTION = "save"
+    RETURN_TYPES = ("STRING",)
+    RETURN_NAMES = ("file",)
+    OUTPUT_TOOLTIPS = ("Name of the file.",)
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "sefi": SEFI,
+            "name": ("STRING", {"default": "my_subject", "tooltip":
+                                "Name of the file. One that is there is not overwritten: a number is added."}),
+        }}
+
+    def save(self, sefi, name):
+        path, how = files.save_sefi(sefi, name)
+        return {"ui": {"text": [how]}, "result": (path.name,)}
+
+
+class DreamMatcherSeFiLoad:
+    TITLE = "DreamMatcher SeFi Load"
+    DESCRIPTION = "Loads what SeFi-IDE has learned."
+    CATEGORY = CATEGORY
+    FUNCTION = "load"
+    RETURN_TYPES = ("DM_SEFI",)
+    RETURN_NAMES = ("sefi",)
+    OUTPUT_TOOLTIPS = ("For DreamMatcher SeFi Prompt and DreamMatcher SeFi Apply.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"file": (files.SHELF.names(), {"tooltip": "A file of models/sefi or output/sefi."})}}
+
+    @classmethod
+    def IS_CHANGED(cls, file):
+        return files.SHELF.modified(file)
+
+    def load(self, file):
+        return (files.load_sefi(file),)
+
+
+NODES = (DreamMatcherSeFiTrain, DreamMatcherSeFiPrompt, DreamMatcherSeFiApply, DreamMatcherSeFiLoss, DreamMatcherSeFiSave,
+         DreamMatcherSeFiLoad)
