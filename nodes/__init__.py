@@ -1,9 +1,25 @@
 """What the user sees."""
 
-from . import easy, learn, learned, matching, preview, reference, sefi, toybox, training, training_job, training_sets, vico
+from . import (
+    easy,
+    evaluation,
+    learn,
+    learned,
+    matching,
+    preview,
+    reference,
+    sefi,
+    toybox,
+    training,
+    training_job,
+    training_sets,
+    vico,
+)
 
 NODE_CLASS_MAPPINGS = {}
 NODE_DISPLAY_NAME_MAPPINGS = {}
-for menu in (easy, reference, matching, preview, learn, training_sets, training, training_job, learned, vico, sefi, toybox):
+MENUS = (easy, reference, matching, preview, learn, training_sets, training, training_job, learned, vico, sefi, evaluation,
+         toybox)
+for menu in MENUS:
     NODE_CLASS_MAPPINGS.update({node.__name__: node for node in menu.NODES})
     NODE_DISPLAY_NAME_MAPPINGS.update({node.__name__: node.TITLE for node in menu.NODES})

@@ -1,0 +1,175 @@
+"""``python -m dreammatcher.evaluation run workflow.json --protocol dreambooth --data DIR --out DIR --servers URL``
+
+makes every picture of a protocol by any workflow saved in API format, and scores them. ``compare OUT OUT`` sets runs side by
+side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from .encoders import CLIP_B32, DINO, load_encoder
+from .metrics import DREAMBOOTH, VICO
+from .protocols import Case, Protocol, read_protocol, shard
+from .report import Measured, markdown, table, write
+from .runner import Arm, Folder, run
+from .scoring import Scores, names_of, score
+from .server import Server
+from .workflow import read_workflow
+
+TOYBOX = "toybox"
+PLAN = "plan.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m dreammatcher.evaluation", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    making = commands.add_parser("run", help="make the pictures of a protocol, and score them")
+    making.add_argument("workflow", type=Path, help="saved with Workflow > Export (API)")
+    making.add_argument("--protocol", required=True, help="dreambooth, vico, toybox, or a JSON file of your own")
+    making.add_argument("--data", type=Path, default=Path("."), help="folder of the protocol's published files")
+    making.add_argument("--out", type=Path, required=True)
+    making.add_argument("--identifier", default="sks", help="the word for the subject, as embedding:NAME")
+    making.add_argument("--set", action="append", default=[], metavar="NAME=NODE.widget",
+                        help="where reference, prompt or seed is")
+    making.add_argument("--output", help="number of the node whose pictures count")
+    making.add_argument("--servers", nargs="+", default=[], help="running ComfyUI servers, as http://127.0.0.1:8188")
+    making.add_argument("--comfyui", type=Path, help="ComfyUI to start for each process, where no server is given")
+    making.add_argument("--shard", default="", help="I/N: the I-th of N parts, from 0; accelerate launch splits by itself")
+    making.add_argument("--limit", type=int, default=0, help="only the first so many cases")
+    comparing = commands.add_parser("compare", help="runs of one protocol side by side")
+    comparing.add_argument("runs", nargs="+", type=Path)
+    comparing.add_argument("--out", type=Path)
+    for each in (making, comparing):
+        each.add_argument("--encoders", type=Path, help=f"folder that holds {DINO} and {CLIP_B32}")
+    options = parser.parse_args()
+    make(options) if options.command == "run" else compare(options.runs, options.encoders, options.out or options.runs[0])
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def part_of(options: argparse.Namespace) -> tuple[int, int]:
+    """This process's part of the cases: of --shard, then of accelerate's processes."""
+    number, count = map(int, options.shard.split("/")) if options.shard else (0, 1)
+    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    return number * processes + rank, count * processes
+
+
+def protocol_of(name: str, data: Path, out: Path) -> Protocol:
+    if name == TOYBOX:
+        from toybox.evaluation import protocol
+
+        return protocol(out / "references")
+    return read_protocol(name, data)
+
+
+def make(options: argparse.Namespace) -> None:
+    """Makes this process's cases. The last of the processes to find all of them finished writes the report."""
+    given = dict(one.split("=", 1) for one in options.set)
+    workflow = read_workflow(options.workflow, given, options.output)
+    protocol = protocol_of(options.protocol, options.data, options.out)
+    cases = list(protocol.cases())[:options.limit or None]
+    folder = Folder(options.out)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / PLAN).write_text(json.dumps({"protocol": options.protocol, "data": str(options.data.resolve()),
+                                                "limit": options.limit, "workflow": workflow.graph}, indent=1), encoding="utf-8")
+    own = shard(cases, *part_of(options))
+    with servers_of(options) as servers:
+        failed = run(own, Arm(workflow, options.identifier), servers, folder, say)
+    for key, error in failed:
+        say(f"{key}: {error}")
+    left = sum(not folder.done(case) for case in cases)
+    if left:
+        say(f"{len(cases) - left} of {len(cases)} cases are done; the same command makes the others")
+        sys.exit(1 if failed else 0)
+    compare([options.out], options.encoders, options.out)
+
+
+@contextlib.contextmanager
+def servers_of(options: argparse.Namespace) -> Iterator[list[Server]]:
+    """The servers that are given, or one that runs as long as this process. Raises ValueError for one that does not answer."""
+    if options.servers:
+        servers = [Server(url) for url in options.servers]
+        silent = [server.url for server in servers if not server.alive()]
+        if silent:
+            raise ValueError(f"servers: {silent[0]} does not answer; start ComfyUI there, or take it from the list")
+        yield servers
+        return
+    if options.comfyui is None:
+        raise ValueError("servers: none is given; name running ones with --servers, or a ComfyUI to start with --comfyui")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = dict(os.environ)
+    if "LOCAL_RANK" in environment and torch.cuda.is_available():
+        environment["CUDA_VISIBLE_DEVICES"] = environment["LOCAL_RANK"]
+    flags = [] if torch.accelerator.is_available() else ["--cpu"]
+    process = subprocess.Popen([sys.executable, "main.py", "--port", str(port), *flags], cwd=options.comfyui, env=environment,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = Server(f"http://127.0.0.1:{port}")
+    try:
+        while not server.alive():
+            if process.poll() is not None:
+                raise ValueError(f"comfyui: {options.comfyui} does not start; start it by hand and give --servers")
+            time.sleep(0.5)
+        yield [server]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def compare(runs: list[Path], encoders: Path | None, out: Path) -> None:
+    """Scores runs of one protocol and writes the reports of them. Raises ValueError for a folder that is no run."""
+    arms = [measured(run, encoders) for run in runs]
+    say(markdown(table(arms)))
+    for path in write(arms, out):
+        say(str(path))
+
+
+def measured(folder: Path, encoders: Path | None) -> Measured:
+    try:
+        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder} is no run: {PLAN} cannot be read ({error})") from error
+    protocol = protocol_of(plan["protocol"], Path(plan["data"]), folder)
+    cases = list(protocol.cases())[:plan["limit"] or None]
+    scores, named = scored(plan["protocol"], cases, Folder(folder), encoders)
+    done = [case for case in cases if case.key in scores]
+    return Measured(folder.name, scores, {case.key: case.subject.name for case in done},
+                    {case.key: Folder(folder).picture(case) for case in done}, named)
+
+
+def scored(protocol: str, cases: list[Case], folder: Folder, encoders: Path | None) -> tuple[Scores, dict[str, str]]:
+    """Scores of the finished cases, and what each is of: Toybox's judge knows the truth, photos need encoders."""
+    if protocol == TOYBOX:
+        from toybox.evaluation import judged
+
+        done = {case.key: folder.picture(case) for case in cases if folder.done(case)}
+        return judged(done), {"subject error": "Toybox's judge"}
+    if encoders is None:
+        raise ValueError("encoders: none are given, so nothing is scored; give --encoders FOLDER. The pictures are kept")
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    dino = load_encoder(encoders, DINO, VICO if protocol == VICO else DREAMBOOTH, device)
+    clip = load_encoder(encoders, CLIP_B32, device=device)
+    return score(cases, folder, dino, clip), names_of(dino, clip)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"dreammatcher.evaluation: {error}")

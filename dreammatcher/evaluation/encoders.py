@@ -1,0 +1,82 @@
+"""Encoders of the metrics, from folders on this machine; nothing is ever downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .metrics import CLIP, DREAMBOOTH, VICO, prepared
+
+#: folder -> (repository, what it is for)
+DINO, DINO_2, CLIP_B32 = "dino-vits16", "dinov2-small", "clip-vit-base-patch32"
+REPOSITORIES = {DINO: "facebook/dino-vits16", DINO_2: "facebook/dinov2-small", CLIP_B32: "openai/clip-vit-base-patch32"}
+FILES = {DINO: "config.json and model.safetensors (or pytorch_model.bin)", DINO_2: "config.json and model.safetensors",
+         CLIP_B32: "config.json, model.safetensors (or pytorch_model.bin), tokenizer.json, vocab.json and merges.txt"}
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """Features of pictures [3, H, W] in 0..1, and of texts where it has any."""
+
+    name: str
+    pictures: Callable[[list[torch.Tensor]], torch.Tensor]  # -> [N, D]
+    texts: Callable[[list[str]], torch.Tensor] | None = None  # -> [N, D]
+
+
+def load_encoder(root: Path, name: str, preparation: str = DREAMBOOTH, device: str | torch.device = "cpu") -> Encoder:
+    """One of :data:`REPOSITORIES` from its folder in ``root``. CLIP's pictures are always prepared as CLIP's own.
+
+    Raises ValueError, naming repository, files and folder, when it is not there or cannot be read.
+    """
+    folder = root / name
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"encoders: {name} is missing; put {FILES[name]} of huggingface.co/{REPOSITORIES[name]} into {folder}")
+    import transformers
+
+    try:
+        if name == CLIP_B32:
+            model = transformers.CLIPModel.from_pretrained(folder, local_files_only=True).to(device).eval()
+            return _clip(name, model, transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True), device)
+        model = transformers.AutoModel.from_pretrained(folder, local_files_only=True).to(device).eval()
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(f"encoders: {folder} cannot be read ({first}); it needs {FILES[name]} of "
+                         f"huggingface.co/{REPOSITORIES[name]}") from error
+    return Encoder(f"{name} ({preparation})", _class_token(model, preparation, device))
+
+
+def _class_token(model, preparation: str, device) -> Callable[[list[torch.Tensor]], torch.Tensor]:
+    """Features of the class token behind the last norm, as DINO's own code gives them."""
+    more = {"interpolate_pos_encoding": True} if preparation == VICO else {}  # 256 pixels where 224 were trained
+
+    @torch.no_grad()
+    def encode(pictures: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([model(torch.stack([prepared(picture, preparation) for picture in batch]).to(device),
+                                **more).last_hidden_state[:, 0].float().cpu() for batch in _batches(pictures)])
+    return encode
+
+
+def _clip(name: str, model, tokenizer, device) -> Encoder:
+    @torch.no_grad()
+    def pictures(given: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([_plain(model.get_image_features(
+            pixel_values=torch.stack([prepared(picture, CLIP) for picture in batch]).to(device))) for batch in _batches(given)])
+
+    @torch.no_grad()
+    def texts(given: list[str]) -> torch.Tensor:
+        how = {"padding": True, "truncation": True, "max_length": model.config.text_config.max_position_embeddings,
+               "return_tensors": "pt"}
+        return torch.cat([_plain(model.get_text_features(**tokenizer(batch, **how).to(device))) for batch in _batches(given)])
+
+    return Encoder(name, pictures, texts)
+
+
+def _plain(features) -> torch.Tensor:
+    return getattr(features, "pooler_output", features).float().cpu()
+
+
+def _batches(items: list, size: int = 32) -> list[list]:
+    return [items[start:start + size] for start in range(0, len(items), size)]

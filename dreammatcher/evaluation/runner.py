@@ -1,0 +1,116 @@
+"""Makes every picture of a protocol by a workflow. A finished case is a file: a killed run goes on where it was, and nothing is
+done twice, however many machines share the work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from .protocols import Case
+from .server import Refused, Server
+from .workflow import Workflow
+
+CASES = "cases"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where a run keeps its cases: a picture and a description of each."""
+
+    root: Path
+
+    def picture(self, case: Case) -> Path:
+        return self.root / CASES / f"{case.key}.png"
+
+    def description(self, case: Case) -> Path:
+        return self.root / CASES / f"{case.key}.json"
+
+    def done(self, case: Case) -> bool:
+        """Whether the case has its picture; one that failed is tried again."""
+        return self.picture(case).is_file() and "error" not in self.described(case)
+
+    def described(self, case: Case) -> dict:
+        try:
+            return json.loads(self.description(case).read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            return {"error": "not made yet"}
+
+    def keep(self, case: Case, said: dict, picture: bytes | None) -> None:
+        """The picture first, whole or not at all, then its description."""
+        self.description(case).parent.mkdir(parents=True, exist_ok=True)
+        if picture is not None:
+            _write(self.picture(case), picture)
+        _write(self.description(case), json.dumps(said, indent=1).encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is measured: a workflow, and the word that stands for the subject in prompts."""
+
+    workflow: Workflow
+    identifier: str
+
+
+def make(case: Case, arm: Arm, server: Server, folder: Folder) -> str:
+    """Makes and keeps one case; returns what went wrong, or an empty string."""
+    begun = time.perf_counter()
+    said = {"subject": case.subject.name, "prompt": case.text(arm.identifier), "plain_prompt": case.plain_text(),
+            "seed": case.seed}
+    reference = case.subject.pictures[0]
+    try:
+        name = server.upload(f"{case.subject.name}_{reference.name}", reference.read_bytes())
+        made = server.pictures(arm.workflow.with_case(name, said["prompt"], case.seed), arm.workflow.output)
+    except (Refused, OSError, KeyError, ValueError) as error:
+        folder.keep(case, {**said, "error": str(error)}, None)
+        return str(error)
+    folder.keep(case, {**said, "seconds": round(time.perf_counter() - begun, 3)}, made[0])
+    return ""
+
+
+def run(cases: Iterable[Case], arm: Arm, servers: list[Server], folder: Folder,
+        tell: Callable[[str], None]) -> list[tuple[str, str]]:
+    """Makes what is not there yet, on all servers at once; returns the cases that failed, each with its error."""
+    waiting: SimpleQueue = SimpleQueue()
+    missing = [case for case in cases if not folder.done(case)]
+    for case in missing:
+        waiting.put(case)
+    failed: list[tuple[str, str]] = []
+    finished, lock, begun = [0], threading.Lock(), time.monotonic()
+
+    def work(server: Server) -> None:
+        while True:
+            try:
+                case = waiting.get_nowait()
+            except Empty:
+                return
+            error = make(case, arm, server, folder)
+            with lock:
+                finished[0] += 1
+                if error:
+                    failed.append((case.key, error))
+                left = (time.monotonic() - begun) / finished[0] * (len(missing) - finished[0])
+                outcome = f" FAILED: {error}" if error else ""
+                tell(f"{finished[0]} of {len(missing)}: {case.key}{outcome}, about {left:.0f} s left")
+
+    threads = [threading.Thread(target=work, args=(server,), daemon=True) for server in servers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return failed

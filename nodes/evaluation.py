@@ -1,0 +1,73 @@
+"""Nodes that measure pictures as the papers do."""
+
+from __future__ import annotations
+
+from ..dreammatcher.host.evaluation import ENCODERS, chart_image, compared, described, evaluate
+
+CATEGORY = "DreamMatcher/evaluation"
+
+
+class DreamMatcherEvaluate:
+    TITLE = "DreamMatcher Evaluate"
+    DESCRIPTION = ("How alike results and references are (DINO, CLIP-I), and how well results follow the prompt (CLIP-T), as in "
+                   "the papers' tables.")
+    CATEGORY = CATEGORY
+    FUNCTION = "measure"
+    RETURN_TYPES = ("DM_SCORES", "STRING", "FLOAT", "FLOAT", "FLOAT", "IMAGE")
+    RETURN_NAMES = ("scores", "text", "dino", "clip_i", "clip_t", "chart")
+    OUTPUT_TOOLTIPS = ("For DreamMatcher Score Sheet.", "All of it in words.", "Mean DINO similarity to the references.",
+                       "Mean CLIP similarity to the references.", "Mean CLIP similarity to the prompt.", "The means as bars.")
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "results": ("IMAGE", {"tooltip": "Pictures that were made."}),
+            "references": ("IMAGE", {"tooltip": "Photos of the subject: all that there are."}),
+            "prompt": ("STRING", {"default": "", "multiline": True, "tooltip":
+                       "What they should show, without the learned word: a dog on the beach. Empty: no CLIP-T."}),
+            "encoders": (list(ENCODERS), {"tooltip": "Which networks compare, from the folder models/evaluation, and how "
+                                                     "pictures are prepared. Scores of different choices do not compare."}),
+        }, "optional": {
+            "clip_vision": ("CLIP_VISION", {"tooltip": "For the choice CLIP Vision of the graph."}),
+        }}
+
+    def measure(self, results, references, prompt, encoders, clip_vision=None):
+        scores = evaluate(results, references, prompt, encoders, clip_vision)
+        text = described(scores)
+        means = [scores.mean(metric) for metric in ("DINO", "CLIP-I", "CLIP-T")]
+        return {"ui": {"text": [text]}, "result": (scores, text, *means, chart_image({"results": scores}))}
+
+
+class DreamMatcherScoreSheet:
+    TITLE = "DreamMatcher Score Sheet"
+    DESCRIPTION = "Sets the scores of several ways side by side: is it more alike now?"
+    CATEGORY = CATEGORY
+    FUNCTION = "compare"
+    RETURN_TYPES = ("STRING", "IMAGE")
+    RETURN_NAMES = ("table", "chart")
+    OUTPUT_TOOLTIPS = ("A table in Markdown.", "The means as bars.")
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "scores_1": ("DM_SCORES", {"tooltip": "The first way, as the plain model."}),
+            "name_1": ("STRING", {"default": "plain", "tooltip": "What it is called."}),
+        }, "optional": {
+            "scores_2": ("DM_SCORES", {"tooltip": "A second one."}),
+            "name_2": ("STRING", {"default": "DreamMatcher", "tooltip": "What it is called."}),
+            "scores_3": ("DM_SCORES", {"tooltip": "A third one."}),
+            "name_3": ("STRING", {"default": "third", "tooltip": "What it is called."}),
+            "scores_4": ("DM_SCORES", {"tooltip": "A fourth one."}),
+            "name_4": ("STRING", {"default": "fourth", "tooltip": "What it is called."}),
+        }}
+
+    def compare(self, scores_1, name_1, scores_2=None, name_2="DreamMatcher", scores_3=None, name_3="third", scores_4=None,
+                name_4="fourth"):
+        given = ((name_1, scores_1), (name_2, scores_2), (name_3, scores_3), (name_4, scores_4))
+        table, chart = compared([(name, scores) for name, scores in given if scores is not None])
+        return {"ui": {"text": [table]}, "result": (table, chart)}
+
+
+NODES = (DreamMatcherEvaluate, DreamMatcherScoreSheet)

@@ -1,0 +1,137 @@
+"""Evaluation in the host: the nodes, and a run over real servers that is killed, shared and goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from harness.examples import node, sampler
+from harness.library import ROOT
+from harness.serving import running
+
+GRAPH = {
+    "1": node("ToyboxLoader"),
+    "2": {**node("LoadImage", image="example.png"), "_meta": {"title": "reference"}},
+    "3": {**node("CLIPTextEncode", clip=["1", 1], text=""), "_meta": {"title": "prompt"}},
+    "4": node("CLIPTextEncode", clip=["1", 1], text=""),
+    "5": node("EmptyLatentImage", width=128, height=128, batch_size=1),
+    "6": sampler(["1", 0], ["3", 0], ["4", 0], ["5", 0]),
+    "7": node("VAEDecode", samples=["6", 0], vae=["1", 2]),
+    "8": node("SaveImage", images=["7", 0], filename_prefix="evaluation"),
+}
+CASES = 5
+
+
+@pytest.fixture(scope="module")
+def servers():
+    with running(ROOT / "build" / "server-evaluation-1") as one, running(ROOT / "build" / "server-evaluation-2") as two:
+        yield [one, two]
+
+
+@pytest.fixture
+def graph(tmp_path) -> Path:
+    made = json.loads(json.dumps(GRAPH))
+    made["6"]["inputs"]["steps"] = 2
+    path = tmp_path / "graph.json"
+    path.write_text(json.dumps(made))
+    return path
+
+
+def run(graph: Path, out: Path, servers: list[str], *more: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "dreammatcher.evaluation", "run", str(graph), "--protocol", "toybox", "--out",
+                           str(out), "--identifier", "", "--limit", str(CASES), "--servers", *servers, *more], cwd=ROOT,
+                          capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1", **environment})
+
+
+def pictures(out: Path) -> dict[str, bytes]:
+    return {path.stem: path.read_bytes() for path in (out / "cases").glob("*.png")}
+
+
+def test_a_protocol_runs_over_two_servers_is_scored_and_nothing_is_done_twice(graph, tmp_path, servers):
+    done = run(graph, tmp_path / "out", servers)
+    assert done.returncode == 0, done.stderr
+    assert "subject error" in done.stdout and "about" in done.stdout and (tmp_path / "out" / "report.html").is_file()
+    first = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cases").iterdir()}
+    assert len(first) == 2 * CASES
+    again = run(graph, tmp_path / "out", servers[:1])
+    assert again.returncode == 0 and {path: path.stat().st_mtime_ns for path in first} == first
+    (gone := next(path for path in first if path.suffix == ".png")).unlink()
+    assert run(graph, tmp_path / "out", servers[:1]).returncode == 0
+    assert [path for path in first if path.stat().st_mtime_ns != first[path]].__len__() == 2 and gone.is_file()
+
+
+def test_two_parts_give_the_pictures_of_one(graph, tmp_path, servers):
+    assert run(graph, tmp_path / "whole", servers).returncode == 0
+    first = run(graph, tmp_path / "parts", servers[:1], "--shard", "0/2")
+    assert first.returncode == 0 and f"{(CASES + 1) // 2} of {CASES} cases are done" in first.stdout
+    assert run(graph, tmp_path / "parts", servers[1:], RANK="1", WORLD_SIZE="2").returncode == 0
+    whole, parts = (pictures(tmp_path / name) for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys() and len(whole) == CASES
+    for key in whole:
+        one, two = (Image.open(tmp_path / name / "cases" / f"{key}.png").convert("RGB") for name in ("whole", "parts"))
+        assert one.tobytes() == two.tobytes()
+    both = subprocess.run([sys.executable, "-m", "dreammatcher.evaluation", "compare", str(tmp_path / "whole"),
+                           str(tmp_path / "parts"), "--out", str(tmp_path / "both")], cwd=ROOT, capture_output=True, text=True)
+    assert both.returncode == 0 and "+0.000 [+0.000, +0.000]" in both.stdout
+
+
+def test_what_fails_is_reported_and_the_others_go_on(graph, tmp_path, servers):
+    made = json.loads(graph.read_text())
+    made["6"]["inputs"]["sampler_name"] = "nonsense"
+    graph.write_text(json.dumps(made))
+    done = run(graph, tmp_path / "out", servers)
+    assert done.returncode == 1 and "FAILED" in done.stdout and "nonsense" in done.stdout
+    assert f"0 of {CASES} cases are done; the same command makes the others" in done.stdout
+    silent = run(graph, tmp_path / "out", ["http://127.0.0.1:9"])
+    assert silent.returncode == 1 and "http://127.0.0.1:9 does not answer" in silent.stderr and "Traceback" not in silent.stderr
+
+
+@pytest.fixture
+def encoders(pack, host, tmp_path_factory):
+    """The small random encoders of tests/test_evaluation.py in models/evaluation."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from test_evaluation import folder
+
+    root = pack.module("dreammatcher.host.evaluation").encoders_folder()
+    if not root.exists():
+        root.parent.mkdir(parents=True, exist_ok=True)
+        root.symlink_to(folder.__wrapped__(tmp_path_factory), target_is_directory=True)
+    yield root
+    root.unlink()
+
+
+def images(seed: int, count: int = 2) -> torch.Tensor:
+    return torch.rand(count, 96, 80, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def test_pictures_are_most_alike_to_themselves_and_ways_are_set_side_by_side(host, encoders):
+    evaluate, known = host.nodes["DreamMatcherEvaluate"]().measure, images(1, 1)
+    choice = "DINO and CLIP, as DreamBooth"
+    same = evaluate(known.repeat(2, 1, 1, 1), known, "a dog", choice)
+    other = evaluate(images(2), known, "a dog", choice)
+    scores, text, dino, clip_i, clip_t, chart = same["result"]
+    assert dino == pytest.approx(1, abs=1e-5) and clip_i == pytest.approx(1, abs=1e-5) and -1 <= clip_t <= 1
+    assert other["result"][2] < 1 and "DINO: 1.000" in text and same["ui"]["text"] == [text] and chart.shape[-1] == 3
+    sheet = host.nodes["DreamMatcherScoreSheet"]().compare(other["result"][0], "plain", scores, "ours")
+    table, picture = sheet["result"]
+    assert table.splitlines()[2].startswith("| plain |") and "| ours | 1.000 (+" in table and picture.shape[0] == 1
+    with pytest.raises(ValueError, match="two of the arms are called 'plain'"):
+        host.nodes["DreamMatcherScoreSheet"]().compare(scores, "plain", scores, "plain")
+    third = evaluate(images(2), known, "", "DINO and CLIP, as ViCo")["result"]
+    assert torch.isnan(torch.tensor(third[4]))
+    with pytest.raises(ValueError, match="different encoders"):
+        host.nodes["DreamMatcherScoreSheet"]().compare(scores, "one", third[0], "two")
+
+
+def test_without_encoders_the_node_says_what_belongs_where(host):
+    with pytest.raises(ValueError, match=r"dino-vits16 is missing; put .*huggingface.co/facebook/dino-vits16 into .*evaluation"):
+        host.nodes["DreamMatcherEvaluate"]().measure(images(1), images(2), "", "DINO and CLIP, as DreamBooth")
+    with pytest.raises(ValueError, match="connect Load CLIP Vision"):
+        host.nodes["DreamMatcherEvaluate"]().measure(images(1), images(2), "", "CLIP Vision of the graph")
