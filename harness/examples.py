@@ -7,6 +7,7 @@ from typing import Any
 
 from .boot import Host
 from .examples_learning import LEARNING
+from .examples_sefi import SEFI
 from .examples_vico import VICO
 from .graphs import SD15, node, sampler
 from .library import ROOT
@@ -212,6 +213,7 @@ EXAMPLES = {
         "file here.\n\nNothing is inverted. The model must be of the family that the reference was made with."]),
     **LEARNING,
     **VICO,
+    **SEFI,
 }
 
 

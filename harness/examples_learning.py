@@ -17,7 +17,7 @@ def learn() -> dict[str, Any]:
         "5": node("ImageBatch", image1=["2", 0], image2=["3", 0]),
         "6": node("ImageBatch", image1=["5", 0], image2=["4", 0]),
         "7": node("DreamMatcherTrainingSet", images=["6", 0], identifier="sks", class_word="cat", template="photo",
-                  resolution=128, captions="", buckets=True, flip=False, folder=""),
+                  resolution=128, captions="", buckets=True, flip=False, folder="", repeats=1),
         "19": node("DreamMatcherPriorSet", model=["1", 0], clip=["1", 1], vae=["1", 2], training_set=["7", 0], count=16, steps=20,
                    cfg=7.5, sampler_name="euler_ancestral", scheduler="normal", seed=0),
         "8": node("DreamMatcherDreamBooth", model=["1", 0], clip=["1", 1], vae=["1", 2], training_set=["7", 0],

@@ -18,7 +18,7 @@ def vico() -> dict[str, Any]:
         "7": node("ImageBatch", image1=["6", 0], image2=["4", 0]),
         "8": node("ImageBatch", image1=["7", 0], image2=["5", 0]),
         "9": node("DreamMatcherTrainingSet", images=["8", 0], identifier="sks", class_word="cat", template="photo",
-                  resolution=128, captions="", buckets=True, flip=False, folder=""),
+                  resolution=128, captions="", buckets=True, flip=False, folder="", repeats=1),
         "10": node("DreamMatcherViCoTrain", model=["1", 0], clip=["1", 1], vae=["1", 2], training_set=["9", 0],
                    initial_word="cat", steps=600, word_rate=0.02, block_rate=0.001, seed=1, batch=4, regularisation=0.0005,
                    masked=True, zero_start=False, bfloat16=False),

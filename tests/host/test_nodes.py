@@ -22,7 +22,9 @@ OURS = ("DreamMatcherInvert", "DreamMatcherSubject", "DreamMatcherMask", "DreamM
         "DreamMatcherTextualInversion", "DreamMatcherCustomDiffusion", "DreamMatcherSaveLearned", "DreamMatcherApplyLearned",
         "DreamMatcherLoadLearned", "DreamMatcherPriorSet", "DreamMatcherTrainingOptions", "DreamMatcherLearn",
         "DreamMatcherViCoTrain", "DreamMatcherViCoApply", "DreamMatcherViCoMasks", "DreamMatcherViCoSave",
-        "DreamMatcherViCoLoad", "ToyboxLoader", "ToyboxReference")
+        "DreamMatcherViCoLoad", "DreamMatcherTrainingJob", "DreamMatcherSeFiTrain", "DreamMatcherSeFiPrompt",
+        "DreamMatcherSeFiApply", "DreamMatcherSeFiLoss", "DreamMatcherSeFiSave", "DreamMatcherSeFiLoad", "DreamMatcherEvaluate",
+        "DreamMatcherScoreSheet", "ToyboxLoader", "ToyboxReference")
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +37,8 @@ def quick(prompt: dict, **changes) -> dict:
     """The same graph with few steps; ``changes`` are inputs by class, e.g. DreamMatcherApply={...}."""
     prompt = copy.deepcopy(prompt)
     for entry in prompt.values():
-        if entry["class_type"] in ("KSampler", "DreamMatcherInvert", "DreamMatcherDreamBooth"):
+        if entry["class_type"] in ("KSampler", "DreamMatcherInvert", "DreamMatcherDreamBooth", "DreamMatcherViCoTrain",
+                                   "DreamMatcherSeFiTrain"):
             entry["inputs"]["steps"] = 6
         if entry["class_type"] == "DreamMatcherPriorSet":
             entry["inputs"].update(steps=2, count=2)
