@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import importlib.util
 import json
 import statistics
@@ -24,7 +25,7 @@ from harness.boot import Host
 from harness.library import ROOT
 
 from .official import official_model
-from .workshop import ALL, CACHED, FAST, FIRST, OFFICIAL, PAPER, PLAIN, SCENES, Clock, Workshop
+from .workshop import ALL, CACHED, FAST, FIRST, OFFICIAL, PAPER, PLAIN, SCENES, VICO_CACHED, VICO_FIRST, Clock, Workshop
 
 FILE = ROOT / "build" / "bench.json"
 
@@ -32,7 +33,7 @@ FILE = ROOT / "build" / "bench.json"
 def arms(shop: Workshop) -> dict[str, Callable[[], object]]:
     """Makers of the model of each arm; ``first picture`` gets an empty store each time."""
     FeatureStore = shop.module("dreammatcher.matching.features").FeatureStore
-    cached = shop.matched(shop.kept)
+    cached, looking = shop.matched(shop.kept), functools.cache(shop.vico)
     return {
         PLAIN: lambda: shop.model,
         FIRST: lambda: shop.matched(FeatureStore(capacity=1 << 40)),
@@ -40,6 +41,8 @@ def arms(shop: Workshop) -> dict[str, Callable[[], object]]:
         FAST: lambda: shop.guided(cached, "fast"),
         PAPER: lambda: shop.guided(cached, "paper"),
         OFFICIAL: lambda: official_model(shop),
+        VICO_FIRST: shop.vico,
+        VICO_CACHED: looking,
     }
 
 
@@ -92,6 +95,8 @@ def measure(shop: Workshop, rounds: int) -> dict[str, dict]:
     made = {name: make for name, make in arms(shop).items() if name in shop.scene.arms}
     if not shop.kept.rows:
         shop.seconds(made[CACHED]())  # fills the store
+    if VICO_CACHED in made:
+        shop.seconds(made[VICO_CACHED]())
     times: dict[str, list[list[float]]] = {name: [] for name in made}
     names = list(made)
     for number in range(rounds):

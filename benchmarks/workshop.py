@@ -12,6 +12,7 @@ from harness.boot import Host
 
 PLAIN, FIRST, CACHED, FAST, PAPER, OFFICIAL = (
     "plain", "first picture", "cached", "cached + guidance fast", "cached + guidance paper", "the official way")
+VICO_FIRST, VICO_CACHED = "ViCo, first picture", "ViCo, cached"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Scene:
     gigabytes: float = 0.0  # of memory that a run takes in float32
 
 
-ALL = (PLAIN, FIRST, CACHED, FAST, PAPER, OFFICIAL)
+ALL = (PLAIN, FIRST, CACHED, FAST, PAPER, OFFICIAL, VICO_FIRST, VICO_CACHED)
 SCENES = {
     "SD1.5 512x512": Scene(SD15, 64, 1, ALL, gigabytes=11),
     "SD1.5 512x512, 4 pictures": Scene(SD15, 64, 4, (PLAIN, FIRST, CACHED, FAST), gigabytes=16),
@@ -127,6 +128,17 @@ class Workshop:
         settings = self.module("dreammatcher.matching.settings").ApplySettings(start=0.0)
         apply = self.module("dreammatcher.host.matching.apply").apply
         return apply(self.model, self.reference.with_store(store), self.mask, settings)[0]
+
+    def vico(self):
+        """The model with ViCo's blocks, of random weights, looking at a picture of the sample's size; its store is empty."""
+        sites, block = self.module("dreammatcher.host.vico.sites"), self.module("dreammatcher.vico.block")
+        learned = self.module("dreammatcher.vico.learned")
+        blocks = block.begun(sites.widths_of(sites.blocks_of(self.model.model)), torch.Generator().manual_seed(0))
+        made = learned.ViCo(learned.tensors_of(blocks), torch.ones(1, self.scene.family.context), {"word": "sks"})
+        reference = torch.randn(1, 4, self.side, self.side, generator=torch.Generator().manual_seed(7))
+        settings = self.module("dreammatcher.vico.settings").LookSettings()
+        return self.module("dreammatcher.host.vico.apply").apply_vico(
+            self.model, made, reference, settings, self.mask.reference_subject)[0]
 
     def guided(self, model, mode: str):
         settings = self.module("dreammatcher.matching.guidance").GuidanceSettings(1.0, 0.0, 1.0, mode)

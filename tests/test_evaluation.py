@@ -180,9 +180,14 @@ def folder(tmp_path_factory):
                                          pad_token="<|endoftext|>").save_pretrained(root / encoders.CLIP_B32)
     text = transformers.CLIPTextConfig(**small, vocab_size=6, max_position_embeddings=16, bos_token_id=4, eos_token_id=5)
     vision = transformers.CLIPVisionConfig(**small, image_size=224, patch_size=32)
-    transformers.CLIPModel(transformers.CLIPConfig.from_text_vision_configs(text, vision, projection_dim=16)
+    transformers.CLIPModel(transformers.CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16)
                            ).save_pretrained(root / encoders.CLIP_B32)
     return root
+
+
+def tensor_of(features):
+    """Newer versions of transformers give the features among others."""
+    return getattr(features, "pooler_output", features)
 
 
 def test_features_are_those_of_transformers_own_pipeline(folder):
@@ -194,11 +199,11 @@ def test_features_are_those_of_transformers_own_pipeline(folder):
     model = transformers.CLIPModel.from_pretrained(folder / encoders.CLIP_B32).eval()
     pixels = transformers.CLIPImageProcessor()(image, return_tensors="pt")
     with torch.no_grad():
-        expected = model.get_image_features(**pixels)
-    assert torch.allclose(clip.pictures([picture, picture]), expected.repeat(2, 1), atol=1e-4)
+        expected = tensor_of(model.get_image_features(**pixels))
+    assert torch.allclose(clip.pictures([picture, picture]), expected.repeat(2, 1), atol=2e-3)  # newer versions resize with torch
     tokens = torch.tensor([[4, 0, 1, 2, 3, 5]])
     with torch.no_grad():
-        assert torch.allclose(clip.texts(["a dog on grass"]), model.get_text_features(tokens), atol=1e-5)
+        assert torch.allclose(clip.texts(["a dog on grass"]), tensor_of(model.get_text_features(tokens)), atol=1e-5)
     assert clip.texts(["a dog " * 40, "a"]).shape == (2, 16)
     dino = encoders.load_encoder(folder, encoders.DINO)
     own = transformers.ViTModel.from_pretrained(folder / encoders.DINO).eval()

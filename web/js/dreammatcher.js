@@ -17,7 +17,7 @@ const REPORTS = { DreamMatcherTrainingSet: 110, DreamMatcherPriorSet: 76, DreamM
 /** Nodes that work for minutes: another seed at every queue would make them do so each time. */
 const SLOW = ["DreamMatcherLearn", "DreamMatcherPriorSet", "DreamMatcherDreamBooth", "DreamMatcherTextualInversion",
     "DreamMatcherCustomDiffusion", "DreamMatcherViCoTrain",
-    "DreamMatcherSeFiTrain"];
+    "DreamMatcherSeFiTrain", "DreamMatcherTrainingJob"];
 const LIVE_EVENT = "dreammatcher.live";
 const NOTE_EVENT = "dreammatcher.note";
 
