@@ -13,7 +13,7 @@ def sefi() -> dict[str, Any]:
         "1": node("ToyboxLoader"),
         "2": node("ToyboxReference", subject=3, kind="robot", pose=1, background="grass"),
         "3": node("DreamMatcherSeFiTrain", model=["1", 0], clip=["1", 1], vae=["1", 2], image=["2", 0], identifier="<me>",
-                  class_word="robot", reference_prompt="a photo of a robot", resolution=128, steps=300, rate=0.03,
+                  class_word="robot", reference_prompt="a photo of a robot", resolution=128, steps=150, rate=0.05,
                   attention_weight=3.0, seed=1, stages=5, split=True, learns="table", flip=False, batch=4,
                   reduction="sum over patches", compared="all tokens", bfloat16=False),
         "4": node("DreamMatcherSeFiApply", model=["1", 0], sefi=["3", 0], start=0.0, end=1.0),
