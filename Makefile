@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export MALLOC_MMAP_MAX_ = 0
 export MALLOC_TRIM_THRESHOLD_ = 17179869184
 
-.PHONY: demo test quality samples learn views bench pareto lint pictures examples toybox
+.PHONY: demo test quality samples learn learn-sefi views bench pareto lint pictures examples toybox
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo
 
@@ -29,6 +29,9 @@ samples: $(STAMP)
 
 learn: $(STAMP)
 	$(BIN)/python -m benchmarks.learn
+
+learn-sefi: $(STAMP)
+	$(BIN)/python -m benchmarks.sefi
 
 views: $(STAMP)
 	$(BIN)/python -m benchmarks.views
