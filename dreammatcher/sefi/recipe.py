@@ -13,7 +13,7 @@ from torch import nn
 
 from ..subject import Conditioning
 from ..training.data import LatentSet
-from ..training.denoising import Denoiser, errors
+from ..training.denoising import Around, Denoiser, errors
 from ..training.parallel import ALONE, Share
 from ..training.recipe import LOSS_SCALE
 from ..training.settings import ObjectiveSettings, check
@@ -88,28 +88,15 @@ NOTHING = Conditioning(torch.empty(0))
 
 
 @dataclass(eq=False)
-class Staged:
-    """A model as the common objective sees it, whose prompts depend on the timestep."""
+class Staged(Around):
+    """A model whose prompts depend on the timestep."""
 
-    model: Denoiser
     word: str
     captions: list[str]
     table: tuple[torch.Tensor, torch.Tensor]
     split: bool
     attention: AttentionLoss | None
     watching: Watching | None = None  # of the last prediction
-
-    @property
-    def alpha_bars(self) -> torch.Tensor:
-        return self.model.alpha_bars
-
-    @property
-    def prediction(self) -> str:
-        return self.model.prediction
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
                 weights: Weights) -> torch.Tensor:

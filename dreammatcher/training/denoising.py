@@ -69,12 +69,11 @@ class Watching(Protocol):
         """Of all layers it has seen."""
 
 
-@dataclass(frozen=True, eq=False)
-class Watched:
-    """A model whose cross-attention is watched while the common objective asks it."""
+@dataclass(eq=False)
+class Around:
+    """A model as the common objective sees it, with something of a method's own around its predictions."""
 
     model: Denoiser
-    watch: Watch
 
     @property
     def alpha_bars(self) -> torch.Tensor:
@@ -87,6 +86,13 @@ class Watched:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+
+@dataclass(eq=False)
+class Watched(Around):
+    """A model whose cross-attention is watched."""
+
+    watch: Watch
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
                 weights: Weights) -> torch.Tensor:

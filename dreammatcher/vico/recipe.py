@@ -12,7 +12,7 @@ from torch import nn
 
 from ..subject import Conditioning
 from ..training.data import LatentSet
-from ..training.denoising import Denoiser, errors
+from ..training.denoising import Around, Denoiser, errors
 from ..training.parallel import ALONE, Share
 from ..training.recipe import LOSS_SCALE
 from ..training.settings import ObjectiveSettings, check
@@ -64,8 +64,8 @@ class LookingDenoiser(Denoiser, Protocol):
 
 
 @dataclass(eq=False)
-class Looking:
-    """The model with its blocks and a reference for each picture, as the common objective sees it.
+class Looking(Around):
+    """The model with its blocks and a reference for each picture.
 
     Attention maps of the last prediction are left in ``maps``: placeholder and end token [B, M] at each site.
     """
@@ -76,18 +76,6 @@ class Looking:
     places: tuple[torch.Tensor, torch.Tensor]
     masked: bool
     maps: list[tuple[torch.Tensor, torch.Tensor]]
-
-    @property
-    def alpha_bars(self) -> torch.Tensor:
-        return self.model.alpha_bars
-
-    @property
-    def prediction(self) -> str:
-        return self.model.prediction
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
                 weights: Weights) -> torch.Tensor:
