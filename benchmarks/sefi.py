@@ -20,8 +20,8 @@ from .quality import mean_of, shown
 from .school import Lesson, School, Taught, lessons
 
 FILE = ROOT / "build" / "sefi.json"
-WORD, STEPS, RATE, BATCH, WEIGHT = "sks", 300, 1e-2, 4, 30.0
-WEIGHTS = (0.0, 3.0, 30.0, 300.0, 3000.0)
+WORD, STEPS, RATE, BATCH, WEIGHT = "sks", 300, 3e-2, 4, 3.0
+WEIGHTS = (0.0, 0.3, 3.0, 30.0, 300.0)
 COLUMNS = {"subject_error": ("subject error ↓", 1), "silhouette_iou": ("silhouette IoU with plain ↑", 2), "scene": ("scene ↑", 2),
            "class": ("class ↑", 2)}
 #: row -> what is chosen

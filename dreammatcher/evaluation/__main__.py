@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from ..whole import whole
 from .encoders import CLIP_B32, DINO, load_encoder
 from .metrics import DREAMBOOTH, VICO
 from .protocols import Case, Protocol, read_protocol, shard
@@ -64,6 +66,8 @@ def say(text: str) -> None:
 
 def part_of(options: argparse.Namespace) -> tuple[int, int]:
     """This process's part of the cases: of --shard, then of accelerate's processes."""
+    if options.shard and not re.fullmatch(r"\d+/[1-9]\d*", options.shard):
+        raise ValueError(f"shard: {options.shard!r} is not as 0/4, a number from 0 and how many there are")
     number, count = map(int, options.shard.split("/")) if options.shard else (0, 1)
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     return number * processes + rank, count * processes
@@ -79,14 +83,17 @@ def protocol_of(name: str, data: Path, out: Path) -> Protocol:
 
 def make(options: argparse.Namespace) -> None:
     """Makes this process's cases. The last of the processes to find all of them finished writes the report."""
+    wrong = [one for one in options.set if "=" not in one]
+    if wrong:
+        raise ValueError(f"set: {wrong[0]!r} is not as prompt=6.text")
     given = dict(one.split("=", 1) for one in options.set)
     workflow = read_workflow(options.workflow, given, options.output)
     protocol = protocol_of(options.protocol, options.data, options.out)
     cases = list(protocol.cases())[:options.limit or None]
     folder = Folder(options.out)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / PLAN).write_text(json.dumps({"protocol": options.protocol, "data": str(options.data.resolve()),
-                                                "limit": options.limit, "workflow": workflow.graph}, indent=1), encoding="utf-8")
+    plan = {"protocol": options.protocol, "data": str(options.data.resolve()), "limit": options.limit, "workflow": workflow.graph}
+    with whole(options.out / PLAN) as partial:
+        partial.write_text(json.dumps(plan, indent=1), encoding="utf-8")
     own = shard(cases, *part_of(options))
     with servers_of(options) as servers:
         failed = run(own, Arm(workflow, options.identifier), servers, folder, say)

@@ -5,7 +5,6 @@ done twice, however many machines share the work.
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
+from ..whole import whole
 from .protocols import Case
 from .server import Refused, Server
 from .workflow import Workflow
@@ -44,19 +44,11 @@ class Folder:
 
     def keep(self, case: Case, said: dict, picture: bytes | None) -> None:
         """The picture first, whole or not at all, then its description."""
-        self.description(case).parent.mkdir(parents=True, exist_ok=True)
         if picture is not None:
-            _write(self.picture(case), picture)
-        _write(self.description(case), json.dumps(said, indent=1).encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+            with whole(self.picture(case)) as partial:
+                partial.write_bytes(picture)
+        with whole(self.description(case)) as partial:
+            partial.write_text(json.dumps(said, indent=1), encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .encoders import CLIP_B32, Encoder
+from .encoders import Encoder
 from .metrics import alignment, fidelity
 from .protocols import Case
 from .runner import Folder
@@ -51,4 +51,4 @@ def score(cases: list[Case], folder: Folder, dino: Encoder | None, clip: Encoder
 def names_of(dino: Encoder | None, clip: Encoder | None) -> dict[str, str]:
     """Metric -> the encoder that it is of, for reports."""
     named = {} if dino is None else {"DINO": dino.name}
-    return named | ({} if clip is None else {"CLIP-I": clip.name or CLIP_B32, "CLIP-T": clip.name or CLIP_B32})
+    return named | ({} if clip is None else {"CLIP-I": clip.name, "CLIP-T": clip.name})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..subject import Conditioning, Subject
+from ..whole import whole
 from .features import FeatureStore
 from .inversion import Trajectory
 
@@ -120,10 +120,9 @@ def save(reference: Reference, path: Path) -> None:
         "psnr": repr(reference.psnr),
         "subject": json.dumps(asdict(reference.subject) if reference.subject else None),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, partial, metadata)
-    os.replace(partial, path)
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with whole(path) as partial:
+        save_file(plain, partial, metadata)
 
 
 def load(path: Path) -> Reference:

@@ -61,10 +61,11 @@ class Watching:
     def __call__(self, layer: AttentionLayer) -> None:
         if not self.rows:
             return
-        rows = torch.tensor(self.rows, device=layer.queries.device)
-        found = attention_maps(layer.queries[rows], layer.keys(layer.context)[rows])
+        rows = slice(None) if len(self.rows) == len(layer.queries) else self.rows
+        queries = layer.queries[rows]
+        found = attention_maps(queries, layer.keys(layer.context[rows]))
         with torch.no_grad():
-            wanted = attention_maps(layer.queries[rows], layer.keys(self.reference.to(layer.context))[rows])
+            wanted = attention_maps(queries, layer.keys(self.reference.to(layer.context)[rows]))
         if self.columns is not None:
             places = torch.tensor(self.columns, device=found.device)
             found, wanted = (maps[torch.arange(len(places)), ..., places][..., None] for maps in (found, wanted))

@@ -56,6 +56,7 @@ class Penalty(Protocol):
     """A further loss, of what cross-attention does while a batch is predicted."""
 
     weight: float
+    class_word: str  # the known word that the learned one is compared with
 
     def watching(self, model: Denoiser, captions: list[str], word: str) -> Watching:
         """Its view of one call whose prompts are ``captions``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ..whole import whole
 from .captions import Naming
 from .data import Example, Preparation
 from .sets import TrainingSet
@@ -61,11 +61,11 @@ class Job:
 
     def write(self, folder: Path) -> Path:
         """Writes the job into a folder, its description last; returns the description's path."""
-        folder.mkdir(parents=True, exist_ok=True)
         tensors = _tensors("own", self.own) | ({} if self.prior is None else _tensors("prior", self.prior))
-        _replace(folder / PICTURES, lambda path: save_file(tensors, path))
-        text = json.dumps(self.described(), indent=1)
-        _replace(folder / FILE, lambda path: path.write_text(text, encoding="utf-8"))
+        with whole(folder / PICTURES) as partial:
+            save_file(tensors, partial)
+        with whole(folder / FILE) as partial:
+            partial.write_text(json.dumps(self.described(), indent=1), encoding="utf-8")
         return folder / FILE
 
     def described(self) -> dict[str, Any]:
@@ -117,12 +117,3 @@ def _read_set(said: dict[str, Any], part: str, tensors: Mapping[str, torch.Tenso
                 for number, captions in enumerate(said["captions"])]
     naming = Naming(**{**said["naming"], "templates": tuple(said["naming"]["templates"])})
     return TrainingSet(tuple(examples), naming, Preparation(**said["preparation"]))
-
-
-def _replace(path: Path, write) -> None:
-    partial = path.with_name(path.name + ".part")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

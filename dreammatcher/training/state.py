@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+
+from ..whole import whole
 
 FORMAT = "dreammatcher-training-1"
 
@@ -28,10 +29,8 @@ def write(path: Path, state: dict[str, Any], job: str) -> None:
     """Writes nested dicts, lists and tuples of tensors, numbers and texts. ``job`` tells whose state it is."""
     tensors: dict[str, torch.Tensor] = {}
     tree = _packed(state, "state", tensors)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    save_file(tensors, partial, {"format": FORMAT, "job": job, "tree": json.dumps(tree)})
-    os.replace(partial, path)
+    with whole(path) as partial:
+        save_file(tensors, partial, {"format": FORMAT, "job": job, "tree": json.dumps(tree)})
 
 
 def read(path: Path, job: str) -> dict[str, Any] | None:

@@ -89,6 +89,10 @@ def test_what_fails_is_reported_and_the_others_go_on(graph, tmp_path, servers):
     done = run(graph, tmp_path / "out", servers)
     assert done.returncode == 1 and "FAILED" in done.stdout and "nonsense" in done.stdout
     assert f"0 of {CASES} cases are done; the same command makes the others" in done.stdout
+    for wrong, said in ((("--shard", "1"), "shard: '1' is not as 0/4"),
+                        (("--set", "prompt"), "set: 'prompt' is not as prompt=6.text")):
+        refused = run(graph, tmp_path / "out", servers, *wrong)
+        assert refused.returncode == 1 and said in refused.stderr and "Traceback" not in refused.stderr
     silent = run(graph, tmp_path / "out", ["http://127.0.0.1:9"])
     assert silent.returncode == 1 and "http://127.0.0.1:9 does not answer" in silent.stderr and "Traceback" not in silent.stderr
 

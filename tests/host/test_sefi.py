@@ -278,6 +278,16 @@ def test_training_that_cannot_be_is_refused_before_the_first_step(learn, chosen,
         learn(**chosen)
 
 
+def test_the_loss_is_refused_where_tokens_would_not_stand_in_the_same_places(host, toybox):
+    pictures = torch.cat([host.nodes["ToyboxReference"]().draw(3, "robot", pose, "grass")[0] for pose in (1, 2)])
+    own = host.nodes["DreamMatcherTrainingSet"]().make("sks", "", "photo", 128, pictures)["result"][0]
+    make, learn = host.nodes["DreamMatcherSeFiLoss"]().make, host.nodes["DreamMatcherTextualInversion"]().learn
+    with pytest.raises(ValueError, match="vectors: 2 do not go with attention_loss"):
+        learn(*toybox, own, "robot", 2, 1, 0.01, 0, attention_loss=make("robot", 1.0, "mean", "all tokens")[0])
+    with pytest.raises(ValueError, match="'red robot' is 2 tokens"):
+        learn(*toybox, own, "robot", 1, 1, 0.01, 0, attention_loss=make("red robot", 1.0, "mean", "all tokens")[0])
+
+
 def test_several_pictures_are_refused(host, toybox, image):
     with pytest.raises(ValueError, match="2 pictures and SeFi-IDE learns from one"):
         host.nodes["DreamMatcherSeFiTrain"]().learn(*toybox, image.repeat(2, 1, 1, 1), "<me>", "robot", "a photo of a robot", 128,

@@ -125,6 +125,14 @@ def test_a_job_that_cannot_be_read_names_the_file_and_what_to_do(host, write):
         assert done.returncode and message in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
+def test_what_the_training_would_refuse_is_not_written(host, write):
+    for chosen, said in (({"masked": True}, "masked: the training set has no masks"), ({"rate": 2.0}, "rate: 2.0 is outside"),
+                         ({"name": "../away"}, "is no name for a file")):
+        with pytest.raises(ValueError, match=said):
+            write(**{"name": "refused", **chosen})
+    assert not (host.folder / "output" / "dreammatcher" / "jobs" / "refused").exists()
+
+
 def test_a_job_on_another_machine_says_which_checkpoint_is_missing(host, write):
     path = write("elsewhere")
     path.write_text(path.read_text().replace('"Toybox"', '"/gone/model.safetensors"'))

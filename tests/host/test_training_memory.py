@@ -59,6 +59,26 @@ def test_what_does_not_fit_is_refused_before_the_first_step_with_figures(host, p
         learn(host, fresh, batch=16)
 
 
+def test_other_models_leave_the_device_before_a_training_is_refused(host, pack, fresh, monkeypatch):
+    estimate, asked = pack.module("dreammatcher.host.training.estimate"), []
+    monkeypatch.setattr(estimate, "free_on", lambda device: 1 << 40 if asked else 1 << 20)
+    monkeypatch.setattr(estimate.comfy.model_management, "free_memory", lambda size, device, keep_loaded: asked.append(
+        (size, device, [loaded.model for loaded in keep_loaded])))
+    learn(host, fresh, batch=16)
+    (size, device, kept), = asked
+    assert size > 1 << 20 and device.type == "cpu" and any(one is fresh[0] for one in kept)
+
+
+def test_no_training_fails_for_want_of_an_estimate(host, pack, fresh, monkeypatch, caplog):
+    def fails(*_):
+        raise TypeError("this attention wants real memory")
+
+    monkeypatch.setattr(pack.module("dreammatcher.host.training.estimate"), "activations", fails)
+    with caplog.at_level(logging.INFO):
+        assert learn(host, fresh)[2].lora
+    assert any("is not known here (TypeError: this attention wants real memory)" in one.getMessage() for one in caplog.records)
+
+
 def test_the_estimate_is_printed_before_training(host, fresh, caplog):
     with caplog.at_level(logging.INFO):
         learn(host, fresh)

@@ -50,12 +50,20 @@ class SefiSession(Session):
 
     plan: SefiPlan = field(kw_only=True)
     reads: list[int] = field(kw_only=True)  # of calls so far that were read by stages
+    moved: dict[tuple, torch.Tensor] = field(default_factory=dict)  # texts where and as the model computes
 
     def texts(self, name: object) -> StagedText | None:
         """The texts of the prompt that a chunk comes from, if its word is in them."""
         number = self.rows.numbers().get(name)
         texts = None if number is None else self.rows.prompts[number].texts
         return texts if isinstance(texts, StagedText) and self.plan.word in texts.words else None
+
+    def on_device(self, text: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """A text on the device and in the precision of ``like``; it travels once in a run."""
+        key = (id(text), like.device, like.dtype)
+        if key not in self.moved:
+            self.moved[key] = text.to(like)
+        return self.moved[key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +112,7 @@ def _around(call: Callable, *arguments, **named) -> torch.Tensor:
 
 def _read_as(sessions: list[SefiSession], options: dict, context: torch.Tensor) -> Read | None:
     sigma = noise_level(options["sigmas"])
-    timestep = float(sessions[0].base.model_sampling.timestep(torch.tensor(sigma)))
+    timestep = float(sessions[0].clock.sampling.timestep(torch.tensor(sigma)))
     names = {session: names_of(options, session.rows) for session in sessions if session.clock.in_range(sigma)}
     chunks = len(options["cond_or_uncond"])
     keys, values, found = list(context.chunk(chunks)), list(context.chunk(chunks)), False
@@ -114,7 +122,8 @@ def _read_as(sessions: list[SefiSession], options: dict, context: torch.Tensor) 
             if texts is None:
                 continue
             number, found = texts.at(timestep), True
-            keys[chunk], values[chunk] = (_in_place_of(keys[chunk], part[number]) for part in (texts.keys, texts.values))
+            keys[chunk], values[chunk] = (_in_place_of(context, session.on_device(part[number], context))
+                                          for context, part in ((keys[chunk], texts.keys), (values[chunk], texts.values)))
             session.reads[0] += 1
     return Read(torch.cat(keys), torch.cat(values)) if found else None
 
@@ -122,7 +131,6 @@ def _read_as(sessions: list[SefiSession], options: dict, context: torch.Tensor) 
 def _in_place_of(context: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     """``text`` [1, T, D] as long and as often as ``context`` [B, L, D]: hosts repeat a shorter prompt; what other packs appended
     stays behind it."""
-    text = text.to(context)
     length, own = context.shape[1], text.shape[1]
     repeated = text.repeat(1, length // own, 1) if length % own == 0 else torch.cat([text, context[:1, own:]], 1)
     return repeated[:, :length].expand(len(context), -1, -1)

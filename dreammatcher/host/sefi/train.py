@@ -50,11 +50,7 @@ def train_sefi(model, clip, vae, own: TrainingSet, chosen: SefiSettings, attenti
     word, class_word = own.naming.identifier, own.naming.class_word
     with ready(model, clip, vae, own, None, settings, options.running) as work:
         with torch.inference_mode(False):
-            initial = work.denoiser.rows_of(class_word)
-            if len(initial) != 1:
-                raise ValueError(f"class_word: {class_word!r} is {len(initial)} tokens of this model's vocabulary and the "
-                                 "learned word is one; choose a word that is one token, as dog, toy or person")
-            vectors = _begun(initial, chosen, settings.seed)
+            vectors = _begun(work.denoiser.row_of(class_word), chosen, settings.seed)
             masked = any(example.mask is not None for example in own.examples)
             objective = ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=masked)
             attention = attention if attention is not None and attention.weight else None

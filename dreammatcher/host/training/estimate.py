@@ -126,16 +126,27 @@ def free_on(device: torch.device) -> int:
     return comfy.model_management.get_free_memory(device)
 
 
+def make_room(size: int, model: Any) -> None:
+    """Has the host take other models off the device, as it does for every model that it loads."""
+    own = (model.model, model.clip.patcher)
+    kept = [loaded for loaded in comfy.model_management.current_loaded_models if any(loaded.model is one for one in own)]
+    comfy.model_management.free_memory(size, model.device, keep_loaded=kept)
+
+
 def check_memory(recipe: Recipe, settings: TrainingSettings) -> None:
-    """Prints the estimate. Raises ValueError, before anything is trained, when it does not fit what is free."""
+    """Prints the estimate. Raises ValueError, before anything is trained, when it does not fit what is free
+    and what the host can free."""
     model = recipe.model.denoiser
     size = max((example.latents.shape[-2:] for example in recipe.own.examples), key=math.prod)
     try:
         need = need_of(recipe, model, settings, recipe.streams * settings.batch, tuple(size))
-    except (NotImplementedError, RuntimeError) as error:  # attention of a kind that needs real memory
-        log.info("DreamMatcher: how much memory training takes is not known here (%s)", str(error).splitlines()[0])
+    except Exception as error:  # attention or packs that need real memory; no training fails for want of an estimate
+        log.info("DreamMatcher: how much memory training takes is not known here (%s: %s)", type(error).__name__, error)
         return
     device, free = model.device, free_on(model.device)
+    if need.total > free:
+        make_room(need.total, model)
+        free = free_on(device)
     log.info("DreamMatcher: training takes about %.1f GB beside the model (%.1f for what learns, %.1f for activations); %.1f GB "
              "are free on %s", need.total / GB, need.learned / GB, need.activations / GB, free / GB, device)
     if need.total > free:

@@ -26,7 +26,7 @@ from ...training.parallel import Share
 from ...training.sets import TrainingSet
 from ...training.settings import LoraSettings, ObjectiveSettings, TrainingOptions, TrainingSettings
 from .keep import check_name, save_learned
-from .learn import FULL, LORA, DreamBoothSettings, custom_diffusion, dreambooth, textual_inversion
+from .learn import FULL, LORA, DreamBoothSettings, check_masks, custom_diffusion, dreambooth, textual_inversion, word_of
 from .run import check_pictures, check_prior
 
 FOLDER = "dreammatcher/jobs"
@@ -60,6 +60,10 @@ def write_job(checkpoint: str, own: TrainingSet, prior: TrainingSet | None, meth
     check_name(name)
     check_pictures(own)
     check_prior(own, prior)
+    if method in (DREAMBOOTH_LORA, DREAMBOOTH_FULL):
+        check_masks(own, _dreambooth(method, choices, options)[1])
+    else:
+        word_of(own)
     path = TOYBOX if checkpoint == TOYBOX else folder_paths.get_full_path("checkpoints", checkpoint)
     if path is None:
         raise ValueError(f"ckpt_name: {checkpoint!r} is not in ComfyUI's folders of checkpoints")
@@ -99,12 +103,16 @@ def run_job(job: Job, share: Share, load: Load = load_checkpoint) -> tuple[Learn
     return learned, f"{len(losses)} steps, the last loss {losses[-1]:.4f}\n{said}"
 
 
+def _dreambooth(method: str, chosen: Choices, options: TrainingOptions) -> tuple[DreamBoothSettings, ObjectiveSettings]:
+    kind = LORA if method == DREAMBOOTH_LORA else FULL
+    return (DreamBoothSettings(kind, LoraSettings(chosen.rank, options.alpha), chosen.rate, chosen.text_encoder),
+            ObjectiveSettings(chosen.prior_weight, options.min_snr_gamma, chosen.masked))
+
+
 def _learn(job: Job, model, clip, vae, options: TrainingOptions) -> tuple[Learned, list[float]]:
     chosen, own, prior, settings = job.choices, job.own, job.prior, job.settings
     if job.method in (DREAMBOOTH_LORA, DREAMBOOTH_FULL):
-        kind = LORA if job.method == DREAMBOOTH_LORA else FULL
-        weights = DreamBoothSettings(kind, LoraSettings(chosen.rank, options.alpha), chosen.rate, chosen.text_encoder)
-        objective = ObjectiveSettings(chosen.prior_weight, options.min_snr_gamma, chosen.masked)
+        weights, objective = _dreambooth(job.method, chosen, options)
         return dreambooth(model, clip, vae, own, prior, weights, objective, settings, options)
     word = chosen.initial_word or own.naming.class_word
     if job.method == TEXTUAL_INVERSION:

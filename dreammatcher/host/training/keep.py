@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 
 from ...training.curve import curve
 from ...training.export import Learned
+from ...whole import whole
 from .new_words import with_new_words
 
 
@@ -75,13 +75,9 @@ def free_path(folder: Path, name: str) -> Path:
 
 def write_whole(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, str]) -> None:
     """A safetensors file that appears whole or not at all."""
-    partial = path.with_name(path.name + ".part")
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    try:
+    with whole(path) as partial:
         save_file(plain, partial, {"format": "pt", **about})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def curve_image(losses: list[float], steps: int) -> torch.Tensor:

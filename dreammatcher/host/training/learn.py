@@ -15,6 +15,7 @@ from ...training.sets import TrainingSet
 from ...training.settings import LoraSettings, ObjectiveSettings, TrainingOptions, TrainingSettings
 from ...training.textual_inversion import token_rows
 from ...training.trainables import TokenRows, Trainable, Weights
+from .model import HostDenoiser
 from .names import text_names, unet_names
 from .run import check_pictures, check_prior, job_of, ready, run
 
@@ -46,8 +47,7 @@ def dreambooth(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, ch
     """
     check_pictures(own)
     check_prior(own, prior)
-    if objective.masked and not _has_masks(own):
-        raise ValueError("masked: the training set has no masks; connect them there, or turn this off")
+    check_masks(own, objective)
     generator = torch.Generator().manual_seed(settings.seed)
     names = {"unet": unet_names(model.model), "text": text_names(clip.cond_stage_model)}
 
@@ -66,14 +66,21 @@ def dreambooth(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, ch
     return Learned(lora, about=_about("DreamBooth " + chosen.kind, own, settings, losses)), losses
 
 
+def check_masks(own: TrainingSet, objective: ObjectiveSettings) -> None:
+    """Raises ValueError when masks are to count and there are none."""
+    if objective.masked and not _has_masks(own):
+        raise ValueError("masked: the training set has no masks; connect them there, or turn this off")
+
+
 def textual_inversion(model, clip, vae, own: TrainingSet, initial_word: str, vectors: int, rate: float,
                       settings: TrainingSettings, options: TrainingOptions = USUAL,
                       penalty: Penalty | None = None) -> tuple[Learned, list[float]]:
     """The vectors of the set's identifier. Raises ValueError as :class:`HostDenoiser`, and for models with two text encoders."""
-    word, objective = _word(own), ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=_has_masks(own))
+    word, objective = word_of(own), ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=_has_masks(own))
     check_pictures(own)
     with ready(model, clip, vae, own, None, settings, options.running) as work:
         with torch.inference_mode(False):
+            _check_penalty(work.denoiser, penalty, vectors)
             rows = {word: token_rows(work.denoiser.rows_of(initial_word), vectors, rate)}
             recipe = SubjectRecipe(work.denoiser, work.own, objective, rows=rows, penalty=penalty)
         choices = (own, initial_word, vectors, rate, objective, settings, *_also(penalty))
@@ -89,7 +96,7 @@ def custom_diffusion(model, clip, vae, own: TrainingSet, prior: TrainingSet | No
 
     With ``sizes`` every picture is learned at several sizes, said in its captions. Raises ValueError as the other two do.
     """
-    word = _word(own)
+    word = word_of(own)
     check_pictures(own)
     check_prior(own, prior)
     shown, side = own, own.preparation.resolution
@@ -100,6 +107,7 @@ def custom_diffusion(model, clip, vae, own: TrainingSet, prior: TrainingSet | No
                                                 for version in at_sizes(example, side, SIZES, generator)))
     with ready(model, clip, vae, shown, prior, settings, options.running, constant_start=True) as work:
         with torch.inference_mode(False):
+            _check_penalty(work.denoiser, penalty, 1)
             unet = keys_and_values_of(work.denoiser.unet, rate)
             rows = {word: token_rows(work.denoiser.rows_of(initial_word), 1, rate)}
             objective = ObjectiveSettings(prior_weight, options.min_snr_gamma, masked=_has_masks(shown))
@@ -111,6 +119,15 @@ def custom_diffusion(model, clip, vae, own: TrainingSet, prior: TrainingSet | No
     return Learned(lora_tensors(unet, unet_names(model.model)), _plain(rows), about), losses
 
 
+def _check_penalty(denoiser: HostDenoiser, penalty: Penalty | None, vectors: int) -> None:
+    """Raises ValueError where a learned prompt and the known one would not have their tokens in the same places."""
+    if penalty is None:
+        return
+    if vectors != 1:
+        raise ValueError(f"vectors: {vectors} do not go with attention_loss, which compares the word with one token; give 1")
+    denoiser.row_of(penalty.class_word)
+
+
 def _also(penalty: Penalty | None) -> tuple[Penalty, ...]:
     """What a further loss adds to the name of a training: nothing without it, so that older states go on."""
     return () if penalty is None else (penalty,)
@@ -120,7 +137,8 @@ def _plain(rows: dict[str, TokenRows]) -> dict[str, torch.Tensor]:
     return {word: one.rows.detach().cpu().clone() for word, one in rows.items()}
 
 
-def _word(own: TrainingSet) -> str:
+def word_of(own: TrainingSet) -> str:
+    """The word that is learned. Raises ValueError for a set without an identifier."""
     if not own.naming.identifier:
         raise ValueError("identifier: it is empty in the training set, so there is no word to learn; write one there")
     return own.naming.identifier

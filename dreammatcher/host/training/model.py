@@ -123,6 +123,17 @@ class HostDenoiser:
         rows = [token if torch.is_tensor(token) else table[token] for token in self._tokens(word)]
         return torch.stack([row.detach().float().cpu() for row in rows]) if rows else torch.empty(0, table.shape[1])
 
+    def row_of(self, word: str) -> torch.Tensor:
+        """As :meth:`rows_of`, of a known word whose prompt is compared with a learned one's, token by token: [1, D].
+
+        Raises ValueError for a word of several tokens, or of none.
+        """
+        rows = self.rows_of(word)
+        if len(rows) != 1:
+            raise ValueError(f"class_word: {word!r} is {len(rows)} tokens of this model's vocabulary and the learned word is "
+                             "one; choose a word that is one token, as dog, toy or person")
+        return rows
+
     def places(self, caption: str, word: str) -> tuple[int, int]:
         """Where a learned word of one vector stands in a caption's conditioning, and the first end token; that twice where the
         caption does not hold the word."""

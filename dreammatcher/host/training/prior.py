@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from PIL import Image
 from ...training.captions import Naming
 from ...training.data import Example
 from ...training.sets import TrainingSet
+from ...whole import whole
 from ..conditioning import encode
 from ..identity import fingerprint, unpatched
 
@@ -89,12 +89,8 @@ def _file(folder: Path, number: int) -> Path:
 
 
 def _write(picture: torch.Tensor, path: Path) -> None:
-    partial = path.with_suffix(".part")
-    try:
+    with whole(path) as partial:
         Image.fromarray((picture * 255).round().byte().numpy()).save(partial, "PNG")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> torch.Tensor:
