@@ -181,7 +181,7 @@ class DreamMatcherTrainingOptions:
                              "What a stopped run does: go on when it is queued again, or give what it has learned so far."}),
         }, "optional": {
             "gradient_checkpointing": ("BOOLEAN", {"default": False, "tooltip":
-                                       "Make activations again for the gradient: much less memory, a third more time."}),
+                                       "Make activations again for the gradient: much less memory, more time."}),
         }}
 
     def make(self, optimiser, schedule, warmup, weight_decay, clip_norm, accumulate, average, min_snr_gamma, lora_alpha,
