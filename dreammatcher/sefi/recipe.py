@@ -41,13 +41,6 @@ class SefiSettings:
             raise ValueError(f"rate: {self.rate} is outside 0..1; 0.0001 suits the network, 0.005 the table")
 
 
-@dataclass(frozen=True, eq=False)
-class Vector:
-    """One vector [1, D] that a word stands for."""
-
-    rows: torch.Tensor
-
-
 class SefiRecipe:
     """The vectors of the stages, and the attention loss if it is wanted."""
 
@@ -102,15 +95,24 @@ class Staged(Around):
                 weights: Weights) -> torch.Tensor:
         captions = self.captions * (len(noisy) // len(self.captions))
         stages = [stage_of(int(timestep), len(self.table[0]), len(self.alpha_bars)) for timestep in timesteps]
-        keys = self._read(captions, stages, self.table[0])
-        values = self._read(captions, stages, self.table[1]).cross_attention if self.split else None
+        keys, values = self._read(captions, stages)
         self.watching = self.attention.watching(self.model, captions, self.word) if self.attention else None
         return self.model.predict(noisy, timesteps, keys, weights, values, self.watching)
 
-    def _read(self, captions: list[str], stages: list[int], vectors: torch.Tensor) -> Conditioning:
+    def _read(self, captions: list[str], stages: list[int]) -> tuple[Conditioning, torch.Tensor | None]:
+        """The prompts for keys, and those for values [B, L, D] if they have vectors of their own: each caption that occurs is
+        encoded in one call, with every vector that it needs."""
+        parts, count = self.table if self.split else self.table[:1], len(self.table[0])
+        vectors = torch.cat(parts)
+        wanted = [[(caption, stage + part * count) for caption, stage in zip(captions, stages)] for part in range(len(parts))]
         read = {}
-        for key in dict.fromkeys(zip(captions, stages)):
-            read[key] = self.model.encode([key[0]], None, {self.word: Vector(vectors[key[1]][None])})
-        made = [read[key] for key in zip(captions, stages)]
-        pooled = None if made[0].pooled is None else torch.cat([one.pooled for one in made])
-        return Conditioning(torch.cat([one.cross_attention for one in made]), pooled)
+        for caption in dict.fromkeys(captions):
+            rows = list(dict.fromkeys(row for other, row in sum(wanted, []) if other == caption))
+            made = self.model.encode_each(caption, self.word, vectors[rows])
+            for place, row in enumerate(rows):
+                pooled = None if made.pooled is None else made.pooled[place:place + 1]
+                read[caption, row] = Conditioning(made.cross_attention[place:place + 1], pooled)
+        keys, *values = ([read[key] for key in part] for part in wanted)
+        pooled = None if keys[0].pooled is None else torch.cat([one.pooled for one in keys])
+        return (Conditioning(torch.cat([one.cross_attention for one in keys]), pooled),
+                torch.cat([one.cross_attention for one in values[0]]) if values else None)

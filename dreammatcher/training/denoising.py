@@ -41,6 +41,9 @@ class Denoiser(Protocol):
                rows: Mapping[str, TokenRows] | None = None) -> Conditioning:
         """The captions' conditioning [B, L, D], with stand-ins for weights of the text encoder and rows for new words."""
 
+    def encode_each(self, caption: str, word: str, vectors: torch.Tensor) -> Conditioning:
+        """The conditioning [V, L, D] of one caption, in which ``word`` stands for each of ``vectors`` [V, D] in turn."""
+
     def places(self, caption: str, word: str) -> tuple[int, int]:
         """Where a learned word of one vector stands in a caption's conditioning, and the first end token."""
 

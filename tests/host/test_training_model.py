@@ -237,3 +237,17 @@ def test_checkpointing_gives_the_same_gradients_and_keeps_less(make, toybox, pac
     assert all(torch.allclose(again, plain, rtol=1e-4, atol=1e-7) for plain, again in zip(*found))
     assert all(gradient.any() for gradient in found[0])
     assert kept[1] < 0.5 * kept[0], kept
+
+
+@pytest.mark.parametrize("caption", ["a photo of a <me> on grass", "a <me> beside a <me>", "a (<me>:1.3) on grass",
+                                     "a <me> and " + "grass " * 80, "a photo of a robot"])
+def test_a_caption_with_several_vectors_for_its_word_is_read_in_one_call_as_in_calls_of_their_own(pack, toybox, caption):
+    with torch.inference_mode(False), torch.enable_grad():
+        model = pack.module("dreammatcher.host.training.model").HostDenoiser(toybox[0], toybox[1], (16, 16))
+        vectors = (0.4 * torch.randn(3, 96, generator=torch.Generator().manual_seed(1))).requires_grad_()
+        together = model.encode_each(caption, "<me>", vectors).cross_attention
+        apart = torch.cat([model.encode_each(caption, "<me>", vectors[[row]]).cross_attention for row in range(3)])
+        assert together.shape == apart.shape and torch.allclose(together, apart, atol=1e-5)
+        if "<me>" in caption:
+            (one,), (other,) = (torch.autograd.grad(made.square().sum(), vectors) for made in (together, apart))
+            assert torch.allclose(one, other, rtol=1e-4, atol=1e-4 * other.abs().max())

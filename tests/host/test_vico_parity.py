@@ -97,8 +97,8 @@ def test_loss_regularisation_and_gradients_are_the_official_ones(official):
     layer_norms = official.base.diffusion_model
     from importlib import import_module
 
-    model = import_module(official.sites_module.__name__.replace("vico.sites", "training.model"))
-    with model.norms_keep_their_input(layer_norms):
+    hooks = import_module(official.sites_module.__name__.replace("vico.sites", "training.hooks"))
+    with hooks.norms_keep_their_input(layer_norms):
         output, maps, _ = official.run(context)
         regularisation = official.loss.regularisation(list(maps.values()))
         loss = (output - data["noise"]).square().mean() + official.loss.WEIGHT * regularisation

@@ -12,23 +12,23 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
 
 import comfy.model_management
 import comfy.model_sampling
 import torch
 from comfy.ldm.modules import attention
-from torch.utils.hooks import RemovableHandle
+from einops import rearrange
 
 from ...subject import Conditioning
 from ...training.captions import alone, holds
-from ...training.custom_diffusion import KEYS_AND_VALUES, first_token_constant
 from ...training.denoising import Watch
 from ...training.objective import EPSILON, VELOCITY
 from ...training.trainables import TokenRows, Weights
 from ..conditioning import model_arguments
 from ..gradients import NoGradient, ordinary_weights, statically_loaded, with_weights
+from .hooks import norms_keep_their_input, rows_in_place_of, start_kept_constant
 from .new_words import MARKER, without_marker
 from .recompute import recomputed
 from .text_patches import text_patches
@@ -93,20 +93,35 @@ class HostDenoiser:
         encoded = {} if weights or rows else self._encoded
         for caption in captions:
             if caption not in encoded:
-                encoded[caption] = self._encode(caption, weights or {}, rows or {})
+                word = next((word for word in rows or {} if holds(caption, word)), None)
+                encoded[caption] = self._encode(caption, weights or {}, word, rows[word].rows if word else None)
         made = [encoded[caption] for caption in captions]
         length = math.lcm(*(one.cross_attention.shape[1] for one in made))
         texts = [one.cross_attention.repeat(1, length // one.cross_attention.shape[1], 1) for one in made]
         pooled = None if made[0].pooled is None else torch.cat([one.pooled for one in made])
         return Conditioning(torch.cat(texts), pooled)
 
-    def _encode(self, caption: str, weights: Weights, rows: Mapping[str, TokenRows]) -> Conditioning:
-        word = next((word for word in rows if holds(caption, word)), None)
-        vectors = None if word is None else rows[word].rows
-        text = caption if word is None else _with_marker(caption, word, len(vectors))
+    def encode_each(self, caption: str, word: str, vectors: torch.Tensor) -> Conditioning:
+        """Conditioning [V, L, D] of one caption in which ``word`` stands for each of ``vectors`` [V, D] in turn, in one call."""
+        if not holds(caption, word):
+            return self.encode([caption] * len(vectors))
+        if len(vectors) == 1 or (getattr(self.model.model, "adm_channels", 0) or 0) > 0:  # a call pools its first text only
+            made = [self._encode(caption, {}, word, vector[None]) for vector in vectors]
+            pooled = None if made[0].pooled is None else torch.cat([one.pooled for one in made])
+            return Conditioning(torch.cat([one.cross_attention for one in made]), pooled)
+        (name, chunks), = self.clip.tokenize(_with_marker(caption, word, 1)).items()
+        places = sum(not torch.is_tensor(entry[0]) and entry[0] == self._marker for chunk in chunks for entry in chunk)
+        cond = self._run({name: chunks * len(vectors)}, {}, vectors.repeat_interleave(places, 0)).cross_attention
+        return Conditioning(rearrange(cond, "1 (v l) d -> v l d", v=len(vectors)), None)
 
+    def _encode(self, caption: str, weights: Weights, word: str | None, vectors: torch.Tensor | None) -> Conditioning:
+        text = caption if word is None else _with_marker(caption, word, len(vectors))
+        return self._run(self.clip.tokenize(text), weights, vectors)
+
+    def _run(self, tokens: dict, weights: Weights, vectors: torch.Tensor | None) -> Conditioning:
+        """Conditioning of a text that is cut already; ``vectors`` [V, D] stand in the marker's places in turn."""
         def run() -> Conditioning:
-            cond, pooled = self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled=True)
+            cond, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
             return Conditioning(cond.to(self.device), None if pooled is None else pooled.to(self.device))
 
         tower = self.clip.cond_stage_model
@@ -245,40 +260,3 @@ def _whole_clip(clip):
 def _normal(value: torch.Tensor) -> torch.Tensor:
     """``value``, or a copy where it was made in inference mode and could not be kept for a gradient."""
     return value.clone() if value.is_inference() else value
-
-
-@contextmanager
-def removed_after(hooks: list[RemovableHandle]) -> Iterator[None]:
-    """Takes ``hooks`` off again at the end."""
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def norms_keep_their_input(module: torch.nn.Module) -> AbstractContextManager:
-    """Inside, every LayerNorm works on a copy of its input: older hosts add residuals to it in place before its gradient is
-    made."""
-    def copied(_: torch.nn.Module, inputs: tuple) -> tuple:
-        return tuple(value.clone() if torch.is_tensor(value) and value.requires_grad else value for value in inputs)
-
-    return removed_after([layer.register_forward_pre_hook(copied) for layer in module.modules()
-                          if isinstance(layer, torch.nn.LayerNorm)])
-
-
-def start_kept_constant(unet: torch.nn.Module) -> AbstractContextManager:
-    """Inside, keys and values of the first token have no gradient in any cross-attention."""
-    ends = tuple(name.removesuffix(".weight") for name in KEYS_AND_VALUES)
-    return removed_after([layer.register_forward_hook(lambda _, __, projected: first_token_constant(projected))
-                          for name, layer in unet.named_modules() if name.endswith(ends)])
-
-
-def rows_in_place_of(table: torch.nn.Module, token: int, rows: torch.Tensor) -> AbstractContextManager:
-    """Inside, the places of ``token`` in a text get ``rows`` [V, D] in turn instead of what the token table has there."""
-    def replaced(_: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
-        places = inputs[0] == token
-        number = (places.cumsum(-1) - 1).clamp_min(0) % len(rows)
-        return torch.where(places[..., None], rows.to(output)[number], output)
-
-    return removed_after([table.register_forward_hook(replaced)])

@@ -1,0 +1,48 @@
+"""What a training changes about the host's modules while a call lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch.utils.hooks import RemovableHandle
+
+from ...training.custom_diffusion import KEYS_AND_VALUES, first_token_constant
+
+
+@contextmanager
+def removed_after(hooks: list[RemovableHandle]) -> Iterator[None]:
+    """Takes ``hooks`` off again at the end."""
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def norms_keep_their_input(module: torch.nn.Module) -> AbstractContextManager:
+    """Inside, every LayerNorm works on a copy of its input: older hosts add residuals to it in place before its gradient is
+    made."""
+    def copied(_: torch.nn.Module, inputs: tuple) -> tuple:
+        return tuple(value.clone() if torch.is_tensor(value) and value.requires_grad else value for value in inputs)
+
+    return removed_after([layer.register_forward_pre_hook(copied) for layer in module.modules()
+                          if isinstance(layer, torch.nn.LayerNorm)])
+
+
+def start_kept_constant(unet: torch.nn.Module) -> AbstractContextManager:
+    """Inside, keys and values of the first token have no gradient in any cross-attention."""
+    ends = tuple(name.removesuffix(".weight") for name in KEYS_AND_VALUES)
+    return removed_after([layer.register_forward_hook(lambda _, __, projected: first_token_constant(projected))
+                          for name, layer in unet.named_modules() if name.endswith(ends)])
+
+
+def rows_in_place_of(table: torch.nn.Module, token: int, rows: torch.Tensor) -> AbstractContextManager:
+    """Inside, the places of ``token`` in a batch of texts get ``rows`` [V, D] in turn, in place of what the table has there."""
+    def replaced(_: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+        places = inputs[0] == token
+        number = (places.flatten().cumsum(0).view_as(places) - 1).clamp_min(0) % len(rows)
+        return torch.where(places[..., None], rows.to(output)[number], output)
+
+    return removed_after([table.register_forward_hook(replaced)])
