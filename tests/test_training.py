@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -29,7 +30,7 @@ from dreammatcher.training.settings import (
     TrainingSettings,
 )
 from dreammatcher.training.state import Checkpoint
-from dreammatcher.training.trainables import Full, Lora
+from dreammatcher.training.trainables import Full, Lora, dense
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +88,8 @@ def test_the_prior_is_added_with_its_weight():
 def test_a_lora_begins_with_the_plain_model_and_is_the_scaled_product_of_its_factors():
     base = {"a.weight": normal(6, 4).half(), "c.weight": normal(6, 4, 3, 3)}
     lora = Lora({name: value.shape for name, value in base.items()}, LoraSettings(2, 1.0), 1e-3, seeded())
-    assert all(torch.equal(value, base[name]) and value.dtype == base[name].dtype for name, value in lora.weights(base).items())
+    assert all(torch.equal(value, base[name]) and value.dtype == base[name].dtype
+               for name, value in dense(base, lora.weights(base)).items())
     with torch.no_grad():
         for _, up in lora.factors().values():
             up.copy_(normal(*up.shape, seed=3))
@@ -95,6 +97,9 @@ def test_a_lora_begins_with_the_plain_model_and_is_the_scaled_product_of_its_fac
     assert down.shape == (2, 4, 3, 3) and up.shape == (6, 2)
     expected = base["c.weight"] + 0.5 * torch.einsum("or,rikl->oikl", up, down)
     assert torch.allclose(lora.weights(base)["c.weight"], expected, atol=1e-6)
+    low, x = lora.weights(base)["a.weight"], normal(5, 4, seed=6)
+    assert torch.allclose(low.added(x), F.linear(x, lora.differences()["a.weight"]), atol=1e-6)
+    assert torch.allclose(low.matrix(), lora.differences()["a.weight"], atol=1e-6)
     assert lora.size() == 2 * (4 + 6) + 2 * (36 + 6)
     with pytest.raises(ValueError, match="no rows and columns"):
         Lora({"bias": torch.Size([3])}, LoraSettings(), 1e-3, seeded())
@@ -113,10 +118,10 @@ class Linear:
 
     def encode(self, captions, weights=None, rows=None):
         letters = torch.tensor([[caption.count(letter) for letter in "aeio"] for caption in captions]).float()
-        return Conditioning((letters @ {**self.text, **(weights or {})}["self_attn.q_proj.weight"])[:, None])
+        return Conditioning((letters @ dense(self.text, weights or {})["self_attn.q_proj.weight"])[:, None])
 
     def predict(self, noisy, timesteps, conditioning, weights):
-        own = {**self.unet, **weights}
+        own = dense(self.unet, weights)
         seen = noisy + conditioning.cross_attention[:, 0, :, None, None]
         return torch.einsum("oc,bchw->bohw", own["attn1.to_q.weight"], seen) + own["out.bias"][:, None, None]
 

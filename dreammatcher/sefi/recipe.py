@@ -17,7 +17,7 @@ from ..training.denoising import Around, Denoiser, errors
 from ..training.parallel import ALONE, Share
 from ..training.recipe import LOSS_SCALE
 from ..training.settings import ObjectiveSettings, check
-from ..training.trainables import Group, Weights
+from ..training.trainables import Group, StandIns
 from .attention_loss import AttentionLoss, Watching
 from .stages import STAGES, StageVectors, stage_of
 
@@ -92,7 +92,7 @@ class Staged(Around):
     watching: Watching | None = None  # of the last prediction
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
-                weights: Weights) -> torch.Tensor:
+                weights: StandIns) -> torch.Tensor:
         captions = self.captions * (len(noisy) // len(self.captions))
         stages = [stage_of(int(timestep), len(self.table[0]), len(self.alpha_bars)) for timestep in timesteps]
         keys, values = self._read(captions, stages)

@@ -12,7 +12,7 @@ from ..subject import Conditioning
 from .data import Batch
 from .objective import add_noise, min_snr_weights, picture_errors, target
 from .settings import ObjectiveSettings
-from .trainables import TokenRows, Weights
+from .trainables import StandIns, TokenRows, Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Denoiser(Protocol):
     unet: Weights  # its weights by name
     text: Weights  # its text encoder's, by name
 
-    def encode(self, captions: list[str], weights: Weights | None = None,
+    def encode(self, captions: list[str], weights: StandIns | None = None,
                rows: Mapping[str, TokenRows] | None = None) -> Conditioning:
         """The captions' conditioning [B, L, D], with stand-ins for weights of the text encoder and rows for new words."""
 
@@ -47,7 +47,7 @@ class Denoiser(Protocol):
     def places(self, caption: str, word: str) -> tuple[int, int]:
         """Where a learned word of one vector stands in a caption's conditioning, and the first end token."""
 
-    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, weights: Weights,
+    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, weights: StandIns,
                 values: torch.Tensor | None = None, watch: Watch | None = None) -> torch.Tensor:
         """What the model says about ``noisy`` [B, C, h, w] at ``timesteps`` [B], with stand-ins for weights of its UNet.
 
@@ -99,11 +99,11 @@ class Watched(Around):
     watch: Watch
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
-                weights: Weights) -> torch.Tensor:
+                weights: StandIns) -> torch.Tensor:
         return self.model.predict(noisy, timesteps, conditioning, weights, watch=self.watch)
 
 
-def errors(model: Denoiser, batch: Batch, conditioning: Conditioning, weights: Weights, objective: ObjectiveSettings,
+def errors(model: Denoiser, batch: Batch, conditioning: Conditioning, weights: StandIns, objective: ObjectiveSettings,
            generator: torch.Generator, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Prediction error [R] of some ``rows`` [R] of a batch, each at a timestep of its own, drawn evenly (DDPM, Algorithm 1), and
     its weight [R]. ``conditioning`` is of these rows.

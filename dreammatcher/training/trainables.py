@@ -5,16 +5,48 @@ None of them touches the model: :meth:`weights` gives the tensors that stand in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .settings import LoraSettings
 
 #: weights of a model by name
 Weights = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """W + s B A in place of a linear layer's weight W, as what it adds to the layer's output: neither the sum nor its gradient is
+    ever made."""
+
+    down: torch.Tensor  # A [r, in]
+    up: torch.Tensor  # B [out, r]
+    scale: float
+
+    def added(self, x: torch.Tensor) -> torch.Tensor:
+        """s B A x of inputs [..., in], in their precision."""
+        return self.scale * F.linear(F.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))
+
+    def matrix(self) -> torch.Tensor:
+        """s B A, [out, in]."""
+        return self.scale * self.up @ self.down
+
+    def detach(self) -> LowRank:
+        return LowRank(self.down.detach(), self.up.detach(), self.scale)
+
+
+#: what takes the place of some weights of a model during a call, by name
+StandIns = Mapping[str, torch.Tensor | LowRank]
+
+
+def dense(base: Weights, stand_ins: StandIns) -> dict[str, torch.Tensor]:
+    """The weights of ``base`` with stand-ins in their places, low-rank ones added up."""
+    return {**base, **{name: base[name] + value.matrix().to(base[name]) if isinstance(value, LowRank) else value
+                       for name, value in stand_ins.items()}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,13 +62,19 @@ class Trainable(nn.Module):
 
     rate: float
 
-    def weights(self, base: Weights) -> dict[str, torch.Tensor]:
+    def weights(self, base: Weights) -> StandIns:
         """Stand-ins for the weights of ``base`` that differ, where they are and in their precision; gradients reach the
         parameters."""
+        low = self.low_rank()
         return {name: base[name] + difference.to(base[name]).view_as(base[name])
-                for name, difference in self.differences().items()}
+                for name, difference in self.differences(low).items()} | low
 
-    def differences(self) -> dict[str, torch.Tensor]:
+    def low_rank(self) -> dict[str, LowRank]:
+        """Those that linear layers add by their factors."""
+        return {}
+
+    def differences(self, but: Container[str] = ()) -> dict[str, torch.Tensor]:
+        """All of them, ``but`` some, as whole tensors."""
         raise NotImplementedError
 
     def groups(self) -> list[Group]:
@@ -74,8 +112,12 @@ class Lora(Trainable):
         """Name -> (A [r, in, ...], B [out, r])."""
         return {name: (self.down[_stored(name)], self.up[_stored(name)]) for name in self.shapes}
 
-    def differences(self) -> dict[str, torch.Tensor]:
-        return {name: self.settings.scale * up @ down.flatten(1) for name, (down, up) in self.factors().items()}
+    def low_rank(self) -> dict[str, LowRank]:
+        return {name: LowRank(down, up, self.settings.scale) for name, (down, up) in self.factors().items() if down.ndim == 2}
+
+    def differences(self, but: Container[str] = ()) -> dict[str, torch.Tensor]:
+        return {name: self.settings.scale * up @ down.flatten(1)
+                for name, (down, up) in self.factors().items() if name not in but}
 
 
 class Full(Trainable):
@@ -86,7 +128,7 @@ class Full(Trainable):
         self.rate = rate
         self.delta = nn.ParameterDict({_stored(name): nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()})
 
-    def differences(self) -> dict[str, torch.Tensor]:
+    def differences(self, but: Container[str] = ()) -> dict[str, torch.Tensor]:
         return {name.replace("/", "."): value for name, value in self.delta.items()}
 
 

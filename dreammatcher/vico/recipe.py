@@ -16,7 +16,7 @@ from ..training.denoising import Around, Denoiser, errors
 from ..training.parallel import ALONE, Share
 from ..training.recipe import LOSS_SCALE
 from ..training.settings import ObjectiveSettings, check
-from ..training.trainables import Group, TokenRows, Weights
+from ..training.trainables import Group, StandIns, TokenRows
 from ..unet import Layer
 from .block import ImageAttention
 from .loss import WEIGHT, regularisation
@@ -78,7 +78,7 @@ class Looking(Around):
     maps: list[tuple[torch.Tensor, torch.Tensor]]
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
-                weights: Weights) -> torch.Tensor:
+                weights: StandIns) -> torch.Tensor:
         seen = self.model.look(self.references.to(noisy.device), timesteps, conditioning)
         self.maps, changes = [], {}
         for site, block in self.blocks.items():

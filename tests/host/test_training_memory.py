@@ -10,14 +10,15 @@ import torch
 pytestmark = pytest.mark.usefixtures("as_in_a_graph")
 
 
-def kept_by(model, learning, text: bool, rows: int) -> int:
+def kept_by(model, learning, low, text: bool, rows: int) -> int:
     """Bytes of storages that autograd keeps in a real pass, beside the model's weights."""
     seen = model.encode(["a photo of a robot"] * rows)
     with torch.inference_mode(False), torch.enable_grad():
         learned = {name: model.unet[name].detach().clone().requires_grad_() for name in learning}
         seen = type(seen)(seen.cross_attention.clone().requires_grad_(text))
         noisy = torch.randn(rows, 4, 16, 16)
-    held = {value.untyped_storage().data_ptr() for value in (*model.unet.values(), *learned.values())}
+    factors = [factor for one in low.values() for factor in (one.down, one.up)]
+    held = {value.untyped_storage().data_ptr() for value in (*model.unet.values(), *learned.values(), *factors)}
     storages = {}
 
     def note(tensor):
@@ -25,24 +26,28 @@ def kept_by(model, learning, text: bool, rows: int) -> int:
         return tensor
 
     with torch.inference_mode(False), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda one: one):
-        loss = model.predict(noisy, torch.full((rows,), 300), seen, learned).square().mean()
+        loss = model.predict(noisy, torch.full((rows,), 300), seen, {**learned, **low}).square().mean()
     assert loss.requires_grad
     return sum(storage.nbytes() for place, storage in storages.items() if place not in held)
 
 
 @pytest.mark.parametrize("rows", [1, 4])
-@pytest.mark.parametrize("what", ["attention", "everything", "a word"])
+@pytest.mark.parametrize("what", ["attention", "everything", "a LoRA", "a word"])
 def test_the_estimate_is_what_autograd_keeps(pack, fresh, what, rows):
     HostDenoiser = pack.module("dreammatcher.host.training.model").HostDenoiser
     estimate = pack.module("dreammatcher.host.training.estimate")
     model = HostDenoiser(fresh[0], fresh[1], (16, 16))
     learning = {"attention": [name for name in model.unet if ".attn" in name and name.endswith("weight")],
-                "everything": [name for name, value in model.unet.items() if value.is_floating_point()], "a word": []}[what]
-    text = what == "a word"
-    found = estimate.activations(model, learning, text, rows, (16, 16), False)
-    assert found == pytest.approx(kept_by(model, learning, text, rows), rel=0.15)
-    saving = estimate.activations(HostDenoiser(fresh[0], fresh[1], (16, 16), checkpointing=True), learning, text, rows, (16, 16),
-                                  False)
+                "everything": [name for name, value in model.unet.items() if value.is_floating_point()]}.get(what, [])
+    text, low = what == "a word", {}
+    if what == "a LoRA":
+        methods, settings = (pack.module(f"dreammatcher.training.{name}") for name in ("dreambooth", "settings"))
+        with torch.inference_mode(False):
+            low = methods.lora_of(model.unet, methods.UNET_TARGETS, settings.LoraSettings(), 1e-4, torch.Generator()).low_rank()
+    found = estimate.activations(model, learning, low, text, rows, (16, 16), False)
+    assert found == pytest.approx(kept_by(model, learning, low, text, rows), rel=0.15)
+    saving = estimate.activations(HostDenoiser(fresh[0], fresh[1], (16, 16), checkpointing=True), learning, low, text, rows,
+                                  (16, 16), False)
     assert saving < 0.6 * found
 
 

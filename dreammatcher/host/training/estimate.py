@@ -17,6 +17,7 @@ from ...subject import Conditioning
 from ...training.optimisers import state_per_number
 from ...training.recipe import Recipe
 from ...training.settings import TrainingSettings
+from ...training.trainables import LowRank
 from .recompute import BLOCKS
 
 log = logging.getLogger(__name__)
@@ -42,14 +43,17 @@ def need_of(recipe: Recipe, model: Any, settings: TrainingSettings, rows: int, s
     """What training takes on ``rows`` latents of a ``size`` in cells at once."""
     count = sum(value.numel() for value in recipe.learned.parameters())
     each = 4 + 4 + state_per_number(settings.optimiser.name) + (4 if settings.average else 0)
-    unet = [] if recipe.unet is None else list(recipe.unet.differences())
-    stand_ins = sum(model.unet[name].nbytes for name in unet)
+    low = {} if recipe.unet is None else recipe.unet.low_rank()
+    whole = [] if recipe.unet is None else list(recipe.unet.differences(low))
+    stand_ins = sum(model.unet[name].nbytes for name in whole)
     text = bool(recipe.text or recipe.rows)
-    return Need(each * count + 2 * stand_ins, activations(model, unet, text, rows, size, settings.bfloat16))
+    return Need(each * count + 2 * stand_ins, activations(model, whole, low, text, rows, size, settings.bfloat16))
 
 
-def activations(model: Any, learning: list[str], text: bool, rows: int, size: tuple[int, int], bfloat16: bool) -> int:
-    """Bytes that the UNet keeps for the gradient of some of its weights, and of the ``text`` if that learns.
+def activations(model: Any, learning: list[str], low: Mapping[str, LowRank], text: bool, rows: int, size: tuple[int, int],
+                bfloat16: bool) -> int:
+    """Bytes that the UNet keeps for the gradient of some of its weights, whole or ``low`` in rank, and of the ``text`` if that
+    learns.
 
     The UNet itself says so, on tensors that have a shape and no memory. With checkpointing the largest block counts on top, which
     runs again while the others are kept.
@@ -61,18 +65,19 @@ def activations(model: Any, learning: list[str], text: bool, rows: int, size: tu
         caption = model.encode([""])
         times = torch.zeros(rows).long()
         with FakeTensorMode(allow_non_fake_inputs=True):
-            weights = {name: torch.empty(value.shape, dtype=value.dtype, device=value.device).requires_grad_(name in learning)
-                       for name, value in model.unet.items()}
+            weights = {name: _like(value).requires_grad_(name in learning) for name, value in model.unet.items()}
+            factors = {name: LowRank(*(_like(factor).requires_grad_() for factor in (value.down, value.up)), value.scale)
+                       for name, value in low.items()}
             seen = Conditioning(*(None if value is None else torch.empty(rows, *value.shape[1:], device=value.device)
                                   for value in (caption.cross_attention, caption.pooled)))
             seen.cross_attention.requires_grad_(text)
             noisy = torch.empty(rows, base.latent_format.latent_channels, *size, device=model.device)
             with torch.autograd.graph.saved_tensors_hooks(kept.note, _itself):
-                model.predict(noisy, times, seen, weights)
+                model.changed(unet=weights).predict(noisy, times, seen, factors)
             if model.checkpointing:
                 parts = _PerBlock()
                 with torch.autograd.graph.saved_tensors_hooks(parts.kept.note, _itself), parts.of(base.diffusion_model):
-                    model.without_checkpointing().predict(noisy, times, seen, weights)
+                    model.changed(unet=weights, checkpointing=False).predict(noisy, times, seen, factors)
                 largest = parts.largest
     return kept.beside(weights) + largest
 
@@ -115,6 +120,11 @@ class _PerBlock:
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _like(value: torch.Tensor) -> torch.Tensor:
+    """Of the same shape, precision and device."""
+    return torch.empty(value.shape, dtype=value.dtype, device=value.device)
 
 
 def _itself(tensor: torch.Tensor) -> torch.Tensor:

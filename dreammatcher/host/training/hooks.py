@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch.utils.hooks import RemovableHandle
 
 from ...training.custom_diffusion import KEYS_AND_VALUES, first_token_constant
+from ...training.trainables import LowRank, StandIns, Weights
+from ..gradients import with_weights
 
 
 @contextmanager
@@ -46,3 +50,21 @@ def rows_in_place_of(table: torch.nn.Module, token: int, rows: torch.Tensor) -> 
         return torch.where(places[..., None], rows.to(output)[number], output)
 
     return removed_after([table.register_forward_hook(replaced)])
+
+
+def with_stand_ins(module: torch.nn.Module, own: Weights, stand_ins: StandIns, action: Callable[[], Any]) -> Any:
+    """``action()`` while weights of ``module`` are those of ``own`` and, where there are any, their ``stand_ins``: low-rank ones
+    add to the outputs of their layers."""
+    low = {name: value for name, value in stand_ins.items() if isinstance(value, LowRank)}
+    whole = {name: value for name, value in stand_ins.items() if name not in low}
+    with low_rank_added(module, low):
+        return with_weights(module, {**own, **whole}, action)
+
+
+def low_rank_added(module: torch.nn.Module, low: Mapping[str, LowRank]) -> AbstractContextManager:
+    """Inside, linear layers of ``module`` give what they would with another weight."""
+    def added(value: LowRank, _: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+        return output + value.added(inputs[0]).to(output)
+
+    return removed_after([module.get_submodule(name.removesuffix(".weight")).register_forward_hook(partial(added, value))
+                          for name, value in low.items()])

@@ -25,10 +25,10 @@ from ...subject import Conditioning
 from ...training.captions import alone, holds
 from ...training.denoising import Watch
 from ...training.objective import EPSILON, VELOCITY
-from ...training.trainables import TokenRows, Weights
+from ...training.trainables import StandIns, TokenRows
 from ..conditioning import model_arguments
-from ..gradients import NoGradient, ordinary_weights, statically_loaded, with_weights
-from .hooks import norms_keep_their_input, rows_in_place_of, start_kept_constant
+from ..gradients import NoGradient, ordinary_weights, statically_loaded
+from .hooks import norms_keep_their_input, rows_in_place_of, start_kept_constant, with_stand_ins
 from .new_words import MARKER, without_marker
 from .recompute import recomputed
 from .text_patches import text_patches
@@ -36,8 +36,9 @@ from .text_patches import text_patches
 #: how the host turns a prediction into a clean picture -> what it predicts
 PREDICTIONS = {comfy.model_sampling.EPS.calculate_denoised: EPSILON,
                comfy.model_sampling.V_PREDICTION.calculate_denoised: VELOCITY}
-#: attention of the host that has a gradient; others (sage, flash) are replaced while a model learns
-DIFFERENTIABLE = ("attention_basic", "attention_split", "attention_sub_quad", "attention_pytorch", "attention_xformers")
+#: attention of the host that trains fast and with little memory; others are replaced by torch's while a model learns, where the
+#: host allows it: some (sage, flash) have no gradient, some (basic, split, sub quadratic) keep every map for it
+SPARING = ("attention_pytorch", "attention_xformers")
 
 
 class HostDenoiser:
@@ -78,13 +79,13 @@ class HostDenoiser:
         """Itself: methods that wrap it have it under this name."""
         return self
 
-    def without_checkpointing(self) -> HostDenoiser:
-        """The same model, every activation kept."""
+    def changed(self, **attributes: object) -> HostDenoiser:
+        """The same model with other ``unet`` weights, or with or without ``checkpointing``."""
         other = copy.copy(self)
-        other.checkpointing = False
+        vars(other).update(attributes)
         return other
 
-    def encode(self, captions: list[str], weights: Weights | None = None,
+    def encode(self, captions: list[str], weights: StandIns | None = None,
                rows: Mapping[str, TokenRows] | None = None) -> Conditioning:
         """Conditioning [B, L, D] of the captions, each padded to the longest as the host does, by repetition.
 
@@ -114,11 +115,11 @@ class HostDenoiser:
         cond = self._run({name: chunks * len(vectors)}, {}, vectors.repeat_interleave(places, 0)).cross_attention
         return Conditioning(rearrange(cond, "1 (v l) d -> v l d", v=len(vectors)), None)
 
-    def _encode(self, caption: str, weights: Weights, word: str | None, vectors: torch.Tensor | None) -> Conditioning:
+    def _encode(self, caption: str, weights: StandIns, word: str | None, vectors: torch.Tensor | None) -> Conditioning:
         text = caption if word is None else _with_marker(caption, word, len(vectors))
         return self._run(self.clip.tokenize(text), weights, vectors)
 
-    def _run(self, tokens: dict, weights: Weights, vectors: torch.Tensor | None) -> Conditioning:
+    def _run(self, tokens: dict, weights: StandIns, vectors: torch.Tensor | None) -> Conditioning:
         """Conditioning of a text that is cut already; ``vectors`` [V, D] stand in the marker's places in turn."""
         def run() -> Conditioning:
             cond, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
@@ -130,7 +131,7 @@ class HostDenoiser:
             stack.enter_context(norms_keep_their_input(tower))
             if vectors is not None:
                 stack.enter_context(rows_in_place_of(self._table(), self._marker, vectors))
-            return with_weights(tower, {**self.text, **weights}, run)
+            return with_stand_ins(tower, self.text, weights, run)
 
     def rows_of(self, word: str) -> torch.Tensor:
         """What the token table has for a word, or what was learned for it, [tokens, D] in float32."""
@@ -185,7 +186,7 @@ class HostDenoiser:
     def _marker(self) -> int:
         return self._tokens(MARKER)[0]
 
-    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, weights: Weights,
+    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, weights: StandIns,
                 values: torch.Tensor | None = None, watch: Watch | None = None) -> torch.Tensor:
         """What the UNet says about ``noisy`` [B, C, h, w], scaled as the diffusion process has it (variance 1).
 
@@ -195,12 +196,12 @@ class HostDenoiser:
         with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
             stack.enter_context(self._as_it_learns(base.diffusion_model))
             if self.checkpointing and values is None and watch is None:
-                stack.enter_context(recomputed(base.diffusion_model, self._as_it_learns))
+                stack.enter_context(recomputed(base.diffusion_model, self._as_it_learns, weights))
             arguments = model_arguments(base, conditioning, noisy)
             arguments["c_crossattn"] = conditioning.cross_attention
             arguments = {name: _normal(value) for name, value in arguments.items()}
-            return with_weights(base.diffusion_model, {**self.unet, **weights},
-                                 lambda: self._call(base, _normal(noisy), self.times[timesteps.cpu()].to(noisy), arguments,
+            return with_stand_ins(base.diffusion_model, self.unet, weights,
+                                  lambda: self._call(base, _normal(noisy), self.times[timesteps.cpu()].to(noisy), arguments,
                                                     text_patches(base, values, watch)))
 
     @contextmanager
@@ -216,7 +217,7 @@ class HostDenoiser:
         x = noisy if concat is None else torch.cat([noisy, concat.to(noisy)], 1)
         others = {name: value.to(dtype) if value.is_floating_point() else value for name, value in arguments.items()}
         options = {"cond_or_uncond": [0], "sigmas": times, "patches": {"attn2_patch": patches} if patches else {}}
-        if attention.optimized_attention.__name__ not in DIFFERENTIABLE:
+        if attention.optimized_attention.__name__ not in SPARING:
             options["optimized_attention_override"] = lambda _, *given, **named: attention.attention_pytorch(*given, **named)
         return base.diffusion_model(x.to(dtype), times, context=context.to(dtype), transformer_options=options,
                                     **others).float()

@@ -14,7 +14,9 @@ import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 
-from ..gradients import ordinary, with_weights
+from ...training.trainables import LowRank, StandIns
+from ..gradients import ordinary
+from .hooks import with_stand_ins
 
 BLOCKS = (ResBlock, BasicTransformerBlock)  # all that keeps much
 #: what a block is run inside of
@@ -22,16 +24,19 @@ Inside = Callable[[torch.nn.Module], AbstractContextManager]
 
 
 @contextmanager
-def recomputed(unet: torch.nn.Module, inside: Inside) -> Iterator[None]:
+def recomputed(unet: torch.nn.Module, inside: Inside, stand_ins: StandIns) -> Iterator[None]:
     """Inside, blocks run without a graph, and again in the backward pass, then within ``inside(block)``.
 
+    ``stand_ins`` of the UNet's weights are in their places already; a block that runs again gets its low-rank ones by itself.
     Hooks that others have on a block see its output as ever.
     """
     hooks = []
+    low = {name: value for name, value in stand_ins.items() if isinstance(value, LowRank)}
     try:
-        for block in unet.modules():
+        for path, block in unet.named_modules():
             if isinstance(block, BLOCKS):
-                again = _Again(inside)
+                again = _Again(inside, {name.removeprefix(f"{path}."): value for name, value in low.items()
+                                        if name.startswith(f"{path}.")})
                 hooks += [block.register_forward_pre_hook(again.before, with_kwargs=True),
                           block.register_forward_hook(again.after, prepend=True)]
         yield
@@ -49,9 +54,16 @@ class _Call:
     arguments: tuple  # tensors replaced by their number
     named: Mapping[str, Any]
     weights: tuple[str, ...]
+    low: Mapping[str, float]  # low-rank stand-ins, and their scales
     autocast: tuple[str, torch.dtype, bool]
 
-    def run(self, inputs: list[torch.Tensor], weights: list[torch.Tensor]) -> torch.Tensor:
+    def run(self, tensors: list[torch.Tensor]) -> torch.Tensor:
+        """``tensors``: inputs, the block's weights, then the factors A and B of each low-rank stand-in."""
+        factors = len(tensors) - 2 * len(self.low)
+        inputs, weights = tensors[:factors - len(self.weights)], tensors[factors - len(self.weights):factors]
+        low = {name: LowRank(down, up, scale)
+               for (name, scale), down, up in zip(self.low.items(), tensors[factors::2], tensors[factors + 1::2])}
+
         def given(value: Any) -> Any:
             if not isinstance(value, _Place):
                 return value
@@ -60,7 +72,8 @@ class _Call:
         arguments, named = [given(value) for value in self.arguments], {name: given(value) for name, value in self.named.items()}
         device, dtype, enabled = self.autocast
         with torch.autocast(device, dtype, enabled, cache_enabled=False), self.inside(self.block):
-            return with_weights(self.block, dict(zip(self.weights, weights)), lambda: self.block.forward(*arguments, **named))
+            return with_stand_ins(self.block, dict(zip(self.weights, weights)), low,
+                                  lambda: self.block.forward(*arguments, **named))
 
 
 @dataclass(frozen=True)
@@ -73,8 +86,8 @@ class _Place:
 class _Again:
     """The hooks of one block."""
 
-    def __init__(self, inside: Inside):
-        self.inside, self.waiting = inside, None
+    def __init__(self, inside: Inside, low: Mapping[str, LowRank]):
+        self.inside, self.low, self.waiting = inside, low, None
 
     def before(self, block: torch.nn.Module, arguments: tuple, named: dict) -> tuple[tuple, dict] | None:
         names, weights = zip(*block.named_parameters())
@@ -87,39 +100,41 @@ class _Again:
             return _Place(len(inputs) - 1)
 
         places, named_places = tuple(map(placed, arguments)), {name: placed(value) for name, value in named.items()}
-        if not (torch.is_grad_enabled() and any(value.requires_grad for value in (*inputs, *weights))):
+        learns = (*weights, *(factor for value in self.low.values() for factor in (value.down, value.up)))
+        if not (torch.is_grad_enabled() and any(value.requires_grad for value in (*inputs, *learns))):
             return None
         device = inputs[0].device.type
         autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         # the host adds to inputs in place later on
         kept = [value.clone() if value.is_floating_point() else value for value in inputs]
-        self.waiting = (_Call(block, self.inside, places, named_places, names, autocast), kept, weights)
+        scales = {name: value.scale for name, value in self.low.items()}
+        self.waiting = _Call(block, self.inside, places, named_places, names, scales, autocast), (*kept, *learns)
         torch.set_grad_enabled(False)
         return None
 
     def after(self, block: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
         if self.waiting is None:
             return output
-        (call, kept, weights), self.waiting = self.waiting, None
+        (call, tensors), self.waiting = self.waiting, None
         torch.set_grad_enabled(True)
-        return _Rerun.apply(call, len(kept), [output], *kept, *weights)
+        return _Rerun.apply(call, [output], *tensors)
 
 
 class _Rerun(torch.autograd.Function):
-    """``made[0]`` as what a call makes of tensors: its inputs, then its weights."""
+    """``made[0]`` as what a call makes of its tensors."""
 
     @staticmethod
-    def forward(ctx, call: _Call, count: int, made: list[torch.Tensor], *tensors: torch.Tensor) -> torch.Tensor:
-        ctx.call, ctx.count = call, count
+    def forward(ctx, call: _Call, made: list[torch.Tensor], *tensors: torch.Tensor) -> torch.Tensor:
+        ctx.call = call
         ctx.save_for_backward(*tensors)
         return ordinary(made[0])
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple:
-        needed = ctx.needs_input_grad[3:]
+        needed = ctx.needs_input_grad[2:]
         with torch.enable_grad():
             leaves = [value.detach().requires_grad_(need) for value, need in zip(ctx.saved_tensors, needed)]
-            output = ctx.call.run(leaves[:ctx.count], leaves[ctx.count:])
+            output = ctx.call.run(leaves)
             wanted = [leaf for leaf, need in zip(leaves, needed) if need]
             found = iter(torch.autograd.grad(output, wanted, gradient.to(output.dtype), allow_unused=True))
-        return None, None, None, *(next(found) if need else None for need in needed)
+        return None, None, *(next(found) if need else None for need in needed)

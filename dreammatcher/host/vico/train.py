@@ -10,7 +10,7 @@ from ...subject import Conditioning
 from ...training.sets import TrainingSet
 from ...training.settings import ObjectiveSettings, TrainingOptions, TrainingSettings
 from ...training.textual_inversion import token_rows
-from ...training.trainables import TokenRows, Weights
+from ...training.trainables import StandIns, TokenRows
 from ...unet import Layer
 from ...vico.block import begun
 from ...vico.learned import ViCo, tensors_of
@@ -29,7 +29,7 @@ class LookingHost:
         self.alpha_bars, self.prediction, self.device = denoiser.alpha_bars, denoiser.prediction, denoiser.device
         self.unet, self.text = denoiser.unet, denoiser.text
 
-    def encode(self, captions: list[str], weights: Weights | None = None,
+    def encode(self, captions: list[str], weights: StandIns | None = None,
                rows: Mapping[str, TokenRows] | None = None) -> Conditioning:
         return self.denoiser.encode(captions, weights, rows)
 
