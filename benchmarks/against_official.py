@@ -16,14 +16,15 @@ from types import SimpleNamespace
 import torch
 from safetensors.torch import load_file, save_file
 
+from dreammatcher.evaluation.report import markdown, table, write
 from harness.boot import Host
 from harness.library import ROOT
-from toybox.judge import load_judge
+from toybox.evaluation import ERROR, Case, cases, protocol
 
 from . import studio as studios
 from .arms import PLAIN, REPLACED
-from .quality import draw, markdown, summarise
-from .studio import Case, Studio, cases, save_strip
+from .quality import arms_in, draw, keep
+from .studio import Studio
 
 FOLDER = ROOT / "build" / "official"
 #: the official settings (run_dreammatcher.py); layers are the last four of Toybox's ten, as theirs are the last six of 16
@@ -105,25 +106,24 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=48)
     parser.add_argument("--first", type=int, default=200)
     parser.add_argument("--weights", type=Path, help="a Toybox file other than the shipped one")
-    parser.add_argument("--pictures", type=Path, help="folder for a strip of pictures per case")
     options = parser.parse_args()
-    studio, judge = Studio(Host(ROOT / "build" / "host"), options.weights), load_judge()
-    chosen, file, rows = cases(options.cases, options.first), FOLDER / "job.safetensors", []
+    studio, folder = Studio(Host(ROOT / "build" / "host"), options.weights), FOLDER / "arms"
+    chosen, file = cases(options.cases, options.first), FOLDER / "job.safetensors"
+    asked = list(protocol(FOLDER / "references", options.cases, options.first).cases())
     with torch.inference_mode():
         write_job(studio, chosen, file)
         subprocess.run([options.python, Path(__file__).with_name("official_process.py"), options.official, file], check=True,
                        stdout=subprocess.DEVNULL)
         theirs = load_file(file.with_suffix(".done.safetensors"))
-        for number, case in enumerate(chosen):
-            ready = studio.prepare(case)
+        for number, (case, facts) in enumerate(zip(asked, chosen)):
+            ready = studio.prepare(facts)
             drawn = {name: studio.decode({"samples": theirs[f"{key}.{number}"]}) for name, key in (
                 ("official code, plain", "plain"), ("official code", "official"), ("official code + guidance", "guided"))}
-            pictures, row = draw(studio, judge, case, ready, arms(studio, ready), drawn)
-            rows.append(row)
-            if options.pictures:
-                save_strip(options.pictures, number, [ready.picture, *pictures.values()])
+            keep(folder, case, draw(studio, facts, ready, arms(studio, ready), drawn))
             print(f"case {number + 1} of {len(chosen)}", flush=True)
-    print(markdown(summarise(rows)))
+    measured = arms_in(folder, asked)
+    write(measured, FOLDER / "report", (ERROR,))
+    print(markdown(table(measured, (ERROR,))))
 
 
 if __name__ == "__main__":

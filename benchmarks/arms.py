@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from toybox.evaluation import Case
+
 from . import rivals
-from .studio import Case, Studio
+from .studio import Studio
 
 PLAIN, REPLACED, MATCHED, EVERYWHERE = "plain", "K+V replacement", "DreamMatcher", "DreamMatcher without mask"
 

@@ -22,13 +22,12 @@ from safetensors.torch import save
 
 from harness.boot import Host
 from harness.library import ROOT
-from toybox.judge import look, palette_distance, part_colours, subject_error
-from toybox.layout import silhouette_iou
-from toybox.shapes import PART_ROLES
+from toybox.evaluation import CLASS, DRIFT, ERROR, SCENE, SILHOUETTE, Truth, drift, measured
+from toybox.judge import look
 from toybox.world import SCENES, caption
 
-from .quality import mean_of, shown
 from .school import WORD, Lesson, School, Taught, ablations, lessons, methods
+from .tables import markdown, mean_of, means
 
 FILE, FOLDER = ROOT / "build" / "learn.json", ROOT / "build" / "learn"
 PLAIN, MATCHED, GUIDED = "plain", " + DreamMatcher", " + DreamMatcher and guidance"
@@ -36,6 +35,8 @@ PLAIN, MATCHED, GUIDED = "plain", " + DreamMatcher", " + DreamMatcher and guidan
 COLUMNS = {"subject_error": ("subject error ↓", 1), "silhouette_iou": ("silhouette IoU ↑", 2), "scene": ("scene ↑", 2),
            "class": ("class ↑", 2), "drift": ("distance of the class from the subject ↑", 1), "seconds": ("seconds", 0),
            "parameters": ("parameters", 0), "bytes": ("file, KB", 0)}
+#: what a picture is measured by -> its column
+MEASURES = {ERROR: "subject_error", SILHOUETTE: "silhouette_iou", SCENE: "scene", CLASS: "class"}
 
 
 def matched(school: School, taught: Taught, lesson: Lesson, prompt: str, guided: bool):
@@ -60,8 +61,6 @@ class Drawing:
     def __init__(self, school: School, lesson: Lesson):
         self.school, self.lesson, self.kind = school, lesson, lesson.subject.kind
         self.studio, self.judge, self.negative = school.studio, school.judge, school.studio.prompt("")[0]
-        colours = part_colours(lesson.pictures[0], lesson.parts[0], self.kind)
-        self.palette = [colour for part, (colour, _) in colours.items() if PART_ROLES[self.kind][part] != "white"]
         self.rows: list[dict] = []
         self.strip: list[np.ndarray] = []
 
@@ -84,20 +83,21 @@ class Drawing:
         pictures, found, lesson = [], [], self.lesson
         for place, (scene, facing, seed) in enumerate(lesson.wanted):
             picture = draw(caption(lesson.subject, facing=facing, scene=scene), seed)
-            seen = look(self.judge, picture)
-            found.append({
-                "subject_error": subject_error(picture, seen.parts, lesson.pictures[0], lesson.parts[0], self.kind),
-                "silhouette_iou": silhouette_iou(seen.parts, look(self.judge, against[place]).parts) if against else None,
-                "scene": float(seen.scene == scene), "class": float(seen.kind == self.kind)})
+            other = (against[place], look(self.judge, against[place])) if against else None
+            found.append(measured(self.judge, picture, self.truth(scene), other))
             pictures.append(picture)
-        self.rows.append({"name": name, **{key: mean_of([one[key] for one in found]) for key in found[0]}, **more})
+        self.rows.append({"name": name, **{key: mean_of(one.get(measure) for one in found) for measure, key in MEASURES.items()},
+                          **more})
         self.strip.append(pictures[0])
         return pictures
 
     def drift(self, model, encode: Callable[[str], list]) -> float | None:
         """How far pictures of the class alone are from the subject's colours."""
         pictures = [self.studio.sample(model, encode(f"a photo of a {self.kind}"), self.negative, seed) for seed in (901, 902)]
-        return mean_of([palette_distance(one, look(self.judge, one).parts, self.kind, self.palette) for one in pictures])
+        return mean_of(drift(self.judge, one, self.truth(self.lesson.scenes[0])).get(DRIFT) for one in pictures)
+
+    def truth(self, scene: str) -> Truth:
+        return Truth(self.lesson.pictures[0], self.lesson.parts[0], self.kind, scene)
 
     def teach(self, name: str) -> None:
         """Adds the rows of one method: alone, and with DreamMatcher on top."""
@@ -138,17 +138,6 @@ def teach(school: School, lesson: Lesson, folder: Path, number: int, name: str) 
     file.write_text(json.dumps(drawing.rows), encoding="utf-8")
 
 
-def summarise(rows: list[dict]) -> dict[str, dict]:
-    names = dict.fromkeys(row["name"] for row in rows)
-    return {name: {key: mean_of([row.get(key) for row in rows if row["name"] == name]) for key in COLUMNS} for name in names}
-
-
-def markdown(table: dict[str, dict]) -> str:
-    lines = [f"| method | {' | '.join(title for title, _ in COLUMNS.values())} |", "|" + "---|" * (len(COLUMNS) + 1)]
-    return "\n".join(lines + [f"| {name} | {' | '.join(shown(row[key], digits) for key, (_, digits) in COLUMNS.items())} |"
-                              for name, row in table.items()])
-
-
 def sheet(folder: Path, numbers: list[int], names: list[str], columns: list[str]) -> Image.Image:
     """A row of pictures for each subject under the names of their columns."""
     strips = [np.concatenate([np.array(Image.open(done(folder, number, name).with_suffix(".png"))) for name in names], 1)
@@ -180,7 +169,7 @@ def merged(folder: Path, names: list[str], most: int = 6) -> dict[str, dict]:
         raise SystemExit(f"{folder} holds no subject that every method has learned")
     rows = [row for number in numbers for name in names
             for row in json.loads(done(folder, number, name).read_text(encoding="utf-8"))]
-    table = summarise(rows)
+    table = means(rows, COLUMNS)
     FILE.write_text(json.dumps({"subjects": numbers, **table}, indent=1), encoding="utf-8")
     sheet(folder, numbers[:most], names, list(table)).save(FILE.with_suffix(".png"))
     return table
@@ -207,7 +196,7 @@ def main() -> None:
     school = School(Host(ROOT / "build" / f"host-learn-{options.first}"), options.steps)
     folder = folder_of(options.prompts, options.steps)
     run(school, options.subjects, options.prompts, options.first, folder)
-    print(markdown(merged(folder, names_of(school))))
+    print(markdown(merged(folder, names_of(school)), COLUMNS, "method"))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 
+from dreammatcher.evaluation.report import markdown
+from dreammatcher.evaluation.report import table as report_table
+from harness.boot import Host
 from harness.library import ROOT
+from toybox.evaluation import ERROR
 
 from . import quality
 from .arms import PLAIN
@@ -23,12 +27,12 @@ def draw(table: dict[str, dict[str, float]]) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 5), dpi=110)
-    column = max(row["time"] for row in table.values()) + 0.08
-    gap = 0.062 * (max(row["subject_error"] for row in table.values()) - min(row["subject_error"] for row in table.values()))
+    column = max(row[quality.TIME] for row in table.values()) + 0.08
+    gap = 0.062 * (max(row[ERROR] for row in table.values()) - min(row[ERROR] for row in table.values()))
     height = float("-inf")
-    for name, row in sorted(table.items(), key=lambda item: item[1]["subject_error"]):
+    for name, row in sorted(table.items(), key=lambda item: item[1][ERROR]):
         named = name in (PLAIN, "balanced", "paper", "match every 2")
-        place, height = (row["time"], row["subject_error"]), max(row["subject_error"], height + gap)
+        place, height = (row[quality.TIME], row[ERROR]), max(row[ERROR], height + gap)
         axes.scatter(*place, s=60 if named else 30, color="#d55e00" if named else "#0072b2", zorder=3)
         axes.plot((place[0], column), (place[1], height), color="#999999", linewidth=0.6, zorder=1)
         shown = f"{name} (preset fast)" if name == "match every 2" else name
@@ -53,10 +57,12 @@ def main() -> None:
     if options.redraw:
         table = json.loads(FILE.read_text(encoding="utf-8"))
     else:
-        table, _ = quality.run("trades", options.cases, first=options.first)
+        studio = quality.Studio(Host(ROOT / "build" / "host"))
+        arms = quality.run(studio, "trades", options.cases, options.first, quality.FOLDER / "trades")
+        print(markdown(report_table(arms, (ERROR,))))
+        table = {arm.name: {metric: arm.estimate(metric).mean for metric in (ERROR, quality.TIME)}
+                 for arm in arms if arm.name != quality.RECOLOURED}
         FILE.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-    print(quality.markdown(table))
-    table.pop(quality.RECOLOURED)
     draw(table)
     print(f"wrote {FILE.relative_to(ROOT)} and {FIGURE.relative_to(ROOT)}")
 

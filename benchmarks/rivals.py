@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from toybox.evaluation import Case
+
 from . import studio as studios
-from .studio import Case, Studio
+from .studio import Studio
 
 
 def without_inversion(studio: Studio, ready: SimpleNamespace, scale: float = 1.0, seed: int = 0) -> SimpleNamespace:

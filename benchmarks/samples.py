@@ -15,29 +15,24 @@ import torch
 from harness.boot import Host
 from harness.library import ROOT
 from toybox.draw import render
-from toybox.judge import Verdict, coherence, colours_followed, load_judge, look, part_colours, purity
+from toybox.evaluation import CLASS, COHERENCE, PURITY, SCENE, Case, cases, measured
+from toybox.judge import Judge, colours_followed, load_judge, look, part_colours, purity
 from toybox.shapes import PART_ROLES
 from toybox.world import caption, random_pose, random_scene
 
-from .quality import mean_of, shown
-from .studio import CFG, Case, Studio, cases, save_strip
+from .studio import CFG, Studio, save_strip
+from .tables import markdown, means
 
 RENDERS, SAMPLES = "renders through the autoencoder", "samples"
-COLUMNS = {"purity": ("purity ↑", 3), "inner": ("purity inside ↑", 3), "coherence": ("coherence ↓", 1),
-           "parts": ("parts found ↑", 2), "kind": ("class ↑", 2), "scene": ("scene ↑", 2), "colours": ("named colours ↑", 2)}
+COLUMNS = {PURITY: ("purity ↑", 3), "inner": ("purity inside ↑", 3), COHERENCE: ("coherence ↓", 1),
+           "parts": ("parts found ↑", 2), CLASS: ("class ↑", 2), SCENE: ("scene ↑", 2), "colours": ("named colours ↑", 2)}
 
 
-def measure(case: Case, picture: np.ndarray, seen: Verdict) -> dict[str, float | None]:
-    kind = case.subject.kind
+def measure(judge: Judge, case: Case, picture: np.ndarray) -> dict[str, float]:
+    seen, kind = look(judge, picture), case.subject.kind
     wanted = [part for part, role in PART_ROLES[kind].items() if role != "white"]
-    return {
-        "purity": purity(picture, seen.parts, kind),
-        "inner": purity(picture, seen.parts, kind, inset=1),
-        "coherence": coherence(picture, seen.parts, kind),
-        "parts": len(part_colours(picture, seen.parts, kind)) / len(wanted),
-        "kind": float(seen.kind == kind),
-        "scene": float(seen.scene == case.wanted_scene),
-    }
+    return {**measured(judge, picture, case.truth()), "inner": purity(picture, seen.parts, kind, inset=1),
+            "parts": len(part_colours(picture, seen.parts, kind)) / len(wanted)}
 
 
 def named_colours(case: Case, picture: np.ndarray, judge) -> float | None:
@@ -55,7 +50,7 @@ def rendered(studio: Studio, case: Case) -> np.ndarray:
 def run(studio: Studio, chosen: list[Case], folder: Path | None = None) -> dict[str, dict[str, float | None]]:
     """Means over the ``chosen`` cases for renders and samples. Strips of pictures go into ``folder``."""
     judge = load_judge()
-    rows: dict[str, list[dict]] = {RENDERS: [], SAMPLES: []}
+    rows: list[dict] = []
     with torch.inference_mode():
         negative = studio.prompt("")[0]
         for number, case in enumerate(chosen):
@@ -64,18 +59,11 @@ def run(studio: Studio, chosen: list[Case], folder: Path | None = None) -> dict[
                             for text in (case.prompt(), coloured))
             truth = rendered(studio, case)
             for name, picture, asked in ((RENDERS, truth, truth), (SAMPLES, plain, named)):
-                rows[name].append({**measure(case, picture, look(judge, picture)), "colours": named_colours(case, asked, judge)})
+                rows.append({"name": name, **measure(judge, case, picture), "colours": named_colours(case, asked, judge)})
             if folder:
                 save_strip(folder, number, [truth, plain, named])
             print(f"case {number + 1} of {len(chosen)}", flush=True)
-    return {name: {key: mean_of([row[key] for row in made]) for key in COLUMNS} for name, made in rows.items()}
-
-
-def markdown(table: dict[str, dict[str, float | None]]) -> str:
-    lines = [f"| | {' | '.join(title for title, _ in COLUMNS.values())} |", "|" + "---|" * (len(COLUMNS) + 1)]
-    lines += [f"| {name} | {' | '.join(shown(row[key], digits) for key, (_, digits) in COLUMNS.items())} |"
-              for name, row in table.items()]
-    return "\n".join(lines)
+    return means(rows, COLUMNS)
 
 
 def main() -> None:
@@ -87,7 +75,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="a Toybox file other than the shipped one")
     options = parser.parse_args()
     studio = Studio(Host(ROOT / "build" / "host"), options.weights, options.cfg)
-    print(markdown(run(studio, cases(options.cases, options.first), options.pictures)))
+    print(markdown(run(studio, cases(options.cases, options.first), options.pictures), COLUMNS))
 
 
 if __name__ == "__main__":

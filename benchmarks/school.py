@@ -96,7 +96,7 @@ class School:
             max(1, round(steps * self.share)), rate, 0, batch=4)
         return Taught(model, learned, partial(self.encoded, clip))
 
-    def custom_diffusion(self, lesson: Lesson, prior, steps: int = 400, rate: float = 4e-3) -> Taught:
+    def custom_diffusion(self, lesson: Lesson, prior, steps: int = 400, rate: float = 1e-3) -> Taught:
         own = self.training_set(lesson.pictures, lesson.subject.kind, WORD)
         model, clip, learned, _ = self.nodes["DreamMatcherCustomDiffusion"]().learn(
             self.studio.model, self.studio.clip, self.studio.vae, own, lesson.subject.kind, max(1, round(steps * self.share)),
@@ -130,8 +130,8 @@ def methods(school: School) -> dict[str, Callable[[Lesson, object], Taught]]:
     return {
         "Textual Inversion": lambda lesson, prior: school.textual_inversion(lesson),
         "Custom Diffusion": lambda lesson, prior: school.custom_diffusion(lesson, prior),
-        "DreamBooth LoRA": lambda lesson, prior: school.dreambooth(lesson, prior, "LoRA", 2e-3, 400, 8, True),
-        "DreamBooth LoRA without prior": lambda lesson, prior: school.dreambooth(lesson, None, "LoRA", 2e-3, 400, 8, True),
+        "DreamBooth LoRA": lambda lesson, prior: school.dreambooth(lesson, prior, "LoRA", 1e-3, 400, 8, True),
+        "DreamBooth LoRA without prior": lambda lesson, prior: school.dreambooth(lesson, None, "LoRA", 1e-3, 400, 8, True),
         "DreamBooth full": lambda lesson, prior: school.dreambooth(lesson, prior, "full", 1e-4, 300),
         "ViCo": lambda lesson, prior: school.vico(lesson),
     }

@@ -16,8 +16,8 @@ from harness.boot import Host
 from harness.library import ROOT
 
 from .learn import Drawing
-from .quality import mean_of, shown
 from .school import Lesson, School, Taught, lessons
+from .tables import markdown, means
 
 FILE = ROOT / "build" / "sefi.json"
 WORD, STEPS, RATE, BATCH, WEIGHT = "sks", 300, 3e-2, 4, 3.0
@@ -64,14 +64,7 @@ def measured(school: School, chosen: list[Lesson], rows: dict[str, dict], steps:
             drawing.figures(name, partial(draw, drawing, taught), plain)
             print(f"subject {number}: {name}: {drawing.rows[-1]['subject_error']:.1f}", flush=True)
         found += drawing.rows
-    return {name: {key: mean_of([row[key] for row in found if row["name"] == name]) for key in COLUMNS}
-            for name in ("plain", *rows)}
-
-
-def markdown(table: dict[str, dict]) -> str:
-    lines = [f"| | {' | '.join(title for title, _ in COLUMNS.values())} |", "|" + "---|" * (len(COLUMNS) + 1)]
-    return "\n".join(lines + [f"| {name} | {' | '.join(shown(row[key], digits) for key, (_, digits) in COLUMNS.items())} |"
-                              for name, row in table.items()])
+    return means(found, COLUMNS)
 
 
 def main() -> None:
@@ -89,7 +82,7 @@ def main() -> None:
     key = "weights" if options.weights else "rows"
     before = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
     FILE.write_text(json.dumps({**before, key: table}, indent=1), encoding="utf-8")
-    print(markdown(table))
+    print(markdown(table, COLUMNS))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,44 +11,10 @@ import torch
 from PIL import Image
 
 from harness.boot import Host
-from toybox.draw import render
+from toybox.evaluation import Case
 from toybox.vocab import TOKENIZER_DIR
-from toybox.world import CLASSES, SCENES, Pose, Scene, Subject, caption, random_pose, random_scene, unseen_subject
 
 STEPS, CFG = 50, 7.5
-
-
-@dataclass(frozen=True)
-class Case:
-    """One reference and one picture to make of it."""
-
-    subject: Subject
-    pose: Pose
-    scene: Scene
-    wanted_scene: str
-    facing: str | None
-    seed: int
-
-    def reference(self) -> tuple[np.ndarray, np.ndarray]:
-        return render(self.subject, self.pose, self.scene)
-
-    def reference_prompt(self) -> str:
-        return caption(self.subject, scene=self.scene.name)
-
-    def prompt(self) -> str:
-        return caption(self.subject, facing=self.facing, scene=self.wanted_scene)
-
-
-def cases(count: int, first: int = 0) -> list[Case]:
-    """Classes in turn; every case has its own subject, poses, scenes and seed, all unseen in training."""
-    made = []
-    for index in range(first, first + count):
-        rng = random.Random(f"quality-{index}")
-        scene = random_scene(rng)
-        wanted = rng.choice([name for name in sorted(SCENES) if name != scene.name])
-        made.append(Case(unseen_subject(10_000 + index, CLASSES[index % len(CLASSES)]), random_pose(rng), scene, wanted,
-                         rng.choice((None, "left", "right")), 500 + index))
-    return made
 
 
 class Studio:

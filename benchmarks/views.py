@@ -1,6 +1,7 @@
 """``python -m benchmarks.views``: what a second and a third view of the subject add, and whether two subjects stay apart.
 
-Prints two tables of docs/measured.md. Every figure is on subjects that no training picture had.
+Prints two tables of docs/measured.md and writes reports into build/views and build/pairs. Every figure is on subjects that no
+training picture had.
 """
 
 from __future__ import annotations
@@ -8,26 +9,40 @@ from __future__ import annotations
 import argparse
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
+from dreammatcher.evaluation.report import Measured, markdown, table, write
 from harness.boot import Host
 from harness.library import ROOT
 from toybox.draw import render
-from toybox.judge import load_judge, look, palette_distance, part_colours, subject_error
+from toybox.evaluation import ERROR, SCENE, Truth, cases, measured
+from toybox.judge import load_judge, look, palette_distance, part_colours
 from toybox.world import CLASSES, SCENES, caption, face, random_pose, random_scene, unseen_subject
 
-from .studio import Studio, cases, save_strip
+from .studio import Studio
 
 
-def mean(values: list[float | None]) -> float:
-    return float(np.mean([value for value in values if value is not None]))
+def measured_arms(folder: Path, rows: dict[str, dict[str, dict[str, float]]],
+                  pictures: dict[str, dict[str, np.ndarray]]) -> list[Measured]:
+    """Arms as reports take them, of arm -> case -> measures and the same of pictures, which are kept in ``folder``."""
+    arms = []
+    for name, scores in rows.items():
+        files = {key: folder / name / f"{key}.png" for key in scores}
+        for key, file in files.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pictures[name][key]).save(file)
+        arms.append(Measured(name, scores, {key: key for key in scores}, files, {ERROR: "CIEDE2000, by Toybox's judge"}))
+    write(arms, folder / "report")
+    return arms
 
 
-def several_views(studio: Studio, judge, count: int, folder=None) -> str:
+def several_views(studio: Studio, judge, count: int, folder: Path) -> list[Measured]:
     """The target faces away from the first view; the second view faces as the target does, the third is any other."""
-    errors: dict[str, list[float | None]] = {"plain": [], "1 view": [], "2 views": [], "3 views": []}
+    rows, made_of = ({name: {} for name in ("plain", "1 view", "2 views", "3 views")} for _ in range(2))
     combined = studio.module("dreammatcher.matching.reference").combined
     for number, case in enumerate(cases(count)):
         wanted = "left" if case.pose.facing == "right" else "right"
@@ -46,26 +61,25 @@ def several_views(studio: Studio, judge, count: int, folder=None) -> str:
         settings = studio.module("dreammatcher.matching.settings").ApplySettings()
         models = [studio.model, *(apply(studio.model, chosen, mask, settings)[0] for chosen in sets)]
         shown = [studio.sample(model, target, negative, case.seed) for model in models]
-        for values, picture in zip(errors.values(), shown):
-            values.append(subject_error(picture, look(judge, picture).parts, *pictures[0], case.subject.kind))
-        if folder:
-            save_strip(folder, number, [picture for picture, _ in pictures] + shown)
+        truth = Truth(*pictures[0], case.subject.kind, case.wanted_scene)
+        for name, picture in zip(rows, shown):
+            found = measured(judge, picture, truth)
+            rows[name][f"{case.subject.kind}{number}"] = {metric: found[metric] for metric in (ERROR, SCENE) if metric in found}
+            made_of[name][f"{case.subject.kind}{number}"] = picture
         print(f"views {number + 1} of {count}", flush=True)
-    lines = ["| references | subject error ↓ |", "|---|---|"]
-    return "\n".join(lines + [f"| {name} | {mean(values):.1f} |" for name, values in errors.items()])
+    return measured_arms(folder, rows, made_of)
 
 
 SIDES = ("left", "right")
 
 
-def two_subjects(studio: Studio, judge, count: int, folder=None) -> str:
+def two_subjects(studio: Studio, judge, count: int, folder: Path) -> list[Measured]:
     """Two subjects of different classes side by side, by regional prompts on a latent twice as wide.
 
     ``own`` is the subject error of each half; ``other``, for leakage, how far the half's subject is from the colours of the
     other half's reference.
     """
-    rows = {name: {f"{side} {what}": [] for side in SIDES for what in ("own", "other")}
-            for name in ("plain", "left matched", "both matched")}
+    rows, made_of = ({name: {} for name in ("plain", "left matched", "both matched")} for _ in range(2))
     for number in range(count):
         rng = random.Random(f"pairs-{number}")
         kinds = rng.sample(CLASSES, 2)
@@ -85,41 +99,28 @@ def two_subjects(studio: Studio, judge, count: int, folder=None) -> str:
                 models[-1], references[side][0], mask, studio.module("dreammatcher.matching.settings").ApplySettings())[0])
         shown = [studio.sample(model, regions[0] + regions[1], studio.prompt("")[0], 900 + number, width=32) for model in models]
         palettes = [[colour for colour, _ in part_colours(*pictures[side], kinds[side]).values()] for side in range(2)]
-        for values, picture in zip(rows.values(), shown):
+        for name, picture in zip(rows, shown):
+            found: dict[str, float | None] = {}
             for side, half in enumerate((picture[:, :128], picture[:, 128:])):
                 half = np.ascontiguousarray(half)
-                parts = look(judge, half).parts
-                values[f"{SIDES[side]} own"].append(subject_error(half, parts, *pictures[side], kinds[side]))
-                values[f"{SIDES[side]} other"].append(palette_distance(half, parts, kinds[side], palettes[1 - side]))
-        if folder:
-            save_strip(folder, number, [picture for picture, _ in pictures] + shown)
+                found[f"{SIDES[side]} own"] = measured(judge, half, Truth(*pictures[side], kinds[side], wanted)).get(ERROR)
+                found[f"{SIDES[side]} other"] = palette_distance(half, look(judge, half).parts, kinds[side], palettes[1 - side])
+            rows[name][f"pair{number}"] = {metric: value for metric, value in found.items() if value is not None}
+            made_of[name][f"pair{number}"] = picture
         print(f"pairs {number + 1} of {count}", flush=True)
-    columns = list(rows["plain"])
-    lines = ["| model | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name, values in rows.items():
-        against = lambda column: "" if name == "plain" else f" ({change(rows['plain'][column], values[column])})"  # noqa: E731, B023
-        cells = [f"{mean(values[column]):.1f}{against(column)}" for column in columns]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def change(before: list[float | None], after: list[float | None]) -> str:
-    """Mean change over the cases that have both, and its standard error."""
-    pairs = [b - a for a, b in zip(before, after) if a is not None and b is not None]
-    return f"{np.mean(pairs):+.1f} ± {np.std(pairs, ddof=1) / len(pairs) ** 0.5:.1f}"
+    return measured_arms(folder, rows, made_of)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=20)
-    parser.add_argument("--pictures", action="store_true", help="strips of pictures into build/views and build/pairs")
     parser.add_argument("--only", choices=("views", "pairs"))
     options = parser.parse_args()
     studio, judge = Studio(Host(ROOT / "build" / "host")), load_judge()
     with torch.inference_mode():
         for name, study in (("views", several_views), ("pairs", two_subjects)):
             if options.only in (None, name):
-                print(study(studio, judge, options.cases, ROOT / "build" / name if options.pictures else None))
+                print(markdown(table(study(studio, judge, options.cases, ROOT / "build" / name))))
 
 
 if __name__ == "__main__":

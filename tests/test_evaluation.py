@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dreammatcher.evaluation import encoders, metrics, protocols, report, workflow
+from dreammatcher.evaluation import encoders, metrics, protocols, report, scoring, workflow
 from dreammatcher.evaluation.protocols import Case, Protocol, Subject, read_protocol, shard
 from dreammatcher.evaluation.runner import Folder
 
@@ -214,6 +215,45 @@ def test_features_are_those_of_transformers_own_pipeline(folder):
         assert encoders.load_encoder(folder, name, how).pictures([picture]).shape == (1, 32)
 
 
+def run_of(tmp_path, protocol: Protocol) -> tuple[list[Case], Folder]:
+    """Every case of a protocol with a picture."""
+    folder = Folder(tmp_path / "run")
+    for number, case in enumerate(protocol.cases()):
+        folder.keep(case, {"seconds": 1.0}, photo(tmp_path / "made.png", seed=number).read_bytes())
+    return list(protocol.cases()), folder
+
+
+def test_pictures_of_the_class_alone_tell_what_the_model_still_draws(folder, tmp_path):
+    references = tuple(photo(tmp_path / "dog" / f"{number}.png", seed=50 + number) for number in range(2))
+    plain = Protocol("p", (Subject("dog", "dog", references, ("a {} on grass",)),), 2)
+    cases, own = run_of(tmp_path, protocols.with_prior(plain, 3))
+    assert [case.text("sks") for case in cases] == 2 * ["a sks dog on grass"] + 3 * ["a photo of a dog"]
+    assert len({case.key for case in cases}) == 5
+    distance = encoders.Distance("mine", lambda one, other: float((one - other).abs().mean()))
+    by = scoring.Scorers(encoders.load_encoder(folder, encoders.DINO), encoders.load_encoder(folder, encoders.CLIP_B32),
+                         encoders.load_encoder(folder, encoders.DINO_2), distance)
+    scores = scoring.score(cases, own, by)
+    assert set(scores["dog-00-0"]) == {"DINO", "DINOv2", "CLIP-I", "CLIP-T"} == set(scores["dog-00-1"])
+    drawn = [scoring.picture(own.picture(case)) for case in cases[2:]]
+    for number, case in enumerate(cases[2:]):
+        assert set(scores[case.key]) == {"PRES", "DIV"}
+        features = by.dino.pictures([drawn[number], *map(scoring.picture, references)])
+        assert scores[case.key]["PRES"] == pytest.approx(float(metrics.fidelity(features[:1], features[1:])), abs=1e-5)
+        pairs = [distance.between(drawn[one], drawn[other]) for one, other in ((0, 1), (0, 2), (1, 2))]
+        assert scores[case.key]["DIV"] == pytest.approx(sum(pairs) / 3, abs=1e-6)
+    assert by.names()["DIV"] == "mine" and by.names()["PRES"].startswith("dino-vits16")
+    without = scoring.score(cases, own, scoring.Scorers(by.dino))
+    assert without["dog-class-00-0"]["DIV"] == pytest.approx(metrics.diversity(by.dino.pictures(drawn)), abs=1e-6)
+    with pytest.raises(ValueError, match="names no classes"):
+        protocols.with_prior(replace(plain, subjects=(replace(plain.subjects[0], class_word=""),)), 3)
+
+
+def test_lpips_is_its_authors_package_and_named_when_it_is_missing(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "lpips", None)
+    with pytest.raises(ValueError, match="pip install lpips"):
+        encoders.load_lpips()
+
+
 def test_a_missing_encoder_is_named_with_its_repository_files_and_folder(folder, tmp_path):
     with pytest.raises(ValueError, match=r"dino-vits16 is missing; put config.json.*huggingface.co/facebook/dino-vits16 into"):
         encoders.load_encoder(tmp_path, encoders.DINO)
@@ -282,9 +322,12 @@ def test_toybox_s_own_protocol_scores_with_the_truth(tmp_path):
     from toybox import evaluation
 
     made = evaluation.protocol(tmp_path)
-    assert len(list(made.cases())) == 10 * 5 * 2
-    case = next(made.cases())
-    same = evaluation.judged({case.key: case.subject.pictures[0]})[case.key]
-    other = evaluation.judged({case.key: made.subjects[5].pictures[0]})[case.key]
-    assert same["subject error"] < 3 < other["subject error"] and same["class"] == 1
-    assert protocols.SUFFIXES
+    own = list(made.cases())
+    assert len(own) == evaluation.COUNT and own[3].plain_text() == evaluation.cases(1, evaluation.FIRST + 3)[0].prompt()
+    assert own[3].seed == evaluation.cases(1, evaluation.FIRST + 3)[0].seed and own[3].text("sks").count("sks") == 1
+    key, reference = own[0].key, own[0].subject.pictures[0]
+    same = evaluation.judged({key: reference})[key]
+    other = evaluation.judged({key: made.subjects[5].pictures[0]}, {key: reference})[key]
+    assert same[evaluation.ERROR] < 3 < other.get(evaluation.ERROR, 99) and same[evaluation.CLASS] == 1
+    assert evaluation.SILHOUETTE in other and evaluation.SILHOUETTE not in same
+    assert evaluation.judged({key: reference}, {key: reference})[key][evaluation.SILHOUETTE] == 1

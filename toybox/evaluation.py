@@ -1,56 +1,135 @@
-"""Toybox as a protocol of :mod:`dreammatcher.evaluation`: subjects that it never saw, and scores with the truth at hand."""
+"""Toybox as a protocol of :mod:`dreammatcher.evaluation`: subjects that it never saw, and measures with the truth at hand.
+
+Everything that is measured on Toybox is measured here, whether a workflow made the pictures or a benchmark.
+"""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from dreammatcher.evaluation.protocols import Protocol, Subject
+from dreammatcher.evaluation import protocols
 
 from .draw import render
-from .judge import load_judge, look, subject_error
-from .world import CLASSES, SCENES, random_pose, random_scene, unseen_subject
+from .judge import Judge, Verdict, coherence, load_judge, look, palette_distance, part_colours, purity, subject_error
+from .layout import background_change, edge_overlap, silhouette_iou, structure_iou
+from .shapes import PART_ROLES
+from .world import CLASSES, SCENES, Pose, Scene, Subject, caption, random_pose, random_scene, unseen_subject
 
-SUBJECTS, SAMPLES = 10, 2
-#: prompts in Toybox's own words
-PROMPTS = tuple(f"a photo of a {{}} {words}" for words in SCENES.values())
-
-
-def drawn(number: int) -> tuple[np.ndarray, np.ndarray, str, str]:
-    """The reference of a subject: picture, parts, class and scene."""
-    rng, kind = random.Random(f"protocol-{number}"), CLASSES[number % len(CLASSES)]
-    scene = random_scene(rng)
-    picture, parts = render(unseen_subject(60_000 + number, kind), random_pose(rng), scene)
-    return np.array(picture), parts, kind, scene.name
+#: no default was chosen on these
+FIRST, COUNT = 40, 40
+#: names of measures; the four of the layout are against the plain model's picture of the same seed
+ERROR, PURITY, COHERENCE, SCENE, CLASS = "subject error", "purity", "coherence", "scene", "class"
+#: of pictures of the class alone: how far they are from the subject's colours
+DRIFT = "distance of the class"
+PARTS, SILHOUETTE, EDGES, BACKGROUND = "part IoU", "silhouette IoU", "edges", "background change"
 
 
-def protocol(folder: Path) -> Protocol:
-    """Ten subjects with a picture each, which are drawn into ``folder``."""
+@dataclass(frozen=True)
+class Case:
+    """One reference and one picture to make of it."""
+
+    subject: Subject
+    pose: Pose
+    scene: Scene
+    wanted_scene: str
+    facing: str | None
+    seed: int
+
+    def reference(self) -> tuple[np.ndarray, np.ndarray]:
+        return render(self.subject, self.pose, self.scene)
+
+    def reference_prompt(self) -> str:
+        return caption(self.subject, scene=self.scene.name)
+
+    def prompt(self) -> str:
+        return caption(self.subject, facing=self.facing, scene=self.wanted_scene)
+
+    def truth(self) -> Truth:
+        return Truth(*self.reference(), self.subject.kind, self.wanted_scene)
+
+
+def cases(count: int, first: int = 0) -> list[Case]:
+    """Classes in turn; every case has its own subject, poses, scenes and seed, all unseen in training."""
+    made = []
+    for index in range(first, first + count):
+        rng = random.Random(f"quality-{index}")
+        scene = random_scene(rng)
+        wanted = rng.choice([name for name in sorted(SCENES) if name != scene.name])
+        made.append(Case(unseen_subject(10_000 + index, CLASSES[index % len(CLASSES)]), random_pose(rng), scene, wanted,
+                         rng.choice((None, "left", "right")), 500 + index))
+    return made
+
+
+def protocol(folder: Path, count: int = COUNT, first: int = FIRST) -> protocols.Protocol:
+    """The cases as subjects of one picture, one prompt and one seed each. Their pictures are drawn into ``folder``."""
     subjects = []
-    for number in range(SUBJECTS):
-        picture, _, kind, _ = drawn(number)
-        path = folder / f"{kind}{number}" / "00.png"
+    for index, case in enumerate(cases(count, first), first):
+        kind = case.subject.kind
+        path = folder / f"{kind}{index}" / "00.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            Image.fromarray(picture).save(path)
-        subjects.append(Subject(f"{kind}{number}", kind, (path,), PROMPTS))
-    return Protocol("toybox", tuple(subjects), SAMPLES)
+            Image.fromarray(case.reference()[0]).save(path)
+        prompt = case.prompt().replace(kind, "{}", 1)
+        subjects.append(protocols.Subject(f"{kind}{index}", kind, (path,), (prompt,), case.seed))
+    return protocols.Protocol("toybox", tuple(subjects), 1)
 
 
-def judged(pictures: dict[str, Path]) -> dict[str, dict[str, float]]:
-    """Case -> subject error (in CIELAB, lower is better), and whether class and scene are as the prompt says."""
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What a picture is to show."""
+
+    reference: np.ndarray  # uint8 [128, 128, 3]
+    parts: np.ndarray  # uint8 [128, 128], of the reference
+    kind: str
+    scene: str
+
+
+def measured(judge: Judge, picture: np.ndarray, truth: Truth,
+             plain: tuple[np.ndarray, Verdict] | None = None) -> dict[str, float]:
+    """Every measure that can be taken of a picture uint8 [128, 128, 3]; ``plain`` is another one with what the judge sees in it.
+
+    The subject's error is in CIEDE2000, the background's change in 0..255, everything else in 0..1.
+    """
+    seen, kind = look(judge, picture), truth.kind
+    found = {ERROR: subject_error(picture, seen.parts, truth.reference, truth.parts, kind)}
+    if plain is not None:
+        other, parts = plain[0], plain[1].parts
+        found |= {PARTS: structure_iou(seen.parts, parts), SILHOUETTE: silhouette_iou(seen.parts, parts),
+                  EDGES: edge_overlap(picture, other), BACKGROUND: background_change(picture, seen.parts, other, parts)}
+    found |= {PURITY: purity(picture, seen.parts, kind), COHERENCE: coherence(picture, seen.parts, kind),
+              SCENE: float(seen.scene == truth.scene), CLASS: float(seen.kind == kind)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def drift(judge: Judge, picture: np.ndarray, truth: Truth) -> dict[str, float]:
+    """How far a picture of the class alone is from the reference's colours (CIEDE2000): what keeps the class stays away."""
+    colours = part_colours(truth.reference, truth.parts, truth.kind)
+    palette = [colour for part, (colour, _) in colours.items() if PART_ROLES[truth.kind][part] != "white"]
+    found = palette_distance(picture, look(judge, picture).parts, truth.kind, palette)
+    return {} if found is None else {DRIFT: found}
+
+
+def loaded(path: Path) -> np.ndarray:
+    """A picture uint8 [128, 128, 3]."""
+    with Image.open(path) as image:
+        return np.array(image.convert("RGB").resize((128, 128)))
+
+
+def judged(pictures: Mapping[str, Path], plain: Mapping[str, Path] | None = None) -> dict[str, dict[str, float]]:
+    """Case -> its measures; of the layout too where there is a ``plain`` picture of the case. Of a class alone only its drift."""
     judge, found = load_judge(), {}
     for key, path in pictures.items():
-        name, prompt, _ = key.rsplit("-", 2)
-        reference, parts, kind, _ = drawn(int(name.lstrip("abcdefghijklmnopqrstuvwxyz")))
-        with Image.open(path) as image:
-            picture = np.array(image.convert("RGB").resize((128, 128)))
-        seen = look(judge, picture)
-        error = subject_error(picture, seen.parts, reference, parts, kind)
-        wanted = PROMPTS[int(prompt)]
-        row = {"class": float(seen.kind == kind), "scene": float(wanted.endswith(SCENES[seen.scene]))}
-        found[key] = row if error is None else {"subject error": error, **row}
+        number = int(key.split("-")[0].lstrip("abcdefghijklmnopqrstuvwxyz"))
+        truth = cases(1, number)[0].truth()
+        if "-class-" in key:
+            found[key] = drift(judge, loaded(path), truth)
+            continue
+        other = loaded(plain[key]) if plain and key in plain else None
+        found[key] = measured(judge, loaded(path), truth, None if other is None else (other, look(judge, other)))
     return found

@@ -16,17 +16,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ..whole import whole
-from .encoders import CLIP_B32, DINO, load_encoder
+from .encoders import CLIP_B32, DINO, DINO_2, load_encoder, load_lpips
 from .metrics import DREAMBOOTH, VICO
-from .protocols import Case, Protocol, read_protocol, shard
+from .protocols import Case, Protocol, read_protocol, shard, with_prior
 from .report import Measured, markdown, table, write
 from .runner import Arm, Folder, run
-from .scoring import Scores, names_of, score
+from .scoring import Scorers, Scores, score
 from .server import Server
 from .workflow import read_workflow
 
@@ -50,13 +51,27 @@ def main() -> None:
     making.add_argument("--comfyui", type=Path, help="ComfyUI to start for each process, where no server is given")
     making.add_argument("--shard", default="", help="I/N: the I-th of N parts, from 0; accelerate launch splits by itself")
     making.add_argument("--limit", type=int, default=0, help="only the first so many cases")
+    making.add_argument("--prior", type=int, default=0, metavar="N",
+                        help="also N pictures of each subject's class alone, for PRES and DIV")
     comparing = commands.add_parser("compare", help="runs of one protocol side by side")
     comparing.add_argument("runs", nargs="+", type=Path)
     comparing.add_argument("--out", type=Path)
     for each in (making, comparing):
-        each.add_argument("--encoders", type=Path, help=f"folder that holds {DINO} and {CLIP_B32}")
+        each.add_argument("--encoders", type=Path, help=f"folder that holds {DINO} and {CLIP_B32}, and {DINO_2} if you want it")
+        each.add_argument("--lpips", action="store_true", help="DIV by LPIPS instead of DINO; needs the package lpips")
     options = parser.parse_args()
-    make(options) if options.command == "run" else compare(options.runs, options.encoders, options.out or options.runs[0])
+    if options.command == "run":
+        make(options)
+    else:
+        compare(options.runs, Choice(options.encoders, options.lpips), options.out or options.runs[0])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What scores are made with."""
+
+    encoders: Path | None
+    lpips: bool
 
 
 def say(text: str) -> None:
@@ -71,6 +86,14 @@ def part_of(options: argparse.Namespace) -> tuple[int, int]:
     number, count = map(int, options.shard.split("/")) if options.shard else (0, 1)
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     return number * processes + rank, count * processes
+
+
+def cases_of(plan: dict, out: Path) -> list[Case]:
+    """Every case of a run."""
+    protocol = protocol_of(plan["protocol"], Path(plan["data"]), out)
+    if plan.get("prior"):
+        protocol = with_prior(protocol, plan["prior"])
+    return list(protocol.cases())[:plan["limit"] or None]
 
 
 def protocol_of(name: str, data: Path, out: Path) -> Protocol:
@@ -88,10 +111,11 @@ def make(options: argparse.Namespace) -> None:
         raise ValueError(f"set: {wrong[0]!r} is not as prompt=6.text")
     given = dict(one.split("=", 1) for one in options.set)
     workflow = read_workflow(options.workflow, given, options.output)
-    protocol = protocol_of(options.protocol, options.data, options.out)
-    cases = list(protocol.cases())[:options.limit or None]
-    folder = Folder(options.out)
-    plan = {"protocol": options.protocol, "data": str(options.data.resolve()), "limit": options.limit, "workflow": workflow.graph}
+    if options.prior < 0:
+        raise ValueError(f"prior: {options.prior} is not a number of pictures")
+    plan = {"protocol": options.protocol, "data": str(options.data.resolve()), "limit": options.limit, "prior": options.prior,
+            "workflow": workflow.graph}
+    cases, folder = cases_of(plan, options.out), Folder(options.out)
     with whole(options.out / PLAN) as partial:
         partial.write_text(json.dumps(plan, indent=1), encoding="utf-8")
     own = shard(cases, *part_of(options))
@@ -103,7 +127,7 @@ def make(options: argparse.Namespace) -> None:
     if left:
         say(f"{len(cases) - left} of {len(cases)} cases are done; the same command makes the others")
         sys.exit(1 if failed else 0)
-    compare([options.out], options.encoders, options.out)
+    compare([options.out], Choice(options.encoders, options.lpips), options.out)
 
 
 @contextlib.contextmanager
@@ -139,40 +163,44 @@ def servers_of(options: argparse.Namespace) -> Iterator[list[Server]]:
         process.wait()
 
 
-def compare(runs: list[Path], encoders: Path | None, out: Path) -> None:
+def compare(runs: list[Path], choice: Choice, out: Path) -> None:
     """Scores runs of one protocol and writes the reports of them. Raises ValueError for a folder that is no run."""
-    arms = [measured(run, encoders) for run in runs]
+    arms = [measured(run, choice, runs[0]) for run in runs]
     say(markdown(table(arms)))
     for path in write(arms, out):
         say(str(path))
 
 
-def measured(folder: Path, encoders: Path | None) -> Measured:
+def measured(folder: Path, choice: Choice, first: Path) -> Measured:
+    """A run's scores. On Toybox those of the layout are against the ``first`` run, which is to be the plain model's."""
     try:
         plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{folder} is no run: {PLAN} cannot be read ({error})") from error
-    protocol = protocol_of(plan["protocol"], Path(plan["data"]), folder)
-    cases = list(protocol.cases())[:plan["limit"] or None]
-    scores, named = scored(plan["protocol"], cases, Folder(folder), encoders)
+    cases = cases_of(plan, folder)
+    scores, named = scored(plan["protocol"], cases, Folder(folder), choice, Folder(first))
     done = [case for case in cases if case.key in scores]
     return Measured(folder.name, scores, {case.key: case.subject.name for case in done},
                     {case.key: Folder(folder).picture(case) for case in done}, named)
 
 
-def scored(protocol: str, cases: list[Case], folder: Folder, encoders: Path | None) -> tuple[Scores, dict[str, str]]:
+def scored(protocol: str, cases: list[Case], folder: Folder, choice: Choice, first: Folder) -> tuple[Scores, dict[str, str]]:
     """Scores of the finished cases, and what each is of: Toybox's judge knows the truth, photos need encoders."""
     if protocol == TOYBOX:
-        from toybox.evaluation import judged
+        from toybox.evaluation import ERROR, judged
 
-        done = {case.key: folder.picture(case) for case in cases if folder.done(case)}
-        return judged(done), {"subject error": "Toybox's judge"}
-    if encoders is None:
+        done, plain = ({case.key: own.picture(case) for case in cases if own.done(case)} for own in (folder, first))
+        return judged(done, None if first == folder else plain), {ERROR: "Toybox's judge"}
+    if choice.encoders is None:
         raise ValueError("encoders: none are given, so nothing is scored; give --encoders FOLDER. The pictures are kept")
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    dino = load_encoder(encoders, DINO, VICO if protocol == VICO else DREAMBOOTH, device)
-    clip = load_encoder(encoders, CLIP_B32, device=device)
-    return score(cases, folder, dino, clip), names_of(dino, clip)
+    how = VICO if protocol == VICO else DREAMBOOTH
+    second = load_encoder(choice.encoders, DINO_2, how, device) if (choice.encoders / DINO_2).is_dir() else None
+    by = Scorers(load_encoder(choice.encoders, DINO, how, device), load_encoder(choice.encoders, CLIP_B32, device=device), second,
+                 load_lpips(device) if choice.lpips else None)
+    scores = score(cases, folder, by)
+    measures = {metric for row in scores.values() for metric in row}
+    return scores, {metric: name for metric, name in by.names().items() if metric in measures}
 
 
 if __name__ == "__main__":

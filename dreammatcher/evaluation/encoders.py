@@ -1,4 +1,4 @@
-"""Encoders of the metrics, from folders on this machine; nothing is ever downloaded."""
+"""Encoders of the metrics, from folders on this machine; none is ever downloaded."""
 
 from __future__ import annotations
 
@@ -46,6 +46,31 @@ def load_encoder(root: Path, name: str, preparation: str = DREAMBOOTH, device: s
         raise ValueError(f"encoders: {folder} cannot be read ({first}); it needs {FILES[name]} of "
                          f"huggingface.co/{REPOSITORIES[name]}") from error
     return Encoder(f"{name} ({preparation})", _class_token(model, preparation, device))
+
+
+@dataclass(frozen=True, eq=False)
+class Distance:
+    """How different two pictures [3, H, W] in 0..1 look."""
+
+    name: str
+    between: Callable[[torch.Tensor, torch.Tensor], float]
+
+
+def load_lpips(device: str | torch.device = "cpu", **options: object) -> Distance:
+    """LPIPS with AlexNet (Zhang et al. 2018), by its authors' package, which fetches AlexNet's weights when it is first used.
+
+    ``options`` are the package's. Raises ValueError, naming the package, when it is not installed.
+    """
+    try:
+        import lpips
+    except ImportError as error:
+        raise ValueError("lpips: the package is not installed; pip install lpips, or leave --lpips out") from error
+    model = lpips.LPIPS(net="alex", verbose=False, **options).to(device).eval()
+
+    @torch.no_grad()
+    def between(one: torch.Tensor, other: torch.Tensor) -> float:
+        return model(one[None].to(device), other[None].to(device), normalize=True).item()
+    return Distance("LPIPS (AlexNet)", between)
 
 
 def _class_token(model, preparation: str, device) -> Callable[[list[torch.Tensor]], torch.Tensor]:

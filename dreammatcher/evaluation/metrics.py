@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +76,13 @@ def diversity(features: torch.Tensor) -> float:
     return float(1 - found[others].mean())
 
 
+def spread(pictures: list[torch.Tensor], between: Callable[[torch.Tensor, torch.Tensor], float]) -> float:
+    """Mean distance ``between`` two of some pictures [3, H, W] in 0..1; 0 for one picture. DIV with LPIPS (DreamBooth, Sec. 4.3).
+    """
+    found = [between(one, other) for one, other in itertools.combinations(pictures, 2)]
+    return float(np.mean(found)) if found else 0.0
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean with the interval in which it lies with a given confidence."""
@@ -84,7 +93,16 @@ class Estimate:
     count: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{figure(self.mean)} [{figure(self.low)}, {figure(self.high)}]"
+
+    def signed(self) -> str:
+        """As a difference."""
+        return f"{figure(self.mean, '+')} [{figure(self.low, '+')}, {figure(self.high, '+')}]"
+
+
+def figure(value: float, sign: str = "") -> str:
+    """With about three digits: three decimals below 1, two below 10, else one."""
+    return f"{value:{sign}.{3 if abs(value) < 1 else 2 if abs(value) < 10 else 1}f}"
 
 
 def estimate(values: list[float], groups: list[str] | None = None, draws: int = 2000, level: float = 0.95) -> Estimate:

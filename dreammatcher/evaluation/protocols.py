@@ -10,7 +10,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -29,6 +29,8 @@ class Subject:
     class_word: str  # empty where the protocol has none
     pictures: tuple[Path, ...]
     prompts: tuple[str, ...]  # "{}" stands for the subject
+    first_seed: int = 0
+    class_samples: int = 0  # of a class alone, whose prompts do not name the subject; 0 for a subject
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,12 @@ class Case:
 
     @property
     def seed(self) -> int:
-        """The same for every subject and arm."""
-        return 1000 * self.prompt + self.sample
+        """The same for every arm, and in published protocols for every subject."""
+        return self.subject.first_seed + 1000 * self.prompt + self.sample
 
     def text(self, identifier: str) -> str:
-        """The prompt, in which the identifier and the class name the subject."""
-        return self._with(f"{identifier} {self.subject.class_word}".strip())
+        """The prompt, in which the identifier and the class name the subject, or the class alone."""
+        return self.plain_text() if self.subject.class_samples else self._with(f"{identifier} {self.subject.class_word}".strip())
 
     def plain_text(self) -> str:
         """The prompt that text alignment is measured with: the identifier is taken out."""
@@ -80,8 +82,18 @@ class Protocol:
     def cases(self) -> Iterator[Case]:
         for subject in self.subjects:
             for prompt in range(len(subject.prompts)):
-                for sample in range(self.samples):
+                for sample in range(subject.class_samples or self.samples):
                     yield Case(subject, prompt, sample)
+
+
+def with_prior(protocol: Protocol, samples: int) -> Protocol:
+    """The protocol and, of each subject, ``samples`` pictures of its class alone: what is drawn when nobody asks for the subject
+    (DreamBooth, Sec. 4.3). Raises ValueError for a protocol without class words."""
+    if not all(subject.class_word for subject in protocol.subjects):
+        raise ValueError(f"prior: the protocol {protocol.name} names no classes, so there is nothing to draw without the subject")
+    classes = (replace(subject, name=f"{subject.name}-class", prompts=("a photo of a {}",), class_samples=samples)
+               for subject in protocol.subjects)
+    return replace(protocol, subjects=(*protocol.subjects, *classes))
 
 
 def shard(cases: list[Case], number: int, count: int) -> list[Case]:

@@ -7,12 +7,13 @@ import csv
 import html
 import io
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .metrics import Estimate, difference, estimate
+from .metrics import Estimate, difference, estimate, figure
 from .scoring import Scores
 
 MARGIN = 4
@@ -40,33 +41,40 @@ class Measured:
         return estimate(list(column.values()), [self.subjects[key] for key in column])
 
 
-def table(arms: list[Measured]) -> list[list[str]]:
-    """A head and a row for each arm: mean and interval of every metric, and against the first arm where there are several."""
+def table(arms: list[Measured], compared: Collection[str] | None = None) -> list[list[str]]:
+    """A head and a row for each arm: the mean of every metric, with its interval and the difference from the first arm for those
+    that are ``compared``, or for all."""
     metrics = list(dict.fromkeys(metric for arm in arms for metric in arm.metrics()))
-    head = ["arm", "pictures", *metrics, *(f"{metric} against {arms[0].name}" for metric in metrics if len(arms) > 1)]
-    rows = [head]
+    chosen = [metric for metric in metrics if len(arms) > 1 and (compared is None or metric in compared)]
+    rows = [["arm", "pictures", *metrics, *(f"{metric} against {arms[0].name}" for metric in chosen)]]
     for arm in arms:
-        own = [str(arm.estimate(metric)) if arm.column(metric) else "" for metric in metrics]
-        against = [] if len(arms) == 1 else [_against(arms[0], arm, metric) for metric in metrics]
+        own = [_mean(arm, metric, compared is None or metric in compared) for metric in metrics]
+        against = [_against(arms[0], arm, metric) for metric in chosen]
         rows.append([arm.name, str(len(arm.scores)), *own, *against])
     return rows
+
+
+def _mean(arm: Measured, metric: str, interval: bool) -> str:
+    if not arm.column(metric):
+        return ""
+    found = arm.estimate(metric)
+    return str(found) if interval else figure(found.mean)
 
 
 def _against(first: Measured, arm: Measured, metric: str) -> str:
     if arm is first or not set(first.column(metric)) & set(arm.column(metric)):
         return ""
-    found = difference(first.column(metric), arm.column(metric), arm.subjects)
-    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+    return difference(first.column(metric), arm.column(metric), arm.subjects).signed()
 
 
 def markdown(rows: list[list[str]]) -> str:
     return "\n".join([f"| {' | '.join(rows[0])} |", "|" + "---|" * len(rows[0]), *(f"| {' | '.join(row)} |" for row in rows[1:])])
 
 
-def write(arms: list[Measured], folder: Path) -> list[Path]:
+def write(arms: list[Measured], folder: Path, compared: Collection[str] | None = None) -> list[Path]:
     """scores.csv, scores.json, table.md, sheet.png and report.html; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows, page = table(arms), sheet(arms)
+    rows, page = table(arms, compared), sheet(arms)
     files = {name: folder / name for name in ("scores.csv", "scores.json", "table.md", "sheet.png", "report.html")}
     with files["scores.csv"].open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from .encoders import Encoder
-from .metrics import alignment, fidelity
+from .encoders import Distance, Encoder
+from .metrics import alignment, diversity, fidelity, spread
 from .protocols import Case
 from .runner import Folder
 
 #: case -> metric -> value
 Scores = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Scorers:
+    """What pictures are scored by; what is None is not scored."""
+
+    dino: Encoder | None = None
+    clip: Encoder | None = None
+    dino2: Encoder | None = None
+    lpips: Distance | None = None
+
+    def names(self) -> dict[str, str]:
+        """Metric -> what it is of, for reports."""
+        named = {}
+        if self.dino is not None:
+            named |= {"DINO": self.dino.name, "PRES": self.dino.name, "DIV": self.dino.name}
+        if self.dino2 is not None:
+            named["DINOv2"] = self.dino2.name
+        if self.clip is not None:
+            named |= {"CLIP-I": self.clip.name, "CLIP-T": self.clip.name}
+        return named if self.lpips is None else {**named, "DIV": self.lpips.name}
 
 
 def picture(path: Path) -> torch.Tensor:
@@ -26,8 +48,9 @@ def picture(path: Path) -> torch.Tensor:
         raise ValueError(f"{path} is damaged or no picture ({error}); delete it, and run again") from error
 
 
-def score(cases: list[Case], folder: Folder, dino: Encoder | None, clip: Encoder | None) -> Scores:
-    """DINO, CLIP-I and CLIP-T of every finished case, against all pictures of its subject."""
+def score(cases: list[Case], folder: Folder, by: Scorers) -> Scores:
+    """Of every finished case: fidelity to all pictures of its subject and alignment with its prompt, or, of pictures of the class
+    alone, PRES, their fidelity to the subject, and DIV, how far the pictures of one class are from each other."""
     found: Scores = {}
     by_subject: dict[str, list[Case]] = {}
     for case in cases:
@@ -36,19 +59,30 @@ def score(cases: list[Case], folder: Folder, dino: Encoder | None, clip: Encoder
     for own in by_subject.values():
         results = [picture(folder.picture(case)) for case in own]
         references = [picture(path) for path in own[0].subject.pictures]
-        columns: dict[str, torch.Tensor] = {}
-        if dino is not None:
-            columns["DINO"] = fidelity(dino.pictures(results), dino.pictures(references))
-        if clip is not None:
-            features = clip.pictures(results)
-            columns["CLIP-I"] = fidelity(features, clip.pictures(references))
-            columns["CLIP-T"] = alignment(features, clip.texts([case.plain_text() for case in own]))
+        columns = (_of_class if own[0].subject.class_samples else _of_subject)(own, results, references, by)
         for row, case in enumerate(own):
             found[case.key] = {name: float(values[row]) for name, values in columns.items()}
     return found
 
 
-def names_of(dino: Encoder | None, clip: Encoder | None) -> dict[str, str]:
-    """Metric -> the encoder that it is of, for reports."""
-    named = {} if dino is None else {"DINO": dino.name}
-    return named | ({} if clip is None else {"CLIP-I": clip.name, "CLIP-T": clip.name})
+def _of_subject(own: list[Case], results: list[torch.Tensor], references: list[torch.Tensor],
+                by: Scorers) -> dict[str, torch.Tensor]:
+    columns = {name: fidelity(encoder.pictures(results), encoder.pictures(references))
+               for name, encoder in (("DINO", by.dino), ("DINOv2", by.dino2)) if encoder is not None}
+    if by.clip is not None:
+        features = by.clip.pictures(results)
+        columns["CLIP-I"] = fidelity(features, by.clip.pictures(references))
+        columns["CLIP-T"] = alignment(features, by.clip.texts([case.plain_text() for case in own]))
+    return columns
+
+
+def _of_class(own: list[Case], results: list[torch.Tensor], references: list[torch.Tensor],
+              by: Scorers) -> dict[str, torch.Tensor]:
+    columns = {}
+    if by.dino is not None:
+        features = by.dino.pictures(results)
+        columns["PRES"] = fidelity(features, by.dino.pictures(references))
+        columns["DIV"] = torch.full((len(own),), diversity(features))
+    if by.lpips is not None:
+        columns["DIV"] = torch.full((len(own),), spread(results, by.lpips.between))
+    return columns

@@ -113,7 +113,7 @@ def _cell(first: GraphScores, own: GraphScores, metric: str) -> str:
     if own is first or metric == "diversity" or len(before) != len(after) or len(after) < 2:
         return text
     found = difference({str(n): one for n, one in enumerate(before)}, {str(n): one for n, one in enumerate(after)})
-    return f"{text} ({found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}])"
+    return f"{text} ({found.signed()})"
 
 
 def chart_image(arms: dict[str, GraphScores]) -> torch.Tensor:

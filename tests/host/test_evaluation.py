@@ -67,6 +67,15 @@ def test_a_protocol_runs_over_two_servers_is_scored_and_nothing_is_done_twice(gr
     assert [path for path in first if path.stat().st_mtime_ns != first[path]].__len__() == 2 and gone.is_file()
 
 
+def test_a_run_with_pictures_of_the_class_alone_is_scored_for_drift(graph, tmp_path, servers):
+    done = run(graph, tmp_path / "out", servers, "--prior", "1", "--limit", "42")
+    assert done.returncode == 0, done.stderr
+    assert "distance of the class" in done.stdout and len(pictures(tmp_path / "out")) == 42
+    said = json.loads((tmp_path / "out" / "cases" / f"{min(key for key in pictures(tmp_path / 'out') if '-class-' in key)}.json"
+                       ).read_text())
+    assert said["prompt"].startswith("a photo of a ") and said["prompt"] == said["plain_prompt"]
+
+
 def test_two_parts_give_the_pictures_of_one(graph, tmp_path, servers):
     assert run(graph, tmp_path / "whole", servers).returncode == 0
     first = run(graph, tmp_path / "parts", servers[:1], "--shard", "0/2")

@@ -121,7 +121,8 @@ def test_the_comparison_with_the_official_code_hands_over_every_weight_prompt_an
     from safetensors.torch import load_file
 
     from benchmarks import against_official
-    from benchmarks.studio import Studio, cases
+    from benchmarks.studio import Studio
+    from toybox.evaluation import cases
 
     studio = Studio(host)
     with torch.inference_mode():
