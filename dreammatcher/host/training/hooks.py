@@ -43,10 +43,15 @@ def start_kept_constant(unet: torch.nn.Module) -> AbstractContextManager:
 
 
 def rows_in_place_of(table: torch.nn.Module, token: int, rows: torch.Tensor) -> AbstractContextManager:
-    """Inside, the places of ``token`` in a batch of texts get ``rows`` [V, D] in turn, in place of what the table has there."""
+    """Inside, the places of ``token`` get ``rows`` [V, D] in turn in place of what the token table has, in all texts that are
+    read: some hosts read them together, some one after the other."""
+    before = 0
+
     def replaced(_: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+        nonlocal before
         places = inputs[0] == token
-        number = (places.flatten().cumsum(0).view_as(places) - 1).clamp_min(0) % len(rows)
+        number = (before + places.flatten().cumsum(0).view_as(places) - 1).clamp_min(0) % len(rows)
+        before += int(places.sum())
         return torch.where(places[..., None], rows.to(output)[number], output)
 
     return removed_after([table.register_forward_hook(replaced)])
