@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export MALLOC_MMAP_MAX_ = 0
 export MALLOC_TRIM_THRESHOLD_ = 17179869184
 
-.PHONY: demo test quality samples learn learn-sefi views bench pareto lint pictures examples toybox
+.PHONY: demo test quality samples learn learn-sefi views bench bench-training pareto lint pictures examples toybox
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo
 
@@ -38,6 +38,9 @@ views: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.bench
+
+bench-training: $(STAMP)
+	$(BIN)/python -m benchmarks.bench_training
 
 pareto: $(STAMP)
 	$(BIN)/python -m benchmarks.pareto

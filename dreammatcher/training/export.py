@@ -9,6 +9,9 @@ import torch
 
 from .trainables import Full, Lora, Trainable
 
+#: in ``about``: which text encoders a word is for, and how wide its vectors are in each, as "clip_l:768,clip_g:1280"
+TOWERS = "towers"
+
 
 @dataclass(frozen=True, eq=False)
 class Learned:
@@ -24,6 +27,13 @@ class Learned:
     def size(self) -> int:
         """Numbers in it."""
         return sum(value.numel() for value in (*self.lora.values(), *self.embeddings.values()))
+
+
+def embedding_tensors(rows: torch.Tensor, about: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    """Tensors of an embedding file: each text encoder's part of a word's vectors [V, D], as :data:`TOWERS` says."""
+    said = about.get(TOWERS) or f"{'clip_h' if rows.shape[1] == 1024 else 'clip_l'}:{rows.shape[1]}"
+    names, widths = zip(*(part.split(":") for part in said.split(",")))
+    return {name: part.contiguous() for name, part in zip(names, rows.split([int(width) for width in widths], 1))}
 
 
 def lora_tensors(trainable: Trainable, names: Mapping[str, str]) -> dict[str, torch.Tensor]:

@@ -159,7 +159,7 @@ def test_embeddings_of_every_form_give_a_word(host, fresh, folder):
 @pytest.mark.parametrize("content, said", [
     ({f"lora_unet_double_blocks_0_img_attn_qkv.lora_{part}.weight": torch.ones(2, 2) for part in ("down", "up")},
      "is a LoRA for another kind of model"),
-    ({"clip_l": torch.ones(1, 768), "clip_g": torch.ones(1, 1280)}, "an embedding for SDXL's two text encoders"),
+    ({"clip_l": torch.ones(1, 768), "clip_g": torch.ones(2, 1280)}, "1 and 2 vectors for SDXL's two text encoders"),
     ([torch.ones(1)], "holds list and no weights by name")])
 def test_files_for_other_models_are_refused_with_what_they_are(host, fresh, folder, content, said):
     torch.save(content, folder / "foreign.pt")

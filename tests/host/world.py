@@ -73,8 +73,8 @@ FAMILIES = {
 }
 
 
-def family_unet(name: str, inputs: int = 4, prediction: str | None = None):
-    """A narrow UNet (32 channels, context of 96) in the exact layout of a real family, through the host's own class."""
+def family_unet(name: str, inputs: int = 4, prediction: str | None = None, context: int = 96):
+    """A narrow UNet (32 channels) in the exact layout of a real family, through the host's own class."""
     import comfy.model_base
     import comfy.supported_models
 
@@ -92,7 +92,7 @@ def family_unet(name: str, inputs: int = 4, prediction: str | None = None):
         "num_res_blocks": [blocks] * len(levels),
         "channel_mult": levels, "transformer_depth": depth, "transformer_depth_output": depth_output,
         "transformer_depth_middle": middle, "use_spatial_transformer": True, "use_linear_in_transformer": linear,
-        "context_dim": 96, "adm_in_channels": pooled, "use_temporal_attention": False, "legacy": False,
+        "context_dim": context, "adm_in_channels": pooled, "use_temporal_attention": False, "legacy": False,
     }
     if pooled:
         config["num_classes"] = "sequential"

@@ -8,6 +8,7 @@ import folder_paths
 from safetensors import SafetensorError, safe_open
 
 from ...sefi.learned import FORMAT, KEYS, VALUES, SeFi
+from ...training.export import embedding_tensors
 from ..files import Shelf
 from ..training.keep import check_name, free_path, write_whole
 
@@ -21,8 +22,7 @@ def save_sefi(sefi: SeFi, name: str) -> tuple[Path, str]:
     path = free_path(Path(folder_paths.models_dir) / SHELF.name, name.strip())
     write_whole(path, {KEYS: sefi.keys, VALUES: sefi.values}, {**sefi.about, "format": FORMAT})
     word = free_path(Path(folder_paths.get_folder_paths("embeddings")[0]), name.strip().replace(" ", "_"))
-    width = sefi.keys.shape[1]
-    write_whole(word, {"clip_h" if width == 1024 else "clip_l": sefi.fallback()}, {"word": sefi.word})
+    write_whole(word, embedding_tensors(sefi.fallback(), sefi.about), {"word": sefi.word})
     return path, (f"Saved as {path}. Load it with DreamMatcher SeFi Load, and write {sefi.word} in DreamMatcher SeFi Prompt.\n"
                   f"For graphs without this pack: {word}, a plain embedding that holds less of the subject.")
 

@@ -11,10 +11,12 @@ from ...sefi.recipe import NETWORK, SefiRecipe, SefiSettings
 from ...sefi.stages import Producer, StageVectors, Table
 from ...training.captions import Naming, holds
 from ...training.data import Example, Preparation
+from ...training.export import TOWERS
 from ...training.sets import TrainingSet
 from ...training.settings import ObjectiveSettings, TrainingOptions, TrainingSettings
 from ..pictures import rgb, subject_mask
 from ..training.run import job_of, ready, run
+from ..training.towers import said_of
 
 
 def one_picture(image: torch.Tensor, word: str, class_word: str, reference_prompt: str, resolution: int,
@@ -44,7 +46,7 @@ def train_sefi(model, clip, vae, own: TrainingSet, chosen: SefiSettings, attenti
                settings: TrainingSettings, options: TrainingOptions) -> tuple[SeFi, list[float]]:
     """The vectors of the set's identifier.
 
-    Raises ValueError as :class:`HostDenoiser`, for models with two text encoders, and for a class word of several tokens: its
+    Raises ValueError as :class:`HostDenoiser`, for other text encoders than CLIP's, and for a class word of several tokens: its
     prompt would be longer than the word's, and their tokens could not be compared one by one.
     """
     word, class_word = own.naming.identifier, own.naming.class_word
@@ -61,7 +63,7 @@ def train_sefi(model, clip, vae, own: TrainingSet, chosen: SefiSettings, attenti
             keys, values = (part.detach().float().cpu().clone() for part in vectors.table())
     about = {"word": word, "init_word": class_word, "class_prompt": own.examples[0].captions[0].replace(word, class_word),
              "stages": str(chosen.stages), "lambda": str(attention.weight if attention else 0.0), "steps": str(len(losses)),
-             "seed": str(settings.seed)}
+             "seed": str(settings.seed), TOWERS: said_of(clip)}
     return SeFi(keys, values, about), losses
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from ...training.curve import curve
-from ...training.export import Learned
+from ...training.export import Learned, embedding_tensors
 from ...whole import whole
 from .new_words import with_new_words
 
@@ -40,7 +40,7 @@ def save_learned(learned: Learned, name: str) -> tuple[Path, str]:
     paths, said, word = [], [], learned.about.get("identifier", "its word")
     for rows in learned.embeddings.values():
         path = _free("embeddings", name.strip().replace(" ", "_"))  # prompts are split at spaces
-        write_whole(path, {"clip_l" if rows.shape[1] != 1024 else "clip_h": rows}, learned.about)
+        write_whole(path, embedding_tensors(rows, learned.about), learned.about)
         paths.append(path)
         said.append(f"Saved as {path}. Write embedding:{path.stem} in prompts.")
         word = f"embedding:{path.stem}"

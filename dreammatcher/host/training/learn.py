@@ -9,7 +9,7 @@ import torch
 from ...training.custom_diffusion import at_sizes, keys_and_values_of
 from ...training.denoising import Penalty
 from ...training.dreambooth import TEXT_KEPT, TEXT_TARGETS, UNET_TARGETS, full_of, lora_of
-from ...training.export import Learned, lora_tensors
+from ...training.export import TOWERS, Learned, lora_tensors
 from ...training.recipe import SubjectRecipe
 from ...training.sets import TrainingSet
 from ...training.settings import LoraSettings, ObjectiveSettings, TrainingOptions, TrainingSettings
@@ -18,6 +18,7 @@ from ...training.trainables import TokenRows, Trainable, Weights
 from .model import HostDenoiser
 from .names import text_names, unet_names
 from .run import check_pictures, check_prior, job_of, ready, run
+from .towers import said_of
 
 LORA, FULL = "LoRA", "full"
 USUAL = TrainingOptions()
@@ -75,7 +76,7 @@ def check_masks(own: TrainingSet, objective: ObjectiveSettings) -> None:
 def textual_inversion(model, clip, vae, own: TrainingSet, initial_word: str, vectors: int, rate: float,
                       settings: TrainingSettings, options: TrainingOptions = USUAL,
                       penalty: Penalty | None = None) -> tuple[Learned, list[float]]:
-    """The vectors of the set's identifier. Raises ValueError as :class:`HostDenoiser`, and for models with two text encoders."""
+    """The vectors of the set's identifier. Raises ValueError as :class:`HostDenoiser` and for text encoders other than CLIP."""
     word, objective = word_of(own), ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=_has_masks(own))
     check_pictures(own)
     with ready(model, clip, vae, own, None, settings, options.running) as work:
@@ -86,7 +87,7 @@ def textual_inversion(model, clip, vae, own: TrainingSet, initial_word: str, vec
         choices = (own, initial_word, vectors, rate, objective, settings, *_also(penalty))
         job = job_of(work.identity, "Textual Inversion", *choices)
         losses = run(recipe, settings, job, options)
-    return Learned({}, _plain(rows), _about("Textual Inversion", own, settings, losses)), losses
+    return Learned({}, _plain(rows), {**_about("Textual Inversion", own, settings, losses), TOWERS: said_of(clip)}), losses
 
 
 def custom_diffusion(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, initial_word: str, rate: float, sizes: bool,
@@ -115,7 +116,7 @@ def custom_diffusion(model, clip, vae, own: TrainingSet, prior: TrainingSet | No
         choices = (own, prior, initial_word, rate, sizes, objective, settings, *_also(penalty))
         job = job_of(work.identity, "Custom Diffusion", *choices)
         losses = run(recipe, settings, job, options)
-    about = _about("Custom Diffusion", own, settings, losses)
+    about = {**_about("Custom Diffusion", own, settings, losses), TOWERS: said_of(clip)}
     return Learned(lora_tensors(unet, unet_names(model.model)), _plain(rows), about), losses
 
 

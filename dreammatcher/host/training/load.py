@@ -12,13 +12,15 @@ import torch
 from safetensors.torch import load_file
 
 from ...training.delta import Delta, Product, delta_of, is_delta
-from ...training.export import Learned
+from ...training.export import TOWERS, Learned
 from ..identity import unpatched
 from ..notes import tell
 from .names import unet_names
 
 #: kinds of models in whose folders such files lie
 KINDS = ("loras", "embeddings")
+#: names of an embedding's tensors for SDXL, in the order of a prompt's states
+TWO = ("clip_l", "clip_g")
 #: names of an embedding's one tensor that say nothing about its word
 NAMELESS = ("emb_params", "clip_l", "clip_h", "clip_g", "*")
 
@@ -71,18 +73,28 @@ def load_learned(model, clip, name: str) -> Learned:
     except (ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"file: {name} is no Custom Diffusion model that can be read: {error}") from error
     tensors = {key: value for key, value in content.items() if torch.is_tensor(value)}
+    stem = re.sub(r"[^\w-]", "", path.stem) or "learned"
+    word = f"<{stem}>"
+    if set(tensors) == set(TWO):
+        parts = [_rows(tensors[key]) for key in TWO]
+        if len(parts[0]) != len(parts[1]):
+            raise ValueError(f"file: {name} has {len(parts[0])} and {len(parts[1])} vectors for SDXL's two text encoders, which "
+                             "need as many each")
+        return Learned({}, {word: torch.cat(parts, 1)},
+                       {**about, TOWERS: ",".join(f"{key}:{part.shape[1]}" for key, part in zip(TWO, parts))})
     if len(tensors) == 1:
         (key, rows), = tensors.items()
-        stem = re.sub(r"[^\w-]", "", path.stem) or "learned"
-        word = f"<{stem}>" if key in NAMELESS else key
-        return Learned({}, {word: rows.float() if rows.ndim == 2 else rows.float()[None]}, about)
-    if {"clip_l", "clip_g"} <= set(tensors):
-        raise ValueError(f"file: {name} is an embedding for SDXL's two text encoders; write embedding:{path.stem} in prompts")
+        return Learned({}, {word if key in NAMELESS else key: _rows(rows)}, about)
     if not any(key.startswith(("lora_", "unet.", "diffusion_model.", "text_encoder", "lycoris_")) for key in tensors):
         raise ValueError(f"file: {name} is no LoRA, embedding or Custom Diffusion model; its names begin with "
                          f"{', '.join(list(content)[:3])}")
     _check_lora(model, clip, name, tensors)
     return Learned(tensors, {}, about)
+
+
+def _rows(value: torch.Tensor) -> torch.Tensor:
+    """Vectors [V, D] in float32, of one or of several."""
+    return value.float() if value.ndim == 2 else value.float()[None]
 
 
 def _check_lora(model, clip, name: str, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -32,6 +32,7 @@ from .hooks import norms_keep_their_input, rows_in_place_of, start_kept_constant
 from .new_words import MARKER, without_marker
 from .recompute import recomputed
 from .text_patches import text_patches
+from .towers import Tower, towers_of
 
 #: how the host turns a prediction into a clean picture -> what it predicts
 PREDICTIONS = {comfy.model_sampling.EPS.calculate_denoised: EPSILON,
@@ -106,12 +107,13 @@ class HostDenoiser:
         """Conditioning [V, L, D] of one caption in which ``word`` stands for each of ``vectors`` [V, D] in turn, in one call."""
         if not holds(caption, word):
             return self.encode([caption] * len(vectors))
-        if len(vectors) == 1 or (getattr(self.model.model, "adm_channels", 0) or 0) > 0:  # a call pools its first text only
+        pools = (getattr(self.model.model, "adm_channels", 0) or 0) > 0  # a call pools its first text only
+        if len(vectors) == 1 or pools or len(self.towers) > 1:
             made = [self._encode(caption, {}, word, vector[None]) for vector in vectors]
             pooled = None if made[0].pooled is None else torch.cat([one.pooled for one in made])
             return Conditioning(torch.cat([one.cross_attention for one in made]), pooled)
         (name, chunks), = self.clip.tokenize(_with_marker(caption, word, 1)).items()
-        places = sum(not torch.is_tensor(entry[0]) and entry[0] == self._marker for chunk in chunks for entry in chunk)
+        places = sum(not torch.is_tensor(entry[0]) and entry[0] == self._markers[name] for chunk in chunks for entry in chunk)
         cond = self._run({name: chunks * len(vectors)}, {}, vectors.repeat_interleave(places, 0)).cross_attention
         return Conditioning(rearrange(cond, "1 (v l) d -> v l d", v=len(vectors)), None)
 
@@ -129,15 +131,18 @@ class HostDenoiser:
         learns = bool(weights) or vectors is not None
         with torch.inference_mode(False), torch.set_grad_enabled(learns), ExitStack() as stack:
             stack.enter_context(norms_keep_their_input(tower))
-            if vectors is not None:
-                stack.enter_context(rows_in_place_of(self._table(), self._marker, vectors))
+            for each in () if vectors is None else self.towers:
+                stack.enter_context(rows_in_place_of(each.table, self._markers[each.name], each.part(vectors)))
             return with_stand_ins(tower, self.text, weights, run)
 
     def rows_of(self, word: str) -> torch.Tensor:
-        """What the token table has for a word, or what was learned for it, [tokens, D] in float32."""
-        table = self._table().weight
-        rows = [token if torch.is_tensor(token) else table[token] for token in self._tokens(word)]
-        return torch.stack([row.detach().float().cpu() for row in rows]) if rows else torch.empty(0, table.shape[1])
+        """What the token tables have for a word, or what was learned for it, [tokens, D] in float32."""
+        parts = []
+        for tower in self.towers:
+            rows = [token if torch.is_tensor(token) else tower.table.weight[token] for token in self._tokens(word)[tower.name]]
+            parts.append(torch.stack([row.detach().float().cpu() for row in rows]) if rows else
+                         torch.empty(0, tower.table.weight.shape[1]))
+        return torch.cat(parts, 1)
 
     def row_of(self, word: str) -> torch.Tensor:
         """As :meth:`rows_of`, of a known word whose prompt is compared with a learned one's, token by token: [1, D].
@@ -153,27 +158,25 @@ class HostDenoiser:
     def places(self, caption: str, word: str) -> tuple[int, int]:
         """Where a learned word of one vector stands in a caption's conditioning, and the first end token; that twice where the
         caption does not hold the word."""
-        (chunks,), (empty,) = (self.clip.tokenize(text).values() for text in (_with_marker(caption, word, 1), ""))
+        name = self.towers[0].name  # every tower has its tokens in the same places
+        chunks, empty = (self.clip.tokenize(text)[name] for text in (_with_marker(caption, word, 1), ""))
         tokens, last = [entry[0] for chunk in chunks for entry in chunk], empty[0][1][0]
         numbers = [None if torch.is_tensor(token) else token for token in tokens]
         end = numbers.index(last, 1)
-        return numbers.index(self._marker) if holds(caption, word) else end, end
+        return numbers.index(self._markers[name]) if holds(caption, word) else end, end
 
-    def _table(self) -> torch.nn.Module:
-        """The token table. Raises ValueError for models with several text encoders."""
-        tower = self.clip.cond_stage_model
-        if not hasattr(tower, getattr(tower, "clip", None) or ""):
-            raise ValueError("clip: this model has several text encoders, and a new word is learned for models with one (SD1.x, "
-                             "SD2.x) only; use DreamMatcher DreamBooth")
-        return getattr(tower, tower.clip).transformer.get_input_embeddings()
+    @cached_property
+    def towers(self) -> tuple[Tower, ...]:
+        return towers_of(self.clip)
 
-    def _tokens(self, word: str) -> list[int | torch.Tensor]:
-        """A text's tokens, without start, end and padding: numbers, or vectors of learned words."""
-        (chunks,) = self.clip.tokenize(word).values()
-        (empty,) = self.clip.tokenize("").values()
-        end = empty[0][1][0]
-        return list(itertools.takewhile(lambda token: torch.is_tensor(token) or token != end,
-                                        (token for token, *_ in chunks[0][1:])))
+    def _tokens(self, word: str) -> dict[str, list[int | torch.Tensor]]:
+        """A text's tokens for every tower, without start, end and padding: numbers, or vectors of learned words."""
+        found = {}
+        for (name, chunks), empty in zip(self.clip.tokenize(word).items(), self.clip.tokenize("").values()):
+            end = empty[0][1][0]
+            found[name] = list(itertools.takewhile(lambda token, end=end: torch.is_tensor(token) or token != end,
+                                                   (token for token, *_ in chunks[0][1:])))
+        return found
 
     def give_back(self) -> None:
         """Takes copies that were made for this training off the device; nobody else knows them."""
@@ -183,8 +186,9 @@ class HostDenoiser:
         self.borrowed = []
 
     @cached_property
-    def _marker(self) -> int:
-        return self._tokens(MARKER)[0]
+    def _markers(self) -> dict[str, int]:
+        """The marker's token for every tower."""
+        return {name: tokens[0] for name, tokens in self._tokens(MARKER).items()}
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, weights: StandIns,
                 values: torch.Tensor | None = None, watch: Watch | None = None) -> torch.Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ...training.captions import alone
+from .towers import towers_of, width_of
 
 log = logging.getLogger(__name__)
 
@@ -22,22 +23,23 @@ FILE, MARKED = r"embedding:\S+", rf"(?<![^\W\d_]){MARKER}(?![^\W\d_])"
 class NewWords:
     """A host's tokenizer around which learned words become their vectors. Everything else of it is as it was.
 
-    ``words``: word -> vectors [V, D]. A word is found where it stands alone, in capitals or not, as in every prompt.
+    ``words``: word -> vectors [V, D], of which each text encoder reads its ``columns``. A word is found where it stands alone, in
+    capitals or not, as in every prompt.
     """
 
-    def __init__(self, tokenizer: Any, words: Mapping[str, torch.Tensor]):
-        self.inner, self.words = tokenizer, {word.lower(): rows for word, rows in words.items()}
+    def __init__(self, tokenizer: Any, words: Mapping[str, torch.Tensor], columns: Mapping[str, slice]):
+        self.inner, self.words, self.columns = tokenizer, {word.lower(): rows for word, rows in words.items()}, dict(columns)
         own = [alone(word) for word in sorted(self.words, key=len, reverse=True)]
         self.pattern = re.compile("|".join([FILE, *own, MARKED]), re.IGNORECASE)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("inner", "words", "pattern"):  # not made yet while it is copied
+        if name in ("inner", "words", "columns", "pattern"):  # not made yet while it is copied
             raise AttributeError(name)
         return getattr(self.inner, name)
 
     def clone(self) -> NewWords:
         """Older hosts clone the tokenizer with the CLIP."""
-        return NewWords(self.inner.clone(), self.words)
+        return NewWords(self.inner.clone(), self.words, self.columns)
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options: Any) -> dict:
         """As the host's, with vectors in the places of learned words."""
@@ -46,9 +48,10 @@ class NewWords:
             return self.inner.tokenize_with_weights(text, return_word_ids, **options)
         marked = self.pattern.sub(lambda match: self._marked(match[0]), text)
         cut = self.inner.tokenize_with_weights(marked, return_word_ids, **options)
-        marker = next(iter(self.inner.tokenize_with_weights(MARKER).values()))[0][1][0]
+        markers = {tower: chunks[0][1][0] for tower, chunks in self.inner.tokenize_with_weights(MARKER).items()}
         vectors = [vector for word in found for vector in self._vectors(word)]
-        return {tower: self._replaced(chunks, marker, vectors) for tower, chunks in cut.items()}
+        return {tower: self._replaced(chunks, markers[tower], [None if one is None else one[self.columns[tower]]
+                                                               for one in vectors]) for tower, chunks in cut.items()}
 
     def _marked(self, part: str) -> str:
         rows = self.words.get(part.lower())
@@ -77,21 +80,18 @@ class NewWords:
 def with_new_words(clip: Any, words: Mapping[str, torch.Tensor]) -> Any:
     """A clone of ``clip`` that knows ``words``, each with vectors [V, D]; it keeps those that it knew before.
 
-    Raises ValueError for models with several text encoders, and for vectors of another width than the model's words.
+    Raises ValueError for models with other text encoders than CLIP's, and for vectors of another width than the model's words.
     """
     if not words:
         return clip
-    tower = clip.cond_stage_model
-    if not hasattr(tower, getattr(tower, "clip", None) or ""):
-        raise ValueError("clip: this model has several text encoders, and learned words are for models with one (SD1.x, SD2.x)")
-    width = getattr(tower, tower.clip).transformer.get_input_embeddings().weight.shape[1]
+    towers = towers_of(clip)
     for word, rows in words.items():
-        if rows.shape[1] != width:
+        if rows.shape[1] != width_of(towers):
             raise ValueError(f"learned: the word {word!r} has vectors of {rows.shape[1]} numbers and this model's words have "
-                             f"{width}; it was learned on another kind of model")
+                             f"{width_of(towers)}; it was learned on another kind of model")
     clone, tokenizer = clip.clone(), clip.tokenizer
     inner = tokenizer.inner if isinstance(tokenizer, NewWords) else tokenizer
-    clone.tokenizer = NewWords(inner, {**known_words(clip), **words})
+    clone.tokenizer = NewWords(inner, {**known_words(clip), **words}, {tower.name: tower.columns for tower in towers})
     return clone
 
 
@@ -106,5 +106,6 @@ def without_marker(clip: Any) -> Any:
     if MARKER not in known:
         return clip
     clone = clip.clone()
-    clone.tokenizer = NewWords(clip.tokenizer.inner, {word: rows for word, rows in known.items() if word != MARKER})
+    clone.tokenizer = NewWords(clip.tokenizer.inner, {word: rows for word, rows in known.items() if word != MARKER},
+                               clip.tokenizer.columns)
     return clone

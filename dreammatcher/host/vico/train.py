@@ -17,6 +17,7 @@ from ...vico.learned import ViCo, tensors_of
 from ...vico.recipe import Seen, VicoRecipe, VicoSettings
 from ..training.model import HostDenoiser
 from ..training.run import check_pictures, job_of, ready, run
+from ..training.towers import check_one
 from .sites import blocks_of, changed, look, widths_of
 
 
@@ -55,6 +56,7 @@ def train_vico(model, clip, vae, own: TrainingSet, initial_word: str, chosen: Vi
     if not word:
         raise ValueError("identifier: it is empty in the training set, so there is no word to learn; write one there")
     check_pictures(own)
+    check_one(clip, "ViCo")
     widths = widths_of(blocks_of(model.model))
     with ready(model, clip, vae, own, None, settings, options.running) as work:
         with torch.inference_mode(False):
