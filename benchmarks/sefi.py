@@ -1,29 +1,42 @@
 """``make learn-sefi``: Toybox learns subjects from one picture each by SeFi-IDE, part by part.
 
-``--weights`` sweeps the weight of the attention loss instead, on other subjects. Everything is alone, without DreamMatcher.
+Writes build/sefi.json and prints a table of the subjects that are done. ``--weights`` sweeps the weight of the attention loss
+instead, on other subjects; ``--reduction`` says how its maps are summed up. Everything is alone, without DreamMatcher. What is
+done is kept, so a stopped run goes on, and several processes share the work: ``--first 2 --subjects 1`` teaches one subject.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from harness.boot import Host
 from harness.library import ROOT
+from toybox.evaluation import CLASS, ERROR, SCENE, SILHOUETTE, Truth, measured
+from toybox.judge import colours_followed, look
+from toybox.layout import facing_of
+from toybox.world import caption, unseen_subject
 
-from .learn import Drawing
 from .school import Lesson, School, Taught, lessons
-from .tables import markdown, means
+from .tables import Columns, markdown, means
 
-FILE = ROOT / "build" / "sefi.json"
-WORD, STEPS, RATE, BATCH, WEIGHT = "sks", 300, 3e-2, 4, 3.0
+FOLDER = ROOT / "build" / "sefi"
+FILE = FOLDER.with_suffix(".json")
+WORD, STEPS, RATE, BATCH = "sks", 300, 3e-2, 4
+WEIGHT, REDUCTION = 3.0, "sum over patches"
 WEIGHTS = (0.0, 0.3, 3.0, 30.0, 300.0)
-COLUMNS = {"subject_error": ("subject error ↓", 1), "silhouette_iou": ("silhouette IoU with plain ↑", 2), "scene": ("scene ↑", 2),
-           "class": ("class ↑", 2)}
+#: lessons begin at these numbers; make learn has 0 to 9
+SUBJECTS, SWEPT = 200, 300
+FACING, COLOURS = "facing", "colours of the prompt"
+COLUMNS: Columns = {ERROR: ("subject error ↓", 1), SCENE: ("scene ↑", 2), FACING: ("facing ↑", 2),
+                    COLOURS: ("colours that the prompt names ↑", 2), CLASS: ("class ↑", 2),
+                    SILHOUETTE: ("silhouette IoU with plain ↑", 2)}
+PLAIN = "plain"
 #: row -> what is chosen
 ROWS = {"Textual Inversion": dict(stages=1, split=False, weight=0.0),
         "Textual Inversion + attention loss": dict(stages=1, split=False, weight=WEIGHT),
@@ -31,13 +44,14 @@ ROWS = {"Textual Inversion": dict(stages=1, split=False, weight=0.0),
         "both": dict(stages=5, split=True, weight=0.0), "both + attention loss": dict(stages=5, split=True, weight=WEIGHT)}
 
 
-def teach(school: School, lesson: Lesson, stages: int, split: bool, weight: float, steps: int) -> Taught:
+def teach(school: School, lesson: Lesson, stages: int, split: bool, weight: float, steps: int,
+          reduction: str = REDUCTION) -> Taught:
     """SeFi-IDE on the first of the lesson's pictures."""
     nodes, studio, kind = school.nodes, school.studio, lesson.subject.kind
     image = torch.from_numpy(lesson.pictures[0].copy()).float()[None] / 255
     sefi = nodes["DreamMatcherSeFiTrain"]().learn(
         studio.model, studio.clip, studio.vae, image, WORD, kind, f"a photo of a {kind}", 128, steps, RATE, weight, 0, stages,
-        split, "table", False, BATCH)[0]
+        split, "table", False, BATCH, reduction)[0]
     model = nodes["DreamMatcherSeFiApply"]().apply(studio.model, sefi)[0]
 
     def encode(prompt: str) -> list:
@@ -47,41 +61,84 @@ def teach(school: School, lesson: Lesson, stages: int, split: bool, weight: floa
     return Taught(model, sefi, encode)
 
 
-def draw(drawing: Drawing, taught: Taught, text: str, seed: int) -> np.ndarray:
-    """A picture of a prompt, the word in place of the class."""
-    prompt = text.replace(f"a {drawing.kind}", f"a {WORD}", 1)
-    return drawing.studio.sample(taught.model, taught.encode(prompt), drawing.negative, seed)
+def untaught(school: School) -> Taught:
+    """The plain model, for which the word is the class."""
+    return Taught(school.studio.model, None, lambda prompt: school.studio.prompt(prompt)[0])
 
 
-def measured(school: School, chosen: list[Lesson], rows: dict[str, dict], steps: int) -> dict[str, dict[str, float]]:
-    """Means of each row over the lessons, the plain model's first."""
-    found: list[dict] = []
+def drawn(school: School, lesson: Lesson, taught: Taught, word: str, folder: Path, name: str) -> dict[str, float | None]:
+    """Means over the lesson's pictures. Each prompt asks for a scene and a side; one more names another subject's colours."""
+    studio, kind, negative = school.studio, lesson.subject.kind, school.studio.prompt("")[0]
+    rows, pictures = [], []
+
+    def draw(text: str, seed: int) -> np.ndarray:
+        pictures.append(studio.sample(taught.model, taught.encode(text.replace(f" {kind}", f" {word}", 1)), negative, seed))
+        return pictures[-1]
+
+    for place, (scene, _, seed) in enumerate(lesson.wanted):
+        side = ("left", "right")[place % 2]
+        picture = draw(caption(lesson.subject, facing=side, scene=scene), seed)
+        plain = folder / f"{lesson.wanted[0][2]} {PLAIN}.png"
+        other = np.array(Image.open(plain))[:, 128 * place:128 * (place + 1)] if plain.exists() else picture
+        found = measured(school.judge, picture, Truth(lesson.pictures[0], lesson.parts[0], kind, scene),
+                         (other, look(school.judge, other)))
+        rows.append({**found, FACING: float(facing_of(look(school.judge, picture).parts, kind) == side)})
+    another = unseen_subject(70_000 + lesson.wanted[0][2] % 1000, kind)
+    picture = draw(caption(another, colours=True, scene=lesson.wanted[0][0]), lesson.wanted[0][2] + 1)
+    primary, secondary = another.colour_names[:2]
+    rows.append({COLOURS: colours_followed(picture, look(school.judge, picture).parts, kind,
+                                           {"primary": primary, "secondary": secondary})})
+    Image.fromarray(np.concatenate([*pictures, lesson.pictures[0]], 1)).save(folder / f"{lesson.wanted[0][2]} {name}.png")
+    return means([{"name": name, **row} for row in rows], COLUMNS)[name]
+
+
+def run(school: School, chosen: list[Lesson], rows: dict[str, dict], steps: int, folder: Path) -> None:
+    """Teaches what is not there yet, the rows of a lesson in turn."""
+    folder.mkdir(parents=True, exist_ok=True)
     for number, lesson in enumerate(chosen):
-        drawing = Drawing(school, lesson)
-        plain = drawing.figures("plain", drawing.plain)
-        for name, choice in rows.items():
-            taught = teach(school, lesson, steps=steps, **choice)
-            drawing.figures(name, partial(draw, drawing, taught), plain)
-            print(f"subject {number}: {name}: {drawing.rows[-1]['subject_error']:.1f}", flush=True)
-        found += drawing.rows
-    return means(found, COLUMNS)
+        for name, choice in {PLAIN: None, **rows}.items():
+            file = folder / f"{lesson.wanted[0][2]} {name}.json"
+            if file.exists():
+                continue
+            taught = untaught(school) if choice is None else teach(school, lesson, steps=steps, **choice)
+            found = drawn(school, lesson, taught, lesson.subject.kind if choice is None else WORD, folder, name)
+            file.write_text(json.dumps(found), encoding="utf-8")
+            print(f"subject {number + 1} of {len(chosen)}: {name}: {found[ERROR]}", flush=True)
+
+
+def merged(folder: Path, rows: dict[str, dict]) -> tuple[int, dict[str, dict]]:
+    """How many subjects have every row, and the means over these."""
+    names = [PLAIN, *rows]
+    seeds = sorted({path.name.split()[0] for path in folder.glob("*.json")})
+    whole = [seed for seed in seeds if all((folder / f"{seed} {name}.json").exists() for name in names)]
+    if not whole:
+        raise SystemExit(f"{folder} holds no subject with every row")
+    found = [{"name": name, **json.loads((folder / f"{seed} {name}.json").read_text(encoding="utf-8"))}
+             for seed in whole for name in names]
+    return len(whole), means(found, COLUMNS)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--subjects", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--weights", action="store_true", help="sweep the attention loss's weight instead, on other subjects")
+    parser.add_argument("--reduction", default=REDUCTION, help="of the swept loss")
     options = parser.parse_args()
-    school = School(Host(ROOT / "build" / "host-sefi"))
-    rows = ROWS if not options.weights else {f"weight {one:g}": dict(stages=5, split=True, weight=one) for one in WEIGHTS}
+    what = f"weights, {options.reduction}" if options.weights else "rows"
+    rows = ROWS if not options.weights else {
+        f"weight {one:g}": dict(stages=5, split=True, weight=one, reduction=options.reduction) for one in WEIGHTS}
+    folder = FOLDER / f"{what}, {options.steps} steps, {options.prompts} prompts"
     with torch.inference_mode():
-        chosen = lessons(options.subjects, options.prompts, 300 if options.weights else 200)
-        table = measured(school, chosen, rows, options.steps)
-    key = "weights" if options.weights else "rows"
+        school = School(Host(ROOT / "build" / f"host-sefi-{options.first}{options.weights}"))
+        chosen = lessons(options.subjects, options.prompts, (SWEPT if options.weights else SUBJECTS) + options.first)
+        run(school, chosen, rows, options.steps, folder)
+    count, table = merged(folder, rows)
     before = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
-    FILE.write_text(json.dumps({**before, key: table}, indent=1), encoding="utf-8")
+    FILE.write_text(json.dumps({**before, what: {"subjects": count, **table}}, indent=1), encoding="utf-8")
+    print(f"{count} subjects")
     print(markdown(table, COLUMNS))
 
 

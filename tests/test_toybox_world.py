@@ -10,13 +10,25 @@ import torch
 
 from toybox.draw import render
 from toybox.judge import coherence, colours_followed, load_judge, palette_distance, part_colours, purity, subject_error
-from toybox.layout import background_change, edge_overlap, recoloured, silhouette_iou, structure_iou
+from toybox.layout import background_change, edge_overlap, facing_of, recoloured, silhouette_iou, structure_iou
 from toybox.making.dataset import picture
 from toybox.making.train_judge import accuracy
 from toybox.picture import reference_picture
 from toybox.shapes import PART_LABELS, PART_ROLES
 from toybox.vocab import END, START, merges, vocabulary, words
-from toybox.world import CLASSES, ROLES, SCENES, Pose, Scene, caption, is_held_out, random_pose, random_scene, unseen_subject
+from toybox.world import (
+    CLASSES,
+    ROLES,
+    SCENES,
+    Pose,
+    Scene,
+    caption,
+    face,
+    is_held_out,
+    random_pose,
+    random_scene,
+    unseen_subject,
+)
 
 
 def drawn(seed: int, kind: str, subject: int = 1):
@@ -157,3 +169,13 @@ def test_recolouring_gives_each_part_the_references_colour_and_moves_no_line():
 def test_the_shipped_judge_tells_parts_classes_and_scenes_of_unseen_subjects():
     figures = accuracy(load_judge(), count=60)
     assert figures["foreground_pixels"] > 0.85 and figures["class"] > 0.95 and figures["scene"] > 0.95
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_the_side_that_a_subject_faces_is_read_from_its_parts(kind):
+    rng = random.Random(f"sides-{kind}")
+    sides = ("left", "right") * 15
+    found = [facing_of(render(unseen_subject(number, kind), face(random_pose(rng), side), random_scene(rng))[1], kind)
+             for number, side in enumerate(sides)]
+    assert np.mean([one == side for one, side in zip(found, sides)]) > 0.95
+    assert facing_of(np.zeros((128, 128), np.uint8), kind) is None
