@@ -73,18 +73,21 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=320, help="base channels; 320 is SD1.5's real size")
     parser.add_argument("--steps", type=int, default=4, help="of a run; the first one is not counted")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--arms", nargs="*", choices=ARMS, help="only these and this pack")
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     parser.add_argument("--setting", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arm:
         print(MARK + json.dumps(measured(options.arm, Setting(**json.loads(options.setting)))))
         return
-    names = [name for name in ARMS if name != "TrainLoraNode" or upstream_path()]
+    names = [name for name in ARMS if (name != "TrainLoraNode" or upstream_path())
+             and (options.arms is None or name in (OURS, *options.arms))]
     setting = Setting(options.side, options.batch, options.rank, options.width, options.steps)
     results = {title: compare(replace(setting, checkpointing=kept), names, options.rounds)
                for title, kept in (("every activation kept", False), ("gradient checkpointing", True))}
-    FILE.parent.mkdir(parents=True, exist_ok=True)
-    FILE.write_text(json.dumps({"setting": asdict(setting), **results}, indent=1) + "\n", encoding="utf-8")
+    if options.arms is None:
+        FILE.parent.mkdir(parents=True, exist_ok=True)
+        FILE.write_text(json.dumps({"setting": asdict(setting), **results}, indent=1) + "\n", encoding="utf-8")
     print(markdown(results))
 
 

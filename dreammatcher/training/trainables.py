@@ -29,7 +29,8 @@ class LowRank:
 
     def added(self, x: torch.Tensor) -> torch.Tensor:
         """s B A x of inputs [..., in], in their precision."""
-        return self.scale * F.linear(F.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))
+        up = self.up if self.scale == 1 else self.scale * self.up  # smaller than the output
+        return F.linear(F.linear(x, self.down.to(x.dtype)), up.to(x.dtype))
 
     def matrix(self) -> torch.Tensor:
         """s B A, [out, in]."""
