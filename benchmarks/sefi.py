@@ -29,7 +29,7 @@ FOLDER = ROOT / "build" / "sefi"
 FILE = FOLDER.with_suffix(".json")
 WORD, STEPS, RATE, BATCH = "sks", 300, 3e-2, 4
 WEIGHT, REDUCTION = 3.0, "sum over patches"
-WEIGHTS = (0.0, 0.3, 3.0, 30.0, 300.0)
+WEIGHTS = (0.0, 0.003, 0.03, 0.3, 3.0)
 #: lessons begin at these numbers; make learn has 0 to 9
 SUBJECTS, SWEPT = 200, 300
 FACING, COLOURS = "facing", "colours of the prompt"

@@ -65,6 +65,28 @@ def learn_photos() -> dict[str, Any]:
     return prompt
 
 
+def delta() -> dict[str, Any]:
+    """A subject of the authors' Custom Diffusion on SD1.4: drawn by it alone, and with DreamMatcher on top."""
+    return {
+        "1": node("CheckpointLoaderSimple", ckpt_name="sd-v1-4.ckpt"),
+        "2": node("DreamMatcherLoadLearned", model=["1", 0], clip=["1", 1], file="delta.bin", strength_model=1.0,
+                  strength_clip=1.0),
+        "3": node("CLIPTextEncode", clip=["2", 1], text="a photo of a <new1> dog on the beach"),
+        "4": node("CLIPTextEncode", clip=["1", 1], text=""),
+        "5": node("EmptyLatentImage", width=512, height=512, batch_size=1),
+        "6": sampler(["2", 0], ["3", 0], ["4", 0], ["5", 0]),
+        "7": node("VAEDecode", samples=["6", 0], vae=["1", 2]),
+        "8": node("SaveImage", images=["7", 0], filename_prefix="dreammatcher/custom_diffusion"),
+        "9": node("LoadImage", image="example.png"),
+        "10": node("DreamMatcherEasy", model=["2", 0], clip=["2", 1], vae=["1", 2], reference=["9", 0],
+                   reference_prompt="a photo of a <new1> dog", prompt="a photo of a <new1> dog on the beach", negative="",
+                   subject_words="<new1> dog"),
+        "11": sampler(["10", 0], ["10", 1], ["10", 2], ["5", 0]),
+        "12": node("VAEDecode", samples=["11", 0], vae=["1", 2]),
+        "13": node("SaveImage", images=["12", 0], filename_prefix="dreammatcher/custom_diffusion_and_matched"),
+    }
+
+
 #: workflow -> its prompt and its notes
 LEARNING = {
     "dreammatcher_13_learn_toybox": (learn, [
@@ -80,4 +102,8 @@ LEARNING = {
         "Photos in, a model that knows the subject out: class pictures, identifier and settings are chosen (about three minutes "
         "on a CPU). The node shows the words for your prompts.\n\nStop it, and the graph goes on with what is learned so "
         "far.\n\nWith your own: choose a checkpoint, three to five photos and a class word, and set rate to 0.0001."]),
+    "dreammatcher_21_custom_diffusion_delta": (delta, [
+        "A subject that Custom Diffusion's own code, or diffusers, has learned on SD1.4: by itself, and with DreamMatcher on top.\n\n"
+        "Put delta.bin into models/loras and choose it in DreamMatcher Load Learned, which says the words to write in prompts "
+        "(<new1>, ...).\n\nLoad one of the photos that were learned from, and say in reference_prompt what it shows."]),
 }

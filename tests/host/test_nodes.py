@@ -99,6 +99,10 @@ def put_files_for(host, prompt: dict) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             for name in ("file", "embedding"):
                 (folder / entry["inputs"][name]).touch()
+        if entry["class_type"] == "DreamMatcherLoadLearned":
+            file = Path(host.folder_paths.get_folder_paths("loras")[0]) / entry["inputs"]["file"]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
         if entry["class_type"] == "LoadImage":
             folder = Path(host.folder_paths.get_input_directory())
             folder.mkdir(parents=True, exist_ok=True)
