@@ -27,8 +27,10 @@ from .tables import Columns, markdown, means
 
 FOLDER = ROOT / "build" / "sefi"
 FILE = FOLDER.with_suffix(".json")
-WORD, STEPS, RATE, BATCH = "sks", 300, 3e-2, 4
-WEIGHT, REDUCTION = 3.0, "sum over patches"
+#: a subject of Toybox is its colours, so the word stands where a colour would, and begins as one: "a photo of a red robot"
+WORD, COARSE = "sks", "red"
+STEPS, RATE, BATCH = 300, 3e-2, 4
+WEIGHT, REDUCTION = 0.03, "sum over patches"
 WEIGHTS = (0.0, 0.003, 0.03, 0.3, 3.0)
 #: lessons begin at these numbers; make learn has 0 to 9
 SUBJECTS, SWEPT = 200, 300
@@ -50,8 +52,8 @@ def teach(school: School, lesson: Lesson, stages: int, split: bool, weight: floa
     nodes, studio, kind = school.nodes, school.studio, lesson.subject.kind
     image = torch.from_numpy(lesson.pictures[0].copy()).float()[None] / 255
     sefi = nodes["DreamMatcherSeFiTrain"]().learn(
-        studio.model, studio.clip, studio.vae, image, WORD, kind, f"a photo of a {kind}", 128, steps, RATE, weight, 0, stages,
-        split, "table", False, BATCH, reduction)[0]
+        studio.model, studio.clip, studio.vae, image, WORD, COARSE, f"a photo of a {COARSE} {kind}", 128, steps, RATE, weight, 0,
+        stages, split, "table", False, BATCH, reduction)[0]
     model = nodes["DreamMatcherSeFiApply"]().apply(studio.model, sefi)[0]
 
     def encode(prompt: str) -> list:
@@ -62,7 +64,7 @@ def teach(school: School, lesson: Lesson, stages: int, split: bool, weight: floa
 
 
 def untaught(school: School) -> Taught:
-    """The plain model, for which the word is the class."""
+    """The plain model, whose prompts do without the word."""
     return Taught(school.studio.model, None, lambda prompt: school.studio.prompt(prompt)[0])
 
 
@@ -72,7 +74,7 @@ def drawn(school: School, lesson: Lesson, taught: Taught, word: str, folder: Pat
     rows, pictures = [], []
 
     def draw(text: str, seed: int) -> np.ndarray:
-        pictures.append(studio.sample(taught.model, taught.encode(text.replace(f" {kind}", f" {word}", 1)), negative, seed))
+        pictures.append(studio.sample(taught.model, taught.encode(text.replace(f" {kind}", f"{word} {kind}", 1)), negative, seed))
         return pictures[-1]
 
     for place, (scene, _, seed) in enumerate(lesson.wanted):
@@ -101,7 +103,7 @@ def run(school: School, chosen: list[Lesson], rows: dict[str, dict], steps: int,
             if file.exists():
                 continue
             taught = untaught(school) if choice is None else teach(school, lesson, steps=steps, **choice)
-            found = drawn(school, lesson, taught, lesson.subject.kind if choice is None else WORD, folder, name)
+            found = drawn(school, lesson, taught, "" if choice is None else f" {WORD}", folder, name)
             file.write_text(json.dumps(found), encoding="utf-8")
             print(f"subject {number + 1} of {len(chosen)}: {name}: {found[ERROR]}", flush=True)
 

@@ -103,7 +103,7 @@ LEARNING = {
         "on a CPU). The node shows the words for your prompts.\n\nStop it, and the graph goes on with what is learned so "
         "far.\n\nWith your own: choose a checkpoint, three to five photos and a class word, and set rate to 0.0001."]),
     "dreammatcher_21_custom_diffusion_delta": (delta, [
-        "A subject that Custom Diffusion's own code, or diffusers, has learned on SD1.4: by itself, and with DreamMatcher on top.\n\n"
-        "Put delta.bin into models/loras and choose it in DreamMatcher Load Learned, which says the words to write in prompts "
-        "(<new1>, ...).\n\nLoad one of the photos that were learned from, and say in reference_prompt what it shows."]),
+        "A subject that Custom Diffusion's own code, or diffusers, has learned on SD1.4: by itself, and with DreamMatcher on top."
+        "\n\nPut delta.bin into models/loras and choose it in DreamMatcher Load Learned, which says the words to write in "
+        "prompts (<new1>, ...).\n\nLoad one of the photos that were learned from, and say in reference_prompt what it shows."]),
 }
