@@ -13,6 +13,7 @@ import json
 import random
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,7 +28,7 @@ from harness.boot import Host
 from harness.library import ROOT
 from toybox.draw import render
 from toybox.evaluation import COUNT, ERROR, FIRST, Case, cases, judged, measured, protocol
-from toybox.judge import load_judge, look
+from toybox.judge import Judge, load_judge, look
 from toybox.layout import recoloured
 from toybox.world import random_pose, random_scene, unseen_subject
 
@@ -41,14 +42,19 @@ RECOLOURED, TIME = "plain, recoloured to the reference", "time"
 
 def bounds(chosen: list[Case], studio: Studio) -> dict[str, float]:
     """Subject error of the same subject drawn anew (through the autoencoder), and of another subject of its class."""
-    judge, floor, ceiling = load_judge(), [], []
+    floor, ceiling = [], []
     for index, case in enumerate(chosen):
         rng = random.Random(f"bounds-{index}")
         others = (case.subject, unseen_subject(20_000 + index, case.subject.kind))
         for subject, values in zip(others, (floor, ceiling)):
             picture = studio.decode(studio.encode(render(subject, random_pose(rng), random_scene(rng))[0]))
-            values.append(measured(judge, picture, case.truth())[ERROR])
+            values.append(measured(judge(), picture, case.truth())[ERROR])
     return {"floor": float(np.mean(floor)), "ceiling": float(np.mean(ceiling))}
+
+
+@cache
+def judge() -> Judge:
+    return load_judge()
 
 
 def png(picture: np.ndarray) -> bytes:
@@ -68,7 +74,7 @@ def draw(studio: Studio, case: Case, ready: SimpleNamespace, models: dict[str, o
         made[name] = picture, time.perf_counter() - start
     made.update({name: (picture, None) for name, picture in (others or {}).items()})
     plain = made[PLAIN][0]
-    goal = recoloured(plain, look(load_judge(), plain).parts, ready.picture, ready.parts, case.subject.kind)
+    goal = recoloured(plain, look(judge(), plain).parts, ready.picture, ready.parts, case.subject.kind)
     return {**made, RECOLOURED: (studio.decode(studio.encode(goal)), None)}
 
 

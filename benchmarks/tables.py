@@ -16,11 +16,10 @@ def mean_of(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def means(rows: Iterable[Mapping], columns: Columns, group: str = "name") -> dict[str, dict[str, float | None]]:
-    """Mean of every column over the rows of one ``group``."""
-    rows = list(rows)
-    return {name: {key: mean_of(row.get(key) for row in rows if row[group] == name) for key in columns}
-            for name in dict.fromkeys(row[group] for row in rows)}
+def means(rows: list[dict], columns: Columns) -> dict[str, dict[str, float | None]]:
+    """Mean of every column over the rows of one ``name``."""
+    return {name: {key: mean_of(row.get(key) for row in rows if row["name"] == name) for key in columns}
+            for name in dict.fromkeys(row["name"] for row in rows)}
 
 
 def markdown(table: Mapping[str, Mapping], columns: Columns, corner: str = "") -> str:

@@ -56,16 +56,16 @@ class Distance:
     between: Callable[[torch.Tensor, torch.Tensor], float]
 
 
-def load_lpips(device: str | torch.device = "cpu", **options: object) -> Distance:
+def load_lpips(device: str | torch.device = "cpu") -> Distance:
     """LPIPS with AlexNet (Zhang et al. 2018), by its authors' package, which fetches AlexNet's weights when it is first used.
 
-    ``options`` are the package's. Raises ValueError, naming the package, when it is not installed.
+    Raises ValueError, naming the package, when it is not installed.
     """
     try:
         import lpips
     except ImportError as error:
         raise ValueError("lpips: the package is not installed; pip install lpips, or leave --lpips out") from error
-    model = lpips.LPIPS(net="alex", verbose=False, **options).to(device).eval()
+    model = lpips.LPIPS(net="alex", verbose=False).to(device).eval()
 
     @torch.no_grad()
     def between(one: torch.Tensor, other: torch.Tensor) -> float:
