@@ -96,11 +96,11 @@ class School:
             max(1, round(steps * self.share)), rate, 0, batch=4)
         return Taught(model, learned, partial(self.encoded, clip))
 
-    def custom_diffusion(self, lesson: Lesson, prior, steps: int = 400, rate: float = 1e-3) -> Taught:
+    def custom_diffusion(self, lesson: Lesson, prior, steps: int = 400, rates: tuple[float, float] = (1e-3, 2e-2)) -> Taught:
         own = self.training_set(lesson.pictures, lesson.subject.kind, WORD)
         model, clip, learned, _ = self.nodes["DreamMatcherCustomDiffusion"]().learn(
             self.studio.model, self.studio.clip, self.studio.vae, own, lesson.subject.kind, max(1, round(steps * self.share)),
-            rate, 0, prior_set=prior, sizes=False, batch=4)
+            rates[0], 0, prior_set=prior, sizes=False, batch=4, word_rate=rates[1])
         return Taught(model, learned, partial(self.encoded, clip))
 
     def vico(self, lesson: Lesson, steps: int = 600, rates: tuple[float, float] = (2e-2, 1e-3), looks: bool = True,

@@ -7,6 +7,7 @@ from ..dreammatcher.host.training.learn import (
     FULL,
     LORA,
     USUAL,
+    CustomDiffusionSettings,
     DreamBoothSettings,
     custom_diffusion,
     dreambooth,
@@ -40,6 +41,8 @@ PRIOR = "Pictures of the class, best made by the model itself: they keep it from
 GO_ON, KEEP = "go on when queued again", "keep what is learned"
 OPTIONS = ("DM_TRAINING_OPTIONS", {"tooltip": "From DreamMatcher Training Options: what is seldom changed."})
 ATTENTION_LOSS = ("DM_ATTENTION_LOSS", {"tooltip": "From DreamMatcher SeFi Attention Loss: keeps the word on the subject."})
+WORD_RATE = number("FLOAT", 0.0, 0.0, 1.0, "Custom Diffusion: how far the word moves in a step. 0: as far as rate says, as in "
+                   "the authors' code. Toybox takes 0.02.", 1e-7)
 
 
 class DreamMatcherDreamBooth:
@@ -140,12 +143,14 @@ class DreamMatcherCustomDiffusion:
             "bfloat16": BFLOAT16,
             "options": OPTIONS,
             "attention_loss": ATTENTION_LOSS,
+            "word_rate": WORD_RATE,
         }}
 
     def learn(self, model, clip, vae, training_set, initial_word, steps, rate, seed, prior_set=None, prior_weight=1.0, sizes=True,
-              batch=2, bfloat16=False, options=USUAL, attention_loss=None):
+              batch=2, bfloat16=False, options=USUAL, attention_loss=None, word_rate=0.0):
         settings = options.training(steps, batch, seed, bfloat16)
-        learned, losses = custom_diffusion(model, clip, vae, training_set, prior_set, initial_word, rate, sizes, prior_weight,
+        chosen = CustomDiffusionSettings(rate, word_rate, sizes)
+        learned, losses = custom_diffusion(model, clip, vae, training_set, prior_set, initial_word, chosen, prior_weight,
                                            settings, options, attention_loss)
         return *apply_learned(model, clip, learned), learned, curve_image(losses, steps)
 

@@ -39,6 +39,7 @@ class Choices:
     initial_word: str = ""
     vectors: int = 1
     sizes: bool = True
+    word_rate: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -160,6 +160,19 @@ def test_custom_diffusion_learns_keys_values_and_a_word_and_saves_both(host, fre
     assert (ours - theirs).norm() < 0.02 * (ours - plain).norm()
 
 
+def test_the_word_of_custom_diffusion_moves_at_a_rate_of_its_own(host, fresh, make_set):
+    def learned(**rates):
+        return host.nodes["DreamMatcherCustomDiffusion"]().learn(*fresh, make_set(identifier="<new1>"), "robot", 1, 1e-3, 1,
+                                                                 sizes=False, **rates)[2]
+
+    same, twice, named = learned(), learned(word_rate=2e-3), learned(word_rate=1e-3)
+    start = learned(word_rate=1e-7).embeddings["<new1>"]
+    moved = [(one.embeddings["<new1>"] - start).abs().max() for one in (same, twice)]
+    assert moved[1] / moved[0] == pytest.approx(2.0, rel=1e-2)
+    assert torch.equal(same.embeddings["<new1>"], named.embeddings["<new1>"])
+    assert same.lora.keys() == twice.lora.keys() and all(torch.equal(value, twice.lora[name]) for name, value in same.lora.items())
+
+
 def test_pictures_of_the_class_are_learned_beside_the_subjects(host, fresh, make_set):
     prior = make_set(identifier="", class_word="robot")
     with_prior, without = (learn(host, *fresh, make_set(), prior_set=one)[2].lora for one in (prior, None))

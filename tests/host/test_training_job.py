@@ -74,7 +74,7 @@ def test_a_job_run_by_itself_learns_what_the_node_learns_in_the_graph(host, writ
 
 @pytest.mark.parametrize(("method", "prior", "chosen"), [
     ("DreamBooth LoRA", True, {"rank": 2}), ("Textual Inversion", False, {}),
-    ("Custom Diffusion", True, {"sizes": False})])
+    ("Custom Diffusion", True, {"sizes": False, "word_rate": 2e-2})])
 def test_two_processes_of_one_picture_learn_as_one_process_of_two(host, write, method, prior, chosen):
     together = learned(run(host, write("two", method, prior=prior, batch=1, **chosen), LAUNCH))
     alone = learned(run(host, write("one", method, prior=prior, batch=2, **chosen)))

@@ -26,7 +26,17 @@ from ...training.parallel import Share
 from ...training.sets import TrainingSet
 from ...training.settings import LoraSettings, ObjectiveSettings, TrainingOptions, TrainingSettings
 from .keep import check_name, save_learned
-from .learn import FULL, LORA, DreamBoothSettings, check_masks, custom_diffusion, dreambooth, textual_inversion, word_of
+from .learn import (
+    FULL,
+    LORA,
+    CustomDiffusionSettings,
+    DreamBoothSettings,
+    check_masks,
+    custom_diffusion,
+    dreambooth,
+    textual_inversion,
+    word_of,
+)
 from .run import check_pictures, check_prior
 
 FOLDER = "dreammatcher/jobs"
@@ -118,4 +128,5 @@ def _learn(job: Job, model, clip, vae, options: TrainingOptions) -> tuple[Learne
     if job.method == TEXTUAL_INVERSION:
         return textual_inversion(model, clip, vae, own, word, chosen.vectors, chosen.rate, settings, options)
     assert job.method == CUSTOM_DIFFUSION
-    return custom_diffusion(model, clip, vae, own, prior, word, chosen.rate, chosen.sizes, chosen.prior_weight, settings, options)
+    how = CustomDiffusionSettings(chosen.rate, chosen.word_rate, chosen.sizes)
+    return custom_diffusion(model, clip, vae, own, prior, word, how, chosen.prior_weight, settings, options)

@@ -41,6 +41,21 @@ class DreamBoothSettings:
             raise ValueError(f"rate: {self.rate} is outside 0..1; 0.0001 suits a LoRA, 0.000005 a full training")
 
 
+@dataclass(frozen=True)
+class CustomDiffusionSettings:
+    """What Custom Diffusion learns from, and how fast."""
+
+    rate: float = 1e-5  # of keys and values
+    word_rate: float = 0.0  # of the word's vector; 0 is the same as keys and values have, as in the authors' code
+    sizes: bool = True  # every picture is learned at several sizes, said in its captions
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1:
+            raise ValueError(f"rate: {self.rate} is outside 0..1; the authors' is 0.00001 for each picture of a step")
+        if not 0 <= self.word_rate <= 1:
+            raise ValueError(f"word_rate: {self.word_rate} is outside 0..1; 0 is the same as rate")
+
+
 def dreambooth(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, chosen: DreamBoothSettings,
                objective: ObjectiveSettings, settings: TrainingSettings,
                options: TrainingOptions = USUAL) -> tuple[Learned, list[float]]:
@@ -90,30 +105,27 @@ def textual_inversion(model, clip, vae, own: TrainingSet, initial_word: str, vec
     return Learned({}, _plain(rows), {**_about("Textual Inversion", own, settings, losses), TOWERS: said_of(clip)}), losses
 
 
-def custom_diffusion(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, initial_word: str, rate: float, sizes: bool,
-                     prior_weight: float, settings: TrainingSettings, options: TrainingOptions = USUAL,
-                     penalty: Penalty | None = None) -> tuple[Learned, list[float]]:
-    """Keys and values that read the text, and the vector of the set's identifier.
-
-    With ``sizes`` every picture is learned at several sizes, said in its captions. Raises ValueError as the other two do.
-    """
+def custom_diffusion(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, initial_word: str,
+                     chosen: CustomDiffusionSettings, prior_weight: float, settings: TrainingSettings,
+                     options: TrainingOptions = USUAL, penalty: Penalty | None = None) -> tuple[Learned, list[float]]:
+    """Keys and values that read the text, and the vector of the set's identifier. Raises ValueError as the other two do."""
     word = word_of(own)
     check_pictures(own)
     check_prior(own, prior)
     shown, side = own, own.preparation.resolution
     with torch.inference_mode(False):
-        if sizes:
+        if chosen.sizes:
             generator = torch.Generator().manual_seed(settings.seed)
             shown = replace(own, examples=tuple(version for example in own.examples
                                                 for version in at_sizes(example, side, SIZES, generator)))
     with ready(model, clip, vae, shown, prior, settings, options.running, constant_start=True) as work:
         with torch.inference_mode(False):
             _check_penalty(work.denoiser, penalty, 1)
-            unet = keys_and_values_of(work.denoiser.unet, rate)
-            rows = {word: token_rows(work.denoiser.rows_of(initial_word), 1, rate)}
+            unet = keys_and_values_of(work.denoiser.unet, chosen.rate)
+            rows = {word: token_rows(work.denoiser.rows_of(initial_word), 1, chosen.word_rate or chosen.rate)}
             objective = ObjectiveSettings(prior_weight, options.min_snr_gamma, masked=_has_masks(shown))
             recipe = SubjectRecipe(work.denoiser, work.own, objective, unet=unet, rows=rows, prior=work.prior, penalty=penalty)
-        choices = (own, prior, initial_word, rate, sizes, objective, settings, *_also(penalty))
+        choices = (own, prior, initial_word, chosen, objective, settings, *_also(penalty))
         job = job_of(work.identity, "Custom Diffusion", *choices)
         losses = run(recipe, settings, job, options)
     about = {**_about("Custom Diffusion", own, settings, losses), TOWERS: said_of(clip)}
