@@ -39,19 +39,27 @@ COLUMNS = {"subject_error": ("subject error ↓", 1), "silhouette_iou": ("silhou
 MEASURES = {ERROR: "subject_error", SILHOUETTE: "silhouette_iou", SCENE: "scene", CLASS: "class"}
 
 
-def matched(school: School, taught: Taught, lesson: Lesson, prompt: str, guided: bool):
-    """The model with DreamMatcher on top; the reference is the first of the learned pictures, with a prompt that names it."""
-    studio, kind = school.studio, lesson.subject.kind
-    reference_prompt = f"a photo of a {WORD} {kind} {SCENES[lesson.scenes[0]]}"
+def reference_of(school: School, taught: Taught, lesson: Lesson):
+    """The first of the learned pictures, inverted with a prompt that names it, and the subject in that prompt."""
+    studio = school.studio
+    prompt = f"a photo of a {WORD} {lesson.subject.kind} {SCENES[lesson.scenes[0]]}"
     conditioning = studio.module("dreammatcher.host.conditioning")
-    subjects = [conditioning.subject_of(studio.clip, text, kind) for text in (reference_prompt, prompt)]
-    (tensor, options), = taught.encode(reference_prompt)
+    subject = conditioning.subject_of(studio.clip, prompt, lesson.subject.kind)
+    (tensor, options), = taught.encode(prompt)
     reference, _ = studio.module("dreammatcher.host.matching.invert").invert_reference(
-        taught.model, studio.encode(lesson.pictures[0]), [[tensor, {**options, conditioning.SUBJECT_KEY: subjects[0]}]],
+        taught.model, studio.encode(lesson.pictures[0]), [[tensor, {**options, conditioning.SUBJECT_KEY: subject}]],
         studio.prompt("")[0], 50, "ddim_uniform")
+    return reference, subject
+
+
+def matched(school: School, taught: Taught, lesson: Lesson, reference, prompt: str, guided: bool):
+    """The model with DreamMatcher on top, for what :func:`reference_of` gave."""
+    studio = school.studio
+    inverted, subject = reference
+    wanted = studio.module("dreammatcher.host.conditioning").subject_of(studio.clip, prompt, lesson.subject.kind)
     settings = studio.module("dreammatcher.matching.settings")
     model = studio.module("dreammatcher.host.matching.apply").apply(
-        taught.model, reference, settings.MaskSettings(*subjects), settings.ApplySettings())[0]
+        taught.model, inverted, settings.MaskSettings(subject, wanted), settings.ApplySettings())[0]
     return studio.guided(model, mode="fast") if guided else model
 
 
@@ -73,8 +81,8 @@ class Drawing:
     def alone(self, taught: Taught, text: str, seed: int) -> np.ndarray:
         return self.studio.sample(taught.model, taught.encode(self.named(text)), self.negative, seed)
 
-    def with_match(self, taught: Taught, guided: bool, text: str, seed: int) -> np.ndarray:
-        model = matched(self.school, taught, self.lesson, self.named(text), guided)
+    def with_match(self, taught: Taught, reference, guided: bool, text: str, seed: int) -> np.ndarray:
+        model = matched(self.school, taught, self.lesson, reference, self.named(text), guided)
         return self.studio.sample(model, taught.encode(self.named(text)), self.negative, seed)
 
     def figures(self, name: str, draw: Callable[[str, int], np.ndarray], against: list[np.ndarray] | None = None,
@@ -111,8 +119,9 @@ class Drawing:
             return
         alone = self.figures(name, partial(self.alone, taught), drift=self.drift(taught.model, taught.encode), seconds=seconds,
                              parameters=sum(value.numel() for value in numbers.values()), bytes=len(save(numbers)) / 1000)
+        reference = reference_of(self.school, taught, self.lesson)
         for ending, guided in ((MATCHED, False), (GUIDED, True)):
-            self.figures(name + ending, partial(self.with_match, taught, guided), alone)
+            self.figures(name + ending, partial(self.with_match, taught, reference, guided), alone)
 
 
 def names_of(school: School) -> list[str]:
