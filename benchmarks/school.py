@@ -132,7 +132,7 @@ def methods(school: School) -> dict[str, Callable[[Lesson, object], Taught]]:
         "Custom Diffusion": lambda lesson, prior: school.custom_diffusion(lesson, prior),
         "DreamBooth LoRA": lambda lesson, prior: school.dreambooth(lesson, prior, "LoRA", 1e-3, 400, 8, True),
         "DreamBooth LoRA without prior": lambda lesson, prior: school.dreambooth(lesson, None, "LoRA", 1e-3, 400, 8, True),
-        "DreamBooth full": lambda lesson, prior: school.dreambooth(lesson, prior, "full", 1e-4, 300),
+        "DreamBooth full": lambda lesson, prior: school.dreambooth(lesson, prior, "full", 1e-4, 300, text=True),
         "ViCo": lambda lesson, prior: school.vico(lesson),
     }
 
