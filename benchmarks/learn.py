@@ -27,7 +27,7 @@ from toybox.judge import look
 from toybox.world import SCENES, caption
 
 from .school import WORD, Lesson, School, Taught, ablations, lessons, methods
-from .tables import markdown, mean_of, means
+from .tables import compared, markdown, mean_of, means
 
 FILE, FOLDER = ROOT / "build" / "learn.json", ROOT / "build" / "learn"
 PLAIN, MATCHED, GUIDED = "plain", " + DreamMatcher", " + DreamMatcher and guidance"
@@ -170,15 +170,20 @@ def folder_of(prompts: int, steps: float) -> Path:
     return FOLDER / digest.hexdigest()[:8]
 
 
-def merged(folder: Path, names: list[str], most: int = 6) -> dict[str, dict]:
-    """The table of every subject that all methods have learned; writes it, and a sheet of ``most`` of them."""
+def rows_of(folder: Path, names: list[str]) -> list[dict]:
+    """Figures of every subject that all methods have learned."""
     numbers = sorted({int(path.name[:3]) for path in folder.glob("*.json")})
     numbers = [number for number in numbers if all(done(folder, number, name).exists() for name in names)]
     if not numbers:
         raise SystemExit(f"{folder} holds no subject that every method has learned")
-    rows = [row for number in numbers for name in names
+    return [{**row, "subject": number} for number in numbers for name in names
             for row in json.loads(done(folder, number, name).read_text(encoding="utf-8"))]
-    table = means(rows, COLUMNS)
+
+
+def merged(folder: Path, names: list[str], most: int = 6) -> dict[str, dict]:
+    """The table of these subjects; writes it, and a sheet of ``most`` of them."""
+    rows = rows_of(folder, names)
+    numbers, table = list(dict.fromkeys(row["subject"] for row in rows)), means(rows, COLUMNS)
     FILE.write_text(json.dumps({"subjects": numbers, **table}, indent=1), encoding="utf-8")
     sheet(folder, numbers[:most], names, list(table)).save(FILE.with_suffix(".png"))
     return table
@@ -205,7 +210,10 @@ def main() -> None:
     school = School(Host(ROOT / "build" / f"host-learn-{options.first}"), options.steps)
     folder = folder_of(options.prompts, options.steps)
     run(school, options.subjects, options.prompts, options.first, folder)
-    print(markdown(merged(folder, names_of(school)), COLUMNS, "method"))
+    names = names_of(school)
+    print(markdown(merged(folder, names), COLUMNS, "method"))
+    print(compared(rows_of(folder, names), "subject_error", [(name, name + more) for name in methods(school)
+                                                             for more in (MATCHED, GUIDED)]))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from toybox.layout import facing_of
 from toybox.world import caption, unseen_subject
 
 from .school import Lesson, School, Taught, lessons
-from .tables import Columns, markdown, means
+from .tables import Columns, compared, markdown, means
 
 FOLDER = ROOT / "build" / "sefi"
 FILE = FOLDER.with_suffix(".json")
@@ -44,6 +44,9 @@ ROWS = {"Textual Inversion": dict(stages=1, split=False, weight=0.0),
         "Textual Inversion + attention loss": dict(stages=1, split=False, weight=WEIGHT),
         "five stages": dict(stages=5, split=False, weight=0.0), "keys and values apart": dict(stages=1, split=True, weight=0.0),
         "both": dict(stages=5, split=True, weight=0.0), "both + attention loss": dict(stages=5, split=True, weight=WEIGHT)}
+
+#: with the attention loss, against the same without
+LOSS = (("both", "both + attention loss"),)
 
 
 def teach(school: School, lesson: Lesson, stages: int, split: bool, weight: float, steps: int,
@@ -108,16 +111,15 @@ def run(school: School, chosen: list[Lesson], rows: dict[str, dict], steps: int,
             print(f"subject {number + 1} of {len(chosen)}: {name}: {found[ERROR]}", flush=True)
 
 
-def merged(folder: Path, rows: dict[str, dict]) -> tuple[int, dict[str, dict]]:
-    """How many subjects have every row, and the means over these."""
+def rows_of(folder: Path, rows: dict[str, dict]) -> list[dict]:
+    """Figures of the subjects that have every row."""
     names = [PLAIN, *rows]
     seeds = sorted({path.name.split()[0] for path in folder.glob("*.json")})
     whole = [seed for seed in seeds if all((folder / f"{seed} {name}.json").exists() for name in names)]
     if not whole:
         raise SystemExit(f"{folder} holds no subject with every row")
-    found = [{"name": name, **json.loads((folder / f"{seed} {name}.json").read_text(encoding="utf-8"))}
-             for seed in whole for name in names]
-    return len(whole), means(found, COLUMNS)
+    return [{"name": name, "subject": seed, **json.loads((folder / f"{seed} {name}.json").read_text(encoding="utf-8"))}
+            for seed in whole for name in names]
 
 
 def main() -> None:
@@ -137,11 +139,14 @@ def main() -> None:
         school = School(Host(ROOT / "build" / f"host-sefi-{options.first}{options.weights}"))
         chosen = lessons(options.subjects, options.prompts, (SWEPT if options.weights else SUBJECTS) + options.first)
         run(school, chosen, rows, options.steps, folder)
-    count, table = merged(folder, rows)
+    found = rows_of(folder, rows)
+    table, count = means(found, COLUMNS), len({row["subject"] for row in found})
     before = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
     FILE.write_text(json.dumps({**before, what: {"subjects": count, **table}}, indent=1), encoding="utf-8")
     print(f"{count} subjects")
     print(markdown(table, COLUMNS))
+    first, *others = rows
+    print(compared(found, ERROR, [*((first, other) for other in others), *(() if options.weights else LOSS)]))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from dreammatcher.evaluation.metrics import difference
+
 #: measure -> its column's title and decimals
 Columns = Mapping[str, tuple[str, int]]
 
@@ -26,6 +28,16 @@ def markdown(table: Mapping[str, Mapping], columns: Columns, corner: str = "") -
     lines = [f"| {corner} | {' | '.join(title for title, _ in columns.values())} |", "|" + "---|" * (len(columns) + 1)]
     return "\n".join(lines + [f"| {name} | {' | '.join(shown(row[key], digits) for key, (_, digits) in columns.items())} |"
                               for name, row in table.items()])
+
+
+def compared(rows: list[dict], key: str, pairs: Iterable[tuple[str, str]]) -> str:
+    """A line for each pair of names: the second less the first, subject by subject, and for how many it is lower."""
+    lines = []
+    for names in pairs:
+        one, other = ({row["subject"]: row[key] for row in rows if row["name"] == name} for name in names)
+        lower = sum(other[subject] < one[subject] for subject in one)
+        lines.append(f"{names[0]} -> {names[1]}: {difference(one, other).signed()}, lower for {lower} of {len(one)}")
+    return "\n".join(lines)
 
 
 def shown(value: float | None, digits: int) -> str:
