@@ -18,6 +18,8 @@ from toybox.world import CLASSES, SCENES, Subject, random_pose, random_scene, un
 from .studio import Studio
 
 WORD, PICTURES, CLASS_PICTURES = "sks", 4, 16
+#: what the word of Custom Diffusion begins as: it stands before the class, where Toybox's captions have a colour
+COLOUR = "red"
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +101,7 @@ class School:
     def custom_diffusion(self, lesson: Lesson, prior, steps: int = 400, rates: tuple[float, float] = (1e-3, 2e-2)) -> Taught:
         own = self.training_set(lesson.pictures, lesson.subject.kind, WORD)
         model, clip, learned, _ = self.nodes["DreamMatcherCustomDiffusion"]().learn(
-            self.studio.model, self.studio.clip, self.studio.vae, own, lesson.subject.kind, max(1, round(steps * self.share)),
+            self.studio.model, self.studio.clip, self.studio.vae, own, COLOUR, max(1, round(steps * self.share)),
             rates[0], 0, prior_set=prior, sizes=False, batch=4, word_rate=rates[1])
         return Taught(model, learned, partial(self.encoded, clip))
 
