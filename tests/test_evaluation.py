@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.tables import compared
 from dreammatcher.evaluation import encoders, metrics, protocols, report, scoring, workflow
 from dreammatcher.evaluation.protocols import Case, Protocol, Subject, read_protocol, shard
 from dreammatcher.evaluation.runner import Folder
@@ -331,3 +332,11 @@ def test_toybox_s_own_protocol_scores_with_the_truth(tmp_path):
     assert same[evaluation.ERROR] < 3 < other.get(evaluation.ERROR, 99) and same[evaluation.CLASS] == 1
     assert evaluation.SILHOUETTE in other and evaluation.SILHOUETTE not in same
     assert evaluation.judged({key: reference}, {key: reference})[key][evaluation.SILHOUETTE] == 1
+
+
+def test_benchmarks_compare_two_rows_subject_by_subject():
+    figures = {"alone": (10.0, 20.0, 30.0), "matched": (8.0, 21.0, 22.0)}
+    rows = [{"name": name, "subject": number, "error": value}
+            for name, values in figures.items() for number, value in enumerate(values)]
+    line = compared(rows, "error", [("alone", "matched")])
+    assert line.startswith("alone -> matched: -3.00 [-8.00, +1.00]") and line.endswith("lower for 2 of 3")

@@ -170,7 +170,8 @@ def test_the_word_of_custom_diffusion_moves_at_a_rate_of_its_own(host, fresh, ma
     moved = [(one.embeddings["<new1>"] - start).abs().max() for one in (same, twice)]
     assert moved[1] / moved[0] == pytest.approx(2.0, rel=1e-2)
     assert torch.equal(same.embeddings["<new1>"], named.embeddings["<new1>"])
-    assert same.lora.keys() == twice.lora.keys() and all(torch.equal(value, twice.lora[name]) for name, value in same.lora.items())
+    assert same.lora.keys() == twice.lora.keys()
+    assert all(torch.equal(value, twice.lora[name]) for name, value in same.lora.items())
 
 
 def test_pictures_of_the_class_are_learned_beside_the_subjects(host, fresh, make_set):
