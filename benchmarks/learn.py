@@ -212,8 +212,9 @@ def main() -> None:
     run(school, options.subjects, options.prompts, options.first, folder)
     names = names_of(school)
     print(markdown(merged(folder, names), COLUMNS, "method"))
-    print(compared(rows_of(folder, names), "subject_error", [(name, name + more) for name in methods(school)
-                                                             for more in (MATCHED, GUIDED)]))
+    pairs = [(name, name + more) for name in methods(school) for more in (MATCHED, GUIDED)]
+    pairs += [("Textual Inversion", "ViCo"), *(("ViCo", name) for name in ablations(school))]
+    print(compared(rows_of(folder, names), "subject_error", pairs))
 
 
 if __name__ == "__main__":
