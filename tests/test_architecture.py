@@ -12,7 +12,7 @@ from harness.library import ROOT
 
 PACKAGES = ("dreammatcher", "nodes", "toybox", "harness", "benchmarks")
 HOST_MODULES = ("comfy", "comfy_api", "comfy_extras", "folder_paths", "server", "execution", "app")
-HOSTS = ("dreammatcher.host", "toybox.host", "toybox.making")
+HOSTS = ("dreammatcher.host", "toybox.host", "toybox.transformer", "toybox.making")
 
 
 def module_of(file: Path) -> str:

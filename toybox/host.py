@@ -118,44 +118,61 @@ def build_clip(tokenizer_dir: Path, embedding_directory=None, disable_dynamic: b
         return comfy.sd.CLIP(clip_target(tokenizer_dir), embedding_directory=embedding_directory, **options)
 
 
-def load(path: Path, tokenizer_dir: Path, embedding_directory=None, disable_dynamic: bool = False):
-    """MODEL, CLIP and VAE from one Toybox safetensors file. ``disable_dynamic`` has newer hosts load all weights at once.
+def read(path: Path, prefixes: tuple[str, ...]) -> dict[str, dict[str, torch.Tensor]]:
+    """Prefix -> float32 state dict from a Toybox safetensors file.
 
-    Raises FileNotFoundError or ValueError, naming the file, when it is missing or is not a Toybox model.
+    Raises FileNotFoundError or ValueError, naming the file, when it is missing or lacks one of the prefixes.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"Toybox model {path} is missing; re-install the pack or run `python -m toybox.making.train`")
+        raise FileNotFoundError(f"Toybox model {path} is missing; re-install the pack or train it as toybox/README.md says")
     try:
         weights = dequantise(comfy.utils.load_torch_file(str(path), safe_load=True))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     parts = {prefix: {key[len(prefix):]: value for key, value in weights.items() if key.startswith(prefix)}
-             for prefix in (UNET_PREFIX, CLIP_PREFIX, VAE_PREFIX)}
+             for prefix in prefixes}
     for prefix, part in parts.items():
         if not part:
             raise ValueError(f"{path} is not a Toybox model: it has no weights that start with {prefix!r}")
+    return parts
 
-    device = comfy.model_management.get_torch_device()
-    base = unet_model()
-    base.diffusion_model.load_state_dict(parts[UNET_PREFIX])
+
+def patcher_of(base, disable_dynamic: bool) -> comfy.model_patcher.ModelPatcher:
+    """The host's ModelPatcher around a BaseModel, of the kind that the host's own loaders would make."""
     Patcher = comfy.model_patcher.ModelPatcher
     if not disable_dynamic:
         Patcher = getattr(comfy.model_patcher, "CoreModelPatcher", Patcher)
-    patcher = Patcher(base, load_device=device, offload_device=comfy.model_management.unet_offload_device())
+    return Patcher(base, load_device=comfy.model_management.get_torch_device(),
+                   offload_device=comfy.model_management.unet_offload_device())
 
-    clip = build_clip(tokenizer_dir, embedding_directory, disable_dynamic)
-    # newer hosts make a second copy with these when the first is loaded bit by bit and something needs it whole
+
+def load(path: Path, tokenizer_dir: Path, embedding_directory=None, disable_dynamic: bool = False):
+    """MODEL, CLIP and VAE from one Toybox safetensors file. ``disable_dynamic`` has newer hosts load all weights at once.
+
+    Raises FileNotFoundError or ValueError, naming the file, when it is missing or is not a Toybox model.
+    """
+    parts = read(path, (UNET_PREFIX, CLIP_PREFIX, VAE_PREFIX))
+    base = unet_model()
+    base.diffusion_model.load_state_dict(parts[UNET_PREFIX])
+    patcher = patcher_of(base, disable_dynamic)
+    # newer hosts make a second copy with this when the first is loaded bit by bit and something needs it whole
     patcher.cached_patcher_init = (load, (path, tokenizer_dir, embedding_directory), 0)
+    return patcher, *text_and_vae(path, parts, tokenizer_dir, embedding_directory, disable_dynamic)
+
+
+def text_and_vae(path: Path, parts: dict[str, dict[str, torch.Tensor]], tokenizer_dir: Path, embedding_directory=None,
+                 disable_dynamic: bool = False) -> tuple[comfy.sd.CLIP, comfy.sd.VAE]:
+    """CLIP and VAE from the ``parts`` of the file at ``path``. Raises ValueError for weights that the text encoder lacks."""
+    clip = build_clip(tokenizer_dir, embedding_directory, disable_dynamic)
     clip.patcher.cached_patcher_init = (_text_patcher, (path, tokenizer_dir, embedding_directory))
     _, unexpected = clip.load_sd(parts[CLIP_PREFIX], full_model=True)
     if unexpected:
         raise ValueError(f"{path}: unknown text encoder weights {unexpected[:3]}")
-    vae = comfy.sd.VAE(sd=parts[VAE_PREFIX])
-    return patcher, clip, vae
+    return clip, comfy.sd.VAE(sd=parts[VAE_PREFIX])
 
 
-def _text_patcher(*arguments, disable_dynamic: bool = False):
-    return load(*arguments, disable_dynamic)[1].patcher
+def _text_patcher(path: Path, *arguments, disable_dynamic: bool = False):
+    return text_and_vae(path, read(path, (CLIP_PREFIX, VAE_PREFIX)), *arguments, disable_dynamic)[0].patcher
 
 
 def embedding_folders() -> list[str]:

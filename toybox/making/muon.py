@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from .precision import has_fast_bfloat16
+
 #: of the Newton-Schulz iteration x <- a x + b (x xᵀ) x + c (x xᵀ)² x, and how often it is made
 COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 MOMENTUM = 0.95
@@ -15,10 +17,13 @@ SMALLEST_NORM = 1e-7
 
 
 def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
-    """[N, R, C] -> bfloat16 [N, R, C], each about the orthogonal matrix nearest to it: singular values of 0.5 to 1.5."""
+    """[N, R, C] -> [N, R, C], each about the orthogonal matrix nearest to it: singular values of 0.5 to 1.5.
+
+    In bfloat16 where the device multiplies it in hardware, else in float32.
+    """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.bfloat16()
+    x = matrices.to(torch.bfloat16 if has_fast_bfloat16(matrices.device) else torch.float32)
     x = x.transpose(1, 2) if tall else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=SMALLEST_NORM)
     for _ in range(ITERATIONS):

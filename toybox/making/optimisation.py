@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .muon import Muon
+from .precision import has_fast_bfloat16
 
 log = logging.getLogger("toybox")
 
@@ -44,9 +45,8 @@ def keep_norm_inputs(module: nn.Module) -> None:
 
 
 def half_precision(device: torch.device) -> torch.autocast:
-    """bfloat16 where the device multiplies it in hardware; on a CPU that does not, float32 is forty times faster."""
-    fast = device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+    """Autocast to bfloat16 where the device multiplies it in hardware; float32 elsewhere."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device))
 
 
 def rate_factor(step: int, total: int) -> float:

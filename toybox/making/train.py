@@ -51,6 +51,11 @@ def parts_of(weights: dict[str, torch.Tensor], prefixes: tuple[str, ...]) -> dic
             for prefix in prefixes}
 
 
+def load(module: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Loads ``weights``; what newer hosts added to a module, as TAESD's shift, keeps its value."""
+    module.load_state_dict({**module.state_dict(), **weights})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, help="length of the denoiser's schedule")
@@ -85,10 +90,10 @@ def main() -> None:
     done = BUILD / "autoencoder.pt"
     vae = comfy.taesd.taesd.TAESD().to(device).requires_grad_(True)
     if done.exists():
-        vae.load_state_dict(torch.load(done, weights_only=True))
+        load(vae, torch.load(done, weights_only=True))
     else:
         if earlier:
-            vae.load_state_dict(earlier[toybox.VAE_PREFIX])
+            load(vae, earlier[toybox.VAE_PREFIX])
         train_autoencoder.train(vae, pictures, BUILD, plan.autoencoder, fresh=not earlier)
         torch.save(vae.state_dict(), done)
     log.info("autoencoder: mean absolute error %.4f", train_autoencoder.reconstruction_error(vae, pictures[:200]))

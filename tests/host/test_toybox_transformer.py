@@ -1,0 +1,221 @@
+"""Toybox-Z in the host's own class: trained by the trainer's step, saved, loaded, sampled and patched as any model is."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from closeness import RUN, close
+from safetensors.torch import save_file
+
+from harness.library import ROOT
+
+MODEL = ROOT / "toybox" / "model.safetensors"
+TOKENIZER = ROOT / "toybox" / "tokenizer"
+LAYERS = 2
+
+
+@pytest.fixture
+def transformer(pack):
+    """Toybox's module of it, where the host has the class."""
+    module = pack.module("toybox.transformer")
+    try:
+        module.host_class()
+    except RuntimeError:
+        pytest.skip("this host does not know Z-Image")
+    return module
+
+
+@pytest.fixture
+def flow(transformer, monkeypatch):
+    """The trainer in float32, with the host told that it trains."""
+    import comfy.model_management
+
+    from toybox.making import train_flow
+
+    monkeypatch.setattr(comfy.model_management, "in_training", True, raising=False)
+    monkeypatch.setattr(train_flow, "half_precision", lambda device: nullcontext())
+    with torch.enable_grad():
+        yield train_flow
+
+
+@pytest.fixture
+def denoiser(flow):
+    torch.manual_seed(0)
+    made = flow.FlowDenoiser(LAYERS, torch.randn(5, 77, 96), torch.device("cpu"))
+    flow.prepare(made)
+    return made
+
+
+def batch_of(count: int, side: int = 16, width: int = 16):
+    from toybox.making.material import Batch
+    from toybox.shapes import PART_LABELS
+
+    generator = torch.Generator().manual_seed(1)
+    parts = torch.randint(len(PART_LABELS), (count, side, width), generator=generator, dtype=torch.uint8)
+    return Batch(torch.randn(count, 4, side, width, generator=generator), {16: parts}, torch.arange(count) % 5)
+
+
+def awake(denoiser) -> None:
+    """Every weight that begins as zero at a random value, so that the model computes something."""
+    generator = torch.Generator().manual_seed(2)
+    for value in denoiser.transformer.parameters():
+        if not value.any():
+            value.data = 0.3 * torch.randn(value.shape, generator=generator)
+
+
+def file_of(denoiser, folder):
+    from toybox.host import UNET_PREFIX
+    from toybox.int8 import quantise
+
+    path = folder / "z.safetensors"
+    weights = {UNET_PREFIX + name: value.detach() for name, value in denoiser.transformer.state_dict().items()}
+    save_file(quantise(weights), path)
+    return path
+
+
+def test_a_host_without_the_class_is_told_in_one_sentence(pack, host):
+    if host.upstream:
+        pytest.skip("this host has the class")
+    with pytest.raises(RuntimeError, match="needs a ComfyUI that knows Z-Image"):
+        pack.module("toybox.transformer").load(MODEL, MODEL, TOKENIZER)
+
+
+def test_a_new_model_predicts_nothing_so_its_loss_is_that_of_zero(flow, denoiser):
+    batch, device = batch_of(4), torch.device("cpu")
+    torch.manual_seed(3)
+    loss = flow.velocity_loss(denoiser, batch)
+    torch.manual_seed(3)
+    noise, sigmas = torch.randn_like(batch.clean), flow.noise_levels(4, device)
+    told = flow.part_loss(denoiser, batch.parts[16])
+    velocity = (noise - batch.clean).square().mean((1, 2, 3)) / flow.TYPICAL
+    assert close(loss, (velocity + flow.PART_WEIGHT * (1 - sigmas) * told).mean(), RUN)
+
+
+def test_the_model_predicts_the_velocity_from_clean_to_noise(flow, denoiser):
+    """With the right velocity the loss is the part labels' alone, so its sign and direction are what the sampler takes."""
+    batch = batch_of(4)
+    torch.manual_seed(3)
+    noise = torch.randn_like(batch.clean)
+    denoiser.forward = lambda noisy, sigmas, captions: (denoiser.transformer(
+        noisy, sigmas, denoiser.context[captions], 77) * 0 + noise - batch.clean)
+    torch.manual_seed(3)
+    loss = flow.velocity_loss(denoiser, batch)
+    torch.manual_seed(3)
+    torch.randn_like(batch.clean)
+    sigmas = flow.noise_levels(4, torch.device("cpu"))
+    told = flow.part_loss(denoiser, batch.parts[16])
+    assert close(loss, (flow.PART_WEIGHT * (1 - sigmas) * told).mean(), RUN)
+
+
+def test_steps_on_one_batch_lower_its_loss_and_leave_the_pads_alone(flow, denoiser, tmp_path):
+    from toybox.making.optimisation import Run
+
+    batch = batch_of(4)
+    pads = [denoiser.transformer.x_pad_token.clone(), denoiser.transformer.cap_pad_token.clone()]
+    run, losses = Run("z", tmp_path, denoiser, 60, 3e-3, network=denoiser.transformer), []
+
+    def loss():
+        torch.manual_seed(7)
+        losses.append(flow.velocity_loss(denoiser, batch))
+        return losses[-1]
+
+    step = run.stepper(loss)
+    typical = denoiser.typical.clone()
+    for _ in range(25):
+        denoiser.typical.copy_(typical)
+        run.optimisers.set_rate(3e-3)
+        step()
+    assert losses[-1] < 0.9 * losses[0]
+    assert torch.equal(pads[0], denoiser.transformer.x_pad_token) and torch.equal(pads[1], denoiser.transformer.cap_pad_token)
+
+
+def test_pairs_are_twice_as_wide_and_their_parts_are_read_from_every_picture_token(flow, denoiser):
+    loss = flow.velocity_loss(denoiser, batch_of(2, width=32))
+    loss.backward()
+    assert torch.isfinite(loss) and denoiser.features.shape[1] == 96 + 16 * 32
+    assert all(torch.isfinite(value.grad).all() for value in denoiser.parameters() if value.grad is not None)
+
+
+def test_what_was_trained_is_what_the_host_loads_and_runs(flow, denoiser, transformer, tmp_path, monkeypatch):
+    import comfy.model_management
+
+    awake(denoiser)
+    model, clip, vae = transformer.load(file_of(denoiser, tmp_path), MODEL, TOKENIZER)
+    network = model.model.diffusion_model
+    denoiser.transformer.load_state_dict(network.state_dict())  # the file's eight bits
+    x, context = torch.randn(2, 4, 16, 24), torch.randn(2, 77, 96)
+    with torch.no_grad():
+        ours = denoiser.transformer(x, torch.tensor([0.3, 0.8]), context, 77)
+        monkeypatch.setattr(comfy.model_management, "in_training", False)
+        theirs = network(x, torch.tensor([0.3, 0.8]), context=context, num_tokens=77)
+    assert close(ours, theirs, RUN) and ours.abs().max() > 0.1 and len(network.layers) == LAYERS
+    assert clip is not None and vae is not None
+
+
+def test_it_samples_through_the_stock_nodes_and_takes_loras(host, flow, denoiser, transformer, tmp_path, monkeypatch):
+    import comfy.lora
+    import comfy.model_management
+
+    monkeypatch.setattr(comfy.model_management, "in_training", False)
+    awake(denoiser)
+    model, clip, vae = transformer.load(file_of(denoiser, tmp_path), MODEL, TOKENIZER)
+
+    def drawn(model, text: str) -> torch.Tensor:
+        with torch.inference_mode():
+            encode = host.nodes["CLIPTextEncode"]().encode
+            positive, negative = encode(clip, text)[0], encode(clip, "")[0]
+            return host.nodes["KSampler"]().sample(model, 1, 4, 4.0, "euler", "simple", positive, negative,
+                                                   {"samples": torch.zeros(1, 4, 16, 16)})[0]["samples"]
+
+    plain = drawn(model, "a photo of a robot")
+    assert torch.isfinite(plain).all() and not torch.equal(plain, drawn(model, "a photo of a cat in the snow"))
+    assert torch.isfinite(drawn(model, "a photo of a robot " * 40)).all(), "a long prompt has several times 77 columns"
+    keys = comfy.lora.model_lora_keys_unet(model.model, {})
+    name = "diffusion_model.layers.0.attention.qkv"
+    assert keys[name] == f"{name}.weight"
+    generator = torch.Generator().manual_seed(0)
+    save_file({f"{name}.lora_up.weight": torch.randn(768, 2, generator=generator),
+               f"{name}.lora_down.weight": torch.randn(2, 256, generator=generator)}, tmp_path / "lora.safetensors")
+    import comfy.utils
+
+    patched = comfy.sd.load_lora_for_models(model, None, comfy.utils.load_torch_file(str(tmp_path / "lora.safetensors")), 1, 0)[0]
+    assert not torch.equal(drawn(patched, "a photo of a robot"), plain)
+    assert torch.equal(drawn(model, "a photo of a robot"), plain)
+
+
+def test_captions_are_encoded_as_the_host_encodes_them(host, toybox, transformer):
+    from toybox.making.captions import Captions
+    from toybox.making.train_transformer import encode_captions
+
+    clip = toybox[1]
+    captions = Captions(clip.tokenize, torch.device("cpu"))
+    number = captions.empty
+    text = clip.cond_stage_model.clip_l.transformer
+    made = encode_captions(text, captions.tokens[number:], captions.ends[number:])
+    with torch.inference_mode():
+        stock = host.nodes["CLIPTextEncode"]().encode(clip, "")[0][0][0]
+    assert close(made, stock.half(), 8)
+
+
+def test_latents_are_kept_part_by_part(tmp_path, transformer, monkeypatch):
+    import numpy as np
+
+    from toybox.making import train_transformer
+
+    monkeypatch.setattr(train_transformer, "ENCODED_AT_ONCE", 2)
+    pictures, seen = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((5, 128, 128, 3), np.uint8), []
+
+    def encode(part: torch.Tensor) -> torch.Tensor:
+        seen.append(len(part))
+        if sum(seen) == 4:
+            raise KeyboardInterrupt
+        return part[:, :16, :16, :1].permute(0, 3, 1, 2).expand(-1, 4, -1, -1).half()
+
+    with pytest.raises(KeyboardInterrupt):
+        train_transformer.encode_pictures(encode, pictures, tmp_path / "latents.pt")
+    made = train_transformer.encode_pictures(encode, pictures, tmp_path / "latents.pt")
+    assert made[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4] and seen == [2, 2, 2, 1]
+    again = train_transformer.encode_pictures(encode, pictures[:3], tmp_path / "latents.pt")
+    assert len(again) == 3 and seen == [2, 2, 2, 1]

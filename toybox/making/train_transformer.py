@@ -1,0 +1,116 @@
+"""``python -m toybox.making.train_transformer``: trains Toybox-Z and writes toybox/model_z.safetensors.
+
+Text encoder and autoencoder are those of toybox/model.safetensors. It needs a ComfyUI that knows Z-Image (COMFYUI_PATH) and the
+pictures of ``python -m toybox.making.render``, and uses a CUDA device if there is one. It resumes from its checkpoint in
+``TOYBOX_BUILD``; ``--export-now`` writes the model from the latest checkpoint. ``--steps`` may be raised until the rate falls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from harness.library import use_library
+
+from ..vocab import TOKENIZER_DIR
+from .attention import attention
+from .dataset import BUILD, open_dataset
+from .train import MODEL_FILE, load, parts_of
+
+log = logging.getLogger("toybox")
+
+TRANSFORMER_FILE = MODEL_FILE.with_name("model_z.safetensors")
+#: pictures between two writes of their latents
+ENCODED_AT_ONCE = 2048
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Blocks of the transformer, pictures drawn, steps and pictures in a step."""
+
+    layers: int
+    pictures: int
+    steps: int
+    batch: int
+
+
+#: by kind of device
+PLANS = {"cpu": Plan(layers=8, pictures=48_000, steps=6_000, batch=32),
+         "cuda": Plan(layers=10, pictures=96_000, steps=9_000, batch=128)}
+
+
+@torch.no_grad()
+def encode_captions(text: torch.nn.Module, tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Every caption as CLIPTextEncode makes it, float16 [N, 77, 96], from token numbers [N, 77] and places of end tokens [N]."""
+    from toybox.host import zero_padding
+
+    return torch.cat([zero_padding(text(rows)[0], at).half() for rows, at in zip(tokens.split(512), ends.split(512))])
+
+
+def encode_pictures(encode: Callable[[torch.Tensor], torch.Tensor], pictures: np.ndarray, path: Path) -> torch.Tensor:
+    """Latents float16 [N, 4, 16, 16] of uint8 [N, 128, 128, 3], kept in ``path`` part by part: a run that is cut off goes on."""
+    latents = torch.load(path, weights_only=True) if path.exists() else torch.empty(0, 4, 16, 16, dtype=torch.float16)
+    while len(latents) < len(pictures):
+        latents = torch.cat([latents, encode(torch.from_numpy(pictures[len(latents):len(latents) + ENCODED_AT_ONCE])).cpu()])
+        torch.save(latents, path)
+        log.info("latents of %d of %d pictures", len(latents), len(pictures))
+    return latents[:len(pictures)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, help="length of the schedule")
+    parser.add_argument("--layers", type=int, help="blocks of the transformer")
+    parser.add_argument("--batch", type=int, help="pictures in a step")
+    parser.add_argument("--pictures", type=int, help="how many of the drawn pictures are learned from")
+    parser.add_argument("--export-now", action="store_true")
+    parser.add_argument("--output", type=Path, default=TRANSFORMER_FILE)
+    options = parser.parse_args()
+    use_library(BUILD / "host", "--use-pytorch-cross-attention")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = {name: value for name in ("layers", "pictures", "steps", "batch") if (value := getattr(options, name))}
+    plan = replace(PLANS[device.type], **chosen)
+
+    import comfy.ldm.lumina.model
+    import comfy.model_management
+    import comfy.taesd.taesd
+
+    from toybox import host as toybox
+    from toybox.int8 import dequantise, quantise
+
+    from . import captions, material, train_autoencoder, train_flow
+
+    comfy.model_management.in_training = True  # the host's fused norm and rotation has no gradient
+    if device.type == "cpu":  # this process only trains
+        comfy.ldm.lumina.model.optimized_attention_masked = attention
+    text_prefix = toybox.CLIP_PREFIX + "clip_l.transformer."
+    shipped = parts_of(dequantise(load_file(MODEL_FILE)), (text_prefix, toybox.VAE_PREFIX))
+    data = open_dataset()
+    vae = comfy.taesd.taesd.TAESD().to(device).requires_grad_(False)
+    load(vae, shipped[toybox.VAE_PREFIX])
+    latents = encode_pictures(lambda pictures: train_autoencoder.encode(vae, pictures), data.pictures[:plan.pictures],
+                              BUILD / "latents_z.pt")
+
+    clip = toybox.build_clip(TOKENIZER_DIR)
+    words = captions.Captions(clip.tokenize, device)
+    text = clip.cond_stage_model.clip_l.transformer.float().to(device)
+    load(text, shipped[text_prefix])
+    denoiser = train_flow.FlowDenoiser(plan.layers, encode_captions(text, words.tokens, words.ends), device)
+    learned_from = material.material(data, latents, (train_flow.SIDE,), words.empty, device)
+    step = train_flow.train(denoiser, learned_from, BUILD, plan.steps, plan.batch, limit=1 if options.export_now else None)
+
+    weights = {toybox.UNET_PREFIX + key: value.detach().cpu() for key, value in denoiser.transformer.state_dict().items()}
+    save_file(quantise(weights), options.output, metadata={"format": "toybox-z-1", "steps": str(step), "batch": str(plan.batch)})
+    log.info("wrote %s after %d steps of %d pictures", options.output, step, plan.batch)
+
+
+if __name__ == "__main__":
+    main()
