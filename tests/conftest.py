@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import sys
 from pathlib import Path
@@ -25,6 +27,18 @@ def host() -> Host:
     booted = Host(ROOT / "build" / f"host-tests-{WORKER}")
     torch.set_grad_enabled(False)
     return booted
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_outlives_its_file():
+    """Hosts keep every model that ever ran until memory is short; a suite of small models would fill gigabytes with them."""
+    yield
+    management = sys.modules.get("comfy.model_management")
+    if management is not None:
+        management.unload_all_models()
+    gc.collect()
+    if sys.platform == "linux":  # what was freed goes back to the system, whatever the allocator's thresholds are
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from closeness import close
 from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,7 +29,7 @@ def test_an_image_matches_itself_with_zero_flow_and_full_confidence():
     features = random_grid((11, 7))
     found = match(features, features)
     assert torch.equal(found.flow, torch.zeros(1, 2, 11, 7))
-    assert torch.allclose(found.similarity, torch.ones(1, 1, 11, 7))
+    assert close(found.similarity, torch.ones(1, 1, 11, 7))
     assert torch.equal(confidence(found, torch.full((1, 1, 11, 7), 0.2)), torch.ones(1, 1, 11, 7))
 
 
@@ -80,7 +81,7 @@ def test_the_tile_size_never_changes_the_result(reference, target, tile):
     one, other = random_grid(reference, 3), random_grid(target, 4)
     whole, tiled = match(one, other, tile=10_000), match(one, other, tile=tile)
     assert torch.equal(whole.flow, tiled.flow) and torch.equal(whole.reverse_flow, tiled.reverse_flow)
-    assert torch.allclose(whole.similarity, tiled.similarity, atol=1e-6)
+    assert close(whole.similarity, tiled.similarity)
 
 
 @settings(max_examples=30, deadline=None)
@@ -98,7 +99,7 @@ def test_taking_matched_tokens_equals_warping_along_the_flow(reference, target):
     picture = random_grid(reference, 9, channels=3)
     taken = take(rearrange(picture, "b c h w -> b (h w) c"), found.indices)
     warped = rearrange(warp(picture, found.flow), "b c h w -> b (h w) c")
-    assert torch.allclose(taken, warped, atol=1e-4)
+    assert close(taken, warped)
 
 
 def test_warping_outside_the_picture_gives_zero():
@@ -167,7 +168,7 @@ def test_unit_vectors_are_matched_as_they_are_with_the_same_result():
                       for seed, size in enumerate(((7, 5), (6, 11))))
     first, second = match(source, target), match(source, target, unit=True)
     assert torch.equal(first.flow, second.flow) and torch.equal(first.reverse_flow, second.reverse_flow)
-    assert torch.allclose(first.similarity, second.similarity, atol=1e-6)
+    assert close(first.similarity, second.similarity)
 
 
 def test_a_neighbouring_cell_is_never_a_miss_where_that_is_asked():

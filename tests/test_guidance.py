@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from closeness import close
 
 from dreammatcher.matching.guidance import PAPER_LAMBDA, GuidanceSettings, correction, lead, masked_distance, shortened, slope
 
@@ -27,7 +28,7 @@ def test_the_slope_is_the_derivative_of_the_official_loss_over_both_rows():
     loss = official_loss(rows, [warped.double()] * 2, [trust.double()] * 2)
     expected = torch.autograd.grad(loss, rows)
     for row, gradient in zip(rows, expected):
-        assert torch.allclose(slope(row.detach(), warped.double(), trust.double()), gradient, rtol=1e-9)
+        assert close(slope(row.detach(), warped.double(), trust.double()), gradient)
 
 
 def test_the_correction_is_the_papers_rule_for_the_latent_of_its_own_scale():
@@ -36,7 +37,7 @@ def test_the_correction_is_the_papers_rule_for_the_latent_of_its_own_scale():
     gradient_x = torch.randn(1, 4, 64, 64)  # dg/dx, at the size that the paper's lambda is meant for
     gradient_z = gradient_x / abar**0.5  # x = z / sqrt(abar)
     noise_change = -PAPER_LAMBDA * (1 - abar) ** 0.5 * gradient_z
-    assert torch.allclose(correction(gradient_x, sigma, 1.0), -sigma * noise_change, rtol=1e-5)
+    assert close(correction(gradient_x, sigma, 1.0), -sigma * noise_change)
 
 
 def test_a_weight_of_mode_paper_means_the_same_at_every_size():
@@ -45,7 +46,7 @@ def test_a_weight_of_mode_paper_means_the_same_at_every_size():
     for repeats in (1, 3):  # the picture, and a sheet of nine of it
         sheet = [value.repeat(1, 1, repeats, repeats) for value in (clean, warped, trust)]
         corrections.append(correction(slope(*sheet), 2.0, 1.0))
-    assert torch.allclose(corrections[1], corrections[0].repeat(1, 1, 3, 3), rtol=1e-4, atol=1e-7)
+    assert close(corrections[1], corrections[0].repeat(1, 1, 3, 3))
 
 
 @pytest.mark.parametrize("weight, share", [(0.5, 0.1), (1.0, 0.2), (5.0, 1.0), (20.0, 1.0)])
@@ -53,7 +54,7 @@ def test_leading_closes_its_share_of_the_way_where_trust_is_full(weight, share):
     clean, warped, _ = scene()
     trust = torch.ones(2, 1, 5, 7)
     led = lead(clean, warped, trust, weight)
-    assert torch.allclose(masked_distance(led, warped, trust), (1 - share) * masked_distance(clean, warped, trust), atol=1e-5)
+    assert close(masked_distance(led, warped, trust), (1 - share) * masked_distance(clean, warped, trust))
 
 
 def test_leading_leaves_what_is_not_trusted_bit_for_bit():
@@ -73,7 +74,7 @@ def test_a_change_that_can_not_come_nearer_is_cut_to_the_way_picture_by_picture(
     useful, finite = shortened(change, clean, [(warped, trust)])
     assert finite.tolist() == [True, True, False, False, True]
     assert torch.equal(useful[0], change[0]) and torch.equal(useful[4], change[4]) and not useful[2:4].any()
-    assert torch.allclose(useful[1], towards[1], atol=1e-5), "as long as the way itself"
+    assert close(useful[1], towards[1]), "as long as the way itself"
 
 
 def test_a_change_for_two_subjects_is_measured_against_the_way_to_both():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from closeness import RUN, close
 from einops import rearrange
 from safetensors import safe_open
 
@@ -47,7 +48,7 @@ def test_descriptors_have_the_official_cosines(official):
     flat = [rearrange(x, "1 c h w -> (h w) c") for x in ours]
     official_flat = [rearrange(official[f"{side}_descriptor"], "1 c h w -> (h w) c") for side in ("ref", "tgt")]
     chosen = torch.arange(0, 4096, 7)
-    assert torch.allclose(flat[1][chosen] @ flat[0].T, official_flat[1][chosen] @ official_flat[0].T, atol=1e-4)
+    assert close(flat[1][chosen] @ flat[0].T, official_flat[1][chosen] @ official_flat[0].T)
 
 
 def test_flows_equal_the_official_flows(official):
@@ -59,7 +60,7 @@ def test_flows_equal_the_official_flows(official):
 
 def test_foreground_masks_equal_the_official_masks(official):
     for row, side, token in ((2, "ref_mask", "ref_token"), (3, "tgt_mask", "tgt_token")):
-        assert (official.mask(row, token).flatten() - official[side]).abs().max() <= 1e-4
+        assert close(official.mask(row, token).flatten(), official[side], RUN)
 
 
 def test_injected_attention_equals_the_official_output(official):
@@ -71,4 +72,4 @@ def test_injected_attention_equals_the_official_output(official):
         values = [rearrange(v[row], "h n d -> 1 n (h d)") for row in (target_row, reference_row)]
         value = rearrange(match_appearance(*values, found.indices, weight), "1 n (h d) -> 1 h n d", h=official.heads)
         out = torch.nn.functional.scaled_dot_product_attention(q[None, target_row], k[None, target_row], value)
-        assert (rearrange(out, "1 h n d -> n (h d)") - expected[target_row]).abs().max() <= 1e-4
+        assert close(rearrange(out, "1 h n d -> n (h d)"), expected[target_row], RUN)

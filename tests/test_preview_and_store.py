@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from closeness import RUN, close
 
 from dreammatcher.matching.features import FeatureOptions, FeatureStore, RowFeatures
 from dreammatcher.matching.inspection import cells, chosen
@@ -75,14 +76,14 @@ def test_the_inspector_reads_where_each_position_comes_from():
 
 def test_zero_flow_with_full_trust_shows_the_reference_itself():
     reference = torch.rand(3, 48, 72)
-    assert torch.allclose(warped(snapshot(), [reference], (48, 72), 0), reference, atol=1e-4)
+    assert close(warped(snapshot(), [reference], (48, 72), 0), reference)
 
 
 def test_a_flipping_flow_shows_each_cell_from_the_other_side():
     reference = torch.rand(3, 6, 9)
     flow = torch.zeros(1, 2, 6, 9)
     flow[:, 0] = 8 - 2 * torch.arange(9.0)
-    assert torch.allclose(warped(snapshot(flow=flow), [reference], (6, 9), 0), reference.flip(2), atol=1e-4)
+    assert close(warped(snapshot(flow=flow), [reference], (6, 9), 0), reference.flip(2))
 
 
 def test_each_position_shows_the_reference_it_is_matched_with():
@@ -91,7 +92,7 @@ def test_each_position_shows_the_reference_it_is_matched_with():
     pair = replace(snapshot(), others=((torch.zeros(1, 2, 6, 9), (6, 9)),), best=best)
     first, second = torch.rand(3, 6, 9), torch.rand(3, 6, 9)
     shown = warped(pair, [first, second], (6, 9), 0)
-    assert torch.allclose(shown, torch.cat((first[..., :5], second[..., 5:]), 2), atol=1e-4)
+    assert close(shown, torch.cat((first[..., :5], second[..., 5:]), 2))
     assert torch.equal(warped(pair, [first], (6, 9), 0)[..., 5:], torch.full((3, 6, 4), 0.5)), "one not given is grey"
 
 
@@ -101,7 +102,7 @@ def test_no_flow_is_white_on_the_wheel_and_opposite_flows_have_opposite_colours(
     colours = wheel(flow)[0, :, 0]
     assert torch.equal(colours[:, 0], torch.ones(3))
     for column, expected in ((1, (1.0, 0.0, 0.0)), (2, (0.0, 1.0, 1.0))):
-        assert torch.allclose(colours[:, column], torch.tensor(expected), atol=1e-5)
+        assert close(colours[:, column], torch.tensor(expected))
 
 
 def test_points_are_spread_and_only_where_there_is_trust():
@@ -169,7 +170,7 @@ def test_descriptors_stored_at_low_rank_take_less_room_and_come_back_nearly_as_t
         store.put((0,), made)
     back = [store.get((0,), torch.device("cpu"), torch.float32).levels[0] for store in (whole, small, useless)]
     assert torch.equal(back[0], level) and torch.equal(back[2], level)
-    assert torch.allclose(back[1], level, atol=1e-3)
+    assert close(back[1], level, RUN)
     assert small.bytes() == 4 * (48 + 48 * 3 + 64 * 3) < whole.bytes() == useless.bytes()
 
 

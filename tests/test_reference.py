@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from closeness import close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,7 +60,7 @@ def test_a_step_evaluates_the_network_at_the_coming_level_on_the_ddpm_latent_it_
 
     invert(eps, picture(), [0.5, 1.0], 0.02)
     assert [sigma for _, sigma in seen] == [0.5, 1.0]
-    assert torch.allclose(seen[0][0], picture(), atol=1e-6)
+    assert close(seen[0][0], picture())
 
 
 @settings(max_examples=40, deadline=None)

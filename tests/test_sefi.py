@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from closeness import close
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,7 +70,7 @@ def test_attention_to_a_sequence_of_one_is_the_value_itself():
     x = torch.randn(1, 1, 96, generator=seeded())
     full = torch.nn.MultiheadAttention(96, 8, batch_first=True)
     value = x @ full.in_proj_weight[192:].T + full.in_proj_bias[192:]
-    assert torch.allclose(full(x, x, x)[0], full.out_proj(value), atol=1e-6)
+    assert close(full(x, x, x)[0], full.out_proj(value))
 
 
 def test_the_table_begins_as_the_coarse_word_and_shares_vectors_where_it_is_not_split():
@@ -82,9 +83,9 @@ def test_the_table_begins_as_the_coarse_word_and_shares_vectors_where_it_is_not_
 def test_maps_are_a_softmax_over_the_tokens():
     queries, keys = torch.randn(2, 4, 9, 8, generator=seeded()), torch.randn(2, 4, 7, 8, generator=seeded(1))
     maps = attention_maps(queries, keys)
-    assert maps.shape == (2, 4, 9, 7) and torch.allclose(maps.sum(-1), torch.ones(2, 4, 9))
+    assert maps.shape == (2, 4, 9, 7) and close(maps.sum(-1), torch.ones(2, 4, 9))
     expected = (queries[1, 2] @ keys[1, 2].T / 8**0.5).softmax(-1)
-    assert torch.allclose(maps[1, 2], expected, atol=1e-6)
+    assert close(maps[1, 2], expected)
 
 
 @pytest.mark.parametrize(("reduction", "factor"), [("mean", 1), ("sum over patches", 9), ("sum over patches and tokens", 63)])
@@ -123,4 +124,4 @@ def test_vectors_that_are_no_subject_are_refused(keys, values, said):
 
 def test_the_fallback_is_the_mean_of_the_keys():
     keys = torch.randn(5, 8, generator=seeded())
-    assert torch.allclose(SeFi(keys, keys).fallback(), keys.mean(0)[None])
+    assert close(SeFi(keys, keys).fallback(), keys.mean(0)[None])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 import torch.nn.functional as F
+from closeness import close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -53,7 +54,7 @@ ALPHAS = torch.tensor([0.9, 0.25])
 def test_noise_is_added_with_unit_variance_and_velocity_is_its_derivative_by_the_angle():
     clean, noise = normal(2, 4, 8, 8), normal(2, 4, 8, 8, seed=1)
     noisy = objective.add_noise(clean, noise, ALPHAS)
-    assert torch.allclose(noisy[1], 0.5 * clean[1] + 0.75**0.5 * noise[1])
+    assert close(noisy[1], 0.5 * clean[1] + 0.75**0.5 * noise[1])
     angle = torch.acos(ALPHAS.sqrt())
     ahead, behind = (objective.add_noise(clean, noise, torch.cos(angle + step) ** 2) for step in (1e-3, -1e-3))
     assert torch.allclose(objective.target(objective.VELOCITY, clean, noise, ALPHAS), (ahead - behind) / 2e-3, atol=2e-3)
@@ -76,8 +77,8 @@ def test_a_masked_error_is_the_mean_over_what_the_mask_covers():
 
 def test_min_snr_weights_are_capped_and_finite_at_zero_terminal_snr():
     alpha_bar = torch.tensor([0.0, 0.5, 0.9])  # SNR 0, 1, 9
-    assert torch.allclose(objective.min_snr_weights(alpha_bar, 5.0, objective.EPSILON), torch.tensor([1.0, 1.0, 5 / 9]))
-    assert torch.allclose(objective.min_snr_weights(alpha_bar, 5.0, objective.VELOCITY), torch.tensor([0.0, 0.5, 0.5]))
+    assert close(objective.min_snr_weights(alpha_bar, 5.0, objective.EPSILON), torch.tensor([1.0, 1.0, 5 / 9]))
+    assert close(objective.min_snr_weights(alpha_bar, 5.0, objective.VELOCITY), torch.tensor([0.0, 0.5, 0.5]))
 
 
 def test_the_prior_is_added_with_its_weight():
@@ -96,10 +97,10 @@ def test_a_lora_begins_with_the_plain_model_and_is_the_scaled_product_of_its_fac
     down, up = lora.factors()["c.weight"]
     assert down.shape == (2, 4, 3, 3) and up.shape == (6, 2)
     expected = base["c.weight"] + 0.5 * torch.einsum("or,rikl->oikl", up, down)
-    assert torch.allclose(lora.weights(base)["c.weight"], expected, atol=1e-6)
+    assert close(lora.weights(base)["c.weight"], expected)
     low, x = lora.weights(base)["a.weight"], normal(5, 4, seed=6)
-    assert torch.allclose(low.added(x), F.linear(x, lora.differences()["a.weight"]), atol=1e-6)
-    assert torch.allclose(low.matrix(), lora.differences()["a.weight"], atol=1e-6)
+    assert close(low.added(x), F.linear(x, lora.differences()["a.weight"]))
+    assert close(low.matrix(), lora.differences()["a.weight"])
     assert lora.size() == 2 * (4 + 6) + 2 * (36 + 6)
     with pytest.raises(ValueError, match="no rows and columns"):
         Lora({"bias": torch.Size([3])}, LoraSettings(), 1e-3, seeded())
@@ -156,7 +157,7 @@ def test_the_loss_of_dreambooth_is_that_of_the_paper(prediction, wanted):
     snr = (kept / (1 - kept)).flatten()
     weight = torch.ones(4) if "min_snr_gamma" not in wanted else snr.clamp(max=5) / (snr + (prediction == objective.VELOCITY))
     expected = (squared * weight)[:2].mean() + wanted.get("prior_weight", 1.0) * squared[2:].mean()
-    assert torch.allclose(loss, expected, rtol=1e-5)
+    assert close(loss, expected)
 
 
 def test_pictures_of_two_sizes_are_learned_in_calls_of_their_own():

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
+from closeness import close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -81,11 +82,11 @@ def test_a_map_without_contrast_masks_nothing_and_rows_are_told_apart():
 def test_attention_to_text_is_a_softmax_over_all_tokens_and_a_word_the_mean_of_its_places():
     query, key = normal(2, 5, 8), normal(2, 7, 8, seed=1)
     found = text_attention(query, key, 2)
-    assert torch.allclose(found.sum(-1), torch.ones(2, 5))
+    assert close(found.sum(-1), torch.ones(2, 5))
     one = torch.stack([(query[..., half] @ key[..., half].mT / 2).softmax(-1) for half in (slice(0, 4), slice(4, 8))]).mean(0)
-    assert torch.allclose(found, one, atol=1e-6)
+    assert close(found, one)
     places = torch.tensor([[1, 3], [6, 6]])
-    assert torch.allclose(column(found, places), torch.stack([found[0, :, [1, 3]].mean(-1), found[1, :, 6]]))
+    assert close(column(found, places), torch.stack([found[0, :, [1, 3]].mean(-1), found[1, :, 6]]))
 
 
 def test_alignment_is_the_squared_difference_of_maps_by_their_maxima_and_leaves_the_end_token_alone():
@@ -95,7 +96,7 @@ def test_alignment_is_the_squared_difference_of_maps_by_their_maxima_and_leaves_
     loss.backward()
     assert end.grad is None
     # d/dp of ((p0/p1 - 1)^2 + c) / 2: the maximum has a gradient too
-    assert torch.allclose(placeholder.grad, torch.tensor([[(0.5 - 1) / 2, -(0.5 - 1) * 1 / 4]]))
+    assert close(placeholder.grad, torch.tensor([[(0.5 - 1) / 2, -(0.5 - 1) * 1 / 4]]))
     assert regularisation([(placeholder, end)] * 4).item() == pytest.approx(4 * loss.item())
 
 
@@ -116,9 +117,9 @@ def test_the_block_sees_of_the_reference_what_the_mask_leaves():
     seen = block(x, reference, mask)
     hidden = reference.clone()
     hidden[0, 3:] = -10 * hidden[0, 3:]
-    assert torch.allclose(block(x, hidden, mask), seen, atol=1e-6)
+    assert close(block(x, hidden, mask), seen)
     assert not torch.allclose(block(x, hidden), block(x, reference), atol=1e-3)
-    assert torch.allclose(block(x[:1], reference[:1, :3]), seen[:1], atol=1e-6)
+    assert close(block(x[:1], reference[:1, :3]), seen[:1])
 
 
 @dataclass(eq=False)
@@ -178,7 +179,7 @@ def test_the_loss_is_the_noise_error_with_the_reference_seen_and_the_weighted_al
     states = noisy.flatten(2).mT.repeat(1, 1, 2)
     mask = subject_mask(placeholder) if masked else None
     predicted = made.blocks[SITE](states, seen.states, mask)[..., :4].mT.reshape(noisy.shape)
-    assert torch.allclose(loss, (predicted - noise).square().mean() + 0.3 * alignment(placeholder, end))
+    assert close(loss, (predicted - noise).square().mean() + 0.3 * alignment(placeholder, end))
     loss.backward()
     assert made.rows["sks"].rows.grad.any() and all(value.grad is not None for value in made.blocks[SITE].parameters())
     assert [group.rate for group in made.groups()] == [1e-2, 1e-5]

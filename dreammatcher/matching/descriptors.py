@@ -50,7 +50,8 @@ def joint_descriptors(
             if levels[number].shape[1] != level.shape[1]:
                 raise ValueError(f"reference level has {levels[number].shape[1]} channels, target level {level.shape[1]}")
     positions = sum(height * width for height, width in sizes)
-    widths = [min(pca or level.shape[1], level.shape[1], positions) for level in reversed(target_levels)]
+    channels = [level.shape[1] for level in reversed(target_levels)]
+    widths = channels if pca is None else [min(pca, count, positions) for count in channels]
     joined = [target_levels[0].new_empty(batch, height * width, sum(widths), dtype=torch.float32) for height, width in sizes]
     places = [side.split(widths, -1) for side in joined]  # filled level by level: at full size, copies are what costs memory
     for place, number in enumerate(reversed(range(len(target_levels)))):

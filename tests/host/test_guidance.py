@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from closeness import RUN, close
 from world import Bench, noise_following_unet, random_unet, same_weights, weights
 
 
@@ -121,7 +122,7 @@ def test_activations_are_recomputed_to_the_same_gradient_with_half_the_memory(pa
     small, found = bytes_and_gradient()
     monkeypatch.setattr(gradients, "recomputed", lambda unet: nullcontext())
     large, wanted = bytes_and_gradient()
-    assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-4) and small < 0.5 * large, (small, large)
+    assert close(found, wanted, RUN) and small < 0.5 * large, (small, large)
 
 
 def test_no_hook_stays_after_an_error(pack):
@@ -303,6 +304,6 @@ def test_mode_paper_on_a_compiled_model_gives_the_same_picture_and_compiles_noth
     compiled.add_object_patch("diffusion_model", torch.compile(bench.model.model.diffusion_model, backend="eager"))
     first = bench.sample(compiled)
     graphs = dynamo.counters["stats"]["unique_graphs"]
-    assert graphs > before and torch.allclose(first, expected, atol=1e-5)
+    assert graphs > before and close(first, expected, RUN)
     bench.sample(compiled)
     assert dynamo.counters["stats"]["unique_graphs"] == graphs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from closeness import RUN, close
 from test_nodes import quick
 from world import Bench, family_unet, picture, random_unet
 
@@ -47,9 +48,9 @@ def test_a_graph_that_serves_several_blocks_leaves_no_layer_out(pack, family, pl
     plain, expected = bench.sample(steps=2), bench.sample(bench.apply()[0], steps=2)
     assert not torch.equal(plain, expected)
     if plain_first:
-        assert torch.allclose(bench.sample(compiled(bench.model), steps=2), plain, atol=1e-4)
+        assert close(bench.sample(compiled(bench.model), steps=2), plain, RUN)
     matched, trace = bench.apply()
-    assert torch.allclose(bench.sample(compiled(matched), steps=2), expected, atol=1e-4) and not trace.skipped
+    assert close(bench.sample(compiled(matched), steps=2), expected, RUN) and not trace.skipped
 
 
 def test_a_graph_without_our_patches_is_noticed_and_the_run_goes_on_uncompiled(bench, pack, monkeypatch, no_graphs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from closeness import RUN, close
 from test_composition import PACKS, RANDOM
 from world import same_weights, weights
 
@@ -198,7 +199,7 @@ def test_a_batch_equals_its_pictures(host, world):
     model, positive, negative, _ = world
     both = draw(host, model, positive, negative, batch=2)
     alone = draw(host, model, positive, negative)
-    assert torch.allclose(both[:1], alone, atol=1e-4)
+    assert close(both[:1], alone, RUN)
 
 
 @pytest.mark.parametrize("name", PACKS)
@@ -209,7 +210,7 @@ def test_a_pack_works_in_front_and_behind(host, toybox, sefi, world, name):
     results = [draw(host, made, positive, negative) for made in (front, behind)]
     assert all(torch.isfinite(out).all() for out in results)
     if name not in RANDOM:
-        assert torch.allclose(*results, atol=1e-4)
+        assert close(*results, roundings=RUN)
 
 
 def test_two_subjects_of_other_stages_stand_in_one_prompt(host, pack, toybox):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from closeness import RUN, close
 from world import Bench, picture, prompt, random_unet, sample
 
 
@@ -151,7 +152,7 @@ def test_a_subject_of_one_region_changes_only_that_region(bench, regions):
 def test_the_order_of_regions_makes_no_difference(bench, regions):
     left, right = regions
     first, second = (sample(bench.apply()[0], prompts, bench.negative, width=32) for prompts in (left + right, right + left))
-    assert torch.allclose(first, second, atol=1e-3)
+    assert close(first, second, RUN)
 
 
 def test_two_subjects_in_two_regions_are_each_matched_in_their_own(pack, bench, second, regions):

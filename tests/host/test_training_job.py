@@ -20,6 +20,8 @@ from harness.library import ROOT
 pytestmark = pytest.mark.usefixtures("as_in_a_graph")
 
 STEPS = 3
+#: what two roundings to half precision may differ by, as a share of the largest value of a file
+HALF = 2 * torch.finfo(torch.float16).eps
 LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
           "--mixed_precision", "no", "--dynamo_backend", "no")
 
@@ -68,7 +70,8 @@ def test_a_job_run_by_itself_learns_what_the_node_learns_in_the_graph(host, writ
     own = host.nodes["DreamMatcherTrainingSet"]().make("sks", "robot", "photo", 128, pictures)["result"][0]
     expected = host.nodes["DreamMatcherDreamBooth"]().learn(*fresh, own, "LoRA", STEPS, 1e-3, 5, rank=2)[2].lora
     assert found.keys() == expected.keys()
-    assert all(torch.allclose(found[name].float(), value, atol=2e-3) for name, value in expected.items())
+    size = max(value.abs().max() for value in expected.values())
+    assert all((found[name].float() - value).abs().max() <= HALF * size for name, value in expected.items())
     assert any(value.abs().max() > 0 for name, value in found.items() if name.endswith("lora_up.weight"))
 
 
@@ -79,8 +82,9 @@ def test_two_processes_of_one_picture_learn_as_one_process_of_two(host, write, m
     together = learned(run(host, write("two", method, prior=prior, batch=1, **chosen), LAUNCH))
     alone = learned(run(host, write("one", method, prior=prior, batch=2, **chosen)))
     assert together.keys() == alone.keys()
+    size = max(value.abs().max() for value in alone.values())
     for name, value in alone.items():
-        assert (together[name].float() - value.float()).abs().max() <= 1e-5 + 1e-3 * value.abs().max(), name  # half precision
+        assert (together[name].float() - value.float()).abs().max() <= HALF * size, name
 
 
 def test_a_job_whose_process_dies_goes_on_and_ends_the_same(host, write):

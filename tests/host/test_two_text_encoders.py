@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+from closeness import RUN, close
 from safetensors.torch import load_file, save_file
 from world import family_unet, same_weights, weights
 
@@ -133,12 +134,12 @@ def test_it_is_saved_as_the_stock_loader_reads_it_and_loaded_again(host, pack, w
     assert said and {name: tuple(value.shape) for name, value in tensors.items()} == {"clip_l": (2, 40), "clip_g": (2, 1280)}
     save_file(tensors, world[3] / "two_towers.safetensors")
     stock, own = reads(host, world[1], "a embedding:two_towers on grass"), reads(host, learned[1], f"a {WORD} on grass")
-    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(stock, own))
+    assert all(close(one, other, RUN) for one, other in zip(stock, own))
     save_file(tensors, folder / "again.safetensors")
     result = pack.module("dreammatcher.host.training.load").load_learned(world[0], world[1], "again.safetensors")
     assert torch.equal(result.embeddings["<again>"], learned[2].embeddings[WORD])
     _, clip = pack.module("dreammatcher.host.training.keep").apply_learned(world[0], world[1], result)
-    assert torch.allclose(reads(host, clip, "a <again> on grass")[0], own[0], atol=1e-5)
+    assert close(reads(host, clip, "a <again> on grass")[0], own[0], RUN)
     path.unlink()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from closeness import RUN, close
 from test_composition import PACKS, RANDOM, tiny_controlnet
 from world import Bench, family_unet, picture, prompt, random_unet, same_weights, sample, weights
 
@@ -96,7 +97,7 @@ def test_a_batch_equals_its_pictures_one_by_one_and_shares_the_reference(looking
     references = [count for count in calls if count == 1]
     assert len(references) == 2 * SIZE["steps"], "one pass for each prompt and noise level"
     singles = torch.cat([looking.sample(looking.apply()[0], seed=5 + item) for item in range(2)])
-    assert torch.allclose(both, singles, atol=1e-4)
+    assert close(both, singles, RUN)
 
 
 def test_the_reference_of_the_sample_s_size_may_run_in_one_batch_with_it(pack, looking):
@@ -113,7 +114,7 @@ def test_the_reference_of_the_sample_s_size_may_run_in_one_batch_with_it(pack, l
         alone = sites.look(looking.blocks, lambda: call(reference))
         together = sites.look(looking.blocks, lambda: call(torch.cat([x, reference])))
     for site in looking.blocks:
-        assert torch.allclose(together[site].states[1:], alone[site].states, atol=1e-4)
+        assert close(together[site].states[1:], alone[site].states, RUN)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "heun", "dpm_2_ancestral", "lcm"])
@@ -134,7 +135,7 @@ def test_a_pack_works_in_front_and_behind(host, looking, name):
         assert torch.isfinite(out).all() and not torch.equal(out, alone)
     assert not trace.skipped
     if name not in RANDOM:
-        assert torch.allclose(*results, atol=1e-4)
+        assert close(*results, roundings=RUN)
 
 
 def test_beside_dreammatcher_both_act_in_either_order(pack):
@@ -145,7 +146,7 @@ def test_beside_dreammatcher_both_act_in_either_order(pack):
     first, trace = bench.apply(looking.apply()[0])
     second, looks = looking.apply(bench.apply()[0])
     results = [bench.sample(model, **SIZE) for model in (first, second)]
-    assert torch.allclose(*results, atol=1e-4)
+    assert close(*results, roundings=RUN)
     assert not torch.equal(results[0], matched) and not torch.equal(results[0], seen)
     assert trace.last() is not None and not trace.skipped and looks.looks and not looks.skipped
 
@@ -192,7 +193,7 @@ def test_of_several_prompts_those_about_the_subject_look(pack, host, looking):
     plain = looking.sample(positive=left + right, steps=1, sampler="euler")
     out = looking.sample(looking.apply(subject=False)[0], left + right, steps=1, sampler="euler")
     assert torch.isfinite(out).all() and not torch.equal(out[..., :14], plain[..., :14])
-    assert torch.allclose(out[..., 18:], plain[..., 18:], atol=1e-5), "the other prompt's half is as it was"
+    assert close(out[..., 18:], plain[..., 18:], RUN), "the other prompt's half is as it was"
 
 
 def test_long_prompts_and_prompts_of_different_length_work(looking):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from closeness import RUN, close
 from safetensors import safe_open
 from world import narrow_sd
 
@@ -79,8 +80,8 @@ def test_the_output_with_and_without_image_attention_is_the_official_one(officia
     with torch.no_grad():
         output, _, _ = official.run(official.data["context"])
         plain = official.run(official.data["context"], looking=False)
-    assert torch.allclose(output, official.data["output"], atol=1e-4)
-    assert torch.allclose(plain[0], official.data["output_without_image_attention"], atol=1e-4)
+    assert close(output, official.data["output"], RUN)
+    assert close(plain[0], official.data["output_without_image_attention"], RUN)
     assert not torch.allclose(output, plain, atol=1e-2)
 
 
@@ -88,7 +89,7 @@ def test_attention_and_masks_are_the_official_ones(official):
     with torch.no_grad():
         _, maps, masks = official.run(official.data["context"])
     for site in official.sites:
-        assert torch.allclose(maps[site][0], official.data[f"site.{site[1]}.attention"], atol=1e-6)
+        assert close(maps[site][0], official.data[f"site.{site[1]}.attention"], RUN)
         assert torch.equal(masks[site].float(), official.data[f"site.{site[1]}.mask"])
 
 
@@ -103,15 +104,14 @@ def test_loss_regularisation_and_gradients_are_the_official_ones(official):
         regularisation = official.loss.regularisation(list(maps.values()))
         loss = (output - data["noise"]).square().mean() + official.loss.WEIGHT * regularisation
         loss.backward()
-    assert abs(regularisation.item() - data["regularisation"].item()) < 1e-5
-    assert abs(loss.item() - data["loss"].item()) < 1e-5
+    assert close(regularisation, data["regularisation"], RUN) and close(loss, data["loss"], RUN)
 
     def apart(found: torch.Tensor, wanted: torch.Tensor) -> float:
         return ((found - wanted).norm() / wanted.norm()).item()
 
     assert apart(context.grad, data["gradient.context"]) < 1e-4
     norms = torch.stack([official.parameters[name].grad.norm() for name in official.names])
-    assert torch.allclose(norms, data["gradient_norms"], rtol=1e-4, atol=1e-7)
+    assert close(norms, data["gradient_norms"], RUN)
     checked = [name for name in data if name.startswith("gradient.output_blocks")]
     assert checked and all(apart(official.parameters[name.removeprefix("gradient.")].grad, data[name]) < 1e-4
                            for name in checked)

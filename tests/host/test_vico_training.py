@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from closeness import RUN, close
 from safetensors import safe_open
 from safetensors.torch import save_file
 from world import family_unet, same_weights, weights
@@ -165,7 +166,7 @@ def test_the_reference_comes_as_an_image_with_its_vae_or_as_a_latent(host, learn
     latent = host.nodes["VAEEncode"]().encode(vae, pictures[:1])[0]
     by_image = drawn(host, apply(model, vico, 1.0, 0.0, 1.0, pictures[:1], vae)[0], text)
     by_latent = drawn(host, apply(model, vico, 1.0, 0.0, 1.0, latent=latent)[0], text)
-    assert torch.allclose(by_image, by_latent, atol=1e-3)
+    assert close(by_image, by_latent, RUN)
     large = torch.nn.functional.interpolate(pictures[:1].movedim(-1, 1), size=(300, 200)).movedim(1, -1)
     assert torch.isfinite(drawn(host, apply(model, vico, 1.0, 0.0, 1.0, large, vae)[0], text)).all()
     with pytest.raises(ValueError, match="give the reference as one of them"):
@@ -189,7 +190,7 @@ def test_what_is_saved_is_loaded_again_and_its_word_stands_in_stock_prompts(host
     assert torch.equal(drawn(host, again, knowing), expected)
     embedding = said["ui"]["text"][0].rpartition("embedding:")[2].partition(" ")[0]
     stock = drawn(host, again, clip, f"a photo of a embedding:{embedding} robot on grass", f"embedding:{embedding}")
-    assert torch.allclose(stock, expected, atol=1e-4)
+    assert close(stock, expected, RUN)
     second, = host.nodes["DreamMatcherViCoSave"]().save(vico, "my robot")["result"]
     assert second != name, "a file that is there is not overwritten"
     with safe_open(Path(host.folder_paths.models_dir) / "vico" / name, "pt") as file:
