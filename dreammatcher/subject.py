@@ -92,9 +92,9 @@ class Subject:
 
     def _by_length(self, text: torch.Tensor) -> tuple[Subject | None, str]:
         """Of a subject that does not know its text: it is the front of what another pack lengthened by tokens of its own."""
-        length = len(text)
-        whole = length > self.tokens and length % self.tokens == 0
-        if length < self.tokens or (whole and not bool((text.view(-1, self.tokens, text.shape[1]) == text[:self.tokens]).all())):
+        length, first = len(text), text[:self.tokens]
+        joined = length % self.tokens == 0 and not torch.equal(text, first.repeat(length // self.tokens, 1))
+        if length < self.tokens or joined:
             return None, UNKNOWN.format(length=length, words=self.words, tokens=self.tokens)
         return self, ""
 

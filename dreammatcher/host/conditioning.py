@@ -94,7 +94,12 @@ def subject_and_remarks(clip, prompt: str, words: str) -> tuple[Subject, tuple[s
         remarks += [f"subject_words: {place.remark}" for place in found[:1] if place.remark]
     for remark in remarks:
         log.info("DreamMatcher: %s", remark)
-    return Subject(words, prompt, tuple(sorted(columns)), texts[0].length), (*about, *remarks)
+    return Subject(words, prompt, tuple(sorted(columns)), _length(texts)), (*about, *remarks)
+
+
+def _length(texts: list[Text]) -> int:
+    """Of the longest; what a host cuts off is known when the prompt is encoded."""
+    return max(text.length for text in texts)
 
 
 def _missing(clip, prompt: str, word: str) -> str:
@@ -146,7 +151,7 @@ def _whole_content(texts: list[Text], prompt: str) -> tuple[Subject, tuple[str, 
         remark = f"subject_words: none given; these words of the prompt are taken: {words}"
         log.info("DreamMatcher: %s", remark)
     columns = sorted({column for _, own in choices for column in own})
-    return Subject(words, prompt, tuple(columns), texts[0].length, choices), (remark,)
+    return Subject(words, prompt, tuple(columns), _length(texts), choices), (remark,)
 
 
 def encode(clip, prompt: str, subject: Subject | None = None) -> list:

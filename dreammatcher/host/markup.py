@@ -13,7 +13,7 @@ from dataclasses import dataclass
 FOREIGN = re.compile(r"<\w+:[^<>]*>|\b(?:BREAK|ADDCOMM|ADDBASE|ADDCOL|ADDROW)\b|__[\w\-/*.]+?__"
                      r"|\{(?:[^{}]|\{[^{}]*\})*\}|\[[^\[\]]*[:|][^\[\]]*\]|(?<=[^\s(])embedding:[^\s,()]+")
 #: an embedding as the host takes it: at the start of a text or of a bracket, or behind a space
-EMBEDDING = re.compile(r"(?:(?<=[\s(])|^)embedding:[^\s,()<\[\]]+")
+EMBEDDING = re.compile(r"(?:(?<=[\s(])|^)embedding:(?:\\[()]|[^\s,()<\[\]])+")
 _WEIGHT = re.compile(r":\s*-?\d*\.?\d+\s*(?=\))")  # the 1.2 of (dog:1.2)
 _BARE_WEIGHT = re.compile(r"(?<=[^\W\d]):-?\d*\.?\d+$")  # the 1.2 of dog:1.2
 _BRACKETS = re.compile(r"(?<!\\)[()]|[\[\]{}]")

@@ -19,7 +19,7 @@ from ..lifecycle import weights_of
 from ..pictures import rgb, subject_mask
 from .apply import apply
 from .invert import invert_reference, load
-from .masks import mask_settings, shared_subjects
+from .masks import SHARED, mask_settings, shared_subjects
 
 STEPS, SCHEDULER, THRESHOLD = 50, "ddim_uniform", 0.4
 CELL = 8  # pixels of a latent cell
@@ -82,9 +82,9 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
     """
     reference_subject, remarks = _subject(clip, "reference_prompt", reference_prompt, words)
     target_subject, more = _subject(clip, "prompt", prompt, words)
-    whole = target_subject
     reference_subject, target_subject, shared = shared_subjects(reference_subject, target_subject)
-    said = (*shared, *(remark for remark in remarks + more if target_subject is whole or "none given" not in remark))
+    if any(SHARED in remark for remark in shared):  # those of each prompt are no longer taken
+        remarks, more = (tuple(one for one in each if "none given" not in one) for each in (remarks, more))
     positive, target_subject = encode_subject(clip, prompt, target_subject)
     picture = sized(rgb("reference", reference[:1]), native_side(model), least_side(structure_of(model.model)))
     if reference_mask is None:
@@ -93,7 +93,7 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
     avoided = encode(clip, negative)
     inverted = kept.inverted(model, vae.encode(picture), encode(clip, reference_prompt), avoided)
     matched, trace = apply(model, inverted, mask, ApplySettings())
-    return (matched, positive, avoided, trace), said
+    return (matched, positive, avoided, trace), shared + remarks + more
 
 
 def _subject(clip, name: str, text: str, words: str) -> tuple[Subject, tuple[str, ...]]:

@@ -14,6 +14,8 @@ from ..words import other_numbers
 
 log = logging.getLogger(__name__)
 
+SHARED = "the words that both prompts share are taken"
+
 
 def mask_settings(
     reference_subject: Subject | None, target_subject: Subject | None, reference_mask: torch.Tensor | None,
@@ -40,6 +42,6 @@ def shared_subjects(reference: Subject | None, target: Subject | None) -> tuple[
         tell(remark)
         return reference, target, (remark,)
     reference, target = (subject.limited(words) for subject, words in zip((reference, target), zip(*pairs)))
-    remark = f"subject_words: none given; the words that both prompts share are taken: {target.words}"
+    remark = f"subject_words: none given; {SHARED}: {target.words}"
     log.info("DreamMatcher: %s", remark)
     return reference, target, (remark,)
