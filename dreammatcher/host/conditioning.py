@@ -128,20 +128,22 @@ def _about_the_prompt(clip, prompt: str, texts: list[Text]) -> tuple[str, ...]:
         elif lost:
             remarks.append(f"prompt: {name!r} is of another kind of model; ComfyUI leaves it out")
         elif not any(text.pieces for text in own):
-            remarks.append(f"prompt: {name!r} is not among ComfyUI's embeddings, which leaves it out")
+            remarks.append(f"prompt: {name!r} is not among ComfyUI's embeddings and is left out")
     for remark in remarks:
         log.warning("DreamMatcher: %s", remark)
     return tuple(remarks)
 
 
 def _whole_content(texts: list[Text], prompt: str) -> tuple[Subject, tuple[str, ...]]:
-    found = [subject_words(text) for text in texts]
-    if not found[0][0]:
+    found = [(content, said) for content, said in map(subject_words, texts) if content]
+    if not found:
         raise ValueError("subject_words: none given, and the prompt has no words to take; describe the subject in the prompt")
     places: dict[str, set[int]] = {}
     for content, _ in found:
+        known = set().union(*places.values())
         for word in content:
-            places.setdefault(word.spelling, set()).update(word.columns)
+            if word.spelling in places or not known.issuperset(word.columns):  # an embedding has a name for each text encoder
+                places.setdefault(word.spelling, set()).update(word.columns)
     choices = tuple((word, tuple(sorted(columns))) for word, columns in places.items())
     words, said = " ".join(places), found[0][1]
     if said:

@@ -100,8 +100,8 @@ class Session:
             if remark:
                 self.skip(remark)
             elif place.tokens != subject.tokens:
-                self.note(f"the prompt of the subject {subject.words!r} is joined with another text; its words count in its own "
-                          "text only")
+                self.note(f"the prompt of the subject {subject.words!r} is joined with other tokens; its words count in its "
+                          "own text only")
             self.subjects[name] = place
         return self.subjects[name]
 

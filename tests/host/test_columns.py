@@ -132,7 +132,7 @@ def test_columns_are_those_of_the_word_in_what_the_text_encoder_made_beside_embe
         expected.add(int(changed.nonzero()[0]))
     assert set(own.columns) == expected
     missing = "nosuchfile" in prompt
-    assert any("leaves it out" in remark and ("among" in remark) == missing for remark in remarks)
+    assert any(("is not among" if missing else "ComfyUI leaves it out") in remark for remark in remarks)
 
 
 def test_an_embedding_that_fits_moves_nothing_and_nothing_is_said(subject):
@@ -156,6 +156,9 @@ def test_where_only_one_of_two_text_encoders_takes_an_embedding_both_places_of_t
     assert len(remarks) == 1 and "'embedding:half' does not fit the text encoder g" in remarks[0]
     _, alone, remarks = subject("a embedding:half on grass", "embedding:half", clip)
     assert alone.columns == (2, 3, 4) and len(remarks) == 1
+    save_file({"clip_l": torch.randn(2, WIDTHS["l"]), "clip_g": torch.randn(2, WIDTHS["g"])}, tmp_path / "both.safetensors")
+    _, unnamed, _ = subject("a embedding:both robot on grass", "", clip)
+    assert unnamed.columns == (1, 2, 3, 4, 5, 6) and [own for _, own in unnamed.choices] == [(one,) for one in unnamed.columns]
 
 
 @pytest.mark.parametrize("negative", ["", LONG])
@@ -193,6 +196,18 @@ def test_an_averaged_prompt_is_matched_where_the_words_stood_and_it_is_said(matc
     made, trace = match(prompt, target)
     assert torch.equal(made, match(unmarked(prompt), at(5))[0])
     assert len(trace.skipped) == 1 and "averaged" in trace.skipped[0]
+
+
+def test_a_prompt_of_another_dreammatcher_subject_with_the_same_words_is_matched_where_that_one_says(
+        match, subject, encode, averaged, at):
+    target, (other, place, _) = subject()[1], subject("a robot and a cat in the snow")
+    made, trace = match(other, target)
+    assert place.columns == (2,) and torch.equal(made, match(unmarked(other), at(2))[0]) and not trace.skipped
+    mixed = averaged(other, encode("a cat at night"))
+    made, trace = match(mixed, target)
+    assert torch.equal(made, match(unmarked(mixed), at(2))[0]) and "averaged" in trace.skipped[0]
+    made, trace = match(subject("a photo of a cat", "cat")[0], target)
+    assert trace.layers == 0 and "does not hold the subject 'robot'" in trace.nothing()
 
 
 @pytest.mark.parametrize("kind", ["another text", "averaged into another", "averaged and joined"])
