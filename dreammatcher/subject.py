@@ -113,9 +113,9 @@ def text_starts(own: torch.Tensor, text: torch.Tensor) -> list[int]:
     if own.shape[1] != text.shape[1]:
         return []
     own, text = own.detach().float().cpu(), text.detach().float().cpu()
-    size = own.abs().mean()
+    sizes = own.abs().mean(1)
     return [start for start in range(len(text) - len(own) + 1)
-            if bool((text[start:start + len(own)] - own).abs().mean() <= NEAR * size)]
+            if bool(((text[start:start + len(own)] - own).abs().mean(1) <= NEAR * sizes).all())]
 
 
 @dataclass(frozen=True, eq=False)

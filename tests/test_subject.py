@@ -70,4 +70,7 @@ def test_limited_to_some_of_its_choices_it_keeps_their_columns_and_vectors():
 
 def test_whole_texts_are_found_where_they_begin():
     assert text_starts(OWN, torch.cat([OTHER, OWN, OWN.half().float()])) == [77, 154]
+    one_word = OWN.clone()
+    one_word[3] = OTHER[3]
+    assert text_starts(OWN, torch.cat([one_word, OWN])) == [77], "a text with another word is another text"
     assert text_starts(OWN, 0.5 * OWN + 0.5 * OTHER) == [] and text_starts(OWN, text(1, 77, 48)) == []

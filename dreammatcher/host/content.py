@@ -113,10 +113,13 @@ class _Phrase:
     """Tells word by word whether a prompt is within a phrase of place: behind a preposition, up to what ends it."""
 
     def __init__(self) -> None:
-        self.inside = self.has_noun = False
+        self.inside = self.has_noun = self.hyphen = False
 
     def takes(self, word: str | None) -> bool:
         """Whether ``word`` belongs to such a phrase; None: an embedding."""
+        hyphen, self.hyphen = self.hyphen, word in ("-", "_")
+        if hyphen and word in LEFT_OUT:  # k-on
+            return self.inside
         if word in BEFORE_PLACES:
             self.inside, self.has_noun = True, False
         elif word == "of":

@@ -202,6 +202,7 @@ def test_a_named_word_counts_outside_of_what_other_programs_would_replace_and_in
     ("a castle in front of a mountain and a lake", "castle"), ("cat, outdoors, forest, sky, day", "cat"),
     ("1girl, red hair, white background, looking at viewer", "girl red hair looking"), ("a cat next to a tree", "cat"),
     ("a cat in the park with a red ball", "cat red ball"), ("a robot on grass, a cat at night", "robot cat"),
+    ("a k-on girl, close-up of her face", "girl face"),
     ("robot in the style of van gogh", "robot"), ("[[robot]] (snow:1.3)", "robot"), ("robot:1.3, night", "robot"),
     ("1.3 robot", "robot"),
     ("Photo of a CAT In The Desert", "cat")])
