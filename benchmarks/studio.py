@@ -58,9 +58,9 @@ class Studio:
 
     def named(self, ready: SimpleNamespace, shared: bool) -> dict[str, object]:
         """Subjects of both prompts when nobody names them: words that both share, or all that each shows."""
-        conditioning, content, words = (self.module(f"dreammatcher.host.{name}") for name in ("conditioning", "content", "words"))
-        chosen = " ".join(content.shared_words([words.Text.of(self.clip, text) for text in ready.prompts])) if shared else ""
-        found = [conditioning.subject_of(self.clip, text, chosen) for text in ready.prompts]
+        found = [self.module("dreammatcher.host.conditioning").subject_of(self.clip, text, "") for text in ready.prompts]
+        if shared:
+            found = self.module("dreammatcher.host.matching.masks").shared_subjects(*found)[:2]
         return {"reference_subject": found[0], "target_subject": found[1]}
 
     def reference(self, picture: np.ndarray, text: str, word: str) -> tuple[object, object]:

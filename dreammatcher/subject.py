@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 
 import torch
+
+#: how far a token may be from itself, relative to its size: bfloat16 makes 0.0014; on Toybox the same word of another text is
+#: 0.04 away, and the nearest other word 0.07
+NEAR = 0.01
+CHANGED = ("the prompt that is sampled is not as it was encoded for the subject {words!r} (averaged, or changed by another "
+           "node); its words are looked for where they stood")
+ELSEWHERE = ("the prompt that is sampled does not hold the subject {words!r} of the text {prompt!r}; connect the conditioning "
+             "of the same DreamMatcher Subject")
+UNKNOWN = ("the prompt that is sampled has {length} tokens, and the subject {words!r} is known in a text of {tokens}; it was "
+           "joined with another text, so nothing says where the subject stands. Encode the prompt with DreamMatcher Subject")
 
 
 @dataclass(frozen=True)
@@ -15,10 +26,96 @@ class Subject:
     prompt: str
     columns: tuple[int, ...]  # token positions in the conditioning
     tokens: int  # length of the conditioning
+    #: where nobody named words: each that was taken, and its columns; their order is the prompt's
+    choices: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    #: [len(columns), C], what the text encoder made of the columns: they are found by it in a prompt that other nodes changed
+    vectors: torch.Tensor | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.columns or min(self.columns) < 0 or max(self.columns) >= self.tokens:
             raise ValueError(f"subject {self.words!r}: columns {self.columns} do not fit {self.tokens} tokens")
+
+    @property
+    def named(self) -> bool:
+        """Whether somebody said which words are the subject."""
+        return not self.choices
+
+    def is_about(self, other: Subject) -> bool:
+        """Whether ``other``, whose words count, is this one's subject too."""
+        if self.words == other.words:
+            return True
+        mine, theirs = ({word for word, _ in subject.choices} for subject in (self, other))
+        return bool(theirs) and theirs <= mine
+
+    def limited(self, words: Collection[str]) -> Subject:
+        """With those of its choices only that are among ``words``; itself where that changes nothing or leaves nothing."""
+        kept = tuple((word, columns) for word, columns in self.choices if word in words)
+        if not kept or kept == self.choices:
+            return self
+        columns = tuple(sorted({column for _, own in kept for column in own}))
+        vectors = None if self.vectors is None else self.vectors[[self.columns.index(column) for column in columns]]
+        return replace(self, words=" ".join(word for word, _ in kept), columns=columns, choices=kept, vectors=vectors)
+
+    def encoded_as(self, text: torch.Tensor) -> Subject:
+        """With what the text encoder made of its prompt, ``text`` [T, C].
+
+        Columns behind the text's end are left out: some hosts cut two encoders' texts to the shorter. Raises ValueError when
+        all of them are.
+        """
+        length = len(text)
+        columns = tuple(column for column in self.columns if column < length)
+        if not columns:
+            raise ValueError(f"subject_words: {self.words!r} stands behind token {length}, where the text encoder cuts the "
+                             "prompt; write it further in front")
+        vectors = text[list(columns)].detach().float().cpu().clone()
+        choices = tuple((word, kept) for word, own in self.choices
+                        if (kept := tuple(column for column in own if column < length)))
+        return replace(self, columns=columns, tokens=length, choices=choices, vectors=vectors)
+
+    def located(self, text: torch.Tensor, marked: bool) -> tuple[Subject | None, str]:
+        """Where it stands in a conditioning ``text`` [T, C] that is sampled, and what is to be said about that.
+
+        Its tokens are found by what the text encoder made of them: a text that other nodes joined with another one, in any
+        order, is known by itself. Where they are not found, ``marked`` tells that the conditioning comes from the subject's
+        own: other nodes changed its values, not its order. None when nothing tells where it stands.
+        """
+        length = len(text)
+        if self.vectors is None:
+            return self._by_length(text)
+        own = self.vectors if self.vectors.shape[1] == text.shape[1] else self.vectors[:0]
+        if columns := tuple(sorted({column for vector in own for column in _alike(text, vector)})):
+            moved = columns != self.columns or length != self.tokens
+            return (replace(self, columns=columns, tokens=length, choices=(), vectors=None) if moved else self), ""
+        if marked and len(own) and length == self.tokens:
+            return self, CHANGED.format(words=self.words)
+        return None, ELSEWHERE.format(words=self.words, prompt=self.prompt)
+
+    def _by_length(self, text: torch.Tensor) -> tuple[Subject | None, str]:
+        """Of a subject that does not know its text: it is the front of what another pack lengthened by tokens of its own."""
+        length, first = len(text), text[:self.tokens]
+        joined = length % self.tokens == 0 and not torch.equal(text, first.repeat(length // self.tokens, 1))
+        if length < self.tokens or joined:
+            return None, UNKNOWN.format(length=length, words=self.words, tokens=self.tokens)
+        return self, ""
+
+
+def _alike(text: torch.Tensor, vector: torch.Tensor) -> list[int]:
+    """Rows of ``text`` [T, C] that are ``vector`` [C] in another precision or at another scale."""
+    text = text.detach().to(vector)
+    scale = (text @ vector) / vector.square().sum().clamp_min(torch.finfo(vector.dtype).tiny)
+    scaled = scale[:, None] * vector
+    apart, size = (text - scaled).abs().mean(1), scaled.abs().mean(1)
+    return torch.nonzero((scale > 0) & (apart <= NEAR * size)).flatten().tolist()
+
+
+def text_starts(own: torch.Tensor, text: torch.Tensor) -> list[int]:
+    """Where a whole text ``own`` [T, C] begins in a conditioning ``text`` [L, C] that other nodes may have joined it into."""
+    if own.shape[1] != text.shape[1]:
+        return []
+    own, text = own.detach().float().cpu(), text.detach().float().cpu()
+    sizes = own.abs().mean(1)
+    return [start for start in range(len(text) - len(own) + 1)
+            if bool(((text[start:start + len(own)] - own).abs().mean(1) <= NEAR * sizes).all())]
 
 
 @dataclass(frozen=True, eq=False)

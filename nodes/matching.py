@@ -5,10 +5,10 @@ from __future__ import annotations
 from ..dreammatcher.host.matching.apply import apply
 from ..dreammatcher.host.matching.guide import guide
 from ..dreammatcher.host.matching.live import FOREGROUND, OFF, TRUSTED, Live
-from ..dreammatcher.host.matching.masks import mask_settings
+from ..dreammatcher.host.matching.masks import mask_settings, shared_subjects
 from ..dreammatcher.matching.guidance import FAST, PAPER, GuidanceSettings
 from ..dreammatcher.matching.settings import BALANCED, PRESETS, ApplySettings, effort_of
-from .reference import CATEGORY
+from .reference import CATEGORY, with_remarks
 
 
 class DreamMatcherMask:
@@ -41,8 +41,10 @@ class DreamMatcherMask:
         }
 
     def make(self, reference_subject, target_subject, cycle_threshold, binarise, reference_mask=None, target_mask=None):
-        return (mask_settings(reference_subject, target_subject, reference_mask, target_mask, cycle_threshold,
-                              binarise == "otsu"),)
+        reference_subject, target_subject, remarks = shared_subjects(reference_subject, target_subject)
+        settings = mask_settings(reference_subject, target_subject, reference_mask, target_mask, cycle_threshold,
+                                 binarise == "otsu")
+        return with_remarks((settings,), remarks) if remarks else (settings,)
 
 
 class DreamMatcherApply:

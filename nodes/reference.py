@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..dreammatcher.host.conditioning import encode, subject_and_remarks
+from ..dreammatcher.host.conditioning import encode_subject, subject_and_remarks
 from ..dreammatcher.host.masks import one_mask
 from ..dreammatcher.host.matching import invert
 from ..dreammatcher.host.matching.files import REFERENCES, load_reference, save_reference
@@ -37,12 +37,13 @@ class DreamMatcherSubject:
                                   "tooltip": "The prompt, as for CLIP Text Encode: weights, embeddings and hooks work."}),
             "subject_words": ("STRING", {"default": "dog", "tooltip":
                               "The words of the prompt that name the subject, e.g. 'dog' or 'sks dog'. Singular and plural count "
-                              "as the same word. Empty, for prompts of tags: all words that show something."}),
+                              "as the same word. Empty: the words that show something, but for those about medium and scene; of "
+                              "these, DreamMatcher Mask takes what both prompts share."}),
         }}
 
     def encode(self, clip, prompt, subject_words):
         subject, remarks = subject_and_remarks(clip, prompt, subject_words)
-        return with_remarks((encode(clip, prompt, subject), subject), remarks)
+        return with_remarks(encode_subject(clip, prompt, subject), remarks)
 
 
 class DreamMatcherInvert:

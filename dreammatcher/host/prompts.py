@@ -7,11 +7,46 @@ that name its subject: they carry the mark that DreamMatcher Subject leaves in a
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
+
+import torch
 
 from ..subject import Subject
 from .conditioning import SUBJECT_KEY, TEXTS_KEY
+
+DIFFERENT = "the pictures of a batch have prompts of their own, in which the subject {words!r} stands at different places"
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """One conditioning entry as it is sampled, before the host repeats it to the length of others."""
+
+    text: torch.Tensor | None  # [B, T, C]; None where the host does not tell
+    mark: Subject | None = None  # the subject that it carries
+    texts: object = None  # that stand in for it at some noise levels
+
+    def place(self, subject: Subject) -> tuple[Subject | None, str]:
+        """``subject`` where it stands in this text, None where nothing tells, and what is to be said about that.
+
+        Where the entry was encoded for the same subject, what it carries counts first: a schedule encodes a prompt anew for each
+        of its spans.
+        """
+        if self.text is None:
+            return subject, ""
+        candidates = [(subject, False)]
+        if self.mark is not None and self.mark.is_about(subject):
+            own = self.mark.limited({word for word, _ in subject.choices})
+            candidates = [(own, True), (subject, own.prompt == subject.prompt)]
+        found = [self._found(*candidate) for candidate in candidates]
+        sure = (place for place in found if place[0] is not None and not place[1])
+        return next(sure, next((place for place in found if place[0] is not None), found[0]))
+
+    def _found(self, subject: Subject, marked: bool) -> tuple[Subject | None, str]:
+        places = [subject.located(text, marked) for text in self.text]
+        if any(place != places[0] for place in places[1:]):
+            return None, DIFFERENT.format(words=subject.words)
+        return places[0]
 
 
 @dataclass(frozen=True)
@@ -23,14 +58,15 @@ class Prompt:
     area: tuple | None  # of the picture, to which it is limited
     masked: bool
     spans: tuple[tuple[float, float], ...]  # noise levels from and to
-    texts: object = field(default=None, compare=False)  # that stand in for it at some noise levels
+    encoded: Mapping[Hashable, Encoded] = field(default_factory=dict, compare=False)  # by name
 
     @staticmethod
     def of(entry: dict, name: Hashable) -> Prompt:
         """The prompt of one conditioning entry, which calls of the UNet will refer to by ``name``."""
         span = float(entry.get("timestep_start", math.inf)), float(entry.get("timestep_end", 0.0))
-        return Prompt((name,), entry.get(SUBJECT_KEY), entry.get("area"), entry.get("mask") is not None, (span,),
-                      entry.get(TEXTS_KEY))
+        mark, text = entry.get(SUBJECT_KEY), entry.get("cross_attn")
+        return Prompt((name,), mark, entry.get("area"), entry.get("mask") is not None, (span,),
+                      {name: Encoded(text if torch.is_tensor(text) and text.ndim == 3 else None, mark, entry.get(TEXTS_KEY))})
 
     def follows(self, other: Prompt) -> bool:
         """Whether both are one prompt of a subject, encoded for different spans of the schedule."""
@@ -40,7 +76,7 @@ class Prompt:
 
     def is_about(self, subject: Subject | None) -> bool:
         """Whether this prompt names the subject itself."""
-        return self.subject is not None and subject is not None and self.subject.words == subject.words
+        return self.subject is not None and subject is not None and self.subject.is_about(subject)
 
 
 def joined(prompts: list[Prompt]) -> list[Prompt]:
@@ -52,5 +88,6 @@ def joined(prompts: list[Prompt]) -> list[Prompt]:
             distinct.append(prompt)
         else:
             earlier = distinct[number]
-            distinct[number] = replace(earlier, names=earlier.names + prompt.names, spans=earlier.spans + prompt.spans)
+            distinct[number] = replace(earlier, names=earlier.names + prompt.names, spans=earlier.spans + prompt.spans,
+                                       encoded={**earlier.encoded, **prompt.encoded})
     return distinct

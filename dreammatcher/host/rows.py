@@ -14,7 +14,7 @@ import torch
 
 from ..subject import Subject
 from ..unet import COND, UNCOND, Grid, Row
-from .prompts import Prompt, joined
+from .prompts import Encoded, Prompt, joined
 
 PARTS = "calls that see a part of the picture (tiles, windows) are left as they are"
 NAMELESS = "another pack calls the UNet without saying for which prompt; such calls are left as they are"
@@ -55,6 +55,10 @@ class RowBook:
     def numbers(self) -> dict[Hashable, int]:
         """Name of a positive entry -> number of its prompt."""
         return {name: number for number, prompt in enumerate(self.prompts) for name in prompt.names}
+
+    def encoded(self, name: Hashable) -> Encoded:
+        """The text of a positive entry."""
+        return next((prompt.encoded[name] for prompt in self.prompts if name in prompt.encoded), Encoded(None))
 
     def served(self) -> list[int]:
         """Numbers of the prompts that take part: the only one, or those about the subject."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..subject import Subject
 from ..unet import COND
 from .rows import Assignment, RowBook
 
@@ -90,6 +91,19 @@ class Session:
     skipped: list[str]  # what was left out, and why
     conclude: Callable[[], None]  # called when the run has come to its end
     said: list[str] = field(default_factory=list)
+    subjects: dict[Hashable, Subject | None] = field(default_factory=dict)  # by entry of a prompt, where they stand in it
+
+    def place(self, name: Hashable, subject: Subject) -> Subject | None:
+        """``subject`` where it stands in a prompt's entry as it is sampled; None, which is said, where nothing tells."""
+        if name not in self.subjects:
+            place, remark = self.rows.encoded(name).place(subject)
+            if remark:
+                self.skip(remark)
+            elif place.tokens != subject.tokens:
+                self.note(f"the prompt of the subject {subject.words!r} is joined with other tokens; its words count in its "
+                          "own text only")
+            self.subjects[name] = place
+        return self.subjects[name]
 
     def note(self, text: str) -> None:
         """Says something once per session."""

@@ -1,17 +1,23 @@
-"""Which tokens of a prompt a subject word means.
+"""Which tokens of a prompt a subject word means, and which columns of the conditioning they become.
 
-A word is looked for as its tokens. Where it does not stand as it is, the obvious is taken, with a remark: its plural or
-singular, tokens inside a longer word, or, in scripts without upper and lower case, a part of a text without spaces.
+A token is a column, but for vectors of another width than the text encoder's words: the host leaves these out, and what stands
+behind them in the same chunk of 77 moves to the left. A word is looked for as its tokens. Where it does not stand as it is, the
+obvious is taken, with a remark: its plural or singular, tokens inside a longer word, or, in scripts without upper and lower case,
+a part of a text without spaces.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from itertools import accumulate
 
 import torch
+
+from .markup import TAG, Markup, bare
 
 WORD_END = "</w>"  # of CLIP's byte-pair tokens (Radford et al. 2021)
 #: endings of English nouns, singular and plural, behind which more than an s changes
@@ -28,6 +34,7 @@ class Piece:
     token: object  # its number, or a vector where an embedding stands
     text: str | None  # as the vocabulary spells it; None where that is not known
     first: bool  # of its word
+    markup: bool = False  # belongs to what other programs would replace
 
     def is_like(self, other: Piece) -> bool:
         a, b = self.token, other.token
@@ -46,20 +53,34 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """A prompt, or a word, as the first of a CLIP's tokenizers cuts it."""
+    """A prompt, or a word, as one of a CLIP's text encoders reads it."""
 
     pieces: list[Piece]
     length: int  # of the conditioning
+    tower: str  # the key of the text encoder's tokens
+    left_out: int = 0  # vectors of embeddings that do not fit the text encoder
 
     @staticmethod
-    def of(clip, text: str) -> Text:
-        chunks = next(iter(clip.tokenize(text, return_word_ids=True).values()))
-        entries = [entry for chunk in chunks for entry in chunk]
-        columns = [column for column, entry in enumerate(entries) if entry[2]]  # no start, end and padding
-        spelled = _spelled(clip, [entries[column][0] for column in columns])
-        ends = [True, *(text is None or text.endswith(WORD_END) for text in spelled)]
-        return Text([Piece(column, entries[column][0], text, first)
-                     for column, text, first in zip(columns, spelled, ends)], len(entries))
+    def of(clip, text: str, tower: str | None = None) -> Text:
+        """As ``tower`` reads it, or else the first."""
+        cut = clip.tokenize(text, return_word_ids=True)
+        tower = next(iter(cut)) if tower is None else tower
+        width, length, found, left_out = width_of(clip, tower), 0, [], 0
+        for chunk in cut[tower]:
+            kept = as_encoded(chunk, width)
+            found += [(length + place, entry[0]) for place, entry in enumerate(kept) if entry[2]]
+            length, left_out = length + len(chunk), left_out + len(chunk) - len(kept)
+        tokens = [token for _, token in found]
+        foreign, spelled = _foreign(clip, text, tower, tokens), _spelled(clip, tokens)
+        ends = [True, *(spelling is None or spelling.endswith(WORD_END) for spelling in spelled)]
+        pieces = [Piece(column, token, spelling, first, number in foreign)
+                  for number, ((column, token), spelling, first) in enumerate(zip(found, spelled, ends))]
+        return Text(pieces, length, tower, left_out)
+
+    @staticmethod
+    def all_of(clip, text: str) -> list[Text]:
+        """As each text encoder reads it: SDXL has two."""
+        return [Text.of(clip, text, tower) for tower in clip.tokenize(text)]
 
     def runs(self, other: Text) -> list[int]:
         """Where the tokens of ``other`` begin."""
@@ -71,21 +92,84 @@ class Text:
         """Where the tokens of ``other`` begin with a word."""
         return [start for start in self.runs(other) if self.pieces[start].first]
 
-    def place(self, starts: list[int], count: int, remark: str = "") -> Place:
-        return Place(tuple(sorted({self.pieces[start + offset].column for start in starts for offset in range(count)})), remark)
+    def place(self, starts: list[int], count: int, remark: str = "", word: str = "") -> Place:
+        """The columns of ``count`` tokens from each start. What stands in markup counts only where nothing else does."""
+        outside = [start for start in starts if not any(piece.markup for piece in self.pieces[start:start + count])]
+        if not outside and not remark:
+            remark = f"{word!r} stands only in what other programs would replace, and ComfyUI reads as words"
+        numbers = [start + offset for start in outside or starts for offset in range(count)]
+        return Place(tuple(sorted({self.pieces[number].column for number in numbers})), remark)
+
+
+def width_of(clip, tower: str) -> int | None:
+    """Numbers of a word's vector in one text encoder, None where that is not known."""
+    model = getattr(getattr(clip, "cond_stage_model", None), f"clip_{tower}", None)
+    return model.transformer.get_input_embeddings().weight.shape[1] if hasattr(model, "transformer") else None
+
+
+def as_encoded(chunk: list[tuple], width: int | None) -> list[tuple]:
+    """The entries of a chunk of tokens that a text encoder of this width takes."""
+    return [entry for entry in chunk if width is None or not torch.is_tensor(entry[0]) or entry[0].shape[-1] == width]
+
+
+def as_columns(chunk: list[tuple], width: int | None) -> list[tuple]:
+    """The entries of a chunk in the order in which they become columns: padding stands in for what is left out."""
+    kept = as_encoded(chunk, width)
+    return kept + [chunk[-1]] * (len(chunk) - len(kept))
+
+
+def _foreign(clip, text: str, tower: str, tokens: list) -> frozenset[int]:
+    """Numbers of those of a text's tokens that belong to markup.
+
+    They are the ones with its weight where the same text is cut with one. Its brackets may cut punctuation at the ends otherwise,
+    so both are aligned. In a text whose own brackets are open, all that is cut like the markup is taken for it.
+    """
+    markup = Markup.of(text)
+    if not markup.parts:
+        return frozenset()
+    tagged, parts = _cut(clip, markup.tagged, tower), [_cut(clip, part, tower) for part in markup.parts]
+    mine, theirs, *alone = ([_comparable(token) for token in each] for each in (
+        tokens, [token for token, _ in tagged], *([token for token, _ in part] for part in parts)))
+    if sum(weight == TAG for _, weight in tagged) == sum(map(len, alone)):
+        blocks = SequenceMatcher(None, mine, theirs, autojunk=False).get_matching_blocks()
+        return frozenset(block.a + offset for block in blocks for offset in range(block.size)
+                         if tagged[block.b + offset][1] == TAG)
+    return frozenset(start + offset for part in alone for start in range(len(mine) - len(part) + 1)
+                     if part and mine[start:start + len(part)] == part for offset in range(len(part)))
+
+
+def _cut(clip, text: str, tower: str) -> list[tuple]:
+    """Tokens of a text that the text encoder takes, without start, end and padding, and their weights."""
+    width = width_of(clip, tower)
+    return [entry[:2] for chunk in clip.tokenize(text, return_word_ids=True)[tower]
+            for entry in as_encoded(chunk, width) if entry[2]]
+
+
+def _comparable(token: int | torch.Tensor) -> int | bytes:
+    return token.float().cpu().numpy().tobytes() if torch.is_tensor(token) else token
 
 
 def find(clip, text: Text, prompt: str, word: str) -> Place | None:
     """Every place of ``word`` in ``prompt``, which ``text`` is, or None.
 
-    Raises ValueError when two different words of the prompt could be meant.
+    A weight and brackets of the word itself do not count. Raises ValueError when two different words of the prompt could be
+    meant.
     """
-    wanted = Text.of(clip, word)
+    own = word if text.whole(Text.of(clip, word, text.tower)) else bare(word) or word
+    if (place := _find(clip, text, prompt, own)) is not None:
+        return place
+    spaced = " ".join(bare(word).split("_")).strip()  # tags are written with either
+    place = _find(clip, text, prompt, spaced) if " " in spaced else None
+    return place and replace(place, remark=f"{word!r} is taken as {spaced!r}, which is in the prompt")
+
+
+def _find(clip, text: Text, prompt: str, word: str) -> Place | None:
+    wanted = Text.of(clip, word, text.tower)
     if _without_case(word) and all(piece.text is not None for piece in wanted.pieces):
         return _spelled_alike(text, wanted, prompt, word)
     if whole := text.whole(wanted):
-        return text.place(whole, len(wanted.pieces))
-    return _other_number(clip, text, word) or _inside_a_word(text, wanted, word)
+        return text.place(whole, len(wanted.pieces), word=word)
+    return _beside_punctuation(text, wanted, word) or _other_number(clip, text, word) or _inside_a_word(text, wanted, word)
 
 
 def other_numbers(word: str) -> list[str]:
@@ -105,7 +189,7 @@ def other_numbers(word: str) -> list[str]:
 def _other_number(clip, text: Text, word: str) -> Place | None:
     places = {}
     for candidate in other_numbers(word):
-        wanted = Text.of(clip, candidate)
+        wanted = Text.of(clip, candidate, text.tower)
         if whole := text.whole(wanted):
             remark = f"{word!r} is taken as {candidate!r}, which is in the prompt"
             places[candidate] = text.place(whole, len(wanted.pieces), remark)
@@ -113,6 +197,31 @@ def _other_number(clip, text: Text, word: str) -> Place | None:
         raise ValueError(f"subject_words: {word!r} could be {' or '.join(map(repr, places))} of the prompt; write the one that "
                          "you mean")
     return next(iter(places.values()), None)
+
+
+def _beside_punctuation(text: Text, wanted: Text, word: str) -> Place | None:
+    """A word that ends or begins with punctuation, which becomes one token with the punctuation beside it: ``k-on!,``"""
+    letters = [number for number, piece in enumerate(wanted.pieces) if any(map(str.isalnum, _spelling(piece)))]
+    if not letters or any(piece.text is None for piece in wanted.pieces):
+        return None
+    core = Text(wanted.pieces[letters[0]:letters[-1] + 1], wanted.length, wanted.tower)
+    before, behind = ("".join(map(_spelling, pieces)) for pieces in
+                      (wanted.pieces[:letters[0]], wanted.pieces[letters[-1] + 1:]))
+    starts, count = text.whole(core), len(core.pieces)
+    exact = [start for start in starts if _meets(text, start - 1, before, str.endswith)
+             and _meets(text, start + count, behind, str.startswith)]
+    if exact:
+        first, more = int(bool(before)), int(bool(behind))
+        return text.place([start - first for start in exact], first + count + more, word=word)
+    plain = "".join(map(_spelling, core.pieces))
+    if not starts or len(plain) < SHORTEST:
+        return None
+    return text.place(starts, count, f"{word!r} is taken as {plain!r}, which is in the prompt")
+
+
+def _meets(text: Text, number: int, marks: str, how: Callable[[str, str], bool]) -> bool:
+    """Whether the token beside a word holds the punctuation that belongs to it."""
+    return not marks or (0 <= number < len(text.pieces) and how(_spelling(text.pieces[number]), marks))
 
 
 def _inside_a_word(text: Text, wanted: Text, word: str) -> Place | None:

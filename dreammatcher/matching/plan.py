@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,8 @@ from ..unet import Layer, Structure
 from .features import FeatureStore
 from .reference import Member, Reference, ReferenceSet, views_of
 from .settings import ApplySettings, MaskSettings, Trace
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +45,15 @@ class Plan:
     def rivals(self, other: Plan) -> bool:
         """Whether another plan on the same model is about another subject."""
         mine, theirs = self.mask.target_subject, other.mask.target_subject
-        return other is not self and (mine is None or theirs is None or mine.columns != theirs.columns)
+        if mine is None or theirs is None:
+            return other is not self
+        return other is not self and (mine.prompt, mine.columns) != (theirs.prompt, theirs.columns)
 
 
 def members_in_use(given: Reference | ReferenceSet, mask: MaskSettings | None) -> list[tuple[Member, Subject | None]]:
     """The references of weight above 0 and the subject of each: the mask node's where a reference stands alone, else its own.
+
+    Each stands where the reference's own prompt has it; a subject of another text is left out with a warning.
 
     Raises ValueError when every reference has weight 0, and for a reference MASK that could belong to any of several.
     """
@@ -55,11 +62,20 @@ def members_in_use(given: Reference | ReferenceSet, mask: MaskSettings | None) -
         raise ValueError("reference: every combined reference has weight 0; give one of them a weight above 0")
     marked = mask.reference_subject if mask else None
     if len(members) == 1:
-        return [(members[0], marked or members[0].reference.subject)]
+        return [(members[0], _located(marked or members[0].reference.subject, members[0].reference))]
     if mask is not None and mask.reference_mask is not None:
         raise ValueError(f"reference_mask: {len(members)} references are combined; give each its own mask in DreamMatcher "
                          "Combine References")
-    return [(member, member.reference.subject or marked) for member in members]
+    return [(member, _located(member.reference.subject or marked, member.reference)) for member in members]
+
+
+def _located(subject: Subject | None, reference: Reference) -> Subject | None:
+    if subject is None:
+        return None
+    found, remark = subject.located(reference.positive.cross_attention[0], subject == reference.subject)
+    if remark:
+        log.warning("DreamMatcher: reference: %s", remark)
+    return found
 
 
 def views(given: Reference | ReferenceSet, mask: MaskSettings) -> tuple[View, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -118,11 +118,16 @@ def save(reference: Reference, path: Path) -> None:
         "sigmas": json.dumps(list(reference.trajectory.sigmas)),
         "fingerprint": reference.fingerprint,
         "psnr": repr(reference.psnr),
-        "subject": json.dumps(asdict(reference.subject) if reference.subject else None),
+        "subject": json.dumps(_said(reference.subject)),
     }
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with whole(path) as partial:
         save_file(plain, partial, metadata)
+
+
+def _said(subject: Subject | None) -> dict | None:
+    """A subject in a file. What the text encoder made of it stands there as part of the positive prompt."""
+    return subject and {name: getattr(subject, name) for name in ("words", "prompt", "columns", "tokens")}
 
 
 def load(path: Path) -> Reference:
@@ -164,6 +169,6 @@ def _assemble(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> Ref
             raise ValueError(f"{name} holds NaN or infinity")
     return Reference(
         trajectory=trajectory, latent=latent, **conditionings, fingerprint=metadata["fingerprint"],
-        subject=Subject(**{**subject, "columns": tuple(subject["columns"])}) if subject else None,
+        subject=Subject(subject["words"], subject["prompt"], tuple(subject["columns"]), subject["tokens"]) if subject else None,
         psnr=float(metadata["psnr"]),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from closeness import RUN, close
@@ -196,8 +198,9 @@ def test_of_several_prompts_those_about_the_subject_look(pack, host, looking):
     assert close(out[..., 18:], plain[..., 18:], RUN), "the other prompt's half is as it was"
 
 
-def test_long_prompts_and_prompts_of_different_length_work(looking):
-    long = prompt(13, 154)
+def test_long_prompts_and_prompts_of_different_length_work(pack, looking):
+    key = pack.module("dreammatcher.host.conditioning").SUBJECT_KEY
+    long = [[prompt(13, 154)[0][0], {key: replace(looking.subject, columns=(90,), tokens=154)}]]
     model, trace = looking.apply()
     out = sample(model, long, looking.negative, **SIZE)
     assert torch.isfinite(out).all() and not trace.skipped

@@ -130,13 +130,106 @@ def test_what_is_taken_is_logged_and_shown_on_the_node(host, caplog):
     assert not list(host.run(prompt).ui.get("5", {}).get("text", ()))
 
 
+NAMES = r"1girl, saber \(fate\), k-on!, (hatsune miku:1.3), re:zero, long_hair, (what?), solo"
+
+
+@pytest.mark.parametrize("word, taken", [
+    (r"\(fate\)", "(fate),"), (r"saber \(fate\)", "saber(fate),"), ("saber (fate)", "saberfate"), ("k-on!", "k-on!,"),
+    ("k-on!,", "k-on!,"), ("k-on", "k-on"), ("re:zero", "re:zero"), ("(hatsune miku:1.3)", "hatsunemiku"), ("miku:1.3", "miku"),
+    ("((hatsune))", "hatsune"), ("[hatsune]", "hatsune"), ("long_hair", "long_hair"), ("what?", "what?"), ("(solo)", "solo")])
+def test_names_with_punctuation_brackets_and_weights_are_found_as_people_write_them_and_nothing_is_said(clip, find, word, taken):
+    subject, remarks = find(clip, NAMES, word)
+    assert remarks == () and clip.spelled(NAMES, subject.columns) == taken
+
+
+@pytest.mark.parametrize("text, word, taken, as_what", [
+    ("a k-on poster", "k-on!", "k-on", "k-on"), ("hatsune miku, solo", "hatsune_miku", "hatsunemiku", "hatsune miku")])
+def test_a_name_without_its_punctuation_is_taken_and_it_is_said(clip, find, text, word, taken, as_what):
+    subject, remarks = find(clip, text, word)
+    assert clip.spelled(text, subject.columns) == taken
+    assert remarks == (f"subject_words: {word!r} is taken as {as_what!r}, which is in the prompt",)
+
+
+@pytest.mark.parametrize("text, word", [("a day, 3 d", ":d"), ("a robot", "()"), ("a robot", "!!!"), ("fatex", r"\(fate\)")])
+def test_punctuation_alone_names_nothing(clip, find, text, word):
+    with pytest.raises(ValueError, match="is not in the prompt; its words are: "):
+        find(clip, text, word)
+
+
+def test_the_words_that_a_refusal_lists_are_without_weights_brackets_and_what_is_no_word(clip, find):
+    with pytest.raises(ValueError, match="its words are: a, robot, red, hat, k-on!$"):
+        find(clip, "a (robot:1.3), <lora:x:1> [[red]] hat:1.2 BREAK k-on!", "zebra")
+
+
+@pytest.mark.parametrize("text", [
+    "(robot:1.3) x", "((robot)) x", "((robot) x", "(robot)) x", "[[robot]] x", "{robot} x", "robot:1.3 x", "(a (robot:0.8):1.2)",
+    "robot!!! x", "'robot', x", '"robot" x', "a-robot"])
+def test_a_word_is_found_in_brackets_of_every_kind_open_ones_too(clip, find, text):
+    subject, _ = find(clip, text, "robot")
+    assert clip.spelled(text, subject.columns) == "robot"
+
+
+MEAN = "the words that you mean"
+FOREIGN = {"<lora:robot_v2:0.8>": "Load LoRA", "<lyco:robot:1>": "Load LoRA", "BREAK": "Conditioning", "__robot__": MEAN,
+           "{robot|robot}": MEAN, "{a|{robot|b}}": MEAN, "[robot:cat:0.5]": MEAN}
+
+
+@pytest.mark.parametrize("around", [
+    "{0} a red cat, forest", "a red cat {0}", "a red cat, {0}, in the snow", "(a red cat {0}:1.2) on grass",
+    "a red cat,{0},forest", "((a red cat) {0} forest", "{0}, {0} a red cat {0}"])
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_what_other_programs_would_replace_is_no_subject_and_it_is_said_what_to_do(clip, find, around, foreign):
+    text = around.replace("{0}", foreign)
+    subject, remarks = find(clip, text, "")
+    assert clip.spelled(text, subject.columns) == "redcat" and subject.words == "red cat"
+    assert remarks[0].startswith(f"prompt: ComfyUI reads {foreign!r} as words") and FOREIGN[foreign] in remarks[0]
+
+
+def test_a_named_word_counts_outside_of_what_other_programs_would_replace_and_inside_only_with_a_remark(clip, find):
+    text = "<lora:robot:1> a robot BREAK take a break"
+    for word in ("robot", "break"):
+        subject, remarks = find(clip, text, word)
+        assert len(subject.columns) == 1 and len(remarks) == 1
+        assert clip.spelled(text, tuple(range(subject.columns[0] - 1, subject.columns[0] + 1))) == f"a{word}"
+    subject, remarks = find(clip, "a {robot|cat} at night", "robot")
+    assert clip.spelled("a {robot|cat} at night", subject.columns) == "robot" and "stands only in what" in remarks[1]
+
+
+@pytest.mark.parametrize("text, taken", [
+    ("a photo of a cat in the desert", "cat"), ("an oil painting of a red robot on a beach at sunset", "red robot"),
+    ("a close-up photograph of a dog wearing a hat, 8k, bokeh", "dog wearing hat"),
+    ("in the snowy desert a cat sits", "cat sits"),
+    ("a castle in front of a mountain and a lake", "castle"), ("cat, outdoors, forest, sky, day", "cat"),
+    ("1girl, red hair, white background, looking at viewer", "girl red hair looking"), ("a cat next to a tree", "cat"),
+    ("a cat in the park with a red ball", "cat red ball"), ("a robot on grass, a cat at night", "robot cat"),
+    ("a k-on girl, close-up of her face", "girl face"),
+    ("robot in the style of van gogh", "robot"), ("[[robot]] (snow:1.3)", "robot"), ("robot:1.3, night", "robot"),
+    ("1.3 robot", "robot"),
+    ("Photo of a CAT In The Desert", "cat")])
+def test_without_a_word_medium_and_scene_are_left_out(clip, find, text, taken):
+    subject, remarks = find(clip, text, "")
+    assert subject.words == taken and remarks == (f"subject_words: none given; these words of the prompt are taken: {taken}",)
+    assert clip.spelled(text, subject.columns) == taken.replace(" ", "")
+    assert tuple(word for word, _ in subject.choices) == tuple(taken.split())
+
+
+@pytest.mark.parametrize("text, taken, said", [
+    ("a photo of the desert at night", "desert night", "names a place and no subject"),
+    ("an oil painting", "oil painting", "kind of picture")])
+def test_where_only_medium_or_scene_is_there_it_is_taken_with_a_warning(clip, find, text, taken, said, caplog):
+    with caplog.at_level("WARNING"):
+        subject, remarks = find(clip, text, "")
+    assert subject.words == taken and len(remarks) == 1 and said in remarks[0] and "name the subject" in remarks[0]
+    assert any(said in record.getMessage() for record in caplog.records)
+
+
 TAGS = "(masterpiece:1.2), best quality, 1girl, solo, long_hair, red eyes, looking at viewer, on the beach, score_9, :d"
 
 
 def test_without_a_word_the_content_words_of_a_tag_prompt_are_the_subject(clip, find):
     subject, remarks = find(clip, TAGS, " ")
-    assert clip.spelled(TAGS, subject.columns) == "girlsololonghairredeyeslookingviewerbeach"
-    assert len(remarks) == 1 and "none given" in remarks[0] and "girl solo long hair red eyes looking viewer beach" in remarks[0]
+    assert clip.spelled(TAGS, subject.columns) == "girlsololonghairredeyeslooking"
+    assert len(remarks) == 1 and "none given" in remarks[0] and "girl solo long hair red eyes looking" in remarks[0]
     assert subject.words == remarks[0].rpartition(": ")[2]
 
 
@@ -152,11 +245,38 @@ def test_a_prompt_without_content_is_refused(clip, find):
             find(clip, empty, "")
 
 
-def test_two_prompts_share_their_subject(clip, pack):
-    module = pack.module("dreammatcher.host.content")
-    texts = [pack.module("dreammatcher.host.words").Text.of(clip, text) for text in (
-        "1girl, red hair, sitting, school, masterpiece", "masterpiece, 1girl, red hair, standing, beach")]
-    assert module.shared_words(texts) == ["girl", "red", "hair"]
+REFERENCE_TAGS, TARGET_TAGS = ("1girl, red hair, sitting, school, masterpiece",
+                               "masterpiece, 1girl, red hair, standing, on a beach, school")
+
+
+@pytest.fixture
+def mask(pack):
+    return pack.module("dreammatcher.host.matching.masks").shared_subjects
+
+
+def test_two_prompts_without_named_words_share_their_subject(clip, find, mask):
+    reference, target, remarks = mask(find(clip, REFERENCE_TAGS, "")[0], find(clip, TARGET_TAGS, "")[0])
+    assert reference.words == target.words == "girl red hair school" and len(remarks) == 1 and target.words in remarks[0]
+    for subject, text in ((reference, REFERENCE_TAGS), (target, TARGET_TAGS)):
+        assert clip.spelled(text, subject.columns) == "girlredhairschool"
+
+
+def test_one_of_two_prompts_may_say_it_in_the_plural(clip, find, mask):
+    reference, target, _ = mask(find(clip, "a photo of a robot, sitting", "")[0], find(clip, "two robots in the snow", "")[0])
+    assert (reference.words, target.words) == ("robot", "robots")
+
+
+def test_where_words_are_named_in_either_both_prompts_stay_as_they_are(clip, find, mask):
+    named, other = find(clip, "a red cat", "cat")[0], find(clip, "a red dog", "")[0]
+    assert mask(named, other) == (named, other, ()) and mask(other, named) == (other, named, ()) and mask(named, named)[2] == ()
+    assert mask(None, other) == (None, other, ())
+
+
+def test_two_prompts_that_share_nothing_stay_as_they_are_with_a_warning(clip, find, mask, caplog):
+    one, other = find(clip, "a red cat", "")[0], find(clip, "a photo of a dog in the snow", "")[0]
+    with caplog.at_level("WARNING"):
+        assert mask(one, other)[:2] == (one, other)
+    assert any("share no word: 'red cat' and 'dog'; name the subject in both" in record.getMessage() for record in caplog.records)
 
 
 @pytest.mark.skipif(NODE is None, reason="no node here")

@@ -7,6 +7,11 @@ test("weights, brackets and punctuation are no words", () => {
         ["a", "photo", "of", "sks", "dog", "sitting", "red", "blue"]);
 });
 
+test("what other programs would replace and a weight without brackets are no words", () => {
+    assert.deepEqual(wordsOf("<lora:robot_v2:0.8> a robot:1.3 BREAK __animal__, break"), ["a", "robot", "break"]);
+    assert.deepEqual(wordsOf("re:zero, saber \\(fate\\), k-on!"), ["re:zero", "saber", "fate", "k-on"]);
+});
+
 test("embeddings and words with hyphens stay whole", () => {
     assert.deepEqual(wordsOf("an embedding:my-toy on a t-shirt"), ["an", "embedding:my-toy", "on", "a", "t-shirt"]);
 });

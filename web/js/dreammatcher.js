@@ -12,7 +12,7 @@ import { clearNotes, note } from "./note.js";
 const PROMPTS = { DreamMatcherSubject: ["prompt"], DreamMatcherEasy: ["reference_prompt", "prompt"] };
 /** Nodes that say something after they ran, and how high that is. */
 const REPORTS = { DreamMatcherTrainingSet: 110, DreamMatcherPriorSet: 76, DreamMatcherLearn: 44, DreamMatcherSaveLearned: 92,
-    DreamMatcherLoadLearned: 44, DreamMatcherViCoSave: 92, DreamMatcherViCoLoad: 44, DreamMatcherTrainingJob: 150,
+    DreamMatcherMask: 44, DreamMatcherLoadLearned: 44, DreamMatcherViCoSave: 92, DreamMatcherViCoLoad: 44, DreamMatcherTrainingJob: 150,
     DreamMatcherSeFiSave: 92, DreamMatcherEvaluate: 110, DreamMatcherScoreSheet: 150 };
 /** Nodes that work for minutes: another seed at every queue would make them do so each time. */
 const SLOW = ["DreamMatcherLearn", "DreamMatcherPriorSet", "DreamMatcherDreamBooth", "DreamMatcherTextualInversion",

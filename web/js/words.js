@@ -1,6 +1,8 @@
 /** The words of a prompt as the subject picker offers them. No DOM here. */
 
 const WEIGHT = /:\s*-?\d*\.?\d+(?=\s*[)\]])/g; // the 1.2 of (dog:1.2)
+const BARE_WEIGHT = /(\p{L}):-?\d*\.?\d+(?=[\s,]|$)/gu; // the 1.2 of dog:1.2
+const FOREIGN = /<\w+:[^<>]*>|\b(?:BREAK|ADDCOMM|ADDBASE|ADDCOL|ADDROW)\b|__[\w\-/*.]+?__/g; // read as words, but no words
 const MARKS = /[()[\]{}|,.;!?"“”、。，．：；！？（）]+/g;
 const HISSING = ["s", "x", "z", "ch", "sh", "o"];
 const ENDINGS = [["y", "ies"], ["f", "ves"], ["fe", "ves"], ...HISSING.map((end) => [end, `${end}es`])]; // one, many
@@ -9,7 +11,8 @@ const WITHOUT_CASE = /^[\p{Lo}\p{Lm}\p{Mn}\p{Mc}\p{Nd}]*\p{Lo}[\p{Lo}\p{Lm}\p{Mn
 
 /** Words in their order, each once; weights, brackets and punctuation are no part of them. */
 export function wordsOf(prompt) {
-    const plain = prompt.replace(/\\[()]/g, " ").replace(WEIGHT, " ").replace(/\/\*[\s\S]*?\*\/|\/\/.*$/gm, " ").replace(MARKS, " ");
+    const plain = prompt.replace(FOREIGN, " ").replace(/\\[()]/g, " ").replace(WEIGHT, " ")
+        .replace(BARE_WEIGHT, "$1 ").replace(/\/\*[\s\S]*?\*\/|\/\/.*$/gm, " ").replace(MARKS, " ");
     const seen = new Set();
     return plain.split(/\s+/).filter((word) => {
         const known = word.toLowerCase();

@@ -6,7 +6,7 @@ each, and it is not a step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
@@ -26,7 +26,7 @@ class Call:
     session: MatchingSession
     rows: tuple[Row | None, ...]  # of each chunk of the batch; None: this chunk takes no part
     latent_size: Grid
-    readers: SubjectMaps | None
+    readers: dict[int, SubjectMaps]  # of the chunks whose prompt says where the subject stands
     rivals: list[MatchingSession]
     detached: bool = False  # guidance wants gradients, with attention constant
     maps: dict[int, list[torch.Tensor]] = field(default_factory=dict)  # prompt -> [B, 1, h, w] of the layers run so far
@@ -48,25 +48,18 @@ class Call:
 
     def read_map(self, layer: Layer, query: torch.Tensor, context: torch.Tensor) -> None:
         """Keeps the subject maps of the cond rows if this layer is one that is read."""
-        if self.readers is None or layer not in self.readers.modules:
-            return
-        for number, row in enumerate(self.rows):
-            if row is None or row[0] != COND or row in self.repeated or row in self.rows[:number]:
+        for number, reader in self.readers.items():
+            row = self.rows[number]
+            if layer not in reader.modules or row in self.repeated or row in self.rows[:number]:
                 continue
             part = self.chunk(number, query.shape[0])
-            subject_map = self._reader(row[1]).read(layer, query[part], context[part], self.latent_size)
+            subject_map = reader.read(layer, query[part], context[part], self.latent_size)
             if subject_map is None:
                 self.session.skip(f"another pack changed the token count of {layer}; its subject map is not used")
             else:
                 maps = self.maps.setdefault(row[1], [])
                 maps.append(subject_map)
                 self.session.seen.maps[row[1]] = maps
-
-    def _reader(self, prompt: int) -> SubjectMaps:
-        """The prompt's own columns where it names the subject itself."""
-        prompts = self.session.rows.prompts
-        named = prompts[prompt].subject if len(prompts) > 1 else None
-        return replace(self.readers, subject=named) if named else self.readers
 
     def keep_level(self, number: int, h: torch.Tensor) -> None:
         """Keeps a decoder feature; with the last one, the call's features become those that the next calls match."""

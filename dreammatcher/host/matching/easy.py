@@ -13,15 +13,13 @@ from ...matching.reference import Reference
 from ...matching.settings import ApplySettings
 from ...subject import Subject
 from ...unet import Structure, structure_of
-from ..conditioning import encode, subject_and_remarks
-from ..content import shared_words
+from ..conditioning import encode, encode_subject, subject_and_remarks
 from ..family import native_side
 from ..lifecycle import weights_of
 from ..pictures import rgb, subject_mask
-from ..words import Text
 from .apply import apply
 from .invert import invert_reference, load
-from .masks import mask_settings
+from .masks import SHARED, mask_settings, shared_subjects
 
 STEPS, SCHEDULER, THRESHOLD = 50, "ddim_uniform", 0.4
 CELL = 8  # pixels of a latent cell
@@ -77,14 +75,17 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
                   kept: Kept, reference_mask: torch.Tensor | None = None) -> tuple[tuple, tuple[str, ...]]:
     """MODEL, positive, negative and trace for one reference IMAGE [B, H, W, C], of which the first is used, and remarks.
 
-    Without ``words``, the content words that both prompts share are the subject, or else all content words of each.
+    Without ``words``, those that both prompts share are the subject, but for medium and scene, or else those of each.
     The match stays inside of ``reference_mask`` [B, h, w], or else of what is not transparent in the reference. Raises
     ValueError, naming the input, when a subject word is missing in one of the prompts, the picture is too small or too long
     for the model, or nothing of it is left to match.
     """
-    words, said = _words_or_shared(clip, words, prompt, reference_prompt)
     reference_subject, remarks = _subject(clip, "reference_prompt", reference_prompt, words)
     target_subject, more = _subject(clip, "prompt", prompt, words)
+    reference_subject, target_subject, shared = shared_subjects(reference_subject, target_subject)
+    if any(SHARED in remark for remark in shared):  # those of each prompt are no longer taken
+        remarks, more = (tuple(one for one in each if "none given" not in one) for each in (remarks, more))
+    positive, target_subject = encode_subject(clip, prompt, target_subject)
     picture = sized(rgb("reference", reference[:1]), native_side(model), least_side(structure_of(model.model)))
     if reference_mask is None:
         reference_mask = subject_mask("reference", reference[:1])
@@ -92,15 +93,7 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
     avoided = encode(clip, negative)
     inverted = kept.inverted(model, vae.encode(picture), encode(clip, reference_prompt), avoided)
     matched, trace = apply(model, inverted, mask, ApplySettings())
-    return (matched, encode(clip, prompt, target_subject), avoided, trace), said + remarks + more
-
-
-def _words_or_shared(clip, words: str, *prompts: str) -> tuple[str, tuple[str, ...]]:
-    """``words``, or where none are given those that all prompts share, with a remark; empty when they share none."""
-    if words.replace(",", " ").strip():
-        return words, ()
-    shared = " ".join(shared_words([Text.of(clip, prompt) for prompt in prompts]))
-    return shared, (f"subject_words: none given; the words that both prompts share are taken: {shared}",) if shared else ()
+    return (matched, positive, avoided, trace), shared + remarks + more
 
 
 def _subject(clip, name: str, text: str, words: str) -> tuple[Subject, tuple[str, ...]]:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from ...matching.settings import MaskSettings
 from ...subject import Subject
 from ..masks import mask_grid, one_mask
+from ..notes import tell
+from ..words import other_numbers
+
+log = logging.getLogger(__name__)
+
+SHARED = "the words that both prompts share are taken"
 
 
 def mask_settings(
@@ -16,3 +24,24 @@ def mask_settings(
     """Raises ValueError, naming the input, for masks that are empty, not finite or not [B, H, W]."""
     return MaskSettings(reference_subject, target_subject, one_mask("reference_mask", reference_mask),
                         mask_grid("target_mask", target_mask), threshold, otsu)
+
+
+def shared_subjects(reference: Subject | None, target: Subject | None) -> tuple[Subject | None, Subject | None, tuple[str, ...]]:
+    """Both subjects, limited to the words that both prompts share where nobody named any, and what is to be said.
+
+    Singular and plural count as the same word. Where they share nothing both stay as they are, with a warning on the node.
+    """
+    if reference is None or target is None or reference.named or target.named:
+        return reference, target, ()
+    mine, theirs = ({word.lower(): word for word, _ in subject.choices} for subject in (reference, target))
+    pairs = [(own, theirs[same]) for word, own in mine.items()
+             if (same := next((other for other in (word, *other_numbers(word)) if other in theirs), None)) is not None]
+    if not pairs:
+        remark = (f"subject_words: none given, and the prompts share no word: {reference.words!r} and {target.words!r}; name "
+                  "the subject in both")
+        tell(remark)
+        return reference, target, (remark,)
+    reference, target = (subject.limited(words) for subject, words in zip((reference, target), zip(*pairs)))
+    remark = f"subject_words: none given; {SHARED}: {target.words}"
+    log.info("DreamMatcher: %s", remark)
+    return reference, target, (remark,)

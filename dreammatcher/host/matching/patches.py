@@ -7,9 +7,11 @@ have it skip the guards on transformer options, so one block's graph serves ever
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import torch
 
-from ...unet import Layer
+from ...unet import COND, Grid, Layer, Row
 from ..capture import SubjectMaps, layer_of
 from ..compiling import hidden
 from ..installed import FOREIGN_KEY, INPUT_KEY, Installed, installed_on
@@ -78,13 +80,24 @@ def _begin_call(installed: Installed, h: torch.Tensor, options: dict) -> Call | 
     if sigma < session.clock.end:
         return None
     chunks = options.get(INPUT_KEY, h).detach().chunk(len(options["cond_or_uncond"]))
-    rows = session.arrive(sigma, options["sigmas"], names_of(options, session.rows), chunks).rows
+    names = names_of(options, session.rows)
+    rows = session.arrive(sigma, options["sigmas"], names, chunks).rows
     grid = tuple(h.shape[-2:])
-    readers = None
-    if plan.mask.target_mask is None and session.active(sigma):
-        readers = SubjectMaps.of(session.base, plan.structure, plan.mask.target_subject, grid)
+    readers = _readers(session, names, rows, grid) if session.active(sigma) else {}
     detached = torch.is_grad_enabled() and h.requires_grad
     return Call(session, rows, grid, readers, rivals_of(installed, options, sigma), detached)
+
+
+def _readers(session: MatchingSession, names: list[Hashable | None], rows: tuple[Row | None, ...],
+             grid: Grid) -> dict[int, SubjectMaps]:
+    """What reads the subject's map of each positive chunk: its columns are those of the prompt that the chunk comes from."""
+    subject, readers = session.plan.mask.target_subject, {}
+    if session.plan.mask.target_mask is not None:
+        return readers
+    for chunk, row in enumerate(rows):
+        if row is not None and row[0] == COND and (own := session.place(names[chunk], subject)) is not None:
+            readers[chunk] = SubjectMaps.of(session.base, session.plan.structure, own, grid)
+    return readers
 
 
 def rivals_of(installed: Installed, options: dict, sigma: float) -> list[MatchingSession]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ...sefi.learned import SeFi
+from ...subject import text_starts
 from ...training.settings import check
 from ...unet import structure_of
 from ..calls import around_calls, context_of, with_option
@@ -24,8 +25,10 @@ from .prompt import StagedText
 
 #: where the plans of a model stand in its transformer options, and what the prompts of the current call are read as
 PLANS_KEY, READ_KEY = "dreammatcher_sefi", "dreammatcher_sefi_read"
-NOTHING = ("SeFi-IDE changed nothing in this run: no prompt was written with DreamMatcher SeFi Prompt and the word {word!r}, or "
-           "no step lies between start and end")
+NOTHING = ("SeFi-IDE changed nothing in this run: no prompt was written with DreamMatcher SeFi Prompt and the word {word!r} "
+           "(where prompts are joined, connect it to conditioning_to), or no step lies between start and end")
+CHANGED = ("a prompt of DreamMatcher SeFi Prompt was averaged or changed by another node, so its stages cannot take its place; "
+           "it is read as it is")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +54,23 @@ class SefiSession(Session):
     plan: SefiPlan = field(kw_only=True)
     reads: list[int] = field(kw_only=True)  # of calls so far that were read by stages
     moved: dict[tuple, torch.Tensor] = field(default_factory=dict)  # texts where and as the model computes
+    starts: dict[object, list[int]] = field(default_factory=dict)  # of a staged text in the prompts' entries
 
     def texts(self, name: object) -> StagedText | None:
         """The texts of the prompt that a chunk comes from, if its word is in them."""
-        number = self.rows.numbers().get(name)
-        texts = None if number is None else self.rows.prompts[number].texts
+        texts = self.rows.encoded(name).texts
         return texts if isinstance(texts, StagedText) and self.plan.word in texts.words else None
+
+    def places(self, name: object, length: int) -> list[int]:
+        """Where the staged text of a prompt begins in a context of ``length``: hosts repeat a shorter prompt, and other nodes
+        join several. Empty, which is said, where they changed it."""
+        entry = self.rows.encoded(name)
+        if name not in self.starts:
+            self.starts[name] = [0] if entry.text is None else text_starts(entry.texts.plain[0], entry.text[0])
+            if not self.starts[name]:
+                self.skip(CHANGED)
+        own = entry.texts.plain.shape[1] if entry.text is None else entry.text.shape[1]
+        return [start + first for start in (range(0, length, own) if length % own == 0 else (0,)) for first in self.starts[name]]
 
     def on_device(self, text: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """A text on the device and in the precision of ``like``; it travels once in a run."""
@@ -93,13 +107,14 @@ def apply_sefi(model, sefi: SeFi, start: float, end: float) -> Any:
 
 def _begin(plan: SefiPlan, start: Start) -> SefiSession:
     clock = Clock(start.sampling, *(float(start.sampling.percent_to_sigma(share)) for share in (plan.start, plan.end)))
-    reads: list[int] = [0]
-    return SefiSession(start.base, clock, RowBook(None), CallWatch(), [], partial(_conclude, plan, reads), plan=plan, reads=reads)
+    reads, skipped = [0], []
+    return SefiSession(start.base, clock, RowBook(None), CallWatch(), skipped, partial(_conclude, plan, reads, skipped),
+                       plan=plan, reads=reads)
 
 
-def _conclude(plan: SefiPlan, reads: list[int]) -> None:
+def _conclude(plan: SefiPlan, reads: list[int], skipped: list[str]) -> None:
     if not reads[0]:
-        tell(NOTHING.format(word=plan.word))
+        tell(f"SeFi-IDE changed nothing in this run: {'; '.join(skipped)}" if skipped else NOTHING.format(word=plan.word))
 
 
 def _around(call: Callable, *arguments, **named) -> torch.Tensor:
@@ -121,19 +136,22 @@ def _read_as(sessions: list[SefiSession], options: dict, context: torch.Tensor) 
             texts = session.texts(name)
             if texts is None:
                 continue
+            places = session.places(name, context.shape[1])
+            if not places:
+                continue
             number, found = texts.at(timestep), True
-            keys[chunk], values[chunk] = (_in_place_of(context, session.on_device(part[number], context))
+            keys[chunk], values[chunk] = (_in_place_of(context, session.on_device(part[number], context), places)
                                           for context, part in ((keys[chunk], texts.keys), (values[chunk], texts.values)))
             session.reads[0] += 1
     return Read(torch.cat(keys), torch.cat(values)) if found else None
 
 
-def _in_place_of(context: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """``text`` [1, T, D] as long and as often as ``context`` [B, L, D]: hosts repeat a shorter prompt; what other packs appended
-    stays behind it."""
-    length, own = context.shape[1], text.shape[1]
-    repeated = text.repeat(1, length // own, 1) if length % own == 0 else torch.cat([text, context[:1, own:]], 1)
-    return repeated[:, :length].expand(len(context), -1, -1)
+def _in_place_of(context: torch.Tensor, text: torch.Tensor, places: list[int]) -> torch.Tensor:
+    """``context`` [B, L, D] with ``text`` [1, T, D] in its places; what other nodes and packs put around it stays."""
+    context = context.clone()
+    for start in places:
+        context[:, start:start + text.shape[1]] = text
+    return context
 
 
 def _read(n: torch.Tensor, context: torch.Tensor, value: torch.Tensor, extra: dict) -> tuple:

@@ -23,6 +23,7 @@ class StagedText:
     ends: tuple[int, ...]  # last timestep of each span, ascending
     keys: tuple[torch.Tensor, ...]  # [1, T, D] of each span
     values: tuple[torch.Tensor, ...]
+    plain: torch.Tensor  # [1, T, D], what the CONDITIONING itself says
 
     def __deepcopy__(self, memo: dict) -> StagedText:
         return self
@@ -60,6 +61,6 @@ def staged_prompt(clip, prompt: str, subjects: Sequence[SeFi]) -> tuple[list, Su
     made = []
     for entry, (tensor, options) in enumerate(keys[middle]):
         staged = StagedText(words, tuple(end for _, end in parts), tuple(text[entry][0] for text in keys),
-                            tuple(text[entry][0] for text in values))
-        made.append([tensor, {**options, TEXTS_KEY: staged, SUBJECT_KEY: subject}])
-    return made, subject
+                            tuple(text[entry][0] for text in values), tensor)
+        made.append([tensor, {**options, TEXTS_KEY: staged, SUBJECT_KEY: subject.encoded_as(tensor[0])}])
+    return made, made[0][1][SUBJECT_KEY]

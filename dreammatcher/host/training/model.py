@@ -28,6 +28,7 @@ from ...training.objective import EPSILON, VELOCITY
 from ...training.trainables import StandIns, TokenRows
 from ..conditioning import model_arguments
 from ..gradients import NoGradient, ordinary_weights, statically_loaded
+from ..words import as_columns, width_of
 from .hooks import norms_keep_their_input, rows_in_place_of, start_kept_constant, with_stand_ins
 from .new_words import MARKER, without_marker
 from .recompute import recomputed
@@ -160,7 +161,8 @@ class HostDenoiser:
         caption does not hold the word."""
         name = self.towers[0].name  # every tower has its tokens in the same places
         chunks, empty = (self.clip.tokenize(text)[name] for text in (_with_marker(caption, word, 1), ""))
-        tokens, last = [entry[0] for chunk in chunks for entry in chunk], empty[0][1][0]
+        width, last = width_of(self.clip, name), empty[0][1][0]
+        tokens = [entry[0] for chunk in chunks for entry in as_columns(chunk, width)]
         numbers = [None if torch.is_tensor(token) else token for token in tokens]
         end = numbers.index(last, 1)
         return numbers.index(self._markers[name]) if holds(caption, word) else end, end

@@ -96,8 +96,7 @@ class VicoSession(Session):
         """What the sites see for a chunk whose prompt is ``context`` [B, T, C]."""
         if name not in self.prompts:
             self.prompts[name] = hashlib.sha256(context.detach().float().cpu().numpy().tobytes()).hexdigest()
-        subject = self.rows.prompts[row[1]].subject or self.plan.subject if self.rows.prompts else self.plan.subject
-        columns = repeated_columns(subject.columns, subject.tokens, context.shape[1]) if subject else []
+        columns = self._columns(row, name, context.shape[1])
         key = (self.weights, self.prompts[name], len(context), sigma, tuple(columns))
         if key not in self.current:
             self.current = {other: value for other, value in self.current.items() if other[3] == sigma}
@@ -112,6 +111,19 @@ class VicoSession(Session):
         if row[0] == COND and sigma not in self.plan.trace.masks:
             self._record(sigma, self.current[key])
         return self.current[key]
+
+    def _columns(self, row: Row, name: Hashable, length: int) -> list[int]:
+        """Where the word stands in a context of ``length``. A negative prompt is read at the same place, as in the authors' code.
+        """
+        prompt = self.rows.prompts[row[1]] if self.rows.prompts else None
+        subject = (prompt.subject if prompt else None) or self.plan.subject
+        own = None if subject is None else subject if prompt is None else \
+            self.place(name if name in prompt.names else prompt.names[0], subject)
+        if own is None:
+            return []
+        if row[0] == COND:
+            return repeated_columns(own.columns, own.tokens, length)
+        return sorted({column % length for column in repeated_columns(own.columns, own.tokens, length)})
 
     def _look(self, context: torch.Tensor, sigma: float, columns: list[int]) -> Remembered:
         """A pass for each picture of the reference; one prompt is enough where all of a batch are the same."""
