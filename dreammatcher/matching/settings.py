@@ -122,6 +122,9 @@ class Trace:
     def __deepcopy__(self, memo: dict) -> Trace:
         return self
 
+    def content_identity(self) -> None:
+        """A record changes nothing of what a model computes."""
+
     def clear(self) -> None:
         self.snapshots.clear()
         self.skipped.clear()

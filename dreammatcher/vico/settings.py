@@ -38,6 +38,9 @@ class LookTrace:
     def __deepcopy__(self, memo: dict) -> LookTrace:
         return self
 
+    def content_identity(self) -> None:
+        """A record changes nothing of what a model computes."""
+
     def clear(self) -> None:
         self.masks.clear()
         self.skipped.clear()

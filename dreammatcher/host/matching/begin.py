@@ -27,7 +27,7 @@ def begin(plan: Plan, start: Start) -> MatchingSession:
         view.store.start_run()
     shares = (plan.settings.start, plan.settings.end)
     clock = Clock(start.sampling, *(float(start.sampling.percent_to_sigma(share)) for share in shares))
-    references = References(start.base, plan.structure, plan.views, start.weights, share_of_memory(len(plan.views)))
+    references = References(start.base, plan.structure, plan.views, start.identity(), share_of_memory(len(plan.views)))
     return MatchingSession(
         start.base, clock, RowBook(start.size, plan.mask.target_subject),
         CallWatch(frozenset((*PATCHES, *plan.layers))), plan.trace.skipped, partial(conclude, plan.trace),

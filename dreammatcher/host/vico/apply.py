@@ -59,7 +59,7 @@ def _begin(plan: VicoPlan, start: Start) -> VicoSession:
     shares = (plan.settings.start, plan.settings.end)
     clock = Clock(start.sampling, *(float(start.sampling.percent_to_sigma(share)) for share in shares))
     return VicoSession(start.base, clock, LookingRows(None, plan.subject), CallWatch(), plan.trace.skipped,
-                       partial(_conclude, plan.trace), plan=plan, weights=start.weights, room=share_of_memory())
+                       partial(_conclude, plan.trace), plan=plan, network=start.identity(), room=share_of_memory())
 
 
 def _conclude(trace: LookTrace) -> None:
