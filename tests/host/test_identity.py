@@ -208,10 +208,11 @@ def test_a_patch_that_holds_itself_its_model_and_a_lock_can_be_told_from_another
 def test_the_text_encoder_counts_by_weights_skipped_layers_and_learned_words(host, pack, toybox, fresh):
     of = pack.module("dreammatcher.host.identity").clip_identity
     knows = pack.module("dreammatcher.host.training.new_words").with_new_words
-    plain, rows = of(toybox[1]), torch.ones(1, 64)
+    plain = of(toybox[1])
     skipping = host.nodes["CLIPSetLastLayer"]().set_last_layer
     width = pack.module("dreammatcher.host.training.towers")
     rows = torch.ones(1, width.width_of(width.towers_of(toybox[1])))
-    ways = [lambda clip: skipping(clip, -2)[0], lambda clip: knows(clip, {"sks": rows}), lambda clip: knows(clip, {"sks": 2 * rows})]
+    ways = [lambda clip: skipping(clip, -2)[0], lambda clip: knows(clip, {"sks": rows}),
+            lambda clip: knows(clip, {"sks": 2 * rows})]
     found = [of(make(toybox[1])) for make in ways]
     assert found == [of(make(fresh[1])) for make in ways] and len({plain, *found}) == 4 and of(fresh[1]) == plain
