@@ -29,6 +29,9 @@ class RunStore:
     def __deepcopy__(self, memo: dict) -> RunStore:
         return self
 
+    def content_identity(self) -> None:
+        """What is kept changes nothing of what a model computes."""
+
     def start_run(self) -> None:
         self.run += 1
 

@@ -17,6 +17,8 @@ from typing import Any
 from .library import ROOT, upstream_path, use_library
 
 PACK_NAME = "comfyui-dreammatcher"
+#: what a host may keep of a graph between two prompts; older ones know the first alone
+CACHES = ("default", "classic", "lru", "none")
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,30 @@ class Host:
         self.loop.run_until_complete(nodes.init_extra_nodes(init_custom_nodes=True, init_api_nodes=False))
         self.nodes, self.execution, self.folder_paths = nodes.NODE_CLASS_MAPPINGS, execution, folder_paths
 
-    def executor(self):
-        """A prompt executor with an empty cache."""
-        options = {}
-        if "cache_args" in inspect.signature(self.execution.PromptExecutor).parameters:
-            options = {"cache_type": self.execution.CacheType.CLASSIC,
-                       "cache_args": {"lru": 0, "ram": 0.0, "ram_inactive": 0.0}}
-        return self.execution.PromptExecutor(self.server, **options)
+    def caches(self) -> tuple[str, ...]:
+        """Those of :data:`CACHES` that this host has."""
+        return CACHES if "cache_args" in inspect.signature(self.execution.PromptExecutor).parameters else CACHES[:1]
+
+    def executor(self, cache: str = ""):
+        """A prompt executor with an empty cache of a kind; without one, of the kind that COMFYUI_CACHE names, or the host's own
+        default. Raises ValueError for a kind that this host does not have."""
+        cache = cache or os.environ.get("COMFYUI_CACHE") or CACHES[0]
+        if cache not in self.caches():
+            raise ValueError(f"cache: {cache!r} is not known to this host; it has {', '.join(self.caches())}")
+        if self.caches() == CACHES[:1]:
+            return self.execution.PromptExecutor(self.server)
+        kinds, memory = self.execution.CacheType, self._memory()
+        kind = {"default": getattr(kinds, "RAM_PRESSURE", kinds.CLASSIC), "classic": kinds.CLASSIC, "lru": kinds.LRU,
+                "none": getattr(kinds, "NONE", getattr(kinds, "DEPENDENCY_AWARE", None))}[cache]
+        sizes = {"lru": 50 if cache == "lru" else 0, "ram": min(10.0, max(2.0, memory / 10)), "ram_inactive": min(128.0, memory)}
+        return self.execution.PromptExecutor(self.server, cache_type=kind, cache_args=sizes)
+
+    @staticmethod
+    def _memory() -> float:
+        """Main memory in GB, of which the host's default cache leaves a tenth free."""
+        import comfy.model_management
+
+        return comfy.model_management.total_ram / 1024
 
     def check(self, prompt: dict[str, Any]) -> list[str]:
         """The nodes that a prompt is run for. Raises ValueError when the host refuses it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..dreammatcher.host.matching.preview import show
+from ..dreammatcher.host.records import Seen
 from .reference import CATEGORY
 
 
@@ -27,10 +28,10 @@ class DreamMatcherPreview:
         }, "optional": {
             "plain": ("IMAGE", {"tooltip": "The same pictures made without DreamMatcher, to compare by a slider."}),
             "reference_2": ("IMAGE", {"tooltip": "Of combined references, the second picture, at any size; more as a batch."}),
-        }}
+        }, "hidden": {"prompt": "PROMPT", "unique_id": "UNIQUE_ID"}}
 
-    def preview(self, trace, images, reference, plain=None, reference_2=None):
-        made, shown = show(trace, images, reference, plain, reference_2)
+    def preview(self, trace, images, reference, plain=None, reference_2=None, prompt=None, unique_id=""):
+        made, shown = show(trace, images, reference, plain, reference_2, Seen(prompt, unique_id, "images"))
         return {"ui": shown, "result": (made,)}
 
 

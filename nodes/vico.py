@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..dreammatcher.host.records import Seen
 from ..dreammatcher.host.training.keep import curve_image
 from ..dreammatcher.host.training.learn import USUAL
 from ..dreammatcher.host.training.new_words import with_new_words
@@ -104,10 +105,10 @@ class DreamMatcherViCoMasks:
             "samples": ("LATENT", {"tooltip": "What was sampled: the masks wait for it."}),
         }, "optional": {
             "image": ("IMAGE", {"tooltip": "The reference picture, to show the masks on."}),
-        }}
+        }, "hidden": {"prompt": "PROMPT", "unique_id": "UNIQUE_ID"}}
 
-    def show(self, trace, samples, image=None):
-        return (shown_masks(trace, image),)
+    def show(self, trace, samples, image=None, prompt=None, unique_id=""):
+        return (shown_masks(trace, image, Seen(prompt, unique_id, "samples")),)
 
 
 class DreamMatcherViCoSave:

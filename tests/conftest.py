@@ -13,7 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "host"))  # for world.py, the small models
 
-from harness.boot import Host
+from harness.boot import CACHES, Host
 from harness.library import ROOT
 
 #: of pytest-xdist; each worker has a host folder and a core of its own
@@ -51,6 +51,14 @@ def toybox(host):
     """MODEL, CLIP and VAE that ship with the pack."""
     with torch.inference_mode():
         return host.nodes["ToyboxLoader"]().load()
+
+
+@pytest.fixture(params=CACHES)
+def executor(host, request):
+    """A prompt executor with each of the host's caches in turn."""
+    if request.param not in host.caches():
+        pytest.skip(f"this host has no cache {request.param!r}")
+    return host.executor(request.param)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .digest import standing_around
 from .verify import WrappersMP, options_of
 
 
@@ -16,7 +17,7 @@ def around_calls(model, key: str, around: Callable) -> None:
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, key, around)
         return
     call = model.get_model_object("apply_model")
-    model.add_object_patch("apply_model", lambda *arguments, **named: around(call, *arguments, **named))
+    model.add_object_patch("apply_model", standing_around(call, lambda *arguments, **named: around(call, *arguments, **named)))
 
 
 def context_of(arguments: tuple, named: dict[str, Any]) -> torch.Tensor | None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Hashable
+from functools import partial
+from typing import Any
 
 import torch
 
+from .identity import network_identity
 from .installed import INPUT_KEY, SessionHolder
 from .prompts import Prompt
 from .rows import RowBook
@@ -31,7 +34,8 @@ def install(model, holder: SessionHolder, begin: Begin) -> None:
     def around_sampling(executor, noise, *args, **kwargs):
         patcher = executor.class_obj.model_patcher
         outer = holder.session()  # a sampler inside a sampler
-        session = begin(Start.of(patcher.model, patcher.patches_uuid, patcher.get_model_object("model_sampling"), noise))
+        identity = partial(network_identity, patcher, _hooks_of(executor.class_obj.conds))
+        session = begin(Start.of(patcher.model, identity, patcher.get_model_object("model_sampling"), noise))
         holder.hold(session)
         try:
             result = executor(noise, *args, **kwargs)
@@ -82,6 +86,11 @@ def over(holder: SessionHolder, arguments: dict) -> torch.Tensor:
     if session is not None:
         session.clock.over = True
     return arguments["denoised"]
+
+
+def _hooks_of(conds: dict[str, list[dict] | None]) -> list[Any]:
+    """Groups of hooks that a run's prompts bring."""
+    return [entry["hooks"] for entries in conds.values() for entry in entries or () if entry.get("hooks") is not None]
 
 
 def _read_entries(rows: RowBook, conds: dict[str, list[dict] | None]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from . import keyed, unkeyed
-from .identity import weights_identity
 from .installed import SessionHolder
 from .rows import RowBook
 from .start import Begin
@@ -17,11 +16,6 @@ def install(model, holder: SessionHolder, begin: Begin) -> None:
         keyed.install(model, holder, begin)
     else:
         unkeyed.install(model, holder, begin)
-
-
-def weights_of(model) -> object:
-    """Identity of a loaded model's weights with everything that is patched into them."""
-    return model.patches_uuid if keyed.available(model) else weights_identity(model.model.diffusion_model)
 
 
 def names_of(options: dict, rows: RowBook) -> list[Hashable | None]:

@@ -16,14 +16,14 @@ class Start:
     """The start of a sampling run."""
 
     base: torch.nn.Module  # the host's BaseModel that samples
-    weights: object  # identity of its weights with everything patched into them
+    identity: Callable[[], str]  # of its network with everything patched into it
     sampling: object  # its noise schedule
     size: Grid | None  # of the latent; None where the host does not tell
 
     @staticmethod
-    def of(base: torch.nn.Module, weights: object, sampling: object, noise: torch.Tensor | None) -> Start:
+    def of(base: torch.nn.Module, identity: Callable[[], str], sampling: object, noise: torch.Tensor | None) -> Start:
         size = tuple(noise.shape[-2:]) if torch.is_tensor(noise) and noise.ndim == 4 else None
-        return Start(base, weights, sampling, size)
+        return Start(base, identity, sampling, size)
 
 
 Begin = Callable[[Start], Session]

@@ -11,12 +11,14 @@ import itertools
 import sys
 import weakref
 from collections.abc import Callable, Hashable
+from functools import partial
 
 import comfy.conds
 import comfy.utils
 import torch
 
-from .identity import weights_identity
+from .digest import standing_around
+from .identity import network_identity
 from .installed import INPUT_KEY, NAMES_KEY, SessionHolder
 from .keyed import over
 from .prompts import Prompt
@@ -51,7 +53,7 @@ def _install_encoding(model, holder: SessionHolder, begin: Begin) -> None:
         # A run's positive prompts come first and together; packs may encode others at any time while it lasts.
         if session is None or (kind == "positive" and (session.clock.evaluations or last[0] != kind)):
             base = model.model
-            session = begin(Start.of(base, weights_identity(base.diffusion_model), base.model_sampling, kwargs.get("noise")))
+            session = begin(Start.of(base, partial(network_identity, model), base.model_sampling, kwargs.get("noise")))
             holder.watch(session)
             weakref.finalize(session, _unless_failed, session.conclude)
         last[0] = kind
@@ -66,7 +68,7 @@ def _install_encoding(model, holder: SessionHolder, begin: Begin) -> None:
             prompt.dreammatcher_sessions = [*getattr(prompt, "dreammatcher_sessions", ()), session]
         return encoded
 
-    model.add_object_patch("extra_conds", extra_conds)
+    model.add_object_patch("extra_conds", standing_around(encode, extra_conds))
 
 
 def _install_calls(model) -> None:
@@ -81,7 +83,7 @@ def _install_calls(model) -> None:
             kwargs["transformer_options"] = {**options, INPUT_KEY: x, NAMES_KEY: names}
         return call(x, t, *args, **kwargs)
 
-    model.add_object_patch("apply_model", apply_model)
+    model.add_object_patch("apply_model", standing_around(call, apply_model))
 
 
 def names_of(options: dict) -> list[Hashable | None]:

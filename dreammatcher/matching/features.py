@@ -125,7 +125,7 @@ class FeatureOptions:
 
 @dataclass(eq=False)
 class FeatureStore(RunStore):
-    """Features by (weights, row, sigma, subject), shared by every run of one reference."""
+    """Features by (identity of the network, row, sigma, subject), shared by every run of one reference."""
 
     options: FeatureOptions = FeatureOptions()
     capacity: int | None = None  # bytes of its own; None: whoever puts features in says how much there is room for

@@ -42,6 +42,10 @@ class Plan:
     def __deepcopy__(self, memo: dict) -> Plan:
         return self
 
+    def content_identity(self) -> tuple:
+        """What it changes of a model."""
+        return self.layers, self.views, self.mask, self.settings
+
     def rivals(self, other: Plan) -> bool:
         """Whether another plan on the same model is about another subject."""
         mine, theirs = self.mask.target_subject, other.mask.target_subject

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -108,6 +108,14 @@ class Snapshot:
     others: tuple[tuple[torch.Tensor, tuple[int, int]], ...] = ()  # flow and size of each further reference
     best: torch.Tensor | None = None  # int64 [B, 1, H, W], which reference each position matches; None with only one
 
+    def to(self, device: torch.device | str) -> Snapshot:
+        moved = {name: value.to(device) for name, value in vars(self).items() if torch.is_tensor(value)}
+        return replace(self, **moved, others=tuple((flow.to(device), size) for flow, size in self.others))
+
+    def bytes(self) -> int:
+        tensors = [value for value in vars(self).values() if torch.is_tensor(value)] + [flow for flow, _ in self.others]
+        return sum(value.numel() * value.element_size() for value in tensors)
+
 
 @dataclass(eq=False)
 class Trace:
@@ -118,14 +126,26 @@ class Trace:
     off: bool = False  # strength is 0
     levels: int = 0  # noise levels between start and end
     layers: int = 0  # of all calls together, that took over something of the reference
+    owner: str = ""  # whose runs these are, among the records of all
 
     def __deepcopy__(self, memo: dict) -> Trace:
         return self
+
+    def content_identity(self) -> None:
+        """A record changes nothing of what a model computes."""
 
     def clear(self) -> None:
         self.snapshots.clear()
         self.skipped.clear()
         self.off, self.levels, self.layers = False, 0, 0
+
+    def finished(self) -> Trace:
+        """The record of the run that has ended, in main memory. The next run does not change it."""
+        snapshots = {sigma: snapshot.to("cpu") for sigma, snapshot in self.snapshots.items()}
+        return replace(self, snapshots=snapshots, skipped=list(self.skipped))
+
+    def bytes(self) -> int:
+        return sum(snapshot.bytes() for snapshot in self.snapshots.values())
 
     def last(self) -> Snapshot | None:
         return self.snapshots[min(self.snapshots)] if self.snapshots else None

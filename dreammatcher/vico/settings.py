@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -34,14 +34,25 @@ class LookTrace:
     looks: int = 0  # sites of calls in which the reference was looked at
     off: bool = False  # strength is 0
     skipped: list[str] = field(default_factory=list)
+    owner: str = ""  # whose runs these are, among the records of all
 
     def __deepcopy__(self, memo: dict) -> LookTrace:
         return self
+
+    def content_identity(self) -> None:
+        """A record changes nothing of what a model computes."""
 
     def clear(self) -> None:
         self.masks.clear()
         self.skipped.clear()
         self.looks = 0
+
+    def finished(self) -> LookTrace:
+        """The record of the run that has ended. The next run does not change it."""
+        return replace(self, masks=dict(self.masks), skipped=list(self.skipped))
+
+    def bytes(self) -> int:
+        return sum(mask.numel() * mask.element_size() for sites in self.masks.values() for mask in sites.values())
 
     def nothing(self) -> str:
         """Why the run did not look at the reference, or an empty string when it did."""

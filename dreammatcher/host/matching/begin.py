@@ -10,6 +10,7 @@ from ...matching.settings import Trace
 from ..compiling import hide
 from ..memory import share_of_memory
 from ..notes import tell
+from ..records import RECORDS, Place, here
 from ..rows import RowBook
 from ..session import CallWatch, Clock
 from ..start import Start
@@ -27,14 +28,15 @@ def begin(plan: Plan, start: Start) -> MatchingSession:
         view.store.start_run()
     shares = (plan.settings.start, plan.settings.end)
     clock = Clock(start.sampling, *(float(start.sampling.percent_to_sigma(share)) for share in shares))
-    references = References(start.base, plan.structure, plan.views, start.weights, share_of_memory(len(plan.views)))
+    references = References(start.base, plan.structure, plan.views, start.identity(), share_of_memory(len(plan.views)))
     return MatchingSession(
         start.base, clock, RowBook(start.size, plan.mask.target_subject),
-        CallWatch(frozenset((*PATCHES, *plan.layers))), plan.trace.skipped, partial(conclude, plan.trace),
+        CallWatch(frozenset((*PATCHES, *plan.layers))), plan.trace.skipped, partial(conclude, plan.trace, here()),
         plan=plan, matcher=Matcher(plan.views, plan.mask, plan.settings, references))
 
 
-def conclude(trace: Trace) -> None:
-    """At the end of a run: one that took nothing of the reference must not look like one that did."""
+def conclude(trace: Trace, place: Place) -> None:
+    """At the end of a run: its record is kept, and one that took nothing of the reference must not look like one that did."""
+    RECORDS.keep(trace.owner, place, trace.finished())
     if not trace.off and (reason := trace.nothing()):
         tell(f"nothing was matched in this run: {reason}")

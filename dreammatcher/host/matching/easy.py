@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 
 import comfy.utils
@@ -14,8 +13,9 @@ from ...matching.settings import ApplySettings
 from ...subject import Subject
 from ...unet import Structure, structure_of
 from ..conditioning import encode, encode_subject, subject_and_remarks
+from ..digest import digest
 from ..family import native_side
-from ..lifecycle import weights_of
+from ..identity import network_identity
 from ..pictures import rgb, subject_mask
 from .apply import apply
 from .invert import invert_reference, load
@@ -29,20 +29,16 @@ CELL = 8  # pixels of a latent cell
 class Kept:
     """The last inversion of one node with everything it came from, so that a new prompt does not invert again."""
 
-    sources: tuple = ()
+    source: str = ""
     reference: Reference | None = None
 
     def inverted(self, model, latent: torch.Tensor, positive: list, negative: list) -> Reference:
         load(model, latent)
-        sources = (weakref.ref(model.model), weights_of(model), latent, positive[0][0], negative[0][0])
-        if len(self.sources) != len(sources) or not all(map(_same, self.sources, sources)):
-            made, _ = invert_reference(model, {"samples": latent}, positive, negative, STEPS, SCHEDULER)
-            self.sources, self.reference = sources, made
+        source = digest(network_identity(model), latent, positive[0], negative[0])
+        if self.source != source:
+            self.reference, _ = invert_reference(model, {"samples": latent}, positive, negative, STEPS, SCHEDULER)
+            self.source = source
         return self.reference
-
-
-def _same(a: object, b: object) -> bool:
-    return torch.equal(a, b) if torch.is_tensor(a) else a is b or a == b
 
 
 def least_side(structure: Structure) -> int:

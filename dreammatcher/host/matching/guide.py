@@ -11,6 +11,7 @@ from comfy.model_patcher import ModelPatcher
 
 from ...matching.guidance import PAPER, GuidanceSettings, correction, lead, shortened, slope
 from ...unet import COND, Grid, Row
+from ..digest import standing_around
 from ..gradients import NoGradient, statically_loaded, with_gradients
 from ..installed import INSTALLED_KEY, Installed, installed_on
 from ..notes import tell
@@ -107,7 +108,7 @@ def _install_gradient(model, settings: GuidanceSettings) -> None:
     def apply_model(x, t, *args, **kwargs):
         return _guided(model.model, previous, settings, kwargs.get("transformer_options", {}), x, t, args, kwargs)
 
-    model.add_object_patch("apply_model", apply_model)
+    model.add_object_patch("apply_model", standing_around(previous, apply_model))
 
 
 def _guided(base, apply_model, settings: GuidanceSettings, options: dict, x, t, args: tuple, kwargs: dict) -> torch.Tensor:

@@ -18,7 +18,7 @@ from ...subject import Conditioning, Subject
 from ...unet import COND, UNCOND, structure_of
 from ..capture import evaluate
 from ..conditioning import from_host
-from ..lifecycle import weights_of
+from ..identity import network_identity
 from ..progress import progress
 from .apply import check_family
 from .reference_pass import reference_pass
@@ -85,12 +85,12 @@ def _prepared(model, reference: Reference, subject: Subject | None, options: Fea
     structure = structure_of(model.model)
     check_family(reference, structure.family, model.model.latent_format.latent_channels)
     load(model, reference.latent)
-    weights = weights_of(model)
+    network = network_identity(model)
     store = FeatureStore(options, sigmas=sigmas)
     for done, sigma in enumerate(sigmas, 1):
         for kind in (COND, UNCOND) if options.both_rows else (COND,):
             row = reference_pass(model.model, structure, reference, kind, subject, sigma, model.load_device)
-            store.put((weights, kind, sigma, subject), row, room=1 << 62)
+            store.put((network, kind, sigma, subject), row, room=1 << 62)
         step(before + done, 0)
-    store.capacity = 2 * store.held  # room for those of one other state of the weights
+    store.capacity = 2 * store.held  # room for those of one other state of the network
     return reference.with_store(store)

@@ -16,17 +16,24 @@ from ...matching.inspection import cells, chosen
 from ...matching.preview import card, panels, pixels, sheet
 from ...matching.settings import Snapshot, Trace
 from ..pictures import rgb
+from ..records import OUTSIDE, RECORDS, Seen
 
 INSPECTED_SIDE = 1024  # pixels of the longer side; larger pictures are shown smaller
 
 
-def show(trace: Trace, images: torch.Tensor, reference: torch.Tensor,
-         plain: torch.Tensor | None = None, more: torch.Tensor | None = None) -> tuple[torch.Tensor, dict]:
+def show(trace: Trace, images: torch.Tensor, reference: torch.Tensor, plain: torch.Tensor | None = None,
+         more: torch.Tensor | None = None, seen: Seen = OUTSIDE) -> tuple[torch.Tensor, dict]:
     """IMAGE batch of six panels for each of ``images`` [B, H, W, C], and the node's ui entry.
 
     ``more`` [N, H, W, C] are pictures of further references, of a size of their own. ``plain`` [B|1, H, W, C], the same
-    pictures without matching, is for the inspector's slider. A run that matched nothing gets one picture with the reason on it.
+    pictures without matching, is for the inspector's slider. What is shown is the run that ``seen`` leads to. One that matched
+    nothing gets one picture with the reason on it, and so do pictures that there is no record of.
     """
+    found, first = RECORDS.find(trace.owner, seen), 0
+    if found is not None and len(found.records) != 1:
+        return _without_a_match(f"No match to show: {found.reason('DreamMatcher Apply')}.")
+    if found is not None:
+        (trace,), first = found.records, found.first
     snapshot = trace.last()
     if snapshot is None:
         return _without_a_match(f"Nothing was matched: {trace.nothing() or 'there is no record of a match'}.")
@@ -36,14 +43,14 @@ def show(trace: Trace, images: torch.Tensor, reference: torch.Tensor,
     sources = [rearrange(picture, "h w c -> c h w").float().cpu() for picture in references]
     folder, made, sheets = Temporary(), [], []
     for index, image in enumerate(images):
-        row = panels(snapshot, rearrange(image, "h w c -> c h w").float().cpu(), sources, index)
+        row = panels(snapshot, rearrange(image, "h w c -> c h w").float().cpu(), sources, first + index)
         made.extend(rearrange(panel, "c h w -> h w c") for panel in row)
         sheets.append(folder.picture("panels", sheet(row)))
     inspected = {
         "results": [folder.picture("result", small(picture)) for picture in images],
         "references": [folder.picture("reference", small(picture)) for picture in references],
         "plain": [] if plain is None else [folder.picture("plain", small(picture)) for picture in plain],
-        "steps": [{"sigma": known.sigma, **folder.data("step", [cells(known, item) for item in range(len(images))])}
+        "steps": [{"sigma": known.sigma, **folder.data("step", [cells(known, first + item) for item in range(len(images))])}
                   for known in recorded(trace, len(images))],
     }
     return torch.stack(made), {"images": sheets, "dreammatcher": [inspected]}

@@ -19,7 +19,7 @@ class References:
     base: torch.nn.Module
     structure: Structure
     views: tuple[View, ...]
-    weights: object  # identity of the weights, part of the feature store's keys
+    network: str  # identity of what the network computes, part of the feature store's keys
     room: int  # bytes that each store may fill
     _current: dict[tuple, RowFeatures] = field(default_factory=dict)  # of the current sigma, on the device
 
@@ -29,7 +29,7 @@ class References:
 
     def _of(self, number: int, view: View, kind: str, sigma: float, like: torch.Tensor) -> RowFeatures:
         sigma = view.store.snap(sigma)
-        key = (self.weights, kind, sigma, view.subject)
+        key = (self.network, kind, sigma, view.subject)
         if (number, key) not in self._current:
             row = view.store.get(key, like.device, like.dtype)
             if row is None:

@@ -20,7 +20,8 @@ from ...training.data import Example
 from ...training.sets import TrainingSet
 from ...whole import whole
 from ..conditioning import encode
-from ..identity import fingerprint, unpatched
+from ..digest import digest
+from ..identity import clip_identity, model_identity, vae_identity
 
 SAMPLERS, SCHEDULERS = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
 #: in the host's output folder
@@ -75,13 +76,9 @@ def _draw(model, vae, positive: list, negative: list, resolution: int, settings:
 
 
 def _key(model, clip, vae, captions: tuple[str, ...], resolution: int, settings: PriorSettings) -> str:
-    """Name of the folder: it changes with the models, their LoRAs and everything that is chosen but the number of pictures."""
+    """Name of the folder: it changes with what the models compute and everything that is chosen but the number of pictures."""
     chosen = {name: value for name, value in asdict(settings).items() if name != "count"}
-    sampling = model.get_model_object("model_sampling")
-    weights = {name: value for name, value in unpatched(model).items() if not name.startswith("model_sampling.")}
-    kinds = [base.__name__ for base in type(sampling).__mro__]
-    return fingerprint(weights, model.patches, sampling.state_dict(), kinds, unpatched(clip.patcher), clip.patcher.patches,
-                       getattr(clip, "layer_idx", None), vae.first_stage_model.state_dict(), captions, resolution, chosen)[:16]
+    return digest(model_identity(model), clip_identity(clip), vae_identity(vae), captions, resolution, chosen)[:16]
 
 
 def _file(folder: Path, number: int) -> Path:

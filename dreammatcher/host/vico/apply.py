@@ -18,6 +18,7 @@ from ..installed import Installed, SessionHolder
 from ..lifecycle import install, names_of
 from ..memory import share_of_memory
 from ..notes import tell
+from ..records import RECORDS, Place, here, owner_here
 from ..session import CallWatch, Clock, noise_level
 from ..start import Start
 from ..verify import options_of
@@ -43,7 +44,7 @@ def apply_vico(model, vico: ViCo, reference: torch.Tensor, settings: LookSetting
     except ValueError as error:
         raise ValueError(f"vico: {error}") from error
     plan = VicoPlan(structure, blocks, reference.detach().float().cpu().clone(), settings, subject,
-                    LookTrace(off=settings.strength == 0))
+                    LookTrace(off=settings.strength == 0, owner=owner_here()))
     clone, installed = model.clone(), Installed(plan, SessionHolder())
     options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])
     if PLANS_KEY not in options:
@@ -59,10 +60,11 @@ def _begin(plan: VicoPlan, start: Start) -> VicoSession:
     shares = (plan.settings.start, plan.settings.end)
     clock = Clock(start.sampling, *(float(start.sampling.percent_to_sigma(share)) for share in shares))
     return VicoSession(start.base, clock, LookingRows(None, plan.subject), CallWatch(), plan.trace.skipped,
-                       partial(_conclude, plan.trace), plan=plan, weights=start.weights, room=share_of_memory())
+                       partial(_conclude, plan.trace, here()), plan=plan, network=start.identity(), room=share_of_memory())
 
 
-def _conclude(trace: LookTrace) -> None:
+def _conclude(trace: LookTrace, place: Place) -> None:
+    RECORDS.keep(trace.owner, place, trace.finished())
     if not trace.off and (reason := trace.nothing()):
         tell(f"ViCo looked at nothing in this run: {reason}")
 

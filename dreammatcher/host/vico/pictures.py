@@ -10,6 +10,7 @@ from ...training.data import Preparation, fitted
 from ...vico.settings import LookTrace
 from ..family import native_side
 from ..pictures import rgb
+from ..records import OUTSIDE, RECORDS, Seen
 
 #: noise levels that are shown, of all that a run had
 SHOWN = 4
@@ -37,11 +38,17 @@ def reference_latent(model, image: torch.Tensor | None, vae, latent: dict | None
     return model.model.process_latent_in(vae.encode(rearrange(sized, "b c h w -> b h w c")).float())
 
 
-def shown_masks(trace: LookTrace, image: torch.Tensor | None) -> torch.Tensor:
+def shown_masks(trace: LookTrace, image: torch.Tensor | None, seen: Seen = OUTSIDE) -> torch.Tensor:
     """IMAGE: a row of pictures for each of a few noise levels, one for each site: the reference, dark where it is not looked at.
 
-    Without ``image`` [B, H, W, C], white where it is. Raises ValueError when the run looked at nothing.
+    Without ``image`` [B, H, W, C], white where it is. Raises ValueError when the run that ``seen`` leads to looked at nothing,
+    and when there is no record of it.
     """
+    found = RECORDS.find(trace.owner, seen)
+    if found is not None and len(found.records) != 1:
+        raise ValueError(f"samples: {found.reason('DreamMatcher ViCo Apply')}")
+    if found is not None:
+        trace, = found.records
     if not trace.masks:
         raise ValueError(f"trace: nothing was looked at: {trace.nothing() or 'there is no record of a mask'}")
     sigmas = sorted(trace.masks, reverse=True)

@@ -82,7 +82,7 @@ class VicoSession(Session):
     """A sampling session of one plan."""
 
     plan: VicoPlan = field(kw_only=True)
-    weights: object = field(kw_only=True)  # identity of the model's weights
+    network: str = field(kw_only=True)  # identity of what the model's network computes
     room: int = field(kw_only=True)  # bytes that the store may fill
     moved: dict[Layer, ImageAttention] = field(default_factory=dict)  # the blocks where and as the model computes
     prompts: dict[Hashable, str] = field(default_factory=dict)  # entry -> what tells its encoded text from others
@@ -97,7 +97,7 @@ class VicoSession(Session):
         if name not in self.prompts:
             self.prompts[name] = hashlib.sha256(context.detach().float().cpu().numpy().tobytes()).hexdigest()
         columns = self._columns(row, name, context.shape[1])
-        key = (self.weights, self.prompts[name], len(context), sigma, tuple(columns))
+        key = (self.network, self.prompts[name], len(context), sigma, tuple(columns))
         if key not in self.current:
             self.current = {other: value for other, value in self.current.items() if other[3] == sigma}
             kept = self.plan.store.find(key)
