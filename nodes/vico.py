@@ -159,7 +159,7 @@ class DreamMatcherViCoLoad:
 
     def load(self, clip, file, embedding):
         vico = files.load_vico(file, embedding)
-        return {"ui": {"text": [f"write in prompts: {vico.word}"]},
+        return {"ui": {"text": [f"write in prompts: {vico.about.get('subject') or vico.word}"]},
                 "result": (vico, with_new_words(clip, {vico.word: vico.rows}), vico.word)}
 
 

@@ -166,5 +166,5 @@ def _has_masks(own: TrainingSet) -> bool:
 
 
 def _about(method: str, own: TrainingSet, settings: TrainingSettings, losses: list[float]) -> dict[str, str]:
-    return {"method": method, "subject": own.naming.subject, "identifier": own.naming.identifier, "steps": str(len(losses)),
+    return {"method": method, "subject": own.called(), "identifier": own.naming.identifier, "steps": str(len(losses)),
             "seed": str(settings.seed), "pictures": str(len(set(own.examples)))}

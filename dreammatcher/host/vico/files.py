@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from ...vico.learned import ViCo
 from ..files import Shelf
-from ..training.keep import check_name, free_path, write_whole
+from ..training.keep import check_name, free_path, in_prompts, write_whole
 
 FORMAT = "vico"
 SHELF = Shelf("vico", "save one with DreamMatcher ViCo Save, or put a file there", (".safetensors", ".pt"))
@@ -33,7 +33,7 @@ def save_vico(vico: ViCo, name: str) -> tuple[Path, str]:
     word = free_path(Path(folder_paths.get_folder_paths("embeddings")[0]), name.strip().replace(" ", "_"))
     write_whole(word, {ROWS: vico.rows}, {"format": "pt", "word": vico.word})
     return path, (f"Saved as {path}. Load it with DreamMatcher ViCo Load.\nIts word is saved as {word}: write "
-                  f"embedding:{word.stem} in prompts.")
+                  f"{in_prompts(vico.about, {vico.word: f'embedding:{word.stem}'})} in prompts.")
 
 
 def load_vico(name: str, words: str = IN_THE_FILE) -> ViCo:
