@@ -100,8 +100,10 @@ LEARNING = {
         "enough: more steps. Pictures of other dogs, which the model draws once, keep it from turning all dogs into yours."]),
     "dreammatcher_15_learn_easy_toybox": (learn_easy, [
         "Photos in, a model that knows the subject out: class pictures, identifier and settings are chosen (about three minutes "
-        "on a CPU). The node shows the words for your prompts.\n\nStop it, and the graph goes on with what is learned so "
-        "far.\n\nWith your own: choose a checkpoint, three to five photos and a class word, and set rate to 0.0001."]),
+        "on a CPU). The node shows the words for your prompts.\n\nStop it while it learns, and the graph goes on with what "
+        "is learned so far. Stop it before, while class pictures are drawn, and the graph stops: the pictures are kept, and "
+        "queued again it goes on.\n\nWith your own: choose a checkpoint, three to five photos and a class word, and set rate to "
+        "0.0001."]),
     "dreammatcher_21_custom_diffusion_delta": (delta, [
         "A subject that Custom Diffusion's own code, or diffusers, has learned on SD1.4: by itself, and with DreamMatcher on top."
         "\n\nPut delta.bin into models/loras and choose it in DreamMatcher Load Learned, which says the words to write in "

@@ -28,7 +28,7 @@ class DreamMatcherTrainingJob:
             "name": ("STRING", {"default": "my_subject", "tooltip": "Name of the job's folder and of the file that is learned."}),
             "steps": number("INT", 500, 1, 100_000, "Steps of learning."),
             "rate": number("FLOAT", 1e-4, 1e-7, 1.0, "How far weights move in a step: 0.0001 for a LoRA, 0.000005 for full, "
-                                                     "0.005 for a word, 0.00001 for Custom Diffusion.", 1e-7),
+                                                     "0.005 for a word, 0.00004 for Custom Diffusion.", 1e-7),
             "seed": SEED,
         }, "optional": {
             "prior_set": ("DM_TRAINING_SET", {"tooltip": PRIOR}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import math
 from dataclasses import replace
@@ -13,6 +15,7 @@ from closeness import close
 from PIL import Image
 
 from benchmarks.tables import compared
+from dreammatcher import devices
 from dreammatcher.evaluation import encoders, metrics, protocols, report, scoring, workflow
 from dreammatcher.evaluation.protocols import Case, Protocol, Subject, read_protocol, shard
 from dreammatcher.evaluation.runner import Folder
@@ -341,3 +344,80 @@ def test_benchmarks_compare_two_rows_subject_by_subject():
             for name, values in figures.items() for number, value in enumerate(values)]
     line = compared(rows, "error", [("alone", "matched")])
     assert line.startswith("alone -> matched: -3.00 [-8.00, +1.00]") and line.endswith("lower for 2 of 3")
+
+
+def test_runs_in_folders_of_one_name_are_called_by_what_tells_them_apart(tmp_path):
+    command = importlib.import_module("dreammatcher.evaluation.__main__")
+    runs = [tmp_path / name for name in ("one/run", "two/run", "two/other/run", "last")]
+    for run in runs:
+        run.mkdir(parents=True)
+    assert command.names_of(runs) == ["one/run", "two/run", "other/run", "last"]
+    assert command.names_of(runs[:1]) == ["run"]
+    with pytest.raises(ValueError, match="runs: .*run is given twice"):
+        command.names_of([runs[0], runs[3], tmp_path / "two" / ".." / "one" / "run"])
+
+
+def test_two_runs_in_folders_of_one_name_keep_their_scores_apart(tmp_path):
+    command = importlib.import_module("dreammatcher.evaluation.__main__")
+    cases = command.cases_of({"protocol": "toybox", "data": ".", "limit": 2}, tmp_path)
+    runs = [tmp_path / name / "out" for name in ("plain", "matched")]
+    for run, source in zip(runs, (cases[0], cases[1])):
+        for case in cases:
+            Folder(run).keep(case, {}, source.subject.pictures[0].read_bytes())
+        (run / command.PLAN).write_text(json.dumps({"protocol": "toybox", "data": ".", "limit": 2, "workflow": {}}))
+    command.compare(runs, command.Choice(None, False), tmp_path / "report")
+    said = json.loads((tmp_path / "report" / "scores.json").read_text())
+    assert set(said) == {"plain/out", "matched/out"}
+    first, second = (said[name]["cases"][cases[0].key] for name in ("plain/out", "matched/out"))
+    assert first != second
+    rows = (tmp_path / "report" / "scores.csv").read_text().splitlines()
+    assert {row.split(",")[0] for row in rows[1:]} == {"plain/out", "matched/out"} and len(rows) == 5
+
+
+def test_a_report_of_two_arms_of_one_name_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="arms: two are called 'ours'"):
+        report.write([arm(tmp_path / "one", "ours", 0.0), arm(tmp_path / "two", "ours", 0.1)], tmp_path)
+
+
+@pytest.mark.parametrize(("environment", "wanted"), [
+    ({}, {}), ({"CUDA_VISIBLE_DEVICES": "4,6"}, {}),
+    ({"LOCAL_RANK": "1"}, {"CUDA_VISIBLE_DEVICES": "1"}),
+    ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "4,6"}, {"CUDA_VISIBLE_DEVICES": "6"}),
+    ({"LOCAL_RANK": "0", "CUDA_VISIBLE_DEVICES": " GPU-aa , GPU-bb"}, {"CUDA_VISIBLE_DEVICES": "GPU-aa"}),
+    ({"LOCAL_RANK": "0", "CUDA_VISIBLE_DEVICES": "3,-1,5"}, {"CUDA_VISIBLE_DEVICES": "3"})])
+def test_a_process_s_server_gets_the_card_of_those_that_it_sees_itself(environment, wanted):
+    assert devices.device_of_process(environment) == wanted
+
+
+@pytest.mark.parametrize("seen", ["4,6", "4,6,-1,7", ""])
+def test_more_processes_than_cards_are_refused(seen):
+    with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES: it shows . cards"):
+        devices.device_of_process({"LOCAL_RANK": "2", "CUDA_VISIBLE_DEVICES": seen})
+
+
+def test_a_server_is_started_with_the_card_of_its_process(tmp_path, monkeypatch):
+    command = importlib.import_module("dreammatcher.evaluation.__main__")
+    (tmp_path / "main.py").write_text("import os, pathlib\npathlib.Path('seen').write_text(os.environ['CUDA_VISIBLE_DEVICES'])")
+    monkeypatch.setattr(command.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    options = argparse.Namespace(servers=[], comfyui=tmp_path)
+    with pytest.raises(ValueError, match="does not start"), command.servers_of(options):
+        pass
+    assert (tmp_path / "seen").read_text() == "6"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_of_the_command_are_read_in_the_encoding_that_their_mark_says(tmp_path, encoding):
+    photo(tmp_path / "my_dog" / "0.png")
+    own, graph = tmp_path / "own.json", tmp_path / "graph.json"
+    own.write_text(json.dumps({"prompts": ["a {} on the beach"], "subjects": {"my_dog": "dog"}}), encoding=encoding)
+    graph.write_text(json.dumps(GRAPH), encoding=encoding)
+    assert protocols.read_protocol(str(own), tmp_path).subjects[0].class_word == "dog"
+    assert workflow.read_workflow(graph, {}, None).output == "5"
+    for path in (own, graph):
+        path.write_bytes("{é".encode("cp1252"))
+    with pytest.raises(ValueError, match=r"data: own\.json is no text in UTF-8"):
+        protocols.read_protocol(str(own), tmp_path)
+    with pytest.raises(ValueError, match=r"workflow: graph\.json is no text in UTF-8"):
+        workflow.read_workflow(graph, {}, None)

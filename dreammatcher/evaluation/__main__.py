@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from ..devices import accelerator, device_of_process
 from ..whole import whole
 from .encoders import CLIP_B32, DINO, DINO_2, load_encoder, load_lpips
 from .metrics import DREAMBOOTH, VICO
@@ -145,10 +146,8 @@ def servers_of(options: argparse.Namespace) -> Iterator[list[Server]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = dict(os.environ)
-    if "LOCAL_RANK" in environment and torch.cuda.is_available():
-        environment["CUDA_VISIBLE_DEVICES"] = environment["LOCAL_RANK"]
-    flags = [] if torch.accelerator.is_available() else ["--cpu"]
+    environment = {**os.environ, **(device_of_process(os.environ) if torch.cuda.is_available() else {})}
+    flags = [] if accelerator() else ["--cpu"]
     process = subprocess.Popen([sys.executable, "main.py", "--port", str(port), *flags], cwd=options.comfyui, env=environment,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     server = Server(f"http://127.0.0.1:{port}")
@@ -164,14 +163,34 @@ def servers_of(options: argparse.Namespace) -> Iterator[list[Server]]:
 
 
 def compare(runs: list[Path], choice: Choice, out: Path) -> None:
-    """Scores runs of one protocol and writes the reports of them. Raises ValueError for a folder that is no run."""
-    arms = [measured(run, choice, runs[0]) for run in runs]
+    """Scores runs of one protocol and writes the reports of them. Raises ValueError for a folder that is no run, and for one that
+    is given twice."""
+    arms = [measured(run, name, choice, runs[0]) for run, name in zip(runs, names_of(runs))]
     say(markdown(table(arms)))
     for path in write(arms, out):
         say(str(path))
 
 
-def measured(folder: Path, choice: Choice, first: Path) -> Measured:
+def names_of(runs: list[Path]) -> list[str]:
+    """What runs are called: by their folder, and by as many of the folders around it as tell them apart.
+
+    Raises ValueError for a folder that is given twice.
+    """
+    whole = [run.resolve() for run in runs]
+    twice = next((run for place, run in enumerate(whole) if run in whole[:place]), None)
+    if twice is not None:
+        raise ValueError(f"runs: {twice} is given twice; give each run once")
+
+    def name(run: Path) -> str:
+        others = [other for other in whole if other != run]
+        count = next(count for count in range(1, len(run.parts) + 1)
+                     if all(other.parts[-count:] != run.parts[-count:] for other in others))
+        return Path(*run.parts[-count:]).as_posix()
+
+    return [name(run) for run in whole]
+
+
+def measured(folder: Path, name: str, choice: Choice, first: Path) -> Measured:
     """A run's scores. On Toybox those of the layout are against the ``first`` run, which is to be the plain model's."""
     try:
         plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
@@ -180,7 +199,7 @@ def measured(folder: Path, choice: Choice, first: Path) -> Measured:
     cases = cases_of(plan, folder)
     scores, named = scored(plan["protocol"], cases, Folder(folder), choice, Folder(first))
     done = [case for case in cases if case.key in scores]
-    return Measured(folder.name, scores, {case.key: case.subject.name for case in done},
+    return Measured(name, scores, {case.key: case.subject.name for case in done},
                     {case.key: Folder(folder).picture(case) for case in done}, named)
 
 
@@ -193,7 +212,7 @@ def scored(protocol: str, cases: list[Case], folder: Folder, choice: Choice, fir
         return judged(done, None if first == folder else plain), {ERROR: "Toybox's judge"}
     if choice.encoders is None:
         raise ValueError("encoders: none are given, so nothing is scored; give --encoders FOLDER. The pictures are kept")
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    device = accelerator() or "cpu"
     how = VICO if protocol == VICO else DREAMBOOTH
     second = load_encoder(choice.encoders, DINO_2, how, device) if (choice.encoders / DINO_2).is_dir() else None
     by = Scorers(load_encoder(choice.encoders, DINO, how, device), load_encoder(choice.encoders, CLIP_B32, device=device), second,

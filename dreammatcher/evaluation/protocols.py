@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..texts import read_text
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 DREAMBOOTH, VICO = "dreambooth", "vico"
 #: of DreamBooth's 30 subjects, those with the prompts for live ones
@@ -119,10 +121,9 @@ def pictures_in(folder: Path) -> tuple[Path, ...]:
 
 
 def _text(path: Path, where: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"data: {path} cannot be read ({error}); it is part of {where}") from error
+    if not path.is_file():
+        raise ValueError(f"data: {path} cannot be read, it is not there; it is part of {where}")
+    return read_text("data", path)
 
 
 def dreambooth(data: Path) -> Protocol:

@@ -72,7 +72,13 @@ def markdown(rows: list[list[str]]) -> str:
 
 
 def write(arms: list[Measured], folder: Path, compared: Collection[str] | None = None) -> list[Path]:
-    """scores.csv, scores.json, table.md, sheet.png and report.html; returns their paths."""
+    """scores.csv, scores.json, table.md, sheet.png and report.html; returns their paths.
+
+    Raises ValueError for two arms of one name: files tell them apart by nothing else.
+    """
+    names = [arm.name for arm in arms]
+    if len(set(names)) < len(names):
+        raise ValueError(f"arms: two are called {max(names, key=names.count)!r}; give each a name of its own")
     folder.mkdir(parents=True, exist_ok=True)
     rows, page = table(arms, compared), sheet(arms)
     files = {name: folder / name for name in ("scores.csv", "scores.json", "table.md", "sheet.png", "report.html")}

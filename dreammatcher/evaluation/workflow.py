@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..texts import read_text
+
 #: what changes -> widgets that can hold it, most likely first
 WIDGETS = {"reference": ("image",), "prompt": ("text", "prompt"), "seed": ("seed", "noise_seed")}
 OUTPUTS = ("SaveImage", "PreviewImage")
@@ -38,8 +40,8 @@ def read_workflow(path: Path, given: dict[str, str], output: str | None) -> Work
     Raises ValueError, naming the input and the nodes there are, where that leaves a choice, and for files of another format.
     """
     try:
-        graph = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        graph = json.loads(read_text("workflow", path))
+    except json.JSONDecodeError as error:
         raise ValueError(f"workflow: {path} cannot be read ({error})") from error
     nodes = list(graph.values()) if isinstance(graph, dict) else []
     if not nodes or not all(isinstance(one, dict) and "class_type" in one for one in nodes):

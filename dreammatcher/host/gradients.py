@@ -18,6 +18,8 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
+from ..devices import OutOfMemory
+
 
 class NoGradient(Exception):
     """The model cannot be differentiated here; the text says why."""
@@ -53,7 +55,7 @@ def with_gradients(base: torch.nn.Module, x: torch.Tensor, arguments: Any, actio
         try:
             with recomputed(unet):
                 return with_weights(unet, plain, lambda: action(leaf, ready))
-        except torch.OutOfMemoryError:
+        except OutOfMemory:
             raise
         except RuntimeError as error:  # an error of the model itself comes again in the plain call that follows
             raise NoGradient(str(error).splitlines()[0]) from error

@@ -7,6 +7,13 @@ from collections.abc import Callable
 import comfy.model_management
 import comfy.utils
 
+try:
+    from comfy.model_management import InterruptProcessingException as Interrupted
+except ImportError:
+    from comfy.interruption import InterruptProcessingException as Interrupted  # the packaged host
+
+__all__ = ["Interrupted", "progress"]
+
 
 def progress(total: int) -> Callable[[int, int], None]:
     """Moves the host's progress bar and stops when the user interrupts."""

@@ -49,7 +49,7 @@ class AttentionLoss:
 
 def reference_prompt(caption: str, word: str, class_word: str) -> str:
     """The caption with the known word in the learned one's place, so that every token has its counterpart [page]."""
-    return re.sub(alone(word), class_word.strip(), caption)
+    return re.sub(alone(word), lambda _: class_word.strip(), caption)
 
 
 class Watching:

@@ -1,6 +1,7 @@
 """``python -m dreammatcher.training job.json``: a training that DreamMatcher Training Job wrote, without a graph.
 
-``accelerate launch -m dreammatcher.training job.json`` runs it on as many processes and machines as accelerate is told.
+``accelerate launch -m dreammatcher.training job.json`` runs it on as many processes and machines as accelerate is told. No code
+and no folder is taken from the job: ``--comfyui`` or COMFYUI_PATH says which ComfyUI runs, ``--base`` where its models are.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import logging
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from ..devices import accelerator
 from .job import TOYBOX, read
 from .parallel import ALONE, Share
 
@@ -36,7 +39,7 @@ def use_host(code: Path, base: Path) -> None:
     if not (code / "comfy" / "sd.py").is_file():
         raise ValueError(f"--comfyui: {code} is no ComfyUI, it has no comfy/sd.py")
     sys.path.insert(0, str(code))
-    flags = [] if torch.accelerator.is_available() else ["--cpu"]
+    flags = [] if accelerator() else ["--cpu"]
     if (code / "comfy" / "cmd" / "main_pre.py").is_file():  # the packaged host
         sys.argv = ["comfyui", "--cwd", str(base), *flags]
         importlib.import_module("comfy.cmd.main_pre")
@@ -58,21 +61,24 @@ def load_toybox(_: str) -> tuple:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dreammatcher.training", description=__doc__)
     parser.add_argument("job", type=Path, help="job.json, beside its pictures")
-    parser.add_argument("--comfyui", type=Path, help="folder of ComfyUI, where it is another one on this machine")
+    parser.add_argument("--comfyui", type=Path, default=os.environ.get("COMFYUI_PATH") or None,
+                        help="folder of ComfyUI, whose code runs; COMFYUI_PATH without it")
     parser.add_argument("--base", type=Path, help="folder of its models, input and output; --comfyui's own without it")
     parser.add_argument("--checkpoint", help="the checkpoint, where it has another path on this machine")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     job = read(options.job)
     job = replace(job, checkpoint=options.checkpoint or job.checkpoint)
-    code = (options.comfyui or Path(job.host["code"])).resolve()
-    base = options.base or (options.comfyui or Path(job.host["base"]))
+    if options.comfyui is None:  # never from the file: whoever wrote it would choose what code runs here
+        raise ValueError("comfyui: give the folder of this machine's ComfyUI with --comfyui FOLDER or in COMFYUI_PATH; the job "
+                         f"was written by the one in {job.host.get('code')}")
     share = share_of_this_process()
-    use_host(code, base.resolve())
+    use_host(Path(options.comfyui).resolve(), (options.base or Path(options.comfyui)).resolve())
     from ..host.training.job import load_checkpoint, run_job  # now that there is a host
 
     with torch.inference_mode():
-        _, said = run_job(job, share, load_toybox if job.checkpoint == TOYBOX else load_checkpoint)
+        load = load_toybox if job.checkpoint == TOYBOX else partial(load_checkpoint, given=options.checkpoint is not None)
+        _, said = run_job(job, share, load)
     if share.first:
         sys.stdout.write(said + "\n")
 

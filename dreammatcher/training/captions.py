@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 #: the prompts of CLIP's ImageNet evaluation that Textual Inversion and ViCo draw from
@@ -54,6 +55,11 @@ class Naming:
     @property
     def subject(self) -> str:
         return " ".join(part for part in (self.identifier, self.class_word) if part)
+
+    def called(self, captions: Iterable[str]) -> str:
+        """How most ``captions`` with the identifier name the subject: by identifier and class, or by the identifier alone."""
+        own = [caption for caption in captions if holds(caption, self.identifier)]
+        return self.subject if 2 * sum(holds(caption, self.subject) for caption in own) >= len(own) else self.identifier
 
     def captions(self) -> tuple[str, ...]:
         """Of the subject's pictures, to draw from."""

@@ -54,7 +54,7 @@ class Job:
     choices: Choices
     settings: TrainingSettings  # the batch is that of each process
     options: TrainingOptions
-    host: Mapping[str, str]  # "code": folder of ComfyUI; "base": folder of its models, input and output
+    host: Mapping[str, str]  # who wrote it, to be told: "code" is its folder, "base" that of its models, input and output
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

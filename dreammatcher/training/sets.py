@@ -40,6 +40,10 @@ class TrainingSet:
     def same_way(self, preparation: Preparation) -> TrainingSet:
         return replace(self, preparation=preparation)
 
+    def called(self) -> str:
+        """How its captions name the subject."""
+        return self.naming.called(caption for example in dict.fromkeys(self.examples) for caption in example.captions)
+
     def fingerprint(self) -> str:
         """Changes with every pixel, caption and choice."""
         digest = hashlib.sha256(json.dumps([asdict(self.naming), asdict(self.preparation)]).encode())

@@ -98,7 +98,9 @@ class Running:
 
     keep_when_stopped: bool = False  # a stopped run gives what it has learned so far
     keep_every: int = 100  # steps between states on disk
-    checkpointing: bool = False  # activations are made again for the gradient (Chen et al. 2016): less memory, more time
+    #: activations are made again for the gradient (Chen et al. 2016): less memory, more time; None: where memory needs it
+    checkpointing: bool | None = False
+    planned: bool = False  # memory was found to suffice before pictures were drawn for it: it is not refused any more
     share: Share = ALONE
 
     def __post_init__(self) -> None:

@@ -28,9 +28,9 @@ class LowRank:
     scale: float
 
     def added(self, x: torch.Tensor) -> torch.Tensor:
-        """s B A x of inputs [..., in], in their precision."""
+        """s B A x of inputs [..., in], in their precision and where they are: hosts keep some text encoders on the processor."""
         up = self.up if self.scale == 1 else self.scale * self.up  # smaller than the output
-        return F.linear(F.linear(x, self.down.to(x.dtype)), up.to(x.dtype))
+        return F.linear(F.linear(x, self.down.to(x)), up.to(x))
 
     def matrix(self) -> torch.Tensor:
         """s B A, [out, in]."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -43,13 +46,65 @@ def test_the_archive_has_what_the_pack_needs_and_nothing_else(files):
     assert sum((ROOT / file).stat().st_size for file in files if (ROOT / file).exists()) < 32e6
 
 
-def test_a_server_runs_the_easy_example_from_the_archive_alone(files):
+@pytest.fixture(scope="module")
+def pack(files) -> Path:
+    """The archive's files as an installed pack."""
     folder = ROOT / "build" / "archive-tests"
     shutil.rmtree(folder, ignore_errors=True)
-    pack = folder / "custom_nodes" / "comfyui-dreammatcher"
+    made = folder / "custom_nodes" / "comfyui-dreammatcher"
     for file in files:
-        (pack / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / file, pack / file)
+        (made / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, made / file)
+    return made
+
+
+def run(pack: Path, *command: str) -> str:
+    """What a Python that sees the archive alone says."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, *command], cwd=pack, capture_output=True, text=True, timeout=300,
+                          env={**environment, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+#: imports every module that works without a host, and says which
+IMPORTS = """
+import importlib, pkgutil
+for name in ("dreammatcher", "toybox"):
+    package = importlib.import_module(name)
+    for module in pkgutil.walk_packages(package.__path__, name + "."):
+        if not module.name.startswith("dreammatcher.host") and not module.name.endswith(("toybox.host", "__main__")):
+            print(importlib.import_module(module.name).__file__)
+"""
+
+
+def test_every_module_of_the_archive_finds_what_it_imports(pack):
+    loaded = run(pack, "-c", IMPORTS).splitlines()
+    assert str(pack / "toybox" / "evaluation.py") in loaded and all(Path(file).is_relative_to(pack) for file in loaded)
+
+
+def test_the_protocol_on_toybox_is_scored_from_the_archive_alone(pack, tmp_path):
+    script = f"""
+import json, sys
+from pathlib import Path
+from dreammatcher.evaluation.__main__ import Choice, cases_of, compare
+from dreammatcher.evaluation.runner import Folder
+out, plan = Path({str(tmp_path)!r}), {{"protocol": "toybox", "data": ".", "limit": 2, "workflow": {{}}}}
+for case in cases_of(plan, out):
+    Folder(out).keep(case, {{}}, case.subject.pictures[0].read_bytes())
+(out / "plan.json").write_text(json.dumps(plan))
+compare([out], Choice(None, False), out)
+"""
+    assert "subject error" in run(pack, "-c", script) and (tmp_path / "report.html").is_file()
+
+
+def test_the_commands_of_the_archive_say_how_they_are_used(pack):
+    for command in ("evaluation", "training"):
+        assert "usage:" in run(pack, "-m", f"dreammatcher.{command}", "--help")
+
+
+def test_a_server_runs_the_easy_example_from_the_archive_alone(pack):
+    folder = pack.parents[1]
     prompt = easy()
     prompt["5"]["inputs"]["steps"] = 2
     with running(folder) as address:

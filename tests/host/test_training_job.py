@@ -52,9 +52,17 @@ def environment(host) -> dict[str, str]:
             "PYTHONPATH": str(ROOT)}
 
 
+def where() -> tuple[str, ...]:
+    """The options that say which ComfyUI runs, as the node prints them."""
+    import comfy
+    import folder_paths
+
+    return "--comfyui", str(Path(comfy.__path__[0]).resolve().parent), "--base", str(folder_paths.base_path)
+
+
 def run(host, path: Path, launcher: tuple[str, ...] = (sys.executable,), **changes: str) -> subprocess.CompletedProcess:
-    return subprocess.run([*launcher, "-m", "dreammatcher.training", str(path)], cwd=ROOT, capture_output=True, text=True,
-                          env={**environment(host), **changes}, timeout=400)
+    return subprocess.run([*launcher, "-m", "dreammatcher.training", str(path), *where()], cwd=ROOT, capture_output=True,
+                          text=True, env={**environment(host), **changes}, timeout=400)
 
 
 def learned(done: subprocess.CompletedProcess) -> dict[str, torch.Tensor]:
@@ -91,7 +99,7 @@ def test_a_job_whose_process_dies_goes_on_and_ends_the_same(host, write):
     path = write("long", "Textual Inversion", steps=400, rate=5e-3)
     states = host.folder / "output" / "dreammatcher" / "training"
     known = set(states.glob("*.safetensors"))
-    process = subprocess.Popen([*LAUNCH, "-m", "dreammatcher.training", str(path)], cwd=ROOT, env=environment(host),
+    process = subprocess.Popen([*LAUNCH, "-m", "dreammatcher.training", str(path), *where()], cwd=ROOT, env=environment(host),
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         deadline = time.monotonic() + 300
@@ -142,3 +150,72 @@ def test_a_job_on_another_machine_says_which_checkpoint_is_missing(host, write):
     path.write_text(path.read_text().replace('"Toybox"', '"/gone/model.safetensors"'))
     done = run(host, path)
     assert done.returncode and "'/gone/model.safetensors' is not on this machine; give --checkpoint" in done.stderr
+
+
+def evil_host(folder: Path) -> Path:
+    """A folder that looks like ComfyUI and whose code leaves a trace when it runs."""
+    (folder / "comfy").mkdir(parents=True)
+    for name in ("__init__", "sd", "options", "cli_args"):
+        (folder / "comfy" / f"{name}.py").write_text(f"import pathlib\npathlib.Path({str(folder / 'ran')!r}).write_text('')")
+    return folder
+
+
+def test_no_code_is_taken_from_a_path_in_the_job(host, write, tmp_path):
+    path, evil = write("evil"), evil_host(tmp_path / "evil")
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps({**said, "host": {"code": str(evil), "base": str(evil)}}))
+    alone = {name: value for name, value in environment(host).items() if name != "COMFYUI_PATH"}
+    done = subprocess.run([sys.executable, "-m", "dreammatcher.training", str(path)], cwd=ROOT, capture_output=True, text=True,
+                          env=alone, timeout=400)
+    assert done.returncode and "comfyui: give the folder of this machine's ComfyUI with --comfyui" in done.stderr
+    assert "Traceback" not in done.stderr and not (evil / "ran").exists()
+    trained = run(host, path)
+    assert trained.returncode == 0, trained.stderr[-2000:]
+    assert not (evil / "ran").exists()
+    learned(trained)
+
+
+def test_the_host_may_be_named_by_the_environment(host, write):
+    _, code, *base = where()
+    command = [sys.executable, "-m", "dreammatcher.training", str(write("by variable", steps=1)), *base]
+
+    def with_variable(value: str) -> subprocess.CompletedProcess:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400,
+                              env={**environment(host), "COMFYUI_PATH": value})
+
+    done, wrong = with_variable(code), with_variable("/nowhere")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert wrong.returncode and "is no ComfyUI, it has no comfy/sd.py" in wrong.stderr
+
+
+def test_the_node_prints_a_command_that_runs_as_it_is(host, pictures):
+    import shlex
+
+    make = host.nodes["DreamMatcherTrainingSet"]().make
+    own = make("sks", "robot", "photo", 128, pictures)["result"][0]
+    done = host.nodes["DreamMatcherTrainingJob"]().write("Toybox", own, "DreamBooth LoRA", "as printed", 1, 1e-3, 0)
+    lines = done["ui"]["text"][0].splitlines()
+    command = shlex.split(next(line for line in lines if line.startswith("python ")))
+    alone = {name: value for name, value in environment(host).items() if name != "COMFYUI_PATH"}
+    done = subprocess.run([sys.executable, *command[1:]], cwd=ROOT, capture_output=True, text=True, env=alone, timeout=400)
+    assert done.returncode == 0 and "Saved as" in done.stdout, done.stderr[-2000:]
+
+
+class Evil:
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self.trace,)
+
+
+def test_a_checkpoint_that_may_hold_code_is_only_read_from_the_host_s_own_folders_or_when_it_is_given(host, write, tmp_path):
+    import pickle
+
+    evil = tmp_path / "evil.ckpt"
+    evil.write_bytes(pickle.dumps({"state_dict": Evil(tmp_path / "ran")}))
+    path = write("pickled")
+    path.write_text(path.read_text().replace('"Toybox"', json.dumps(str(evil))))
+    done = run(host, path)
+    assert done.returncode and "may hold code and is in no folder of checkpoints of this ComfyUI" in done.stderr
+    assert not (tmp_path / "ran").exists()

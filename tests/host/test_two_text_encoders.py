@@ -174,3 +174,14 @@ def test_vico_and_words_of_another_model_are_refused_with_what_to_do(host, pack,
     learned = pack.module("dreammatcher.training.export").Learned
     with pytest.raises(ValueError, match="vectors of 768 numbers and this model's words have 1320"):
         apply(world[0], world[1], learned({}, {"<cat>": torch.ones(1, 768)}))
+
+
+def test_words_that_travel_in_a_lora_are_read_for_both(host, world, model_folder):
+    model, clip, *_ = world
+    parts = {name: torch.randn(2, width) for name, width in WIDTHS.items()}
+    save_file({f"bundle_emb.me.clip_{name}": value for name, value in parts.items()}, model_folder("loras") / "two.safetensors")
+    _, spoken, learned, words = host.nodes["DreamMatcherLoadLearned"]().load(model, clip, "two.safetensors", 1.0, 1.0)["result"]
+    assert words == "me" and learned.about["towers"] == "clip_l:40,clip_g:1280"
+    for name, value in parts.items():
+        vectors = [token for token, *_ in spoken.tokenize("a photo of me")[name][0] if torch.is_tensor(token)]
+        assert torch.equal(torch.stack(vectors), value)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ...devices import OutOfMemory
 from ...matching.guidance import PAPER, GuidanceSettings, correction, lead, shortened, slope
 from ...unet import COND, Grid, Row
 from ..digest import standing_around
@@ -132,7 +133,7 @@ def _guided(base, apply_model, settings: GuidanceSettings, options: dict, x, t, 
             return clean.detach()
         try:
             gradient = prediction_gradient(base, clean, leaf, time, slopes)
-        except torch.OutOfMemoryError:
+        except OutOfMemory:
             raise
         except RuntimeError as error:
             _give_up(guided, str(error).splitlines()[0])

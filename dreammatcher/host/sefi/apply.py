@@ -12,7 +12,7 @@ import torch
 from ...sefi.learned import SeFi
 from ...subject import text_starts
 from ...training.settings import check
-from ...unet import structure_of
+from ...unet import attention_modules, structure_of
 from ..calls import around_calls, context_of, with_option
 from ..installed import Installed, SessionHolder
 from ..lifecycle import install, names_of
@@ -93,7 +93,11 @@ def apply_sefi(model, sefi: SeFi, start: float, end: float) -> Any:
 
     Raises ValueError for a model that is no UNet, and for one whose words have another width.
     """
-    structure_of(model.model)
+    widths = {module.to_k.in_features
+              for module in attention_modules(model.model, frozenset(structure_of(model.model).cross_attention)).values()}
+    if widths and sefi.keys.shape[1] not in widths:
+        raise ValueError(f"sefi: the word {sefi.word!r} has vectors of {sefi.keys.shape[1]} numbers and this model reads prompts "
+                         f"of {', '.join(map(str, sorted(widths)))}; it was learned on another kind of model")
     plan = SefiPlan(sefi.word, start, end)
     clone, installed = model.clone(), Installed(plan, SessionHolder())
     options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from einops import rearrange
 
 from ...sefi.attention_loss import AttentionLoss
+from ...sefi.attention_loss import reference_prompt as with_known_word
 from ...sefi.learned import SeFi
 from ...sefi.recipe import NETWORK, SefiRecipe, SefiSettings
 from ...sefi.stages import Producer, StageVectors, Table
-from ...training.captions import Naming, holds
+from ...training.captions import Naming, alone, holds
 from ...training.data import Example, Preparation
 from ...training.export import TOWERS
 from ...training.sets import TrainingSet
@@ -35,7 +38,7 @@ def one_picture(image: torch.Tensor, word: str, class_word: str, reference_promp
     if not class_word or not holds(reference_prompt, class_word):
         raise ValueError(f"reference_prompt: {reference_prompt!r} does not hold the class word {class_word!r}; write it where "
                          "the subject's word is to stand, as in: a photo of a toy")
-    caption = reference_prompt.strip().replace(class_word, word)
+    caption = re.sub(alone(class_word), lambda _: word, reference_prompt.strip())
     mask = subject_mask("image", image)
     example = Example(rearrange(pictures[0], "h w c -> c h w").float().cpu().clone(), (caption,),
                       None if mask is None else mask[:1].float().cpu().clone())
@@ -61,7 +64,8 @@ def train_sefi(model, clip, vae, own: TrainingSet, chosen: SefiSettings, attenti
         losses = run(recipe, settings, job, options)
         with torch.no_grad():
             keys, values = (part.detach().float().cpu().clone() for part in vectors.table())
-    about = {"word": word, "init_word": class_word, "class_prompt": own.examples[0].captions[0].replace(word, class_word),
+    about = {"word": word, "init_word": class_word,
+             "class_prompt": with_known_word(own.examples[0].captions[0], word, class_word),
              "stages": str(chosen.stages), "lambda": str(attention.weight if attention else 0.0), "steps": str(len(losses)),
              "seed": str(settings.seed), TOWERS: said_of(clip)}
     return SeFi(keys, values, about), losses

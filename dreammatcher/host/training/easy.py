@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 import torch
 
+from ...training.captions import alone, holds
 from ...training.data import Preparation
 from ...training.export import Learned
 from ...training.settings import LoraSettings, ObjectiveSettings, OptimiserSettings, Running, TrainingOptions
 from ..family import native_side
 from .identifiers import rare_word
-from .learn import LORA, DreamBoothSettings, dreambooth
-from .model import check_prediction
+from .learn import LORA, DreamBoothSettings, dreambooth, plan_dreambooth
 from .prior import PriorSettings, prior_set
-from .run import check_pictures
 from .sets import training_set
 
 
@@ -29,6 +29,8 @@ class Effort:
 #: DreamBooth's scripts take 500 steps for a LoRA, with 100 to 200 class pictures
 EFFORTS = {"quick": Effort(250, 24), "usual": Effort(500, 60), "thorough": Effort(1200, 150)}
 RANK, WARMUP, AVERAGE = 8, 25, 0.98
+#: it gives what it has learned when it is stopped, and makes activations again where memory needs that
+RUNNING = Running(keep_when_stopped=True, checkpointing=None)
 
 
 def learn_subject(model, clip, vae, images: torch.Tensor, class_word: str, effort: str, rate: float, seed: int, identifier: str,
@@ -36,23 +38,26 @@ def learn_subject(model, clip, vae, images: torch.Tensor, class_word: str, effor
     """DreamBooth as a LoRA of UNet and text encoder with prior preservation, at the model's own size.
 
     Gives what was learned, the loss of each step, and the words that mean the subject. An empty ``identifier`` is replaced by a
-    rare word drawn by ``seed``. ``prompt`` is drawn while it trains, the subject's words in place of the class. Raises ValueError
-    for pictures, masks and models that cannot be learned from, and without a class word.
+    rare word drawn by ``seed``. ``prompt`` is drawn while it trains, the subject's words in place of the class.
+
+    Raises ValueError, before class pictures are drawn, for pictures, masks and models that cannot be learned from, without a
+    class word, and where memory does not suffice.
     """
     if not class_word.strip():
         raise ValueError("class_word: it is empty; write what kind of thing the subject is, as dog, toy or woman")
     chosen, side = EFFORTS[effort], native_side(model)
     word = identifier.strip() or rare_word(clip, seed)
     own = training_set(images, masks, word, class_word, "photo", "", "", Preparation(side, min(64, side)))
-    check_pictures(own)
-    check_prediction(model)  # before minutes are spent on class pictures
-    prior, _ = prior_set(model, clip, vae, own, PriorSettings(chosen.prior, seed=seed))
     subject = own.naming.subject
-    told = prompt if subject in prompt else prompt.replace(class_word.strip(), subject, 1)
+    told = prompt if holds(prompt, subject) else re.sub(alone(class_word.strip()), lambda _: subject, prompt, count=1)
     told = told.strip() or f"a photo of a {subject}"
     options = TrainingOptions(OptimiserSettings(warmup=WARMUP), average=AVERAGE, sample_prompt=told,
-                              sample_every=max(1, chosen.steps // 10), running=Running(keep_when_stopped=True))
+                              sample_every=max(1, chosen.steps // 10), running=RUNNING)
     settings = options.training(chosen.steps, 1, seed, bfloat16=False)
-    learned, losses = dreambooth(model, clip, vae, own, prior, DreamBoothSettings(LORA, LoraSettings(RANK), rate, text=True),
-                                 ObjectiveSettings(masked=masks is not None), settings, options)
+    weights = DreamBoothSettings(LORA, LoraSettings(RANK), rate, text=True)
+    objective = ObjectiveSettings(masked=masks is not None)
+    plan_dreambooth(model, clip, vae, own, weights, objective, settings, options)  # before minutes are spent on class pictures
+    prior, _ = prior_set(model, clip, vae, own, PriorSettings(chosen.prior, seed=seed))
+    options = replace(options, running=replace(RUNNING, planned=True))
+    learned, losses = dreambooth(model, clip, vae, own, prior, weights, objective, settings, options)
     return learned, losses, subject

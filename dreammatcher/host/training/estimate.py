@@ -18,6 +18,7 @@ from ...training.optimisers import state_per_number
 from ...training.recipe import Recipe
 from ...training.settings import TrainingSettings
 from ...training.trainables import LowRank
+from ..notes import tell
 from .recompute import BLOCKS
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 GB = 1 << 30
 REMEDY = ("turn on gradient_checkpointing in DreamMatcher Training Options, or bfloat16, or give a smaller batch or resolution; "
           "a LoRA takes less than a full training")
+
+
+SMALLER = "use a model with smaller pictures (SD1.x), close other programs on the card, or train on one with more memory"
 
 
 @dataclass(frozen=True)
@@ -143,22 +147,34 @@ def make_room(size: int, model: Any) -> None:
     comfy.model_management.free_memory(size, model.device, keep_loaded=kept)
 
 
-def check_memory(recipe: Recipe, settings: TrainingSettings) -> None:
-    """Prints the estimate. Raises ValueError, before anything is trained, when it does not fit what is free
-    and what the host can free."""
+def check_memory(recipe: Recipe, settings: TrainingSettings, refuse: bool = True) -> None:
+    """Prints the estimate, and turns checkpointing on where that is left to it and memory needs it.
+
+    Raises ValueError, before anything is trained, when it does not fit what is free and what the host can free. Without
+    ``refuse`` that is a warning.
+    """
     model = recipe.model.denoiser
+    open_choice, device = model.checkpointing is None, model.device
     size = max((example.latents.shape[-2:] for example in recipe.own.examples), key=math.prod)
-    try:
-        need = need_of(recipe, model, settings, recipe.streams * settings.batch, tuple(size))
-    except Exception as error:  # attention or packs that need real memory; no training fails for want of an estimate
-        log.info("DreamMatcher: how much memory training takes is not known here (%s: %s)", type(error).__name__, error)
-        return
-    device, free = model.device, free_on(model.device)
-    if need.total > free:
-        make_room(need.total, model)
+    for checkpointing in (False, True) if open_choice else (model.checkpointing,):
+        try:
+            need = need_of(recipe, model.changed(checkpointing=checkpointing), settings, recipe.streams * settings.batch,
+                           tuple(size))
+        except Exception as error:  # attention or packs that need real memory; no training fails for want of an estimate
+            log.info("DreamMatcher: how much memory training takes is not known here (%s: %s)", type(error).__name__, error)
+            return
         free = free_on(device)
-    log.info("DreamMatcher: training takes about %.1f GB beside the model (%.1f for what learns, %.1f for activations); %.1f GB "
-             "are free on %s", need.total / GB, need.learned / GB, need.activations / GB, free / GB, device)
-    if need.total > free:
-        raise ValueError(f"memory: this training takes about {need.total / GB:.1f} GB beside the model, and {free / GB:.1f} GB "
-                         f"are free on {device}; {REMEDY}")
+        if need.total > free:
+            make_room(need.total, model)
+            free = free_on(device)
+        log.info("DreamMatcher: training takes about %.1f GB beside the model (%.1f for what learns, %.1f for activations%s); "
+                 "%.1f GB are free on %s", need.total / GB, need.learned / GB, need.activations / GB,
+                 " with gradient checkpointing" if checkpointing else "", free / GB, device)
+        model.checkpointing = checkpointing
+        if need.total <= free:
+            return
+    said = (f"memory: this training takes about {need.total / GB:.1f} GB beside the model"
+            f"{' even with gradient checkpointing' if open_choice else ''}, and {free / GB:.1f} GB are free on {device}")
+    if refuse:
+        raise ValueError(f"{said}; {SMALLER if open_choice else REMEDY}")
+    tell(f"{said}; it is tried all the same")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import folder_paths
@@ -11,8 +12,15 @@ import torch
 from einops import rearrange
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..notes import tell
+from .caption_files import caption_of
+
 LARGEST = 2048  # pixels of a side: twice what SDXL learns from
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp")
+#: endings of pictures that are not read: several frames or layers, or for want of a decoder everywhere
+NOT_READ = (".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".gif", ".apng", ".tif", ".tiff", ".tga", ".ico", ".svg", ".dds",
+            ".psd", ".xcf", ".kra", ".exr", ".hdr", ".mpo", ".pcx", ".ppm", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf",
+            ".orf", ".rw2")
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,17 +30,23 @@ class Found:
     path: Path
     picture: torch.Tensor  # [3, H, W] in 0..1
     mask: torch.Tensor | None  # [1, H, W], white where the picture is not transparent
-    caption: str  # of the text file; empty without one
+    caption: str = ""  # of the text file; empty without one
+    text: str = ""  # name of that file
 
 
 def folder_path(name: str) -> Path:
-    """Raises ValueError for a folder that is not there or lies outside of the host's input folder."""
-    root = Path(folder_paths.get_input_directory()).resolve()
-    path = (root / name.strip()).resolve()
-    if not path.is_relative_to(root):
-        raise ValueError(f"folder: {name!r} lies outside of {root}; put the pictures into a folder there")
+    """A folder of the host's input folder, or one that a link there leads to.
+
+    Raises ValueError for a folder that is not there, lies outside of the input folder, or is a link to nothing.
+    """
+    root = Path(os.path.abspath(folder_paths.get_input_directory()))
+    path = Path(os.path.abspath(root / name.strip()))  # ".." is taken out of the name, links are not followed
+    if not (path.is_relative_to(root) or path.resolve().is_relative_to(root.resolve())):
+        raise ValueError(f"folder: {name!r} lies outside of {root}; put the pictures into a folder there, or a link to theirs")
     if not path.is_dir():
-        raise ValueError(f"folder: {name!r} is no folder in {root}")
+        link = next((one for one in (path, *path.parents) if one.is_symlink() and not one.exists()), None)
+        raise ValueError(f"folder: {name!r} is no folder in {root}" if link is None else
+                         f"folder: {name!r} is a link to nothing ({link.name} leads to {os.readlink(link)}); make it anew")
     return path
 
 
@@ -40,19 +54,52 @@ def changed(name: str) -> str:
     """Another text when a file of the folder changes; "" without a folder."""
     try:
         files = sorted(folder_path(name).iterdir()) if name.strip() else []
-    except ValueError:  # said when the node runs
+    except (OSError, ValueError):  # said when the node runs
         files = []
-    return " ".join(f"{file.name}:{file.stat().st_mtime_ns}" for file in files)
+    return " ".join(f"{file.name}:{_modified(file)}" for file in files)
+
+
+def _modified(file: Path) -> int:
+    """Time of the last change of what a name leads to, or of the name where that is not there."""
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return file.lstat().st_mtime_ns
 
 
 def pictures_of(name: str) -> list[Found]:
-    """The folder's pictures by name, turned as the camera says. Raises ValueError, naming the file, for one that is damaged."""
+    """The folder's pictures by name, turned as the camera says. What looks like one and is not read is named on the node.
+
+    Raises ValueError, naming the file, for a picture that is damaged and a caption that is no text in UTF-8.
+    """
     path = folder_path(name)
-    files = sorted(file for file in path.iterdir()
-                   if file.suffix.lower() in SUFFIXES and file.is_file() and not file.name.startswith("."))
-    if not files:
-        raise ValueError(f"folder: {name!r} holds no pictures ({', '.join(SUFFIXES)})")
-    return [_read(file) for file in files]
+    files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+    named = [file for file in files if file.suffix.lower() in SUFFIXES and not file.is_dir()]
+    own = [file for file in named if file.is_file()]
+    remarks = [f"{file.name} is a link to nothing ({os.readlink(file)})" if file.is_symlink() else f"{file.name} is no file"
+               for file in named if file not in own]
+    others = [file.name for file in files if file.suffix.lower() in NOT_READ and not file.is_dir()]
+    if others:
+        remarks.append(f"{', '.join(others)}: {', '.join(sorted({Path(other).suffix.lower() for other in others}))} is not read; "
+                       "save as PNG or JPEG")
+    inner = [file.name for file in files if file.is_dir() and any(
+        one.suffix.lower() in (*SUFFIXES, *NOT_READ) and not one.is_dir() for one in file.iterdir())]
+    if inner:
+        remarks.append(f"the folders in it ({', '.join(inner)}); give each as the folder of a Training Set of its own, joined by "
+                       "others")
+    if not own:
+        left = f"; {'; '.join(remarks)}" if remarks else ""
+        raise ValueError(f"folder: {name!r} holds no pictures ({', '.join(SUFFIXES)}){left}")
+    if remarks:
+        remarks = [f"left out of the folder {name!r}: {'; '.join(remarks)}"]
+    found = []
+    for file in own:
+        caption, text, said = caption_of(file, files)
+        found.append(replace(_read(file), caption=caption, text=text))
+        remarks += said
+    if remarks:
+        tell("; ".join(remarks))
+    return found
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -71,7 +118,5 @@ def _read(file: Path) -> Found:
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"folder: {file.name} is damaged or no picture ({error})") from error
     picture = rearrange(torch.from_numpy(pixels).float() / 255, "h w c -> c h w")
-    text = file.with_suffix(".txt")
-    caption = text.read_text(encoding="utf-8-sig", errors="replace") if text.is_file() else ""
     opaque = bool((picture[3] > 0.99).all())
-    return Found(file, picture[:3].clone(), None if opaque else picture[3:].clone(), " ".join(caption.split()))
+    return Found(file, picture[:3].clone(), None if opaque else picture[3:].clone())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -51,11 +52,18 @@ def checkpoints() -> list[str]:
     return [*folder_paths.get_filename_list("checkpoints"), TOYBOX]
 
 
-def load_checkpoint(path: str) -> tuple:
-    """By the host's own loader. Raises ValueError where the file is neither there nor in a folder of checkpoints."""
-    found = path if Path(path).is_file() else folder_paths.get_full_path("checkpoints", Path(path).name)
+def load_checkpoint(path: str, given: bool = False) -> tuple:
+    """By the host's own loader. Raises ValueError where the file is neither there nor in a folder of checkpoints.
+
+    Unless it is ``given`` by the user, a file elsewhere is only read when it holds no code: some hosts unpickle others.
+    """
+    here = folder_paths.get_full_path("checkpoints", re.split(r"[/\\]", path)[-1])
+    safe = given or Path(path).suffix.lower() in (".safetensors", ".sft")
+    found = path if Path(path).is_file() and safe else here
     if found is None:
-        raise ValueError(f"checkpoint: {path!r} is not on this machine; give --checkpoint FILE")
+        raise ValueError(f"checkpoint: {path!r} is not on this machine; give --checkpoint FILE" if not Path(path).is_file() else
+                         f"checkpoint: {path!r} may hold code and is in no folder of checkpoints of this ComfyUI; give "
+                         "--checkpoint FILE if you trust it")
     return comfy.sd.load_checkpoint_guess_config(
         found, output_vae=True, output_clip=True, embedding_directory=folder_paths.get_folder_paths("embeddings"))[:3]
 
@@ -81,8 +89,10 @@ def write_job(checkpoint: str, own: TrainingSet, prior: TrainingSet | None, meth
     job = Job(name.strip(), method, path, own, prior, choices, settings, options, host)
     file = job.write(_folder(name.strip(), job))
     pack = Path(__file__).resolve().parents[3]
-    return file, (f"Written to {file}\nRun it in {pack} with\npython -m dreammatcher.training \"{file}\"\nor on every card of "
-                  f"a machine with\naccelerate launch --multi_gpu -m dreammatcher.training \"{file}\"")
+    run = f"-m dreammatcher.training \"{file}\" --comfyui \"{host['code']}\""
+    run += "" if host["base"] == host["code"] else f" --base \"{host['base']}\""
+    return file, (f"Written to {file}\nRun it in {pack} with\npython {run}\nor on every card of a machine with\n"
+                  f"accelerate launch --multi_gpu {run}")
 
 
 def _folder(name: str, job: Job) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import comfy.sd
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from ...training.captions import alone, holds
 from ...training.curve import curve
 from ...training.export import Learned, embedding_tensors
 from ...whole import whole
@@ -37,19 +39,30 @@ def save_learned(learned: Learned, name: str) -> tuple[Path, str]:
     check_name(name)
     if not (learned.lora or learned.embeddings):
         raise ValueError("learned: it is empty, so there is nothing to save")
-    paths, said, word = [], [], learned.about.get("identifier", "its word")
-    for rows in learned.embeddings.values():
+    paths, said, files = [], [], {}
+    for word, rows in learned.embeddings.items():
         path = _free("embeddings", name.strip().replace(" ", "_"))  # prompts are split at spaces
         write_whole(path, embedding_tensors(rows, learned.about), learned.about)
         paths.append(path)
-        said.append(f"Saved as {path}. Write embedding:{path.stem} in prompts.")
-        word = f"embedding:{path.stem}"
+        files[word] = f"embedding:{path.stem}"
+        which = f", the word {word!r}" if len(learned.embeddings) > 1 else ""
+        said.append(f"Saved as {path}{which}. Write {in_prompts(learned.about, {word: files[word]})} in prompts.")
     if learned.lora:
         path = _free("loras", name.strip())
         write_whole(path, {key: value.half() if value.ndim else value for key, value in learned.lora.items()}, learned.about)
         paths.insert(0, path)
-        said.append(f"Saved as {path}. Load it with Load LoRA, and write {word} in prompts.")
+        said.append(f"Saved as {path}. Load it with Load LoRA, and write {in_prompts(learned.about, files)} in prompts.")
     return paths[0], "\n".join(said)
+
+
+def in_prompts(about: Mapping[str, str], files: Mapping[str, str]) -> str:
+    """What to write for the subject: as its captions had it, with ``files`` (word -> embedding:NAME) in the places of words."""
+    subject, known = about.get("subject", ""), [word for word in files if holds(about.get("subject", ""), word)]
+    for word in known:
+        subject = re.sub(alone(word), lambda _, word=word: files[word], subject)
+    if files and not known:
+        return " and ".join(files.values())
+    return subject or "the words that it was trained with"
 
 
 def check_name(name: str) -> None:

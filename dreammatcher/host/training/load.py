@@ -6,23 +6,24 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import comfy.lora
 import folder_paths
 import torch
 from safetensors.torch import load_file
 
+from ...training.bundle import NAME, TWO, bundled, rows_of
 from ...training.delta import Delta, Product, delta_of, is_delta
 from ...training.export import TOWERS, Learned
 from ..identity import unpatched
 from ..notes import tell
+from .lora_file import Taken, taken_by
 from .names import unet_names
 
 #: kinds of models in whose folders such files lie
 KINDS = ("loras", "embeddings")
-#: names of an embedding's tensors for SDXL, in the order of a prompt's states
-TWO = ("clip_l", "clip_g")
 #: names of an embedding's one tensor that say nothing about its word
 NAMELESS = ("emb_params", "clip_l", "clip_h", "clip_g", "*")
+#: in the names of a LoRA's tensors, of any form
+LORA = re.compile(r"lora|lycoris|lokr_|hada_|dora_scale|\.diff(_b)?$")
 
 
 def names() -> list[str]:
@@ -73,36 +74,35 @@ def load_learned(model, clip, name: str) -> Learned:
     except (ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"file: {name} is no Custom Diffusion model that can be read: {error}") from error
     tensors = {key: value for key, value in content.items() if torch.is_tensor(value)}
-    stem = re.sub(r"[^\w-]", "", path.stem) or "learned"
-    word = f"<{stem}>"
-    if set(tensors) == set(TWO):
-        parts = [_rows(tensors[key]) for key in TWO]
-        if len(parts[0]) != len(parts[1]):
-            raise ValueError(f"file: {name} has {len(parts[0])} and {len(parts[1])} vectors for SDXL's two text encoders, which "
-                             "need as many each")
-        return Learned({}, {word: torch.cat(parts, 1)},
-                       {**about, TOWERS: ",".join(f"{key}:{part.shape[1]}" for key, part in zip(TWO, parts))})
-    if len(tensors) == 1:
-        (key, rows), = tensors.items()
-        return Learned({}, {word if key in NAMELESS else key: _rows(rows)}, about)
-    if not any(key.startswith(("lora_", "unet.", "diffusion_model.", "text_encoder", "lycoris_")) for key in tensors):
-        raise ValueError(f"file: {name} is no LoRA, embedding or Custom Diffusion model; its names begin with "
-                         f"{', '.join(list(content)[:3])}")
-    _check_lora(model, clip, name, tensors)
-    return Learned(tensors, {}, about)
+    words = bundled(tensors)
+    plain = {key: value for key, value in tensors.items() if not NAME.fullmatch(key)}
+    taken = taken_by(model, clip, plain) if set(plain) - set(NAMELESS) else Taken({}, [], {})
+    if taken.tensors or words:
+        if left := taken.left_out():
+            tell(f"{name}: {left}; they are left out")
+        return Learned(taken.tensors, *_said(name, words, about))
+    if set(tensors) == set(TWO) or len(tensors) == 1:
+        stem, key = re.sub(r"[^\w-]", "", path.stem) or "learned", next(iter(tensors))
+        word = f"<{stem}>" if key in NAMELESS else key
+        return Learned({}, *_said(name, {word: tensors}, about))
+    if taken.unlike:
+        raise ValueError(f"file: {name} is a LoRA for another kind of model: {taken.left_out()}")
+    if any(LORA.search(key) for key in tensors):
+        raise ValueError(f"file: {name} is a LoRA for another kind of model: none of its weights is in this one; its names begin "
+                         f"with {', '.join(list(tensors)[:3])}")
+    raise ValueError(f"file: {name} is no LoRA, embedding or Custom Diffusion model; its names begin with "
+                     f"{', '.join(list(content)[:3])}")
 
 
-def _rows(value: torch.Tensor) -> torch.Tensor:
-    """Vectors [V, D] in float32, of one or of several."""
-    return value.float() if value.ndim == 2 else value.float()[None]
-
-
-def _check_lora(model, clip, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raises ValueError for a LoRA of which nothing is for this model: the host would leave all of it out."""
-    known = {**comfy.lora.model_lora_keys_unet(model.model, {}), **comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})}
-    begun = {".".join(parts[:length]) for parts in (key.split(".") for key in tensors) for length in range(1, len(parts))}
-    if not begun & known.keys():
-        raise ValueError(f"file: {name} is a LoRA for another kind of model: none of its weights is in this one")
+def _said(name: str, words: Mapping[str, Mapping[str, torch.Tensor]],
+          about: dict[str, str]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Vectors of each word, and what is said about the file. Raises ValueError, naming it, for what is no embedding."""
+    try:
+        rows = {word: rows_of("it" if len(words) == 1 else f"its word {word!r}", tensors) for word, tensors in words.items()}
+    except ValueError as error:
+        raise ValueError(f"file: {name} cannot be read: {error}") from error
+    widths = {f"{key}:{tensors[key].shape[-1]}": None for tensors in words.values() if set(tensors) == set(TWO) for key in TWO}
+    return rows, {**about, TOWERS: ",".join(widths)} if widths else about
 
 
 def _tensors(model, delta: Delta) -> dict[str, torch.Tensor]:

@@ -47,9 +47,9 @@ class HostDenoiser:
     """MODEL and CLIP of the graph. Raises ValueError when they cannot be trained on, saying what to do."""
 
     def __init__(self, model, clip, latent_size: tuple[int, int], constant_start: bool = False,
-                 checkpointing: bool = False):
+                 checkpointing: bool | None = False):
         """``constant_start``: keys and values of the start token learn nothing (Custom Diffusion). ``checkpointing``: blocks of
-        the UNet run again for the gradient."""
+        the UNet run again for the gradient; None while that is not chosen yet."""
         originals, clip = (model, clip.patcher), without_marker(clip)
         check_prediction(model)
         model, clip = _whole("model", model), _whole_clip(clip)

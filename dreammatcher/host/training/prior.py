@@ -22,6 +22,9 @@ from ...whole import whole
 from ..conditioning import encode
 from ..digest import digest
 from ..identity import clip_identity, model_identity, vae_identity
+from ..notes import tell
+from ..progress import Interrupted
+from .run import check_class
 
 SAMPLERS, SCHEDULERS = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
 #: in the host's output folder
@@ -44,20 +47,27 @@ def prior_set(model, clip, vae, own: TrainingSet, settings: PriorSettings) -> tu
     """Class pictures for a subject's set, and what was made and what was found.
 
     Pictures that an earlier run left are read; only missing ones are drawn, so that an interrupted run goes on. Raises ValueError
-    when the set has no class word.
+    when the set has no class word, and when its class is called by its identifier.
     """
     captions = own.naming.prior_captions()
+    check_class(own)
     key = _key(model, clip, vae, captions, own.preparation.resolution, settings)
     folder = Path(folder_paths.get_output_directory()) / FOLDER / key
     folder.mkdir(parents=True, exist_ok=True)
     missing = [number for number in range(settings.count) if not _file(folder, number).is_file()]
     bar = comfy.utils.ProgressBar(max(1, len(missing)))
     said = {text: encode(clip, text) for text in (*dict.fromkeys(captions[number % len(captions)] for number in missing), "")}
-    for done, number in enumerate(missing):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        positive = said[captions[number % len(captions)]]
-        _write(_draw(model, vae, positive, said[""], own.preparation.resolution, settings, number), _file(folder, number))
-        bar.update_absolute(done + 1, len(missing))
+    try:
+        for done, number in enumerate(missing):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            positive = said[captions[number % len(captions)]]
+            _write(_draw(model, vae, positive, said[""], own.preparation.resolution, settings, number), _file(folder, number))
+            bar.update_absolute(done + 1, len(missing))
+    except Interrupted:
+        there = sum(_file(folder, number).is_file() for number in range(settings.count))
+        tell(f"stopped while class pictures are drawn: nothing is learned yet, so the graph stops. {there} of {settings.count} "
+             "pictures are kept; queued again, only the others are drawn")
+        raise
     examples = tuple(Example(_read(_file(folder, number)), (captions[number % len(captions)],))
                      for number in range(settings.count))
     made = TrainingSet(examples, Naming("", own.naming.class_word, own.naming.templates), own.preparation)

@@ -28,15 +28,12 @@ from ...training.sets import TrainingSet
 from ...training.settings import Running, TrainingOptions, TrainingSettings
 from ...training.state import Checkpoint
 from ..identity import weights_identity
+from ..notes import tell
+from ..progress import Interrupted
 from .estimate import check_memory
 from .model import HostDenoiser
 
 log = logging.getLogger(__name__)
-
-try:
-    from comfy.model_management import InterruptProcessingException as Interrupted
-except ImportError:
-    from comfy.interruption import InterruptProcessingException as Interrupted  # the packaged host
 
 #: folder of the states of runs that were stopped, in the host's output folder
 STATES = "dreammatcher/training"
@@ -71,6 +68,14 @@ def check_prior(own: TrainingSet, prior: TrainingSet | None) -> None:
     if named is not None:
         raise ValueError(f"prior_set: its caption {named!r} holds the identifier {word!r}, so pictures of the class would be "
                          "learned as the subject; leave the identifier of the prior's Training Set empty")
+
+
+def check_class(own: TrainingSet) -> None:
+    """Raises ValueError, before class pictures are drawn, for a class that :func:`check_prior` would refuse them for."""
+    word = own.naming.identifier
+    if any(holds(text, word) for text in own.naming.prior_captions()):
+        raise ValueError(f"class_word: {own.naming.class_word!r} holds the identifier {word!r}, so pictures of the class would "
+                         "be learned as the subject; choose a rare word as identifier, as sks")
 
 
 @contextmanager
@@ -108,14 +113,16 @@ def job_of(identity: str, *choices: object) -> str:
 def run(recipe: SubjectRecipe, settings: TrainingSettings, job: str, options: TrainingOptions) -> list[float]:
     """The loss of each step. A stopped run goes on from its last step when it is queued again.
 
-    With ``keep_when_stopped`` the host's interrupt ends the training instead, and the graph goes on with what is learned.
+    With ``keep_when_stopped`` the host's interrupt ends the training instead, and the graph goes on with what is learned. Before
+    the first step there is nothing to go on with: the graph stops.
     """
     path = Path(folder_paths.get_output_directory()) / STATES / f"{job[:32]}.safetensors"
     bar, begun = comfy.utils.ProgressBar(settings.steps), time.monotonic()
     size = sum(value.numel() for value in recipe.learned.parameters())
     log.info("DreamMatcher: training of %d numbers for %d steps", size, settings.steps)
 
-    check_memory(recipe, settings)
+    check_memory(recipe, settings, refuse=not options.running.planned)
+    stop_if_interrupted("before the first step")
 
     def after_step(training: Training) -> bool:
         if not options.running.share.first:
@@ -145,6 +152,15 @@ def run(recipe: SubjectRecipe, settings: TrainingSettings, job: str, options: Tr
     if options.running.share.first:
         path.unlink(missing_ok=True)  # of use to a run that is to go on
     return losses
+
+
+def stop_if_interrupted(where: str) -> None:
+    """Raises the host's interrupt, and says on the node that nothing is learned yet."""
+    try:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+    except Interrupted:
+        tell(f"stopped {where}: nothing is learned yet, so the graph stops; queue it again to begin")
+        raise
 
 
 def preview(recipe: SubjectRecipe, training: Training, options: TrainingOptions) -> tuple:

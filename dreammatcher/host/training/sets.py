@@ -28,7 +28,7 @@ def training_set(images: torch.Tensor | None, masks: torch.Tensor | None, identi
     found = pictures_of(folder) if folder.strip() else []
     for one in found:
         if one.caption:
-            _check_caption(f"{one.path.stem}.txt", one.caption, naming)
+            _check_caption(one.text, one.caption, naming)
         own.append(Example(one.picture, (one.caption,) if one.caption else naming.captions(), one.mask))
     return TrainingSet(tuple(own), naming, preparation)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import folder_paths
@@ -12,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from ...vico.learned import ViCo
 from ..files import Shelf
-from ..training.keep import check_name, free_path, write_whole
+from ..training.keep import check_name, free_path, in_prompts, write_whole
 
 FORMAT = "vico"
 SHELF = Shelf("vico", "save one with DreamMatcher ViCo Save, or put a file there", (".safetensors", ".pt"))
@@ -33,7 +34,7 @@ def save_vico(vico: ViCo, name: str) -> tuple[Path, str]:
     word = free_path(Path(folder_paths.get_folder_paths("embeddings")[0]), name.strip().replace(" ", "_"))
     write_whole(word, {ROWS: vico.rows}, {"format": "pt", "word": vico.word})
     return path, (f"Saved as {path}. Load it with DreamMatcher ViCo Load.\nIts word is saved as {word}: write "
-                  f"embedding:{word.stem} in prompts.")
+                  f"{in_prompts(vico.about, {vico.word: f'embedding:{word.stem}'})} in prompts.")
 
 
 def load_vico(name: str, words: str = IN_THE_FILE) -> ViCo:
@@ -93,8 +94,9 @@ def _word_of(path: Path) -> tuple[torch.Tensor, str]:
 
 def weights_only(path: Path) -> Mapping:
     """The content of a torch file, without running any code in it. Raises ValueError, naming the file, when that cannot be."""
+    allowed = getattr(torch.serialization, "safe_globals", nullcontext)  # since torch 2.5; before, such files are refused
     try:
-        with torch.serialization.safe_globals([torch.nn.ParameterDict]):
+        with allowed([torch.nn.ParameterDict]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle and zip have errors of their own
         reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -68,7 +68,7 @@ def train_vico(model, clip, vae, own: TrainingSet, initial_word: str, chosen: Vi
             recipe = VicoRecipe(looking, work.own, word, rows, blocks, chosen, objective)
         job = job_of(work.identity, "ViCo", own, initial_word, chosen, objective, settings)
         losses = run(recipe, settings, job, options)
-    about = {"word": word, "initial_word": initial_word, "subject": own.naming.subject, "steps": str(len(losses)),
+    about = {"word": word, "initial_word": initial_word, "subject": own.called(), "steps": str(len(losses)),
              "seed": str(settings.seed), "pictures": str(len(own.examples))}
     return ViCo(tensors_of(blocks), rows.rows.detach().cpu().clone(), about), losses
 

@@ -1,0 +1,40 @@
+"""Text files beside pictures, as people and their programs write them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...texts import read_text
+
+#: endings of caption files in any case, best first: this pack's, and the default of kohya's scripts
+ENDINGS = (".txt", ".caption")
+
+
+def captions_of(picture: Path, files: Sequence[Path]) -> list[Path]:
+    """Of a folder's ``files`` those that are captions of ``picture``, the one to be used first.
+
+    Their name is the picture's, with another ending; capitals only count where two files differ in nothing else.
+    """
+    found = [file for file in files if file.suffix.lower() in ENDINGS and file.stem.lower() == picture.stem.lower()]
+    return sorted(found, key=lambda file: (file.stem != picture.stem, ENDINGS.index(file.suffix.lower()), file.name))
+
+
+def caption_of(picture: Path, files: Sequence[Path]) -> tuple[str, str, list[str]]:
+    """The caption of ``picture`` in one line, the name of its file, and what is to be said about it; empty without one.
+
+    Raises ValueError as :func:`read_text`.
+    """
+    own = captions_of(picture, files)
+    if any(file.stem == picture.stem for file in own):
+        own = [file for file in own if file.stem == picture.stem]
+    there = [file for file in own if file.exists()]
+    remarks = [f"{file.name} is a link to nothing" for file in own if file not in there]
+    if not there:
+        return "", "", remarks
+    caption = " ".join(read_text("folder", there[0]).split())
+    if not caption:
+        remarks.append(f"{there[0].name} is empty, so {picture.name} is called by the template")
+    if len(there) > 1 and " ".join(read_text("folder", there[1]).split()) != caption:
+        remarks.append(f"{picture.name} has two captions; that of {there[0].name} is used, not that of {there[1].name}")
+    return caption, there[0].name, remarks
