@@ -54,6 +54,25 @@ def test_class_pictures_are_drawn_once_and_only_missing_ones_again(make_prior):
     assert first.naming.identifier == "" and first.examples[0].captions == ("a photo of a robot",)
 
 
+@pytest.mark.parametrize("name, inputs", [
+    ("FreeU_V2", dict(b1=1.3, b2=1.4, s1=0.9, s2=0.2)), ("RescaleCFG", dict(multiplier=0.9)),
+    ("PerturbedAttentionGuidance", dict(scale=3.0)), ("ModelSamplingDiscrete", dict(sampling="v_prediction", zsnr=False))])
+def test_class_pictures_of_a_patched_model_are_kept_apart_and_found_again(host, fresh, make_prior, name, inputs):
+    def patched(model):
+        kind = host.nodes[name]
+        call = kind.execute if hasattr(kind, "define_schema") else getattr(kind(), kind.FUNCTION)
+        made = call(model, **inputs)
+        return (made.args if hasattr(made, "args") else made)[0]
+
+    plain, here = make_prior(count=1)
+    other, there = make_prior(count=1, model=patched(fresh[0]))
+    assert folder_of(here) != folder_of(there)
+    assert not torch.equal(plain.examples[0].picture, other.examples[0].picture)
+    again, said = make_prior(count=1, model=patched(fresh[0]))
+    assert "0 drawn now" in said and folder_of(said) == folder_of(there)
+    assert torch.equal(again.examples[0].picture, other.examples[0].picture)
+
+
 @pytest.mark.parametrize("change", ["seed", "lora", "class", "steps"])
 def test_class_pictures_of_another_model_or_choice_are_kept_apart(host, fresh, pictures, make_prior, model_folder, change):
     from safetensors.torch import save_file

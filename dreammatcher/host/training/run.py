@@ -27,7 +27,7 @@ from ...training.samples import sample
 from ...training.sets import TrainingSet
 from ...training.settings import Running, TrainingOptions, TrainingSettings
 from ...training.state import Checkpoint
-from ..identity import weights_identity
+from ..identity import beside_weights, weights_identity
 from ..notes import tell
 from ..progress import Interrupted
 from .estimate import check_memory
@@ -46,7 +46,7 @@ class Ready:
     denoiser: HostDenoiser
     own: LatentSet
     prior: LatentSet | None
-    identity: str  # of weights and latents, the same after a restart of the host
+    identity: str  # of what the model computes and of latents, the same after a restart of the host
 
 
 def check_pictures(own: TrainingSet) -> None:
@@ -98,7 +98,7 @@ def ready(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, setting
         towers = [weights_identity(module)[0]
                   for module in (denoiser.model.model.diffusion_model, denoiser.clip.cond_stage_model)]
         sums = [float(example.latents.double().sum()) for each in sets if each for example in each.examples]
-        yield Ready(denoiser, *sets, json.dumps([*towers, sums]))
+        yield Ready(denoiser, *sets, json.dumps([*towers, sums, beside_weights(denoiser.model)]))
     finally:
         denoiser.give_back()
 
