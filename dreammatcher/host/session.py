@@ -14,6 +14,7 @@ import torch
 
 from ..subject import Subject
 from ..unet import COND
+from .notes import tell
 from .rows import Assignment, RowBook
 
 log = logging.getLogger(__name__)
@@ -97,8 +98,11 @@ class Session:
         """``subject`` where it stands in a prompt's entry as it is sampled; None, which is said, where nothing tells."""
         if name not in self.subjects:
             place, remark = self.rows.encoded(name).place(subject)
-            if remark:
+            if place is None:
                 self.skip(remark)
+            elif remark:
+                self.skipped.append(remark)
+                tell(remark)
             elif place.tokens != subject.tokens:
                 self.note(f"the prompt of the subject {subject.words!r} is joined with other tokens; its words count in its "
                           "own text only")

@@ -13,24 +13,16 @@ TEXT, WORD, OTHER = "a photo of a robot", "robot", "in the snow at night"
 
 
 @pytest.fixture(scope="module")
-def clip(host, model_folder_of):
+def clip(host):
     """Toybox's CLIP, and embeddings: of another width (three vectors, and one), and of its own."""
-    folder = model_folder_of("embeddings")
+    folder = host.folder / "models" / "embeddings"
+    folder.mkdir(parents=True, exist_ok=True)
+    host.folder_paths.add_model_folder_path("embeddings", str(folder))
     for name, shape in (("other3", (3, 64)), ("other1", (1, 128)), ("mine2", (2, 96))):
         save_file({"emb_params": torch.randn(shape, generator=torch.Generator().manual_seed(len(name)))},
                   folder / f"{name}.safetensors")
     with torch.inference_mode():
         return host.nodes["ToyboxLoader"]().load()[1]
-
-
-@pytest.fixture(scope="module")
-def model_folder_of(host):
-    def made(kind):
-        folder = host.folder / "models" / kind
-        folder.mkdir(parents=True, exist_ok=True)
-        host.folder_paths.add_model_folder_path(kind, str(folder))
-        return folder
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -190,10 +182,13 @@ def test_a_prompt_that_another_pack_casts_scales_or_lengthens_is_matched_where_t
     assert torch.equal(made, match(unmarked(prompt), at(5))[0]) and not trace.skipped
 
 
-def test_an_averaged_prompt_is_matched_where_the_words_stood_and_it_is_said(match, subject, encode, averaged, at):
+def test_an_averaged_prompt_is_matched_where_the_words_stood_and_the_node_says_so(
+        pack, match, subject, encode, averaged, at, monkeypatch):
     own, target, _ = subject()
-    prompt = averaged(own, encode("a cat in the snow at night"))
+    prompt, said = averaged(own, encode("a cat in the snow at night")), []
+    monkeypatch.setattr(pack.module("dreammatcher.host.session"), "tell", said.append)
     made, trace = match(prompt, target)
+    assert said == trace.skipped
     assert torch.equal(made, match(unmarked(prompt), at(5))[0])
     assert len(trace.skipped) == 1 and "averaged" in trace.skipped[0]
 
