@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from ..dreammatcher.host.evaluation import ENCODERS, chart_image, compared, described, evaluate
+from .sets import takes_sets
 
 CATEGORY = "DreamMatcher/evaluation"
 
 
+@takes_sets("results", "references", "prompt")
 class DreamMatcherEvaluate:
     TITLE = "DreamMatcher Evaluate"
     DESCRIPTION = ("How alike results and references are (DINO, CLIP-I), and how well results follow the prompt (CLIP-T), as in "
@@ -22,10 +24,11 @@ class DreamMatcherEvaluate:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "results": ("IMAGE", {"tooltip": "Pictures that were made."}),
-            "references": ("IMAGE", {"tooltip": "Photos of the subject: all that there are."}),
+            "results": ("IMAGE", {"tooltip": "Pictures that were made, as a batch or a list."}),
+            "references": ("IMAGE", {"tooltip": "Photos of the subject: all that there are, as a batch or a list."}),
             "prompt": ("STRING", {"default": "", "multiline": True, "tooltip":
-                       "What they should show, without the learned word: a dog on the beach. Empty: no CLIP-T."}),
+                       "What they should show, without the learned word: a dog on the beach; or a list of texts, one for each. "
+                       "Empty: no CLIP-T."}),
             "encoders": (list(ENCODERS), {"tooltip": "Which networks compare, from the folder models/evaluation, and how "
                                                      "pictures are prepared. Scores of different choices do not compare."}),
         }, "optional": {

@@ -75,7 +75,7 @@ class DreamMatcherLoadLearned:
 
     @classmethod
     def IS_CHANGED(cls, file, **_):
-        return loading.modified(file)
+        return loading.state(file)
 
     def load(self, model, clip, file, strength_model, strength_clip):
         learned = loading.load_learned(model, clip, file)

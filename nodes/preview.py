@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from ..dreammatcher.host.matching.preview import show
 from .reference import CATEGORY
+from .sets import takes_sets
 
 
+@takes_sets("reference", "reference_2")
 class DreamMatcherPreview:
     TITLE = "DreamMatcher Preview"
     DESCRIPTION = ("Shows the match behind each sampled picture: foregrounds, trusted matches, flow as a colour wheel, the "
@@ -28,6 +30,11 @@ class DreamMatcherPreview:
             "plain": ("IMAGE", {"tooltip": "The same pictures made without DreamMatcher, to compare by a slider."}),
             "reference_2": ("IMAGE", {"tooltip": "Of combined references, the second picture, at any size; more as a batch."}),
         }}
+
+    @classmethod
+    def sets_of(cls, given: dict[str, list]) -> tuple[str, ...]:
+        """The references of one trace are a set; of several traces each has its own."""
+        return ("reference", "reference_2") if len(given["trace"]) == 1 else ()
 
     def preview(self, trace, images, reference, plain=None, reference_2=None):
         made, shown = show(trace, images, reference, plain, reference_2)

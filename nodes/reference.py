@@ -167,7 +167,7 @@ class DreamMatcherSaveReference:
 
 class DreamMatcherLoadReference:
     TITLE = "DreamMatcher Load Reference"
-    DESCRIPTION = "Reads a saved reference from models/dreammatcher or output/dreammatcher."
+    DESCRIPTION = "Reads a saved reference from the output folder or from models/dreammatcher."
     CATEGORY = CATEGORY
     FUNCTION = "load"
     RETURN_TYPES = ("DM_REFERENCE",)
@@ -178,7 +178,7 @@ class DreamMatcherLoadReference:
     def INPUT_TYPES(cls):
         return {"required": {
             "file": (REFERENCES.names() or ["(no saved reference)"], {"tooltip":
-                     "Files of models/dreammatcher and output/dreammatcher."}),
+                     "References in the output folder, wherever they were saved, and files of models/dreammatcher."}),
         }}
 
     @classmethod
@@ -187,7 +187,7 @@ class DreamMatcherLoadReference:
 
     @classmethod
     def IS_CHANGED(cls, file):
-        return REFERENCES.modified(file)
+        return REFERENCES.changes(file)
 
     def load(self, file):
         return (load_reference(file),)

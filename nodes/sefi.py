@@ -183,7 +183,7 @@ class DreamMatcherSeFiLoad:
 
     @classmethod
     def IS_CHANGED(cls, file):
-        return files.SHELF.modified(file)
+        return files.SHELF.changes(file)
 
     def load(self, file):
         return (files.load_sefi(file),)

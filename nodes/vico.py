@@ -11,6 +11,7 @@ from ..dreammatcher.host.vico.pictures import reference_latent, shown_masks
 from ..dreammatcher.host.vico.train import train_vico
 from ..dreammatcher.vico.recipe import VicoSettings
 from ..dreammatcher.vico.settings import LookSettings
+from .sets import takes_sets
 from .training import BFLOAT16, MODEL_INPUTS, OPTIONS
 from .training_sets import SEED, number
 
@@ -57,6 +58,7 @@ class DreamMatcherViCoTrain:
         return vico, with_new_words(clip, {vico.word: vico.rows}), curve_image(losses, steps)
 
 
+@takes_sets("image")
 class DreamMatcherViCoApply:
     TITLE = "DreamMatcher ViCo Apply"
     DESCRIPTION = ("Makes the model look at a reference picture while it draws. Encode the prompt with DreamMatcher Subject, so "
@@ -88,6 +90,7 @@ class DreamMatcherViCoApply:
         return apply_vico(model, vico, reference_latent(model, image, vae, latent), LookSettings(strength, start, end), subject)
 
 
+@takes_sets("image")
 class DreamMatcherViCoMasks:
     TITLE = "DreamMatcher ViCo Masks"
     DESCRIPTION = "Shows where ViCo looked: the reference at a few noise levels, from noisy to clean, at each of its sites."
@@ -155,7 +158,7 @@ class DreamMatcherViCoLoad:
 
     @classmethod
     def IS_CHANGED(cls, file, embedding, **_):
-        return files.SHELF.modified(file), files.SHELF.modified(embedding)
+        return files.SHELF.changes(file, embedding)
 
     def load(self, clip, file, embedding):
         vico = files.load_vico(file, embedding)

@@ -125,6 +125,15 @@ def save(reference: Reference, path: Path) -> None:
         save_file(plain, partial, metadata)
 
 
+def is_reference(path: Path) -> bool:
+    """Whether :func:`save` wrote a file; only its head is read."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (OSError, SafetensorError):
+        return False
+
+
 def load(path: Path) -> Reference:
     """Reads a file that :func:`save` wrote.
 

@@ -15,23 +15,23 @@ from PIL import Image
 from ...matching.inspection import cells, chosen
 from ...matching.preview import card, panels, pixels, sheet
 from ...matching.settings import Snapshot, Trace
-from ..pictures import rgb
+from ..pictures import Images, rgb, rgb_each
 
 INSPECTED_SIDE = 1024  # pixels of the longer side; larger pictures are shown smaller
 
 
-def show(trace: Trace, images: torch.Tensor, reference: torch.Tensor,
-         plain: torch.Tensor | None = None, more: torch.Tensor | None = None) -> tuple[torch.Tensor, dict]:
+def show(trace: Trace, images: torch.Tensor, reference: Images, plain: torch.Tensor | None = None,
+         more: Images | None = None) -> tuple[torch.Tensor, dict]:
     """IMAGE batch of six panels for each of ``images`` [B, H, W, C], and the node's ui entry.
 
-    ``more`` [N, H, W, C] are pictures of further references, of a size of their own. ``plain`` [B|1, H, W, C], the same
+    ``reference`` and ``more`` are the references' pictures, each of a size of its own. ``plain`` [B|1, H, W, C], the same
     pictures without matching, is for the inspector's slider. A run that matched nothing gets one picture with the reason on it.
     """
     snapshot = trace.last()
     if snapshot is None:
         return _without_a_match(f"Nothing was matched: {trace.nothing() or 'there is no record of a match'}.")
     images = rgb("images", images)
-    references = [*rgb("reference", reference), *([] if more is None else rgb("reference_2", more))]
+    references = [*rgb_each("reference", reference), *([] if more is None else rgb_each("reference_2", more))]
     plain = None if plain is None else rgb("plain", plain)
     sources = [rearrange(picture, "h w c -> c h w").float().cpu() for picture in references]
     folder, made, sheets = Temporary(), [], []

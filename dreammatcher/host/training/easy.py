@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from ...training.data import Preparation
 from ...training.export import Learned
 from ...training.settings import LoraSettings, ObjectiveSettings, OptimiserSettings, Running, TrainingOptions
 from ..family import native_side
+from ..masks import Masks
+from ..pictures import Images
 from .identifiers import rare_word
-from .learn import LORA, DreamBoothSettings, dreambooth
+from .learn import LORA, DreamBoothSettings, dreambooth, has_masks
 from .model import check_prediction
 from .prior import PriorSettings, prior_set
 from .run import check_pictures
@@ -31,13 +31,14 @@ EFFORTS = {"quick": Effort(250, 24), "usual": Effort(500, 60), "thorough": Effor
 RANK, WARMUP, AVERAGE = 8, 25, 0.98
 
 
-def learn_subject(model, clip, vae, images: torch.Tensor, class_word: str, effort: str, rate: float, seed: int, identifier: str,
-                  masks: torch.Tensor | None, prompt: str) -> tuple[Learned, list[float], str]:
+def learn_subject(model, clip, vae, images: Images, class_word: str, effort: str, rate: float, seed: int, identifier: str,
+                  masks: Masks | None, prompt: str) -> tuple[Learned, list[float], str]:
     """DreamBooth as a LoRA of UNet and text encoder with prior preservation, at the model's own size.
 
     Gives what was learned, the loss of each step, and the words that mean the subject. An empty ``identifier`` is replaced by a
-    rare word drawn by ``seed``. ``prompt`` is drawn while it trains, the subject's words in place of the class. Raises ValueError
-    for pictures, masks and models that cannot be learned from, and without a class word.
+    rare word drawn by ``seed``. Only what masks cover is learned, or what is not transparent. ``prompt`` is drawn while it
+    trains, the subject's words in place of the class. Raises ValueError for pictures, masks and models that cannot be learned
+    from, and without a class word.
     """
     if not class_word.strip():
         raise ValueError("class_word: it is empty; write what kind of thing the subject is, as dog, toy or woman")
@@ -54,5 +55,5 @@ def learn_subject(model, clip, vae, images: torch.Tensor, class_word: str, effor
                               sample_every=max(1, chosen.steps // 10), running=Running(keep_when_stopped=True))
     settings = options.training(chosen.steps, 1, seed, bfloat16=False)
     learned, losses = dreambooth(model, clip, vae, own, prior, DreamBoothSettings(LORA, LoraSettings(RANK), rate, text=True),
-                                 ObjectiveSettings(masked=masks is not None), settings, options)
+                                 ObjectiveSettings(masked=has_masks(own)), settings, options)
     return learned, losses, subject

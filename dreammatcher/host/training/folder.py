@@ -11,7 +11,11 @@ import torch
 from einops import rearrange
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..changes import Changes, changes
+from ..pictures import rgb, subject_mask
+
 LARGEST = 2048  # pixels of a side: twice what SDXL learns from
+CLIPBOARD = "clipspace"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -20,7 +24,7 @@ class Found:
     """One picture of a folder."""
 
     path: Path
-    picture: torch.Tensor  # [3, H, W] in 0..1
+    picture: torch.Tensor  # [3, H, W] in 0..1, grey where it is transparent
     mask: torch.Tensor | None  # [1, H, W], white where the picture is not transparent
     caption: str  # of the text file; empty without one
 
@@ -36,13 +40,21 @@ def folder_path(name: str) -> Path:
     return path
 
 
-def changed(name: str) -> str:
-    """Another text when a file of the folder changes; "" without a folder."""
+def changed(name: str | None) -> Changes:
+    """What the folder's files are; nothing without a folder.
+
+    A name of None stands for a linked value that is not known yet: what those of every folder in the input folder are, but for
+    the one in which the host keeps what was copied.
+    """
+    root = Path(folder_paths.get_input_directory()).resolve()
+    if name is None:
+        return changes({path.relative_to(root).as_posix(): path.iterdir() for path in root.rglob("*")
+                        if path.is_dir() and path.relative_to(root).parts[0] != CLIPBOARD})
     try:
-        files = sorted(folder_path(name).iterdir()) if name.strip() else []
+        path = folder_path(name) if name.strip() else None
     except ValueError:  # said when the node runs
-        files = []
-    return " ".join(f"{file.name}:{file.stat().st_mtime_ns}" for file in files)
+        path = None
+    return changes({} if path is None else {path.relative_to(root).as_posix(): path.iterdir()})
 
 
 def pictures_of(name: str) -> list[Found]:
@@ -57,6 +69,8 @@ def pictures_of(name: str) -> list[Found]:
 
 def _upright(image: Image.Image) -> Image.Image:
     """The picture as the camera held it, in eight bits, no larger than is of use."""
+    if image.mode in ("P", "PA", "LA"):  # colours under what is transparent must not bleed while it is made smaller
+        image = image.convert("RGBA")
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().clip(0, 255).astype(np.uint8))
     image = ImageOps.exif_transpose(image)
@@ -70,8 +84,8 @@ def _read(file: Path) -> Found:
             pixels = np.array(_upright(image).convert("RGBA"))
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"folder: {file.name} is damaged or no picture ({error})") from error
-    picture = rearrange(torch.from_numpy(pixels).float() / 255, "h w c -> c h w")
+    name, picture = f"folder: {file.name}", torch.from_numpy(pixels)[None].float() / 255
     text = file.with_suffix(".txt")
     caption = text.read_text(encoding="utf-8-sig", errors="replace") if text.is_file() else ""
-    opaque = bool((picture[3] > 0.99).all())
-    return Found(file, picture[:3].clone(), None if opaque else picture[3:].clone(), " ".join(caption.split()))
+    return Found(file, rearrange(rgb(name, picture)[0], "h w c -> c h w").clone(), subject_mask(name, picture),
+                 " ".join(caption.split()))

@@ -15,6 +15,7 @@ from ...training.sets import TrainingSet
 from ...training.settings import LoraSettings, ObjectiveSettings, TrainingOptions, TrainingSettings
 from ...training.textual_inversion import token_rows
 from ...training.trainables import TokenRows, Trainable, Weights
+from ..notes import tell
 from .model import HostDenoiser
 from .names import text_names, unet_names
 from .run import check_pictures, check_prior, job_of, ready, run
@@ -83,16 +84,19 @@ def dreambooth(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, ch
 
 
 def check_masks(own: TrainingSet, objective: ObjectiveSettings) -> None:
-    """Raises ValueError when masks are to count and there are none."""
-    if objective.masked and not _has_masks(own):
+    """Raises ValueError when masks are to count and there are none; says so when they are not to count."""
+    if objective.masked and not has_masks(own):
         raise ValueError("masked: the training set has no masks; connect them there, or turn this off")
+    if not objective.masked and has_masks(own):
+        tell("masked is off, so the parts outside of the masks are learned with the subject; transparent ones are grey. Turn it "
+             "on to learn the subject alone")
 
 
 def textual_inversion(model, clip, vae, own: TrainingSet, initial_word: str, vectors: int, rate: float,
                       settings: TrainingSettings, options: TrainingOptions = USUAL,
                       penalty: Penalty | None = None) -> tuple[Learned, list[float]]:
     """The vectors of the set's identifier. Raises ValueError as :class:`HostDenoiser` and for text encoders other than CLIP."""
-    word, objective = word_of(own), ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=_has_masks(own))
+    word, objective = word_of(own), ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=has_masks(own))
     check_pictures(own)
     with ready(model, clip, vae, own, None, settings, options.running) as work:
         with torch.inference_mode(False):
@@ -123,7 +127,7 @@ def custom_diffusion(model, clip, vae, own: TrainingSet, prior: TrainingSet | No
             _check_penalty(work.denoiser, penalty, 1)
             unet = keys_and_values_of(work.denoiser.unet, chosen.rate)
             rows = {word: token_rows(work.denoiser.rows_of(initial_word), 1, chosen.word_rate or chosen.rate)}
-            objective = ObjectiveSettings(prior_weight, options.min_snr_gamma, masked=_has_masks(shown))
+            objective = ObjectiveSettings(prior_weight, options.min_snr_gamma, masked=has_masks(shown))
             recipe = SubjectRecipe(work.denoiser, work.own, objective, unet=unet, rows=rows, prior=work.prior, penalty=penalty)
         choices = (own, prior, initial_word, chosen, objective, settings, *_also(penalty))
         job = job_of(work.identity, "Custom Diffusion", *choices)
@@ -161,7 +165,8 @@ def _stem(name: str) -> str:
     return name.rpartition(".")[0] + ".weight"
 
 
-def _has_masks(own: TrainingSet) -> bool:
+def has_masks(own: TrainingSet) -> bool:
+    """Whether a picture of the set has a mask, or transparent parts, which are one."""
     return any(example.mask is not None for example in own.examples)
 
 

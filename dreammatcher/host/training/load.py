@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,16 +10,21 @@ from pathlib import Path
 import comfy.lora
 import folder_paths
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ...training.delta import Delta, Product, delta_of, is_delta
 from ...training.export import TOWERS, Learned
+from ..changes import Changes, changes
 from ..identity import unpatched
 from ..notes import tell
+from .keep import WORDS
 from .names import unet_names
 
 #: kinds of models in whose folders such files lie
 KINDS = ("loras", "embeddings")
+#: in front of the name of an embedding, where a LoRA is called the same
+EMBEDDINGS = "embeddings/"
 #: names of an embedding's tensors for SDXL, in the order of a prompt's states
 TWO = ("clip_l", "clip_g")
 #: names of an embedding's one tensor that say nothing about its word
@@ -26,25 +32,33 @@ NAMELESS = ("emb_params", "clip_l", "clip_h", "clip_g", "*")
 
 
 def names() -> list[str]:
-    """Files that the node offers."""
-    return sorted({name for kind in KINDS for name in folder_paths.get_filename_list(kind)})
+    """Files that the node offers. An embedding whose name a LoRA has too stands as ``embeddings/NAME``."""
+    loras, embeddings = (folder_paths.get_filename_list(kind) for kind in KINDS)
+    return sorted({*loras, *(f"{EMBEDDINGS}{name}" if name in loras else name for name in embeddings)})
 
 
 def find(name: str) -> Path:
     """Raises ValueError when no folder has the file."""
-    for kind in KINDS:
-        path = folder_paths.get_full_path(kind, name)
+    places = [(kind, name) for kind in KINDS]
+    if name.startswith(EMBEDDINGS):
+        places.append((KINDS[1], name.removeprefix(EMBEDDINGS)))
+    for kind, own in places:
+        path = folder_paths.get_full_path(kind, own)
         if path is not None:
             return Path(path)
     raise ValueError(f"file: {name!r} is in none of ComfyUI's folders of LoRAs and embeddings; put it there and press R")
 
 
-def modified(name: str) -> float:
-    """Time of the file's last change; not a number where there is none."""
+def state(name: str | None) -> Changes:
+    """What the file is; what all files are where the name is None, which stands for a linked value that is not known yet."""
+    return changes({one: [_found(one)] for one in (names() if name is None else [name])})
+
+
+def _found(name: str) -> Path:
     try:
-        return find(name).stat().st_mtime
-    except (OSError, ValueError):
-        return float("nan")
+        return find(name)
+    except ValueError:  # said when the node runs
+        return Path(name)
 
 
 def load_learned(model, clip, name: str) -> Learned:
@@ -89,7 +103,24 @@ def load_learned(model, clip, name: str) -> Learned:
         raise ValueError(f"file: {name} is no LoRA, embedding or Custom Diffusion model; its names begin with "
                          f"{', '.join(list(content)[:3])}")
     _check_lora(model, clip, name, tensors)
-    return Learned(tensors, {}, about)
+    words, more = _words_beside(name, path) if safe else ({}, {})
+    return Learned(tensors, words, {**about, **more})
+
+
+def _words_beside(name: str, path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The words that were learned and saved together with a LoRA of ours, and what is known of them."""
+    with safe_open(path, framework="pt") as file:
+        about = file.metadata() or {}
+    words: dict[str, torch.Tensor] = {}
+    for word, stem in json.loads(about.get(WORDS, "{}")).items():
+        beside = folder_paths.get_full_path(KINDS[1], f"{stem}.safetensors")
+        if beside is None:
+            tell(f"{name}: its word {word} was saved as the embedding {stem}.safetensors, which is in none of ComfyUI's folders "
+                 "of embeddings; without it prompts cannot name the subject")
+            continue
+        rows = load_file(beside)
+        words[word] = torch.cat([_rows(rows[key]) for key in (TWO if set(rows) == set(TWO) else rows)], 1)
+    return words, {key: about[key] for key in ("identifier", TOWERS) if key in about} if words else {}
 
 
 def _rows(value: torch.Tensor) -> torch.Tensor:
