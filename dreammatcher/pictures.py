@@ -1,8 +1,14 @@
-"""What a picture is, whichever way it comes: its colours, and what is transparent, which is grey."""
+"""What a picture is, whichever way it comes: its colours, and what is transparent, which is grey; and a text as a picture."""
 
 from __future__ import annotations
 
+import textwrap
+
 import torch
+from PIL import Image, ImageDraw, ImageFont
+
+#: of pictures with texts on them
+MARGIN, PAPER, INK = 10, (24, 24, 28), (235, 235, 235)  # pixels, colours
 
 COLOURS = {1: 1, 2: 1, 3: 3, 4: 3}  # channels of an IMAGE -> those of them that are colours; the last of 2 and 4 is alpha
 OPAQUE = 0.99  # hosts load an alpha of 255 as 255/256 at the least
@@ -32,3 +38,11 @@ def alpha_of(name: str, image: torch.Tensor) -> torch.Tensor | None:
     if alpha.isnan().any():
         raise ValueError(f"{name}: its alpha channel holds NaN")
     return None if bool((alpha >= OPAQUE).all()) else alpha
+
+
+def card(text: str) -> Image.Image:
+    """A PIL picture with a text on it, for a run without anything to show."""
+    lines = textwrap.wrap(text, 44)
+    page = Image.new("RGB", (640, MARGIN * 2 + 34 * len(lines)), PAPER)
+    ImageDraw.Draw(page).multiline_text((MARGIN, MARGIN), "\n".join(lines), INK, ImageFont.load_default(26), spacing=6)
+    return page

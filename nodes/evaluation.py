@@ -55,9 +55,9 @@ class DreamMatcherScoreSheet:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "scores_1": ("DM_SCORES", {"tooltip": "The first way, as the plain model."}),
             "name_1": ("STRING", {"default": "plain", "tooltip": "What it is called."}),
         }, "optional": {
+            "scores_1": ("DM_SCORES", {"tooltip": "The first way, as the plain model."}),
             "scores_2": ("DM_SCORES", {"tooltip": "A second one."}),
             "name_2": ("STRING", {"default": "DreamMatcher", "tooltip": "What it is called."}),
             "scores_3": ("DM_SCORES", {"tooltip": "A third one."}),
@@ -66,8 +66,8 @@ class DreamMatcherScoreSheet:
             "name_4": ("STRING", {"default": "fourth", "tooltip": "What it is called."}),
         }}
 
-    def compare(self, scores_1, name_1, scores_2=None, name_2="DreamMatcher", scores_3=None, name_3="third", scores_4=None,
-                name_4="fourth"):
+    def compare(self, scores_1=None, name_1="plain", scores_2=None, name_2="DreamMatcher", scores_3=None, name_3="third",
+                scores_4=None, name_4="fourth"):
         given = ((name_1, scores_1), (name_2, scores_2), (name_3, scores_3), (name_4, scores_4))
         table, chart = compared([(name, scores) for name, scores in given if scores is not None])
         return {"ui": {"text": [table]}, "result": (table, chart)}

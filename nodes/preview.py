@@ -22,11 +22,11 @@ class DreamMatcherPreview:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "trace": ("DM_TRACE", {"tooltip": "From DreamMatcher Apply."}),
             "images": ("IMAGE", {"tooltip": "The sampled pictures: the preview waits for them."}),
             "reference": ("IMAGE", {"tooltip": "The reference picture. Of combined references the first, or a "
                                                "batch of all in their order, without those of weight 0."}),
         }, "optional": {
+            "trace": ("DM_TRACE", {"tooltip": "From DreamMatcher Apply. Without it the node says that there is none."}),
             "plain": ("IMAGE", {"tooltip": "The same pictures made without DreamMatcher, to compare by a slider."}),
             "reference_2": ("IMAGE", {"tooltip": "Of combined references, the second picture, at any size; more as a batch."}),
         }}
@@ -34,9 +34,9 @@ class DreamMatcherPreview:
     @classmethod
     def sets_of(cls, given: dict[str, list]) -> tuple[str, ...]:
         """The references of one trace are a set; of several traces each has its own."""
-        return ("reference", "reference_2") if len(given["trace"]) == 1 else ()
+        return ("reference", "reference_2") if len(given.get("trace", [None])) == 1 else ()
 
-    def preview(self, trace, images, reference, plain=None, reference_2=None):
+    def preview(self, trace=None, images=None, reference=None, plain=None, reference_2=None):
         made, shown = show(trace, images, reference, plain, reference_2)
         return {"ui": shown, "result": (made,)}
 

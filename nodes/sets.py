@@ -20,7 +20,7 @@ def takes_sets(*names: str):
             return _merged([getattr(self, run)(**values) for values in _runs(given, own)], len(kind.RETURN_TYPES))
 
         kind.INPUT_IS_LIST, kind.OUTPUT_IS_LIST = True, (True,) * len(kind.RETURN_TYPES)
-        kind.FUNCTION, kind.run_for_lists = "run_for_lists", run_for_lists
+        kind.FUNCTION, kind.RUNS, kind.run_for_lists = "run_for_lists", run, run_for_lists
         return kind
     return changed
 

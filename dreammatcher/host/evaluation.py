@@ -16,7 +16,8 @@ from ..evaluation.encoders import CLIP_B32, DINO, DINO_2, Encoder, load_encoder
 from ..evaluation.metrics import DREAMBOOTH, VICO, alignment, difference, diversity, fidelity
 from ..evaluation.report import markdown
 from .files import model_folders
-from .pictures import Images, rgb_each
+from .notes import not_connected
+from .pictures import Images, rgb_each, text_image
 
 FOLDER = "evaluation"
 #: choice -> (DINO's folder, preparation)
@@ -105,9 +106,14 @@ def described(scores: GraphScores) -> str:
 
 
 def compared(arms: list[tuple[str, GraphScores]]) -> tuple[str, torch.Tensor]:
-    """A table of some arms, in Markdown, and their means as bars. With the same number of results, in the same order, the first
-    arm's interval of differences is given too. Raises ValueError for two arms of one name, and for scores of different encoders.
+    """A table of some arms, in Markdown, and their means as bars; without any a note that says so.
+
+    With the same number of results, in the same order, the first arm's interval of differences is given too. Raises ValueError
+    for two arms of one name, and for scores of different encoders.
     """
+    if not arms:
+        text = not_connected("scores_1", "DreamMatcher Evaluate", "there is nothing to compare")
+        return text, text_image(text)
     names = [name.strip() or f"arm {number}" for number, (name, _) in enumerate(arms, 1)]
     if len(set(names)) < len(names):
         raise ValueError(f"names: two of the arms are called {max(names, key=names.count)!r}; give each its own")

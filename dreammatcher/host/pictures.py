@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
-from ..pictures import alpha_of, rgb
+from ..pictures import alpha_of, card, rgb
 
-__all__ = ["Images", "alpha_of", "each", "rgb", "rgb_each", "subject_mask"]
+__all__ = ["Images", "alpha_of", "each", "rgb", "rgb_each", "subject_mask", "text_image"]
 
 #: an IMAGE, or a list of IMAGEs whose sizes may differ
 Images = torch.Tensor | Sequence[torch.Tensor]
@@ -43,3 +44,8 @@ def subject_mask(name: str, image: torch.Tensor) -> torch.Tensor | None:
         raise ValueError(f"{name}: all of it is transparent, so there would be nothing to match; invert the mask that was joined "
                          "with it, or give the picture without its alpha channel")
     return alpha
+
+
+def text_image(text: str) -> torch.Tensor:
+    """IMAGE [1, H, W, 3] of a text, where there is no picture to show."""
+    return torch.from_numpy(np.array(card(text))).float()[None] / 255

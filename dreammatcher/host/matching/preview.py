@@ -7,26 +7,33 @@ import random
 from pathlib import Path
 
 import folder_paths
-import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image
 
 from ...matching.inspection import cells, chosen
-from ...matching.preview import card, panels, pixels, sheet
+from ...matching.preview import panels, pixels, sheet
 from ...matching.settings import Snapshot, Trace
-from ..pictures import Images, rgb, rgb_each
+from ...pictures import card
+from ..pictures import Images, rgb, rgb_each, text_image
 
 INSPECTED_SIDE = 1024  # pixels of the longer side; larger pictures are shown smaller
 
 
-def show(trace: Trace, images: torch.Tensor, reference: Images, plain: torch.Tensor | None = None,
+NO_TRACE = ("Nothing was matched: there is no trace. Nothing is connected to it, or DreamMatcher Apply or DreamMatcher (Easy) is "
+            "bypassed or muted.")
+
+
+def show(trace: Trace | None, images: torch.Tensor, reference: Images, plain: torch.Tensor | None = None,
          more: Images | None = None) -> tuple[torch.Tensor, dict]:
     """IMAGE batch of six panels for each of ``images`` [B, H, W, C], and the node's ui entry.
 
     ``reference`` and ``more`` are the references' pictures, each of a size of its own. ``plain`` [B|1, H, W, C], the same
-    pictures without matching, is for the inspector's slider. A run that matched nothing gets one picture with the reason on it.
+    pictures without matching, is for the inspector's slider. Without a trace, and for a run that matched nothing, there
+    is one picture with the reason on it.
     """
+    if trace is None:
+        return _without_a_match(NO_TRACE)
     snapshot = trace.last()
     if snapshot is None:
         return _without_a_match(f"Nothing was matched: {trace.nothing() or 'there is no record of a match'}.")
@@ -50,9 +57,7 @@ def show(trace: Trace, images: torch.Tensor, reference: Images, plain: torch.Ten
 
 
 def _without_a_match(text: str) -> tuple[torch.Tensor, dict]:
-    made = card(text)
-    shown = torch.from_numpy(np.array(made)).float()[None] / 255
-    return shown, {"images": [Temporary().picture("panels", made)], "text": [text], "dreammatcher": []}
+    return text_image(text), {"images": [Temporary().picture("panels", card(text))], "text": [text], "dreammatcher": []}
 
 
 def recorded(trace: Trace, pictures: int) -> list[Snapshot]:

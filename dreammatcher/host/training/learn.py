@@ -63,7 +63,7 @@ def dreambooth(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, ch
     """DreamBooth. Raises ValueError, before the first step, for a prior or masks that do not fit, and as :class:`HostDenoiser`.
     """
     check_pictures(own)
-    check_prior(own, prior)
+    prior = check_prior(own, prior)
     check_masks(own, objective)
     generator = torch.Generator().manual_seed(settings.seed)
     names = {"unet": unet_names(model.model), "text": text_names(clip.cond_stage_model)}
@@ -115,7 +115,7 @@ def custom_diffusion(model, clip, vae, own: TrainingSet, prior: TrainingSet | No
     """Keys and values that read the text, and the vector of the set's identifier. Raises ValueError as the other two do."""
     word = word_of(own)
     check_pictures(own)
-    check_prior(own, prior)
+    prior = check_prior(own, prior)
     shown, side = own, own.preparation.resolution
     with torch.inference_mode(False):
         if chosen.sizes:

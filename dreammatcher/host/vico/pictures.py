@@ -9,7 +9,8 @@ from einops import rearrange
 from ...training.data import Preparation, fitted
 from ...vico.settings import LookTrace
 from ..family import native_side
-from ..pictures import Images, rgb_each
+from ..notes import not_connected
+from ..pictures import Images, rgb_each, text_image
 
 #: noise levels that are shown, of all that a run had
 SHOWN = 4
@@ -37,12 +38,14 @@ def reference_latent(model, image: Images | None, vae, latent: dict | None) -> t
     return model.model.process_latent_in(vae.encode(rearrange(sized, "b c h w -> b h w c")).float())
 
 
-def shown_masks(trace: LookTrace, image: Images | None) -> torch.Tensor:
+def shown_masks(trace: LookTrace | None, image: Images | None) -> torch.Tensor:
     """IMAGE: a row of pictures for each of a few noise levels, one for each site: the reference, dark where it is not looked at.
 
-    The reference is the first picture of ``image`` [B, H, W, C], or white without it. Raises ValueError when the run looked at
-    nothing.
+    The reference is the first picture of ``image`` [B, H, W, C], or white without it. Without a trace it is a picture that
+    says so. Raises ValueError when the run looked at nothing.
     """
+    if trace is None or trace.missing:
+        return text_image(trace.missing if trace else not_connected("trace", "DreamMatcher ViCo Apply", "no masks are shown"))
     if not trace.masks:
         raise ValueError(f"trace: nothing was looked at: {trace.nothing() or 'there is no record of a mask'}")
     sigmas = sorted(trace.masks, reverse=True)
