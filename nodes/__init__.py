@@ -1,5 +1,6 @@
 """What the user sees."""
 
+from ..dreammatcher.host.bypass import listen
 from . import (
     easy,
     evaluation,
@@ -15,6 +16,7 @@ from . import (
     training_sets,
     vico,
 )
+from .missing import says_what_is_missing
 
 NODE_CLASS_MAPPINGS = {}
 NODE_DISPLAY_NAME_MAPPINGS = {}
@@ -23,3 +25,7 @@ MENUS = (easy, reference, matching, preview, learn, training_sets, training, tra
 for menu in MENUS:
     NODE_CLASS_MAPPINGS.update({node.__name__: node for node in menu.NODES})
     NODE_DISPLAY_NAME_MAPPINGS.update({node.__name__: node.TITLE for node in menu.NODES})
+
+for node in NODE_CLASS_MAPPINGS.values():
+    says_what_is_missing(node)
+listen(NODE_CLASS_MAPPINGS)

@@ -17,6 +17,9 @@ class DreamMatcherEasy:
     OUTPUT_TOOLTIPS = ("The model for the sampler.", "The encoded prompt.", "The encoded negative prompt.",
                        "What was matched, for DreamMatcher Preview.")
 
+    INSTEAD = ("it also makes the prompts, which ComfyUI cannot pass through; set its strength to 0 instead, which is the plain "
+               "picture")
+
     def __init__(self):
         self.kept = Kept()
 
@@ -40,11 +43,15 @@ class DreamMatcherEasy:
                                "White where the subject is in the reference: matches stay inside. Used instead of the "
                                "reference's transparency. The MASK of Load Image is white where the picture is transparent: "
                                "put Invert Mask in between."}),
+            "strength": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip":
+                         "How much of the reference's appearance is taken. 0 is the plain picture: use it instead of bypassing "
+                         "this node, which makes the prompts too."}),
         }}
 
-    def match(self, model, clip, vae, reference, reference_prompt, prompt, negative, subject_words, reference_mask=None):
+    def match(self, model, clip, vae, reference, reference_prompt, prompt, negative, subject_words, reference_mask=None,
+              strength=1.0):
         return with_remarks(*match_subject(model, clip, vae, reference, reference_prompt, prompt, negative, subject_words,
-                                           self.kept, reference_mask))
+                                           self.kept, reference_mask, strength))
 
 
 NODES = (DreamMatcherEasy,)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from ..dreammatcher.host.evaluation import ENCODERS, chart_image, compared, described, evaluate
+from .sets import takes_sets
 
 CATEGORY = "DreamMatcher/evaluation"
 
 
+@takes_sets("results", "references", "prompt")
 class DreamMatcherEvaluate:
     TITLE = "DreamMatcher Evaluate"
     DESCRIPTION = ("How alike results and references are (DINO, CLIP-I), and how well results follow the prompt (CLIP-T), as in "
@@ -22,10 +24,11 @@ class DreamMatcherEvaluate:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "results": ("IMAGE", {"tooltip": "Pictures that were made."}),
-            "references": ("IMAGE", {"tooltip": "Photos of the subject: all that there are."}),
+            "results": ("IMAGE", {"tooltip": "Pictures that were made, as a batch or a list."}),
+            "references": ("IMAGE", {"tooltip": "Photos of the subject: all that there are, as a batch or a list."}),
             "prompt": ("STRING", {"default": "", "multiline": True, "tooltip":
-                       "What they should show, without the learned word: a dog on the beach. Empty: no CLIP-T."}),
+                       "What they should show, without the learned word: a dog on the beach; or a list of texts, one for each. "
+                       "Empty: no CLIP-T."}),
             "encoders": (list(ENCODERS), {"tooltip": "Which networks compare, from the folder models/evaluation, and how "
                                                      "pictures are prepared. Scores of different choices do not compare."}),
         }, "optional": {
@@ -52,9 +55,9 @@ class DreamMatcherScoreSheet:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "scores_1": ("DM_SCORES", {"tooltip": "The first way, as the plain model."}),
             "name_1": ("STRING", {"default": "plain", "tooltip": "What it is called."}),
         }, "optional": {
+            "scores_1": ("DM_SCORES", {"tooltip": "The first way, as the plain model."}),
             "scores_2": ("DM_SCORES", {"tooltip": "A second one."}),
             "name_2": ("STRING", {"default": "DreamMatcher", "tooltip": "What it is called."}),
             "scores_3": ("DM_SCORES", {"tooltip": "A third one."}),
@@ -63,8 +66,8 @@ class DreamMatcherScoreSheet:
             "name_4": ("STRING", {"default": "fourth", "tooltip": "What it is called."}),
         }}
 
-    def compare(self, scores_1, name_1, scores_2=None, name_2="DreamMatcher", scores_3=None, name_3="third", scores_4=None,
-                name_4="fourth"):
+    def compare(self, scores_1=None, name_1="plain", scores_2=None, name_2="DreamMatcher", scores_3=None, name_3="third",
+                scores_4=None, name_4="fourth"):
         given = ((name_1, scores_1), (name_2, scores_2), (name_3, scores_3), (name_4, scores_4))
         table, chart = compared([(name, scores) for name, scores in given if scores is not None])
         return {"ui": {"text": [table]}, "result": (table, chart)}

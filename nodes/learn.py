@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from ..dreammatcher.host.training.easy import EFFORTS, learn_subject
 from ..dreammatcher.host.training.keep import apply_learned, curve_image
+from .sets import takes_sets
 from .training import LEARNED, LEARNED_NAMES, LEARNED_TOOLTIPS, MODEL_INPUTS
 from .training_sets import CATEGORY, SEED, number
 
 
+@takes_sets("images", "masks")
 class DreamMatcherLearn:
     TITLE = "DreamMatcher Learn (Easy)"
     DESCRIPTION = ("Photos of a subject and what kind of thing it is: the model learns it, as a LoRA with prior preservation. "
@@ -21,7 +23,9 @@ class DreamMatcherLearn:
     def INPUT_TYPES(cls):
         return {"required": {
             **{name: MODEL_INPUTS[name] for name in ("model", "clip", "vae")},
-            "images": ("IMAGE", {"tooltip": "Three to five photos in different places and poses, as a batch."}),
+            "images": ("IMAGE", {"tooltip":
+                       "Three to five photos in different places and poses, as a batch or a list. Transparent parts are not "
+                       "learned."}),
             "class_word": ("STRING", {"default": "dog", "tooltip": "What kind of thing it is, as dog or toy."}),
             "effort": (list(EFFORTS), {"default": "usual", "tooltip":
                        "quick: 250 steps and 24 class pictures, usual: 500 and 60, thorough: 1200 and 150."}),

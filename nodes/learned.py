@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ..dreammatcher.host.notes import not_connected
 from ..dreammatcher.host.training import load as loading
 from ..dreammatcher.host.training.keep import apply_learned, save_learned
+from .reference import nothing_saved
 from .training import CATEGORY, number
 
 
@@ -21,12 +23,15 @@ class DreamMatcherSaveLearned:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "learned": ("DM_LEARNED", {"tooltip": "From a training node."}),
             "name": ("STRING", {"default": "my_subject", "tooltip":
                                 "Name of the file. One that is there is not overwritten: a number is added."}),
+        }, "optional": {
+            "learned": ("DM_LEARNED", {"tooltip": "From a training node."}),
         }}
 
-    def save(self, learned, name):
+    def save(self, learned=None, name="my_subject"):
+        if learned is None:
+            return nothing_saved("learned")
         path, how = save_learned(learned, name)
         return {"ui": {"text": [how]}, "result": (path.name,)}
 
@@ -44,12 +49,16 @@ class DreamMatcherApplyLearned:
         return {"required": {
             "model": ("MODEL", {"tooltip": "A model of the family that was trained on."}),
             "clip": ("CLIP", {"tooltip": "Its text encoder."}),
-            "learned": ("DM_LEARNED", {"tooltip": "From a training node."}),
             "strength_model": number("FLOAT", 1.0, -10.0, 10.0, "How much of it the model takes.", 0.05),
             "strength_clip": number("FLOAT", 1.0, -10.0, 10.0, "How much of it the text encoder takes.", 0.05),
+        }, "optional": {
+            "learned": ("DM_LEARNED", {"tooltip": "From a training node. Without it model and clip go on as they are."}),
         }}
 
-    def apply(self, model, clip, learned, strength_model, strength_clip):
+    def apply(self, model, clip, learned=None, strength_model=1.0, strength_clip=1.0):
+        if learned is None:
+            not_connected("learned", "the training node", "model and clip go on as they are")
+            return model, clip
         return apply_learned(model, clip, learned, strength_model, strength_clip)
 
 class DreamMatcherLoadLearned:
@@ -75,7 +84,7 @@ class DreamMatcherLoadLearned:
 
     @classmethod
     def IS_CHANGED(cls, file, **_):
-        return loading.modified(file)
+        return loading.state(file)
 
     def load(self, model, clip, file, strength_model, strength_clip):
         learned = loading.load_learned(model, clip, file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..dreammatcher.host.matching.apply import apply
+from ..dreammatcher.host.matching.apply import apply_or_pass
 from ..dreammatcher.host.matching.guide import guide
 from ..dreammatcher.host.matching.live import FOREGROUND, OFF, TRUSTED, Live
 from ..dreammatcher.host.matching.masks import mask_settings, shared_subjects
@@ -25,8 +25,6 @@ class DreamMatcherMask:
     def INPUT_TYPES(cls):
         return {
             "required": {
-                "reference_subject": ("DM_SUBJECT", {"tooltip": "The subject's words in the reference's prompt."}),
-                "target_subject": ("DM_SUBJECT", {"tooltip": "The subject's words in the prompt of the new picture."}),
                 "cycle_threshold": ("FLOAT", {"default": 0.4, "min": 0.01, "max": 10.0, "step": 0.01, "tooltip":
                                     "How far a match may miss on the way there and back. Lower trusts fewer matches. "
                                     "The paper uses 0.4."}),
@@ -35,12 +33,15 @@ class DreamMatcherMask:
                              "the paper."}),
             },
             "optional": {
+                "reference_subject": ("DM_SUBJECT", {"tooltip": "The subject's words in the reference's prompt."}),
+                "target_subject": ("DM_SUBJECT", {"tooltip": "The subject's words in the prompt of the new picture."}),
                 "reference_mask": ("MASK", {"tooltip": "White where the subject is in the reference: matches stay inside."}),
                 "target_mask": ("MASK", {"tooltip": "White where the subject will be: replaces the words' own map."}),
             },
         }
 
-    def make(self, reference_subject, target_subject, cycle_threshold, binarise, reference_mask=None, target_mask=None):
+    def make(self, reference_subject=None, target_subject=None, cycle_threshold=0.4, binarise="otsu", reference_mask=None,
+             target_mask=None):
         reference_subject, target_subject, remarks = shared_subjects(reference_subject, target_subject)
         settings = mask_settings(reference_subject, target_subject, reference_mask, target_mask, cycle_threshold,
                                  binarise == "otsu")
@@ -61,9 +62,6 @@ class DreamMatcherApply:
     def INPUT_TYPES(cls):
         return {"required": {
             "model": ("MODEL", {"tooltip": "An SD1.x, SD2.x or SDXL model, with LoRAs if you like."}),
-            "reference": ("DM_REFERENCE", {"tooltip":
-                          "From DreamMatcher Invert Reference, Features, Combine References or Load Reference."}),
-            "mask": ("DM_MASK", {"tooltip": "From DreamMatcher Mask."}),
             "strength": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip":
                          "How much of the reference's appearance is taken. 0 is the plain model."}),
             "start": ("FLOAT", {"default": 0.08, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip":
@@ -81,11 +79,16 @@ class DreamMatcherApply:
             "live_preview": ([OFF, FOREGROUND, TRUSTED], {"default": OFF, "tooltip":
                              "Shows the picture on this node while it is made, with the subject's place or the trusted "
                              "matches in yellow, at every fourth noise level."}),
+            "reference": ("DM_REFERENCE", {"tooltip":
+                          "From DreamMatcher Invert Reference, Features, Combine References or Load Reference. Without it the "
+                          "model goes on as it is."}),
+            "mask": ("DM_MASK", {"tooltip": "From DreamMatcher Mask. Without it the model goes on as it is."}),
         }, "hidden": {"unique_id": "UNIQUE_ID"}}
 
-    def apply(self, model, reference, mask, strength, start, end, layers, preset=BALANCED, live_preview=OFF, unique_id=""):
+    def apply(self, model, reference=None, mask=None, strength=1.0, start=0.08, end=1.0, layers="", preset=BALANCED,
+              live_preview=OFF, unique_id=""):
         settings = ApplySettings(strength, start, end, effort=effort_of(preset))
-        return apply(model, reference, mask, settings, layers, Live(live_preview, unique_id))
+        return apply_or_pass(model, reference, mask, settings, layers, Live(live_preview, unique_id))
 
 
 class DreamMatcherGuidance:

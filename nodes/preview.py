@@ -5,8 +5,10 @@ from __future__ import annotations
 from ..dreammatcher.host.matching.preview import show
 from ..dreammatcher.host.records import Seen
 from .reference import CATEGORY
+from .sets import takes_sets
 
 
+@takes_sets("reference", "reference_2")
 class DreamMatcherPreview:
     TITLE = "DreamMatcher Preview"
     DESCRIPTION = ("Shows the match behind each sampled picture: foregrounds, trusted matches, flow as a colour wheel, the "
@@ -21,16 +23,21 @@ class DreamMatcherPreview:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "trace": ("DM_TRACE", {"tooltip": "From DreamMatcher Apply."}),
             "images": ("IMAGE", {"tooltip": "The sampled pictures: the preview waits for them."}),
             "reference": ("IMAGE", {"tooltip": "The reference picture. Of combined references the first, or a "
                                                "batch of all in their order, without those of weight 0."}),
         }, "optional": {
+            "trace": ("DM_TRACE", {"tooltip": "From DreamMatcher Apply. Without it the node says that there is none."}),
             "plain": ("IMAGE", {"tooltip": "The same pictures made without DreamMatcher, to compare by a slider."}),
             "reference_2": ("IMAGE", {"tooltip": "Of combined references, the second picture, at any size; more as a batch."}),
         }, "hidden": {"prompt": "PROMPT", "unique_id": "UNIQUE_ID"}}
 
-    def preview(self, trace, images, reference, plain=None, reference_2=None, prompt=None, unique_id=""):
+    @classmethod
+    def sets_of(cls, given: dict[str, list]) -> tuple[str, ...]:
+        """The references of one trace are a set; of several traces each has its own."""
+        return ("reference", "reference_2") if len(given.get("trace", [None])) == 1 else ()
+
+    def preview(self, trace=None, images=None, reference=None, plain=None, reference_2=None, prompt=None, unique_id=""):
         made, shown = show(trace, images, reference, plain, reference_2, Seen(prompt, unique_id, "images"))
         return {"ui": shown, "result": (made,)}
 

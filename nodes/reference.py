@@ -6,8 +6,8 @@ from ..dreammatcher.host.conditioning import encode_subject, subject_and_remarks
 from ..dreammatcher.host.masks import one_mask
 from ..dreammatcher.host.matching import invert
 from ..dreammatcher.host.matching.files import REFERENCES, load_reference, save_reference
+from ..dreammatcher.host.notes import not_connected
 from ..dreammatcher.matching.features import PRECISIONS, FeatureOptions
-from ..dreammatcher.matching.reference import combined
 
 CATEGORY = "DreamMatcher"
 SCHEDULERS = ["ddim_uniform", "normal", "simple", "sgm_uniform", "karras", "exponential"]
@@ -19,9 +19,15 @@ def with_remarks(outputs: tuple, remarks: tuple[str, ...]) -> dict:
     return {"ui": {"text": list(remarks)}, "result": outputs}
 
 
+def nothing_saved(name: str) -> dict:
+    """What a saving node does whose input is missing: says so."""
+    return {"ui": {"text": [not_connected(name, "the node in front", "nothing is saved")]}, "result": ("",)}
+
+
 class DreamMatcherSubject:
     TITLE = "DreamMatcher Subject"
     DESCRIPTION = "Encodes a prompt and marks the words in it that name the subject."
+    INSTEAD = "it makes the prompt, which ComfyUI cannot pass through; put CLIP Text Encode in its place"
     CATEGORY = CATEGORY
     FUNCTION = "encode"
     RETURN_TYPES = ("CONDITIONING", "DM_SUBJECT")
@@ -89,8 +95,6 @@ class DreamMatcherFeatures:
     def INPUT_TYPES(cls):
         return {"required": {
             "model": ("MODEL", {"tooltip": "The model that will sample."}),
-            "reference": ("DM_REFERENCE", {"tooltip": "From DreamMatcher Invert Reference."}),
-            "mask": ("DM_MASK", {"tooltip": "From DreamMatcher Mask: whose subject map is recorded."}),
             "pca": ("INT", {"default": 256, "min": 0, "max": 4096, "tooltip":
                     "Rank at which the reference's descriptors are stored, per level; less takes less memory. 0 stores them "
                     "whole."}),
@@ -105,11 +109,14 @@ class DreamMatcherFeatures:
             "rows": (ROWS, {"default": ROWS[0], "tooltip":
                      "one: for the positive prompt, as presets balanced and fast need. both: also for the negative prompt, as "
                      "preset paper needs."}),
+            "reference": ("DM_REFERENCE", {"tooltip": "From DreamMatcher Invert Reference."}),
+            "mask": ("DM_MASK", {"tooltip": "From DreamMatcher Mask: whose subject map is recorded."}),
         }}
 
-    def prepare(self, model, reference, mask, pca, storage_device, dtype, noise_levels=0, rows=ROWS[0]):
+    def prepare(self, model, reference=None, mask=None, pca=256, storage_device="cpu", dtype="model", noise_levels=0,
+                rows=ROWS[0]):
         options = FeatureOptions(pca or None, storage_device, PRECISIONS[dtype], rows == ROWS[1], noise_levels or None)
-        return (invert.prepare_features(model, reference, mask, options),)
+        return (invert.prepare_or_pass(model, reference, mask, options),)
 
 
 class DreamMatcherCombine:
@@ -130,17 +137,20 @@ class DreamMatcherCombine:
                               f"White where the subject is in the {which} reference: matches stay inside."})
         return {
             "required": {
-                "reference_1": ("DM_REFERENCE", {"tooltip": "A reference, or references that are combined already."}),
-                "reference_2": ("DM_REFERENCE", {"tooltip": "Another picture of the same subject."}),
                 "weight_1": weight("first"),
                 "weight_2": weight("second"),
             },
-            "optional": {"mask_1": mask("first"), "mask_2": mask("second")},
+            "optional": {
+                "reference_1": ("DM_REFERENCE", {"tooltip": "A reference, or references that are combined already."}),
+                "reference_2": ("DM_REFERENCE", {"tooltip": "Another picture of the same subject. Without it the first goes on "
+                                                            "alone."}),
+                "mask_1": mask("first"), "mask_2": mask("second"),
+            },
         }
 
-    def combine(self, reference_1, reference_2, weight_1, weight_2, mask_1=None, mask_2=None):
-        return (combined(reference_1, reference_2, first_weight=weight_1, second_weight=weight_2,
-                         first_mask=one_mask("mask_1", mask_1), second_mask=one_mask("mask_2", mask_2)),)
+    def combine(self, reference_1=None, reference_2=None, weight_1=1.0, weight_2=1.0, mask_1=None, mask_2=None):
+        return (invert.combine_or_pass(reference_1, reference_2, first_weight=weight_1, second_weight=weight_2,
+                                       first_mask=one_mask("mask_1", mask_1), second_mask=one_mask("mask_2", mask_2)),)
 
 
 class DreamMatcherSaveReference:
@@ -156,19 +166,22 @@ class DreamMatcherSaveReference:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "reference": ("DM_REFERENCE", {"tooltip": "From DreamMatcher Invert Reference."}),
             "filename_prefix": ("STRING", {"default": "dreammatcher/reference", "tooltip":
                                 "Name in the output folder; a number is added."}),
+        }, "optional": {
+            "reference": ("DM_REFERENCE", {"tooltip": "From DreamMatcher Invert Reference."}),
         }}
 
-    def save(self, reference, filename_prefix):
+    def save(self, reference=None, filename_prefix="dreammatcher/reference"):
+        if reference is None:
+            return nothing_saved("reference")
         path = save_reference(reference, filename_prefix)
         return {"ui": {"text": [str(path)]}, "result": (str(path),)}
 
 
 class DreamMatcherLoadReference:
     TITLE = "DreamMatcher Load Reference"
-    DESCRIPTION = "Reads a saved reference from models/dreammatcher or output/dreammatcher."
+    DESCRIPTION = "Reads a saved reference from the output folder or from models/dreammatcher."
     CATEGORY = CATEGORY
     FUNCTION = "load"
     RETURN_TYPES = ("DM_REFERENCE",)
@@ -179,7 +192,7 @@ class DreamMatcherLoadReference:
     def INPUT_TYPES(cls):
         return {"required": {
             "file": (REFERENCES.names() or ["(no saved reference)"], {"tooltip":
-                     "Files of models/dreammatcher and output/dreammatcher."}),
+                     "References in the output folder, wherever they were saved, and files of models/dreammatcher."}),
         }}
 
     @classmethod
@@ -188,7 +201,7 @@ class DreamMatcherLoadReference:
 
     @classmethod
     def IS_CHANGED(cls, file):
-        return REFERENCES.modified(file)
+        return REFERENCES.changes(file)
 
     def load(self, file):
         return (load_reference(file),)

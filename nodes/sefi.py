@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from ..dreammatcher.host.sefi import files
-from ..dreammatcher.host.sefi.apply import apply_sefi
-from ..dreammatcher.host.sefi.prompt import staged_prompt
+from ..dreammatcher.host.sefi.apply import apply_or_pass
+from ..dreammatcher.host.sefi.prompt import staged_or_plain
 from ..dreammatcher.host.sefi.train import one_picture, train_sefi
 from ..dreammatcher.host.training.keep import curve_image
 from ..dreammatcher.host.training.learn import USUAL
 from ..dreammatcher.sefi.attention_loss import REDUCTION, SUMMED, WEIGHT, AttentionLoss
 from ..dreammatcher.sefi.recipe import NETWORK, TABLE, SefiSettings
 from ..dreammatcher.sefi.stages import STAGES
+from .reference import nothing_saved
 from .training import BFLOAT16, MODEL_INPUTS, OPTIONS
 from .training_sets import SEED, number
 
@@ -76,6 +77,7 @@ class DreamMatcherSeFiPrompt:
     TITLE = "DreamMatcher SeFi Prompt"
     DESCRIPTION = ("Encodes a prompt with SeFi-IDE's words, once for every stage. Its subject also tells DreamMatcher where the "
                    "word stands.")
+    INSTEAD = "it makes the prompt, which ComfyUI cannot pass through; put CLIP Text Encode in its place"
     CATEGORY = CATEGORY
     FUNCTION = "encode"
     RETURN_TYPES = ("CONDITIONING", "DM_SUBJECT")
@@ -88,14 +90,14 @@ class DreamMatcherSeFiPrompt:
             "clip": ("CLIP", {"tooltip": "The model's text encoder."}),
             "prompt": ("STRING", {"default": "a photo of a <me>", "multiline": True, "tooltip":
                        "Write the word of every subject that is connected."}),
-            "sefi": SEFI,
         }, "optional": {
+            "sefi": SEFI,
             "sefi_2": ("DM_SEFI", {"tooltip": "A second subject in the same prompt."}),
             "sefi_3": ("DM_SEFI", {"tooltip": "A third one."}),
         }}
 
-    def encode(self, clip, prompt, sefi, sefi_2=None, sefi_3=None):
-        return staged_prompt(clip, prompt, [one for one in (sefi, sefi_2, sefi_3) if one is not None])
+    def encode(self, clip, prompt, sefi=None, sefi_2=None, sefi_3=None):
+        return staged_or_plain(clip, prompt, [one for one in (sefi, sefi_2, sefi_3) if one is not None])
 
 
 class DreamMatcherSeFiApply:
@@ -112,14 +114,14 @@ class DreamMatcherSeFiApply:
     def INPUT_TYPES(cls):
         return {"required": {
             "model": ("MODEL", {"tooltip": "A model of the kind that the subject was learned on."}),
-            "sefi": SEFI,
         }, "optional": {
+            "sefi": SEFI,
             "start": number("FLOAT", 0.0, 0.0, 1.0, "Share of the schedule from which stages count.", 0.01),
             "end": number("FLOAT", 1.0, 0.0, 1.0, "Share of the schedule to which they count.", 0.01),
         }}
 
-    def apply(self, model, sefi, start=0.0, end=1.0):
-        return (apply_sefi(model, sefi, start, end),)
+    def apply(self, model, sefi=None, start=0.0, end=1.0):
+        return (apply_or_pass(model, sefi, start, end),)
 
 
 class DreamMatcherSeFiLoss:
@@ -158,12 +160,15 @@ class DreamMatcherSeFiSave:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "sefi": SEFI,
             "name": ("STRING", {"default": "my_subject", "tooltip":
                                 "Name of the file. One that is there is not overwritten: a number is added."}),
+        }, "optional": {
+            "sefi": SEFI,
         }}
 
-    def save(self, sefi, name):
+    def save(self, sefi=None, name="my_subject"):
+        if sefi is None:
+            return nothing_saved("sefi")
         path, how = files.save_sefi(sefi, name)
         return {"ui": {"text": [how]}, "result": (path.name,)}
 
@@ -183,7 +188,7 @@ class DreamMatcherSeFiLoad:
 
     @classmethod
     def IS_CHANGED(cls, file):
-        return files.SHELF.modified(file)
+        return files.SHELF.changes(file)
 
     def load(self, file):
         return (files.load_sefi(file),)

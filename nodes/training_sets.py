@@ -7,6 +7,8 @@ from ..dreammatcher.host.training.prior import SAMPLERS, SCHEDULERS, PriorSettin
 from ..dreammatcher.host.training.sets import training_set
 from ..dreammatcher.training.captions import TEMPLATES
 from ..dreammatcher.training.data import Preparation
+from ..dreammatcher.training.settings import LARGEST_SEED
+from .sets import listed, takes_sets
 
 CATEGORY = "DreamMatcher/training"
 
@@ -15,9 +17,10 @@ def number(kind: str, default: float, low: float, high: float, tip: str, step: f
     return kind, {"default": default, "min": low, "max": high, "tooltip": tip, **({"step": step} if step else {})}
 
 
-SEED = number("INT", 0, 0, 2**63 - 1, "The same seed gives the same result.")
+SEED = number("INT", 0, 0, LARGEST_SEED, "The same seed gives the same result.")
 
 
+@takes_sets("images", "masks", "captions")
 class DreamMatcherTrainingSet:
     TITLE = "DreamMatcher Training Set"
     DESCRIPTION = "Three to five pictures of a subject and what they are called, to learn from; or pictures of its class."
@@ -40,10 +43,11 @@ class DreamMatcherTrainingSet:
             "resolution": number("INT", 512, 64, 4096, "What the model was made for: 512 for SD1.x, 1024 for SDXL, 128 for "
                                                        "Toybox.", 64),
         }, "optional": {
-            "images": ("IMAGE", {"tooltip": "Pictures of the subject, as a batch. Transparent parts count as not masked."}),
+            "images": ("IMAGE", {"tooltip":
+                       "Pictures of the subject, as a batch or a list. Transparent parts become grey; the rest is the mask."}),
             "masks": ("MASK", {"tooltip": "White where the subject is, one for each picture or one for all."}),
             "captions": ("STRING", {"default": "", "multiline": True, "tooltip":
-                         "One line for each picture, each with the identifier, instead of the template."}),
+                         "One line for each picture, or a list of texts, each with the identifier, instead of the template."}),
             "buckets": ("BOOLEAN", {"default": True, "tooltip": "Keep each picture's shape. Off: all are cut to squares."}),
             "flip": ("BOOLEAN", {"default": False, "tooltip":
                      "Half of the time mirrored. Not for subjects whose left and right differ."}),
@@ -55,7 +59,7 @@ class DreamMatcherTrainingSet:
 
     @classmethod
     def IS_CHANGED(cls, folder="", **_):
-        return changed(folder)
+        return [changed(name) for name in listed(folder)]
 
     def make(self, identifier, class_word, template, resolution, images=None, masks=None, captions="", buckets=True, flip=False,
              folder="", repeats=1, others=None):

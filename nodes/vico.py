@@ -7,11 +7,13 @@ from ..dreammatcher.host.training.keep import curve_image
 from ..dreammatcher.host.training.learn import USUAL
 from ..dreammatcher.host.training.new_words import with_new_words
 from ..dreammatcher.host.vico import files
-from ..dreammatcher.host.vico.apply import apply_vico
+from ..dreammatcher.host.vico.apply import apply_or_pass
 from ..dreammatcher.host.vico.pictures import reference_latent, shown_masks
 from ..dreammatcher.host.vico.train import train_vico
 from ..dreammatcher.vico.recipe import VicoSettings
 from ..dreammatcher.vico.settings import LookSettings
+from .reference import nothing_saved
+from .sets import takes_sets
 from .training import BFLOAT16, MODEL_INPUTS, OPTIONS
 from .training_sets import SEED, number
 
@@ -59,6 +61,7 @@ class DreamMatcherViCoTrain:
         return vico, with_new_words(clip, {vico.word: vico.rows}), curve_image(losses, steps)
 
 
+@takes_sets("image")
 class DreamMatcherViCoApply:
     TITLE = "DreamMatcher ViCo Apply"
     DESCRIPTION = ("Makes the model look at a reference picture while it draws. Encode the prompt with DreamMatcher Subject, so "
@@ -73,7 +76,6 @@ class DreamMatcherViCoApply:
     def INPUT_TYPES(cls):
         return {"required": {
             "model": ("MODEL", {"tooltip": "A model of the family that ViCo was trained on."}),
-            "vico": VICO,
             "strength": number("FLOAT", 1.0, 0.0, 2.0, "How much of what is seen is taken. 1 is the paper, 0 the plain model.",
                                0.01),
             "start": number("FLOAT", 0.0, 0.0, 1.0, "Share of the schedule after which the reference is looked at.", 0.01),
@@ -84,12 +86,15 @@ class DreamMatcherViCoApply:
             "latent": ("LATENT", {"tooltip": "The reference as a latent, instead of image and vae."}),
             "subject": ("DM_SUBJECT", {"tooltip":
                         "From DreamMatcher Subject: where the word stands, for prompts that do not say so themselves."}),
+            "vico": VICO,
         }}
 
-    def apply(self, model, vico, strength, start, end, image=None, vae=None, latent=None, subject=None):
-        return apply_vico(model, vico, reference_latent(model, image, vae, latent), LookSettings(strength, start, end), subject)
+    def apply(self, model, vico=None, strength=1.0, start=0.0, end=1.0, image=None, vae=None, latent=None, subject=None):
+        return apply_or_pass(model, vico, lambda: reference_latent(model, image, vae, latent), LookSettings(strength, start, end),
+                             subject)
 
 
+@takes_sets("image")
 class DreamMatcherViCoMasks:
     TITLE = "DreamMatcher ViCo Masks"
     DESCRIPTION = "Shows where ViCo looked: the reference at a few noise levels, from noisy to clean, at each of its sites."
@@ -102,13 +107,13 @@ class DreamMatcherViCoMasks:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "trace": ("DM_VICO_TRACE", {"tooltip": "From DreamMatcher ViCo Apply."}),
             "samples": ("LATENT", {"tooltip": "What was sampled: the masks wait for it."}),
         }, "optional": {
+            "trace": ("DM_VICO_TRACE", {"tooltip": "From DreamMatcher ViCo Apply."}),
             "image": ("IMAGE", {"tooltip": "The reference picture, to show the masks on."}),
         }, "hidden": {"prompt": "PROMPT", "unique_id": "UNIQUE_ID"}}
 
-    def show(self, trace, samples, image=None, prompt=None, unique_id=""):
+    def show(self, trace=None, samples=None, image=None, prompt=None, unique_id=""):
         return (shown_masks(trace, image, Seen(prompt, unique_id, "samples")),)
 
 
@@ -125,12 +130,15 @@ class DreamMatcherViCoSave:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "vico": VICO,
             "name": ("STRING", {"default": "my_subject", "tooltip":
                                 "Name of the file. One that is there is not overwritten: a number is added."}),
+        }, "optional": {
+            "vico": VICO,
         }}
 
-    def save(self, vico, name):
+    def save(self, vico=None, name="my_subject"):
+        if vico is None:
+            return nothing_saved("vico")
         path, how = files.save_vico(vico, name)
         return {"ui": {"text": [how]}, "result": (path.name,)}
 
@@ -157,7 +165,7 @@ class DreamMatcherViCoLoad:
 
     @classmethod
     def IS_CHANGED(cls, file, embedding, **_):
-        return files.SHELF.modified(file), files.SHELF.modified(embedding)
+        return files.SHELF.changes(file, embedding)
 
     def load(self, clip, file, embedding):
         vico = files.load_vico(file, embedding)

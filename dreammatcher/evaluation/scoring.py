@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..pictures import rgb
 from .encoders import Distance, Encoder
 from .metrics import alignment, diversity, fidelity, spread
 from .protocols import Case
@@ -40,12 +41,13 @@ class Scorers:
 
 
 def picture(path: Path) -> torch.Tensor:
-    """[3, H, W] in 0..1. Raises ValueError, naming the file, for one that is no picture."""
+    """[3, H, W] in 0..1, grey where it is transparent. Raises ValueError, naming the file, for one that is no picture."""
     try:
         with Image.open(path) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
+            pixels = torch.from_numpy(np.array(image.convert("RGBA"))).float() / 255
     except OSError as error:
         raise ValueError(f"{path} is damaged or no picture ({error}); delete it, and run again") from error
+    return rgb(str(path), pixels[None])[0].permute(2, 0, 1)
 
 
 def score(cases: list[Case], folder: Folder, by: Scorers) -> Scores:

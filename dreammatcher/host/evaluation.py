@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import comfy.model_management
-import folder_paths
 import numpy as np
 import torch
 from einops import rearrange
@@ -15,7 +15,9 @@ from ..evaluation.chart import chart
 from ..evaluation.encoders import CLIP_B32, DINO, DINO_2, Encoder, load_encoder
 from ..evaluation.metrics import DREAMBOOTH, VICO, alignment, difference, diversity, fidelity
 from ..evaluation.report import markdown
-from .pictures import rgb
+from .files import model_folders
+from .notes import not_connected
+from .pictures import Images, rgb_each, text_image
 
 FOLDER = "evaluation"
 #: choice -> (DINO's folder, preparation)
@@ -38,8 +40,10 @@ class GraphScores:
         return float(np.mean(self.values[metric])) if metric in self.values else float("nan")
 
 
-def encoders_folder() -> Path:
-    return Path(folder_paths.models_dir) / FOLDER
+def encoders_folder(*names: str) -> Path:
+    """The first of the host's folders of encoders that holds those of these ``names``; the first of all where none does."""
+    folders = model_folders(FOLDER)
+    return next((folder for folder in folders if all((folder / name).is_dir() for name in names)), folders[0])
 
 
 def _of_the_graph(clip_vision) -> Encoder:
@@ -50,13 +54,15 @@ def _of_the_graph(clip_vision) -> Encoder:
     return Encoder("CLIP Vision", encode)
 
 
-def evaluate(results: torch.Tensor, references: torch.Tensor, prompt: str, choice: str, clip_vision=None) -> GraphScores:
-    """How alike results and references are, and how well results follow the prompt.
+def evaluate(results: Images, references: Images, prompt: str | Sequence[str], choice: str, clip_vision=None) -> GraphScores:
+    """How alike results and references are, and how well results follow the prompt, or each its own of a list of prompts.
 
-    Raises ValueError for pictures that are none, and when the chosen encoders are not there, saying where they belong.
+    Raises ValueError for pictures that are none, for prompts of another number, and when the chosen encoders are not there,
+    saying where they belong.
     """
-    made, known = ([rearrange(picture, "h w c -> c h w").float().cpu() for picture in rgb(name, images)]
+    made, known = ([rearrange(picture, "h w c -> c h w").float().cpu() for picture in rgb_each(name, images)]
                    for name, images in (("results", results), ("references", references)))
+    prompts = _prompts(prompt, len(made))
     values: dict[str, torch.Tensor] = {}
     if ENCODERS[choice] is None:
         if clip_vision is None:
@@ -65,21 +71,31 @@ def evaluate(results: torch.Tensor, references: torch.Tensor, prompt: str, choic
     else:
         name, preparation = ENCODERS[choice]
         device = comfy.model_management.get_torch_device()
-        dino = load_encoder(encoders_folder(), name, preparation, device)
-        clip = load_encoder(encoders_folder(), CLIP_B32, device=device)
+        dino = load_encoder(encoders_folder(name), name, preparation, device)
+        clip = load_encoder(encoders_folder(CLIP_B32), CLIP_B32, device=device)
     with torch.inference_mode():
         if dino is not None:
             features = dino.pictures(made)
             values["DINO"] = fidelity(features, dino.pictures(known))
         features = clip.pictures(made)
         values["CLIP-I"] = fidelity(features, clip.pictures(known))
-        if clip.texts is not None and prompt.strip():
-            values["CLIP-T"] = alignment(features, clip.texts([prompt.strip()] * len(made)))
+        if clip.texts is not None and all(prompts):
+            values["CLIP-T"] = alignment(features, clip.texts(prompts))
         if len(made) > 1:
             values["diversity"] = torch.full((len(made),), diversity(features))
     comfy.model_management.soft_empty_cache()
     return GraphScores({metric: [float(one) for one in each] for metric, each in values.items()},
                        clip.name if dino is None else f"{dino.name}, {clip.name}")
+
+
+def _prompts(given: str | Sequence[str], count: int) -> list[str]:
+    said = [text.strip() for text in ([given] if isinstance(given, str) else given)]
+    if len(said) not in (1, count):
+        raise ValueError(f"prompt: there are {len(said)} texts for {count} results; give one for all, or one each in the same "
+                         "order")
+    if any(said) and not all(said):
+        raise ValueError(f"prompt: text {said.index('') + 1} of {len(said)} is empty; write what each result should show")
+    return said * (count // len(said))
 
 
 def described(scores: GraphScores) -> str:
@@ -90,9 +106,14 @@ def described(scores: GraphScores) -> str:
 
 
 def compared(arms: list[tuple[str, GraphScores]]) -> tuple[str, torch.Tensor]:
-    """A table of some arms, in Markdown, and their means as bars. With the same number of results, in the same order, the first
-    arm's interval of differences is given too. Raises ValueError for two arms of one name, and for scores of different encoders.
+    """A table of some arms, in Markdown, and their means as bars; without any a note that says so.
+
+    With the same number of results, in the same order, the first arm's interval of differences is given too. Raises ValueError
+    for two arms of one name, and for scores of different encoders.
     """
+    if not arms:
+        text = not_connected("scores_1", "DreamMatcher Evaluate", "there is nothing to compare")
+        return text, text_image(text)
     names = [name.strip() or f"arm {number}" for number, (name, _) in enumerate(arms, 1)]
     if len(set(names)) < len(names):
         raise ValueError(f"names: two of the arms are called {max(names, key=names.count)!r}; give each its own")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+
+#: a MASK, or a list of MASKs whose sizes may differ
+Masks = torch.Tensor | Sequence[torch.Tensor]
 
 
 def mask_grid(name: str, mask: torch.Tensor | None) -> torch.Tensor | None:
@@ -16,6 +21,12 @@ def mask_grid(name: str, mask: torch.Tensor | None) -> torch.Tensor | None:
     if not torch.isfinite(mask).all():
         raise ValueError(f"{name}: it holds NaN or infinity")
     return mask[:, None].float().clamp(0, 1)
+
+
+def each_mask(name: str, masks: Masks) -> list[torch.Tensor]:
+    """Every mask of a MASK, or of a list of MASKs, as [1, H, W]. Raises ValueError as :func:`mask_grid` does."""
+    batches = [masks] if torch.is_tensor(masks) else [one for one in masks if one is not None]
+    return [mask for batch in batches for mask in mask_grid(name, batch)]
 
 
 def one_mask(name: str, mask: torch.Tensor | None) -> torch.Tensor | None:

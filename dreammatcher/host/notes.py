@@ -11,13 +11,16 @@ log = logging.getLogger(__name__)
 EVENT = "dreammatcher.note"
 
 
+def server_instance() -> object | None:
+    """The host's server, when there is one."""
+    places = (getattr(sys.modules.get(name), "PromptServer", None) for name in ("server", "comfy.cmd.server"))
+    return next(filter(None, (getattr(place, "instance", None) for place in places)), None)
+
+
 def server() -> object | None:
     """The host's server, when it runs and someone is connected to it."""
-    for name in ("server", "comfy.cmd.server"):
-        running = getattr(getattr(sys.modules.get(name), "PromptServer", None), "instance", None)
-        if running is not None and getattr(running, "client_id", None) is not None:
-            return running
-    return None
+    running = server_instance()
+    return running if getattr(running, "client_id", None) is not None else None
 
 
 def tell(text: str) -> None:
@@ -25,9 +28,20 @@ def tell(text: str) -> None:
     log.warning("DreamMatcher: %s", text)
     running = server()
     node = getattr(running, "last_node_id", None)
-    if node is None:
-        return
+    if node is not None:
+        show(running, node, text, running.client_id)
+
+
+def show(running: object, node: str, text: str, client: str | None) -> None:
+    """Shows ``text`` on a node in the front end of a client of the host's server."""
     if hasattr(running, "send_progress_text"):  # since 2025
-        running.send_progress_text(text, node, running.client_id)
+        running.send_progress_text(text, node, client)
     else:
-        running.send_sync(EVENT, {"node": node, "text": text}, running.client_id)
+        running.send_sync(EVENT, {"node": node, "text": text}, client)
+
+
+def not_connected(name: str, source: str, outcome: str) -> str:
+    """Says that an input has nothing, where from it would come, and what happens instead; returns the text."""
+    text = f"{name}: nothing is connected, or {source} is bypassed or muted; {outcome}"
+    tell(text)
+    return text

@@ -1,37 +1,37 @@
-"""From the host's IMAGE ([B, H, W, C] in 0..1) to the RGB that models take and the mask that an alpha channel is."""
+"""From the host's IMAGE ([B, H, W, C] in 0..1), or a list of IMAGEs, to single pictures and the masks that alpha channels are."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 
-COLOURS = {1: 1, 2: 1, 3: 3, 4: 3}  # channels of an IMAGE -> those of them that are colours; the last of 2 and 4 is alpha
-OPAQUE = 0.99  # hosts load an alpha of 255 as 255/256 at the least
-GREY = 0.5  # under what is transparent
+from ..pictures import alpha_of, card, rgb
+
+__all__ = ["Images", "alpha_of", "each", "rgb", "rgb_each", "subject_mask", "text_image"]
+
+#: an IMAGE, or a list of IMAGEs whose sizes may differ
+Images = torch.Tensor | Sequence[torch.Tensor]
 
 
-def rgb(name: str, image: torch.Tensor) -> torch.Tensor:
-    """``image`` as [B, H, W, 3]: grey becomes colour, transparent pixels become neutral grey.
+def each(name: str, images: Images) -> list[torch.Tensor]:
+    """Every picture of an IMAGE, or of a list of IMAGEs whose sizes may differ, as an IMAGE [1, H, W, C] of its own.
 
-    What colour a file has under its transparent pixels is chance, and black or white ones lead the match astray. Raises
-    ValueError, naming the input, when it is no IMAGE.
+    Raises ValueError, naming the input, when one of them is no IMAGE, or when there is none.
     """
-    alpha, colours = alpha_of(name, image), image[..., :COLOURS[image.shape[-1]]]
-    if alpha is not None:
-        colours = GREY + alpha[..., None].to(colours) * (colours - GREY)
-    return colours.expand(-1, -1, -1, 3)
+    batches = [images] if torch.is_tensor(images) else [one for one in images if one is not None]
+    for batch in batches:
+        alpha_of(name, batch)
+    made = [picture[None] for batch in batches for picture in batch]
+    if not made:
+        raise ValueError(f"{name}: the list of pictures is empty; connect at least one")
+    return made
 
 
-def alpha_of(name: str, image: torch.Tensor) -> torch.Tensor | None:
-    """Alpha [B, H, W] of ``image`` in 0..1, or None where nothing is transparent. Raises ValueError as :func:`rgb` does."""
-    if image.ndim != 4 or 0 in image.shape or image.shape[-1] not in COLOURS:
-        raise ValueError(f"{name}: an IMAGE is [batch, height, width, channels] with 1, 3 or 4 channels; this one is "
-                         f"{tuple(image.shape)}")
-    if image.shape[-1] == COLOURS[image.shape[-1]]:
-        return None
-    alpha = image[..., -1].clamp(0, 1)
-    if alpha.isnan().any():
-        raise ValueError(f"{name}: its alpha channel holds NaN")
-    return None if bool((alpha >= OPAQUE).all()) else alpha
+def rgb_each(name: str, images: Images) -> list[torch.Tensor]:
+    """:func:`rgb` of every picture of :func:`each`, [H, W, 3]."""
+    return [rgb(name, picture)[0] for picture in each(name, images)]
 
 
 def subject_mask(name: str, image: torch.Tensor) -> torch.Tensor | None:
@@ -44,3 +44,8 @@ def subject_mask(name: str, image: torch.Tensor) -> torch.Tensor | None:
         raise ValueError(f"{name}: all of it is transparent, so there would be nothing to match; invert the mask that was joined "
                          "with it, or give the picture without its alpha channel")
     return alpha
+
+
+def text_image(text: str) -> torch.Tensor:
+    """IMAGE [1, H, W, 3] of a text, where there is no picture to show."""
+    return torch.from_numpy(np.array(card(text))).float()[None] / 255

@@ -6,13 +6,13 @@ Colours are chosen for colour-blind readers: overlays use blue-to-yellow (cividi
 from __future__ import annotations
 
 import math
-import textwrap
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 
+from ..pictures import INK, MARGIN, PAPER
 from .correspondence import grid_of
 from .settings import Snapshot
 
@@ -49,8 +49,7 @@ def panels(snapshot: Snapshot, picture: torch.Tensor, references: list[torch.Ten
 #: what each of the panels shows
 CAPTIONS = ("reference: subject", "result: subject", "trusted matches", "where it was taken from", "reference, carried over",
             "matched points")
-SHEET_SIDE, COLUMN, MARGIN, CAPTION = 320, 270, 10, 34  # pixels
-PAPER, INK = (24, 24, 28), (235, 235, 235)
+SHEET_SIDE, COLUMN, CAPTION = 320, 270, 34  # pixels
 
 
 def pixels(picture: torch.Tensor) -> Image.Image:
@@ -73,14 +72,6 @@ def sheet(shown: list[torch.Tensor]) -> Image.Image:
         how = Image.NEAREST if factor >= 1 else Image.LANCZOS
         page.paste(pixels(panel).resize((width, height), how), (x, y + CAPTION))
     _legend(page, draw, font, 2 * step_y + MARGIN)
-    return page
-
-
-def card(text: str) -> Image.Image:
-    """A PIL picture with a text on it, for a run without anything to show."""
-    lines = textwrap.wrap(text, 44)
-    page = Image.new("RGB", (640, MARGIN * 2 + 34 * len(lines)), PAPER)
-    ImageDraw.Draw(page).multiline_text((MARGIN, MARGIN), "\n".join(lines), INK, ImageFont.load_default(26), spacing=6)
     return page
 
 

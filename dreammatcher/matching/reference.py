@@ -73,16 +73,20 @@ def views_of(given: Reference | ReferenceSet) -> tuple[Member, ...]:
     return given.members if isinstance(given, ReferenceSet) else (Member(given),)
 
 
-def combined(first: Reference | ReferenceSet, second: Reference | ReferenceSet, *, first_weight: float = 1.0,
+def combined(first: Reference | ReferenceSet | None, second: Reference | ReferenceSet | None, *, first_weight: float = 1.0,
              second_weight: float = 1.0, first_mask: torch.Tensor | None = None,
              second_mask: torch.Tensor | None = None) -> ReferenceSet:
-    """One set of two references or sets. A weight multiplies a set's own weights; a mask replaces none that is there.
+    """One set of two references or sets, of which one may be missing.
+
+    A weight multiplies a set's own weights; a mask replaces none that is there.
 
     Raises ValueError for weights outside 0..1, an empty mask, a mask for a set and references of different families.
     """
     members = []
     for name, given, weight, mask in (("reference_1", first, first_weight, first_mask),
                                       ("reference_2", second, second_weight, second_mask)):
+        if given is None:
+            continue
         if mask is not None and isinstance(given, ReferenceSet):
             raise ValueError(f"{name}: a mask cannot be given to references that are combined already; give it where "
                              "they are combined")
@@ -128,6 +132,15 @@ def save(reference: Reference, path: Path) -> None:
 def _said(subject: Subject | None) -> dict | None:
     """A subject in a file. What the text encoder made of it stands there as part of the positive prompt."""
     return subject and {name: getattr(subject, name) for name in ("words", "prompt", "columns", "tokens")}
+
+
+def is_reference(path: Path) -> bool:
+    """Whether :func:`save` wrote a file; only its head is read."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (OSError, SafetensorError):
+        return False
 
 
 def load(path: Path) -> Reference:

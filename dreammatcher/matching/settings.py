@@ -124,6 +124,7 @@ class Trace:
     snapshots: dict[float, Snapshot] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     off: bool = False  # strength is 0
+    missing: str = ""  # what was not connected, so that nothing could be matched
     levels: int = 0  # noise levels between start and end
     layers: int = 0  # of all calls together, that took over something of the reference
     owner: str = ""  # whose runs these are, among the records of all
@@ -152,6 +153,8 @@ class Trace:
 
     def nothing(self) -> str:
         """Why the run took nothing of the reference, or an empty string when it did."""
+        if self.missing:
+            return self.missing
         if self.off:
             return "strength is 0"
         if self.layers:

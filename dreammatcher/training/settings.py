@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from .parallel import ALONE, Share
 
+#: that random generators take
+LARGEST_SEED = 2**64 - 1
 CONSTANT, COSINE, LINEAR = "constant", "cosine", "linear"
 SCHEDULES = (CONSTANT, COSINE, LINEAR)
 ADAMW, ADAFACTOR, PRODIGY, ADAMW_8BIT = "AdamW", "Adafactor", "Prodigy", "AdamW 8-bit"
@@ -59,7 +61,7 @@ class TrainingSettings:
         check("batch", self.batch, 1, 1024)
         check("accumulate", self.accumulate, 1, 1024)
         check("average", self.average, 0, 0.99999, "0 keeps no average")
-        check("seed", self.seed, 0, 2**63 - 1)
+        check("seed", self.seed, 0, LARGEST_SEED)
 
 
 @dataclass(frozen=True)

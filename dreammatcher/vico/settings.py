@@ -33,6 +33,7 @@ class LookTrace:
     masks: dict[float, dict[Layer, torch.Tensor]] = field(default_factory=dict)  # sigma -> site -> [h, w] of the reference
     looks: int = 0  # sites of calls in which the reference was looked at
     off: bool = False  # strength is 0
+    missing: str = ""  # what was not connected, so that nothing could be looked at
     skipped: list[str] = field(default_factory=list)
     owner: str = ""  # whose runs these are, among the records of all
 
@@ -56,6 +57,8 @@ class LookTrace:
 
     def nothing(self) -> str:
         """Why the run did not look at the reference, or an empty string when it did."""
+        if self.missing:
+            return self.missing
         if self.off:
             return "strength is 0"
         if self.looks:

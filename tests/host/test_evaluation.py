@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from graph_around import TestList, linked
 from PIL import Image
 
 from harness.examples import node, sampler
@@ -148,3 +149,32 @@ def test_without_encoders_the_node_says_what_belongs_where(host):
         host.nodes["DreamMatcherEvaluate"]().measure(images(1), images(2), "", "DINO and CLIP, as DreamBooth")
     with pytest.raises(ValueError, match="connect Load CLIP Vision"):
         host.nodes["DreamMatcherEvaluate"]().measure(images(1), images(2), "", "CLIP Vision of the graph")
+
+
+def test_results_and_references_in_lists_are_scored_as_in_a_batch(host, encoders):
+    def graph(sources):
+        return {**sources, "5": node("DreamMatcherEvaluate", results=["1", 0], references=["2", 0], prompt="a dog",
+                                    encoders="DINO and CLIP, as DreamBooth")}
+
+    pictures = [images(seed, 1) for seed in range(3)]
+    photos = [torch.rand(1, *size, 3, generator=torch.Generator().manual_seed(9)) for size in ((96, 80), (70, 120), (100, 100))]
+    listed = host.run(graph({"1": linked(host, pictures, "results", TestList), "2": linked(host, photos, "photos", TestList)}))
+    assert listed.success, listed.error()
+    text, = listed.ui["5"]["text"]
+    assert text.splitlines()[0].count(",") == 2, "a score for each of three results"
+    known = [photos[0], photos[0]]
+    batch = graph({"1": linked(host, torch.cat(pictures), "batch"), "2": linked(host, torch.cat(known), "same")})
+    split = graph({"1": linked(host, pictures, "results", TestList), "2": linked(host, known, "known", TestList)})
+    assert host.run(batch).ui["5"]["text"] == host.run(split).ui["5"]["text"]
+
+
+def test_each_result_of_a_list_follows_its_own_prompt(host, pack, encoders):
+    evaluate = pack.module("dreammatcher.host.evaluation").evaluate
+    pictures = [images(seed, 1) for seed in range(2)]
+    choice = "DINO and CLIP, as DreamBooth"
+    alone = [evaluate(picture, pictures, said, choice).values["CLIP-T"][0] for picture, said in zip(pictures, ("a dog", "a cat"))]
+    assert evaluate(pictures, pictures, ["a dog", "a cat"], choice).values["CLIP-T"] == pytest.approx(alone, rel=1e-4)
+    with pytest.raises(ValueError, match="prompt: there are 3 texts for 2 results"):
+        evaluate(pictures, pictures, ["a", "b", "c"], choice)
+    with pytest.raises(ValueError, match="prompt: text 2 of 2 is empty"):
+        evaluate(pictures, pictures, ["a", ""], choice)

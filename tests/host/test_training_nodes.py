@@ -137,13 +137,17 @@ def read_folder(host, name="my toy", **changes):
 
 def test_a_folder_gives_pictures_of_any_size_with_captions_and_masks(host, input_folder, pictures):
     Image.new("RGB", (200, 100), "red").save(input_folder / "b.jpg")
-    Image.new("RGBA", (100, 160), (0, 255, 0, 0)).save(input_folder / "a.png")
+    cut_out = Image.new("RGBA", (100, 160), (0, 255, 0, 0))
+    cut_out.paste((0, 255, 0, 255), (0, 0, 100, 80))
+    cut_out.save(input_folder / "a.png")
     (input_folder / "b.txt").write_text("a sks toy\nin the snow\n", encoding="utf-8")
     (input_folder / "notes.md").write_text("no picture")
     made = read_folder(host)
     assert [example.captions for example in made.examples] == [("a photo of a sks toy",), ("a sks toy in the snow",)]
     assert [tuple(example.picture.shape) for example in made.examples] == [(3, 160, 100), (3, 100, 200)]
-    assert made.examples[0].mask is not None and not made.examples[0].mask.any() and made.examples[1].mask is None
+    own, mask = made.examples[0].picture, made.examples[0].mask
+    assert bool((mask[:, :80] == 1).all()) and not mask[:, 80:].any() and made.examples[1].mask is None
+    assert bool((own[:, 80:] == 0.5).all()) and bool((own[1, :80] == 1).all())
     assert len(read_folder(host, images=pictures).examples) == 4
 
 

@@ -13,12 +13,15 @@ from ...matching.settings import ApplySettings, MaskSettings, Trace
 from ...unet import structure_of
 from ..installed import INSTALLED_KEY, Installed, SessionHolder, installed_on
 from ..lifecycle import install
+from ..notes import not_connected
 from ..records import owner_here
 from . import patches
 from .begin import begin
 from .live import SILENT, Live, watch
 
 log = logging.getLogger(__name__)
+
+PASSED = "the model goes on as it is"
 
 
 def check_family(reference: Reference, family: str, channels: int) -> None:
@@ -28,6 +31,17 @@ def check_family(reference: Reference, family: str, channels: int) -> None:
     if reference.fingerprint != family:
         raise ValueError(f"reference: it was made with another model family ({reference.fingerprint}); this model is "
                          f"({family}). Invert the reference again with this model")
+
+
+def apply_or_pass(model: ModelPatcher, reference: Reference | ReferenceSet | None, mask: MaskSettings | None,
+                  settings: ApplySettings, layers: str, live: Live) -> tuple[ModelPatcher, Trace]:
+    """:func:`apply`; without a reference or a mask the model as it is, with a note, and a trace that says so."""
+    if reference is None:
+        source = "DreamMatcher Invert Reference or another node in front"
+        return model, Trace(missing=not_connected("reference", source, PASSED))
+    if mask is None:
+        return model, Trace(missing=not_connected("mask", "DreamMatcher Mask", PASSED))
+    return apply(model, reference, mask, settings, layers, live)
 
 
 def apply(model: ModelPatcher, reference: Reference | ReferenceSet, mask: MaskSettings, settings: ApplySettings, layers: str = "",

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 
 from ...matching.reference import Reference
-from ...matching.settings import ApplySettings
+from ...matching.settings import ApplySettings, Trace
 from ...subject import Subject
 from ...unet import Structure, structure_of
 from ..conditioning import encode, encode_subject, subject_and_remarks
@@ -68,27 +68,31 @@ def sized(picture: torch.Tensor, side: int, least: int) -> torch.Tensor:
 
 
 def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: str, prompt: str, negative: str, words: str,
-                  kept: Kept, reference_mask: torch.Tensor | None = None) -> tuple[tuple, tuple[str, ...]]:
+                  kept: Kept, reference_mask: torch.Tensor | None = None,
+                  strength: float = 1.0) -> tuple[tuple, tuple[str, ...]]:
     """MODEL, positive, negative and trace for one reference IMAGE [B, H, W, C], of which the first is used, and remarks.
 
-    Without ``words``, those that both prompts share are the subject, but for medium and scene, or else those of each.
-    The match stays inside of ``reference_mask`` [B, h, w], or else of what is not transparent in the reference. Raises
-    ValueError, naming the input, when a subject word is missing in one of the prompts, the picture is too small or too long
-    for the model, or nothing of it is left to match.
+    Without ``words``, those that both prompts share are the subject, but for medium and scene, or else those of each. A
+    ``strength`` of 0 is the plain model: nothing is inverted. The match stays inside of ``reference_mask`` [B, h, w], or else
+    of what is not transparent in the reference. Raises ValueError, naming the input, when a subject word is missing in one of
+    the prompts, the picture is too small or too long for the model, or nothing of it is left to match.
     """
+    settings = ApplySettings(strength)
     reference_subject, remarks = _subject(clip, "reference_prompt", reference_prompt, words)
     target_subject, more = _subject(clip, "prompt", prompt, words)
     reference_subject, target_subject, shared = shared_subjects(reference_subject, target_subject)
     if any(SHARED in remark for remark in shared):  # those of each prompt are no longer taken
         remarks, more = (tuple(one for one in each if "none given" not in one) for each in (remarks, more))
     positive, target_subject = encode_subject(clip, prompt, target_subject)
+    avoided = encode(clip, negative)
+    if strength == 0:
+        return (model, positive, avoided, Trace(off=True)), shared + remarks + more
     picture = sized(rgb("reference", reference[:1]), native_side(model), least_side(structure_of(model.model)))
     if reference_mask is None:
         reference_mask = subject_mask("reference", reference[:1])
     mask = mask_settings(reference_subject, target_subject, reference_mask, None, THRESHOLD, True)
-    avoided = encode(clip, negative)
     inverted = kept.inverted(model, vae.encode(picture), encode(clip, reference_prompt), avoided)
-    matched, trace = apply(model, inverted, mask, ApplySettings())
+    matched, trace = apply(model, inverted, mask, settings)
     return (matched, positive, avoided, trace), shared + remarks + more
 
 

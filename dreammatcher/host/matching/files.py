@@ -7,7 +7,7 @@ from pathlib import Path
 from ...matching import reference as references
 from ..files import Shelf, numbered
 
-REFERENCES = Shelf("dreammatcher", "save a reference first")
+REFERENCES = Shelf("dreammatcher", "save a reference first", belongs=references.is_reference)
 
 
 def save_reference(reference: references.Reference, prefix: str) -> Path:

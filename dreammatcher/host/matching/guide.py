@@ -28,10 +28,12 @@ def guide(model: ModelPatcher, settings: GuidanceSettings) -> ModelPatcher:
     """A clone of ``model`` whose clean estimates are led towards the warped reference. In mode ``paper`` its weights stay on the
     device.
 
-    Raises ValueError for a model without DreamMatcher Apply.
+    A model without DreamMatcher Apply, as behind a bypassed one, goes on as it is, with a note.
     """
     if not installed_on(model.model_options.get("transformer_options", {})):
-        raise ValueError("model: there is nothing to guide towards; connect the MODEL output of DreamMatcher Apply")
+        tell("model: there is nothing to guide towards, so it goes on as it is; connect the MODEL output of DreamMatcher Apply, "
+             "or switch that node on again")
+        return model
     if settings.weight == 0:
         return model.clone()
     clone = (_whole(model) if settings.mode == PAPER else model).clone()

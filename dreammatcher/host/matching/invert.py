@@ -12,13 +12,14 @@ import torch
 from ...matching.features import FeatureOptions, FeatureStore
 from ...matching.inversion import Trajectory, invert, psnr, reconstruct
 from ...matching.plan import members_in_use
-from ...matching.reference import Reference, ReferenceSet
+from ...matching.reference import Reference, ReferenceSet, combined
 from ...matching.settings import MaskSettings
 from ...subject import Conditioning, Subject
 from ...unet import COND, UNCOND, structure_of
 from ..capture import evaluate
 from ..conditioning import from_host
 from ..identity import network_identity
+from ..notes import not_connected
 from ..progress import progress
 from .apply import check_family
 from .reference_pass import reference_pass
@@ -61,6 +62,28 @@ def invert_reference(model, latent: dict, positive: list, negative: list, steps:
 
 def _denoiser(base: torch.nn.Module, conditioning: Conditioning):
     return lambda x, sigma: evaluate(base, conditioning, x, sigma)
+
+
+def prepare_or_pass(model, reference: Reference | ReferenceSet | None, mask: MaskSettings | None,
+                    options: FeatureOptions) -> Reference | ReferenceSet | None:
+    """:func:`prepare_features`; without a reference or a mask the reference as it is, with a note."""
+    if reference is None:
+        not_connected("reference", "DreamMatcher Invert Reference or another node in front", "no features are made")
+    elif mask is None:
+        not_connected("mask", "DreamMatcher Mask", "no features are made")
+    else:
+        return prepare_features(model, reference, mask, options)
+    return reference
+
+
+def combine_or_pass(first: Reference | ReferenceSet | None, second: Reference | ReferenceSet | None,
+                    **options) -> ReferenceSet | None:
+    """:func:`combined`; where one is not connected the other alone, with a note, and nothing where none is."""
+    missing = [name for name, given in (("reference_1", first), ("reference_2", second)) if given is None]
+    if missing:
+        outcome = "the other is taken alone" if len(missing) == 1 else "there is none to match"
+        not_connected(" and ".join(missing), "the node in front", outcome)
+    return combined(first, second, **options) if len(missing) < 2 else None
 
 
 def prepare_features(model, reference: Reference | ReferenceSet, mask: MaskSettings | None,

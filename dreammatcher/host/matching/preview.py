@@ -7,28 +7,34 @@ import random
 from pathlib import Path
 
 import folder_paths
-import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image
 
 from ...matching.inspection import cells, chosen
-from ...matching.preview import card, panels, pixels, sheet
+from ...matching.preview import panels, pixels, sheet
 from ...matching.settings import Snapshot, Trace
-from ..pictures import rgb
+from ...pictures import card
+from ..pictures import Images, rgb, rgb_each, text_image
 from ..records import OUTSIDE, RECORDS, Seen
 
 INSPECTED_SIDE = 1024  # pixels of the longer side; larger pictures are shown smaller
 
 
-def show(trace: Trace, images: torch.Tensor, reference: torch.Tensor, plain: torch.Tensor | None = None,
-         more: torch.Tensor | None = None, seen: Seen = OUTSIDE) -> tuple[torch.Tensor, dict]:
+NO_TRACE = ("Nothing was matched: there is no trace. Nothing is connected to it, or DreamMatcher Apply or DreamMatcher (Easy) is "
+            "bypassed or muted.")
+
+
+def show(trace: Trace | None, images: torch.Tensor, reference: Images, plain: torch.Tensor | None = None,
+         more: Images | None = None, seen: Seen = OUTSIDE) -> tuple[torch.Tensor, dict]:
     """IMAGE batch of six panels for each of ``images`` [B, H, W, C], and the node's ui entry.
 
-    ``more`` [N, H, W, C] are pictures of further references, of a size of their own. ``plain`` [B|1, H, W, C], the same
-    pictures without matching, is for the inspector's slider. What is shown is the run that ``seen`` leads to. One that matched
-    nothing gets one picture with the reason on it, and so do pictures that there is no record of.
+    ``reference`` and ``more`` are the references' pictures, each of a size of its own. ``plain`` [B|1, H, W, C], the same
+    pictures without matching, is for the inspector's slider. What is shown is the run that ``seen`` leads to. Without a trace,
+    for a run that matched nothing and for pictures that there is no record of, there is one picture with the reason on it.
     """
+    if trace is None:
+        return _without_a_match(NO_TRACE)
     found, first = RECORDS.find(trace.owner, seen), 0
     if found is not None and len(found.records) != 1:
         return _without_a_match(f"No match to show: {found.reason('DreamMatcher Apply')}.")
@@ -38,7 +44,7 @@ def show(trace: Trace, images: torch.Tensor, reference: torch.Tensor, plain: tor
     if snapshot is None:
         return _without_a_match(f"Nothing was matched: {trace.nothing() or 'there is no record of a match'}.")
     images = rgb("images", images)
-    references = [*rgb("reference", reference), *([] if more is None else rgb("reference_2", more))]
+    references = [*rgb_each("reference", reference), *([] if more is None else rgb_each("reference_2", more))]
     plain = None if plain is None else rgb("plain", plain)
     sources = [rearrange(picture, "h w c -> c h w").float().cpu() for picture in references]
     folder, made, sheets = Temporary(), [], []
@@ -57,9 +63,7 @@ def show(trace: Trace, images: torch.Tensor, reference: torch.Tensor, plain: tor
 
 
 def _without_a_match(text: str) -> tuple[torch.Tensor, dict]:
-    made = card(text)
-    shown = torch.from_numpy(np.array(made)).float()[None] / 255
-    return shown, {"images": [Temporary().picture("panels", made)], "text": [text], "dreammatcher": []}
+    return text_image(text), {"images": [Temporary().picture("panels", card(text))], "text": [text], "dreammatcher": []}
 
 
 def recorded(trace: Trace, pictures: int) -> list[Snapshot]:

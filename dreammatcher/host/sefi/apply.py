@@ -16,7 +16,7 @@ from ...unet import attention_modules, structure_of
 from ..calls import around_calls, context_of, with_option
 from ..installed import Installed, SessionHolder
 from ..lifecycle import install, names_of
-from ..notes import tell
+from ..notes import not_connected, tell
 from ..rows import RowBook
 from ..session import CallWatch, Clock, Session, noise_level
 from ..start import Start
@@ -86,6 +86,14 @@ class Read:
 
     keys: torch.Tensor
     values: torch.Tensor
+
+
+def apply_or_pass(model, sefi: SeFi | None, start: float, end: float) -> Any:
+    """:func:`apply_sefi`; without what was learned the model as it is, with a note."""
+    if sefi is None:
+        not_connected("sefi", "DreamMatcher SeFi Train or DreamMatcher SeFi Load", "the model goes on as it is")
+        return model
+    return apply_sefi(model, sefi, start, end)
 
 
 def apply_sefi(model, sefi: SeFi, start: float, end: float) -> Any:

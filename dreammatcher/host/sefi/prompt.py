@@ -12,6 +12,7 @@ from ...sefi.stages import TIMESTEPS, spans, stage_of
 from ...subject import Subject
 from ...training.captions import holds
 from ..conditioning import SUBJECT_KEY, TEXTS_KEY, encode, subject_of
+from ..notes import not_connected
 from ..training.new_words import with_new_words
 
 
@@ -32,6 +33,16 @@ class StagedText:
         """Number of the span of a timestep, which need not be whole; one outside of 0..999 belongs to the nearest."""
         whole = min(max(round(timestep), 0), self.ends[-1])
         return next(number for number, end in enumerate(self.ends) if whole <= end)
+
+
+def staged_or_plain(clip, prompt: str, subjects: Sequence[SeFi]) -> tuple[list, Subject]:
+    """:func:`staged_prompt`; without a subject the prompt as the host encodes it, with a note."""
+    if subjects:
+        return staged_prompt(clip, prompt, subjects)
+    source = "DreamMatcher SeFi Train or DreamMatcher SeFi Load"
+    not_connected("sefi", source, "the prompt is encoded as it is, and no learned word is known in it")
+    subject = subject_of(clip, prompt, "")
+    return encode(clip, prompt, subject), subject
 
 
 def staged_prompt(clip, prompt: str, subjects: Sequence[SeFi]) -> tuple[list, Subject]:

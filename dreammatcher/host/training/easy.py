@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-import torch
-
 from ...training.captions import alone, holds
 from ...training.data import Preparation
 from ...training.export import Learned
 from ...training.settings import LoraSettings, ObjectiveSettings, OptimiserSettings, Running, TrainingOptions
 from ..family import native_side
+from ..masks import Masks
+from ..pictures import Images
 from .identifiers import rare_word
-from .learn import LORA, DreamBoothSettings, dreambooth, plan_dreambooth
+from .learn import LORA, DreamBoothSettings, dreambooth, has_masks, plan_dreambooth
 from .prior import PriorSettings, prior_set
 from .sets import training_set
 
@@ -33,12 +33,13 @@ RANK, WARMUP, AVERAGE = 8, 25, 0.98
 RUNNING = Running(keep_when_stopped=True, checkpointing=None)
 
 
-def learn_subject(model, clip, vae, images: torch.Tensor, class_word: str, effort: str, rate: float, seed: int, identifier: str,
-                  masks: torch.Tensor | None, prompt: str) -> tuple[Learned, list[float], str]:
+def learn_subject(model, clip, vae, images: Images, class_word: str, effort: str, rate: float, seed: int, identifier: str,
+                  masks: Masks | None, prompt: str) -> tuple[Learned, list[float], str]:
     """DreamBooth as a LoRA of UNet and text encoder with prior preservation, at the model's own size.
 
     Gives what was learned, the loss of each step, and the words that mean the subject. An empty ``identifier`` is replaced by a
-    rare word drawn by ``seed``. ``prompt`` is drawn while it trains, the subject's words in place of the class.
+    rare word drawn by ``seed``. Only what masks cover is learned, or what is not transparent. ``prompt`` is drawn while it
+    trains, the subject's words in place of the class.
 
     Raises ValueError, before class pictures are drawn, for pictures, masks and models that cannot be learned from, without a
     class word, and where memory does not suffice.
@@ -55,7 +56,7 @@ def learn_subject(model, clip, vae, images: torch.Tensor, class_word: str, effor
                               sample_every=max(1, chosen.steps // 10), running=RUNNING)
     settings = options.training(chosen.steps, 1, seed, bfloat16=False)
     weights = DreamBoothSettings(LORA, LoraSettings(RANK), rate, text=True)
-    objective = ObjectiveSettings(masked=masks is not None)
+    objective = ObjectiveSettings(masked=has_masks(own))
     plan_dreambooth(model, clip, vae, own, weights, objective, settings, options)  # before minutes are spent on class pictures
     prior, _ = prior_set(model, clip, vae, own, PriorSettings(chosen.prior, seed=seed))
     options = replace(options, running=replace(RUNNING, planned=True))

@@ -12,10 +12,13 @@ import torch
 from einops import rearrange
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..changes import Changes, changes
 from ..notes import tell
+from ..pictures import rgb, subject_mask
 from .caption_files import caption_of
 
 LARGEST = 2048  # pixels of a side: twice what SDXL learns from
+CLIPBOARD = "clipspace"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp")
 #: endings of pictures that are not read: several frames or layers, or for want of a decoder everywhere
 NOT_READ = (".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".gif", ".apng", ".tif", ".tiff", ".tga", ".ico", ".svg", ".dds",
@@ -28,7 +31,7 @@ class Found:
     """One picture of a folder."""
 
     path: Path
-    picture: torch.Tensor  # [3, H, W] in 0..1
+    picture: torch.Tensor  # [3, H, W] in 0..1, grey where it is transparent
     mask: torch.Tensor | None  # [1, H, W], white where the picture is not transparent
     caption: str = ""  # of the text file; empty without one
     text: str = ""  # name of that file
@@ -50,21 +53,21 @@ def folder_path(name: str) -> Path:
     return path
 
 
-def changed(name: str) -> str:
-    """Another text when a file of the folder changes; "" without a folder."""
+def changed(name: str | None) -> Changes:
+    """What the folder's files are; nothing without a folder.
+
+    A name of None stands for a linked value that is not known yet: what those of every folder in the input folder are, but for
+    the one in which the host keeps what was copied.
+    """
+    root = Path(os.path.abspath(folder_paths.get_input_directory()))
+    if name is None:
+        return changes({path.relative_to(root).as_posix(): path.iterdir() for path in root.rglob("*")
+                        if path.is_dir() and path.relative_to(root).parts[0] != CLIPBOARD})
     try:
-        files = sorted(folder_path(name).iterdir()) if name.strip() else []
+        path = folder_path(name) if name.strip() else None
+        return changes({} if path is None else {Path(os.path.relpath(path, root)).as_posix(): path.iterdir()})
     except (OSError, ValueError):  # said when the node runs
-        files = []
-    return " ".join(f"{file.name}:{_modified(file)}" for file in files)
-
-
-def _modified(file: Path) -> int:
-    """Time of the last change of what a name leads to, or of the name where that is not there."""
-    try:
-        return file.stat().st_mtime_ns
-    except OSError:
-        return file.lstat().st_mtime_ns
+        return changes({})
 
 
 def pictures_of(name: str) -> list[Found]:
@@ -104,6 +107,8 @@ def pictures_of(name: str) -> list[Found]:
 
 def _upright(image: Image.Image) -> Image.Image:
     """The picture as the camera held it, in eight bits, no larger than is of use."""
+    if image.mode in ("P", "PA", "LA"):  # colours under what is transparent must not bleed while it is made smaller
+        image = image.convert("RGBA")
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().clip(0, 255).astype(np.uint8))
     image = ImageOps.exif_transpose(image)
@@ -117,6 +122,5 @@ def _read(file: Path) -> Found:
             pixels = np.array(_upright(image).convert("RGBA"))
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"folder: {file.name} is damaged or no picture ({error})") from error
-    picture = rearrange(torch.from_numpy(pixels).float() / 255, "h w c -> c h w")
-    opaque = bool((picture[3] > 0.99).all())
-    return Found(file, picture[:3].clone(), None if opaque else picture[3:].clone())
+    name, picture = f"folder: {file.name}", torch.from_numpy(pixels)[None].float() / 255
+    return Found(file, rearrange(rgb(name, picture)[0], "h w c -> c h w").clone(), subject_mask(name, picture))

@@ -77,7 +77,7 @@ def write_job(checkpoint: str, own: TrainingSet, prior: TrainingSet | None, meth
     """
     check_name(name)
     check_pictures(own)
-    check_prior(own, prior)
+    prior = check_prior(own, prior)
     if method in (DREAMBOOTH_LORA, DREAMBOOTH_FULL):
         check_masks(own, _dreambooth(method, choices, options)[1])
     else:

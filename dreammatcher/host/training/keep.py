@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 
 import comfy.sd
@@ -17,6 +19,9 @@ from ...training.curve import curve
 from ...training.export import Learned, embedding_tensors
 from ...whole import whole
 from .new_words import with_new_words
+
+#: in the head of a LoRA's file: the words that were learned with it, and the names of their embeddings
+WORDS = "dreammatcher_words"
 
 
 def apply_learned(model, clip, learned: Learned, strength_model: float = 1.0, strength_clip: float = 1.0) -> tuple:
@@ -40,16 +45,19 @@ def save_learned(learned: Learned, name: str) -> tuple[Path, str]:
     if not (learned.lora or learned.embeddings):
         raise ValueError("learned: it is empty, so there is nothing to save")
     paths, said, files = [], [], {}
+    name = _free_name(name.strip(), learned)
+    beside: dict[str, str] = {}
     for word, rows in learned.embeddings.items():
-        path = _free("embeddings", name.strip().replace(" ", "_"))  # prompts are split at spaces
+        path = _free("embeddings", _word_name(name))
         write_whole(path, embedding_tensors(rows, learned.about), learned.about)
         paths.append(path)
-        files[word] = f"embedding:{path.stem}"
+        files[word], beside[word] = f"embedding:{path.stem}", path.stem
         which = f", the word {word!r}" if len(learned.embeddings) > 1 else ""
         said.append(f"Saved as {path}{which}. Write {in_prompts(learned.about, {word: files[word]})} in prompts.")
     if learned.lora:
-        path = _free("loras", name.strip())
-        write_whole(path, {key: value.half() if value.ndim else value for key, value in learned.lora.items()}, learned.about)
+        path = _free("loras", name)
+        halves = {key: value.half() if value.ndim else value for key, value in learned.lora.items()}
+        write_whole(path, halves, {**learned.about, WORDS: json.dumps(beside)} if beside else learned.about)
         paths.insert(0, path)
         said.append(f"Saved as {path}. Load it with Load LoRA, and write {in_prompts(learned.about, files)} in prompts.")
     return paths[0], "\n".join(said)
@@ -71,19 +79,36 @@ def check_name(name: str) -> None:
         raise ValueError(f"name: {name!r} is no name for a file; use letters, numbers, spaces, dots, - and _")
 
 
+def _free_name(name: str, learned: Learned) -> str:
+    """``name``, with a number where its LoRA or its embedding has a file of that name: the two belong together."""
+    folders = [(_folder("loras"), str)] * bool(learned.lora) + [(_folder("embeddings"), _word_name)] * bool(learned.embeddings)
+    return next(one for one in _numbered(name)
+                if not any((folder / f"{spelled(one)}.safetensors").exists() for folder, spelled in folders))
+
+
+def _word_name(name: str) -> str:
+    return name.replace(" ", "_")  # prompts are split at spaces
+
+
+def _folder(kind: str) -> Path:
+    return Path(folder_paths.get_folder_paths(kind)[0])
+
+
 def _free(kind: str, name: str) -> Path:
     """A path in the first folder of a ``kind`` of models that no file has."""
-    return free_path(Path(folder_paths.get_folder_paths(kind)[0]), name)
+    return free_path(_folder(kind), name)
 
 
 def free_path(folder: Path, name: str) -> Path:
     """``name.safetensors`` in a folder, which is made; with a number where a file has that name."""
     folder.mkdir(parents=True, exist_ok=True)
-    path, number = folder / f"{name}.safetensors", 1
-    while path.exists():
-        number += 1
-        path = folder / f"{name}_{number}.safetensors"
-    return path
+    return next(path for one in _numbered(name) if not (path := folder / f"{one}.safetensors").exists())
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """``name``, ``name_2``, ``name_3`` and so on."""
+    yield name
+    yield from (f"{name}_{number}" for number in count(2))
 
 
 def write_whole(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, str]) -> None:

@@ -16,6 +16,7 @@ from ...training.sets import TrainingSet
 from ...training.settings import LoraSettings, ObjectiveSettings, TrainingOptions, TrainingSettings
 from ...training.textual_inversion import token_rows
 from ...training.trainables import TokenRows, Trainable, Weights
+from ..notes import tell
 from .estimate import check_memory
 from .model import HostDenoiser
 from .names import text_names, unet_names
@@ -65,7 +66,7 @@ def dreambooth(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, ch
     """DreamBooth. Raises ValueError, before the first step, for a prior or masks that do not fit, and as :class:`HostDenoiser`.
     """
     check_pictures(own)
-    check_prior(own, prior)
+    prior = check_prior(own, prior)
     check_masks(own, objective)
     names = _names(model, clip)
     with ready(model, clip, vae, own, prior, settings, options.running) as work:
@@ -109,16 +110,19 @@ def _dreambooth_recipe(work: Ready, prior: LatentSet | None, names: dict[str, di
 
 
 def check_masks(own: TrainingSet, objective: ObjectiveSettings) -> None:
-    """Raises ValueError when masks are to count and there are none."""
-    if objective.masked and not _has_masks(own):
+    """Raises ValueError when masks are to count and there are none; says so when they are not to count."""
+    if objective.masked and not has_masks(own):
         raise ValueError("masked: the training set has no masks; connect them there, or turn this off")
+    if not objective.masked and has_masks(own):
+        tell("masked is off, so the parts outside of the masks are learned with the subject; transparent ones are grey. Turn it "
+             "on to learn the subject alone")
 
 
 def textual_inversion(model, clip, vae, own: TrainingSet, initial_word: str, vectors: int, rate: float,
                       settings: TrainingSettings, options: TrainingOptions = USUAL,
                       penalty: Penalty | None = None) -> tuple[Learned, list[float]]:
     """The vectors of the set's identifier. Raises ValueError as :class:`HostDenoiser` and for text encoders other than CLIP."""
-    word, objective = word_of(own), ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=_has_masks(own))
+    word, objective = word_of(own), ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=has_masks(own))
     check_pictures(own)
     with ready(model, clip, vae, own, None, settings, options.running) as work:
         with torch.inference_mode(False):
@@ -137,7 +141,7 @@ def custom_diffusion(model, clip, vae, own: TrainingSet, prior: TrainingSet | No
     """Keys and values that read the text, and the vector of the set's identifier. Raises ValueError as the other two do."""
     word = word_of(own)
     check_pictures(own)
-    check_prior(own, prior)
+    prior = check_prior(own, prior)
     shown, side = own, own.preparation.resolution
     with torch.inference_mode(False):
         if chosen.sizes:
@@ -149,7 +153,7 @@ def custom_diffusion(model, clip, vae, own: TrainingSet, prior: TrainingSet | No
             _check_penalty(work.denoiser, penalty, 1)
             unet = keys_and_values_of(work.denoiser.unet, chosen.rate)
             rows = {word: token_rows(work.denoiser.rows_of(initial_word), 1, chosen.word_rate or chosen.rate)}
-            objective = ObjectiveSettings(prior_weight, options.min_snr_gamma, masked=_has_masks(shown))
+            objective = ObjectiveSettings(prior_weight, options.min_snr_gamma, masked=has_masks(shown))
             recipe = SubjectRecipe(work.denoiser, work.own, objective, unet=unet, rows=rows, prior=work.prior, penalty=penalty)
         choices = (own, prior, initial_word, chosen, objective, settings, *_also(penalty))
         job = job_of(work.identity, "Custom Diffusion", *choices)
@@ -187,7 +191,8 @@ def _stem(name: str) -> str:
     return name.rpartition(".")[0] + ".weight"
 
 
-def _has_masks(own: TrainingSet) -> bool:
+def has_masks(own: TrainingSet) -> bool:
+    """Whether a picture of the set has a mask, or transparent parts, which are one."""
     return any(example.mask is not None for example in own.examples)
 
 

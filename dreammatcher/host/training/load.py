@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import folder_paths
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ...training.bundle import NAME, TWO, bundled, rows_of
 from ...training.delta import Delta, Product, delta_of, is_delta
 from ...training.export import TOWERS, Learned
+from ..changes import Changes, changes
 from ..identity import unpatched
 from ..notes import tell
+from .keep import WORDS
 from .lora_file import Taken, taken_by
 from .names import unet_names
 
 #: kinds of models in whose folders such files lie
 KINDS = ("loras", "embeddings")
+#: in front of the name of an embedding, where a LoRA is called the same
+EMBEDDINGS = "embeddings/"
 #: names of an embedding's one tensor that say nothing about its word
 NAMELESS = ("emb_params", "clip_l", "clip_h", "clip_g", "*")
 #: in the names of a LoRA's tensors, of any form
@@ -27,25 +33,33 @@ LORA = re.compile(r"lora|lycoris|lokr_|hada_|dora_scale|\.diff(_b)?$")
 
 
 def names() -> list[str]:
-    """Files that the node offers."""
-    return sorted({name for kind in KINDS for name in folder_paths.get_filename_list(kind)})
+    """Files that the node offers. An embedding whose name a LoRA has too stands as ``embeddings/NAME``."""
+    loras, embeddings = (folder_paths.get_filename_list(kind) for kind in KINDS)
+    return sorted({*loras, *(f"{EMBEDDINGS}{name}" if name in loras else name for name in embeddings)})
 
 
 def find(name: str) -> Path:
     """Raises ValueError when no folder has the file."""
-    for kind in KINDS:
-        path = folder_paths.get_full_path(kind, name)
+    places = [(kind, name) for kind in KINDS]
+    if name.startswith(EMBEDDINGS):
+        places.append((KINDS[1], name.removeprefix(EMBEDDINGS)))
+    for kind, own in places:
+        path = folder_paths.get_full_path(kind, own)
         if path is not None:
             return Path(path)
     raise ValueError(f"file: {name!r} is in none of ComfyUI's folders of LoRAs and embeddings; put it there and press R")
 
 
-def modified(name: str) -> float:
-    """Time of the file's last change; not a number where there is none."""
+def state(name: str | None) -> Changes:
+    """What the file is; what all files are where the name is None, which stands for a linked value that is not known yet."""
+    return changes({one: [_found(one)] for one in (names() if name is None else [name])})
+
+
+def _found(name: str) -> Path:
     try:
-        return find(name).stat().st_mtime
-    except (OSError, ValueError):
-        return float("nan")
+        return find(name)
+    except ValueError:  # said when the node runs
+        return Path(name)
 
 
 def load_learned(model, clip, name: str) -> Learned:
@@ -80,7 +94,9 @@ def load_learned(model, clip, name: str) -> Learned:
     if taken.tensors or words:
         if left := taken.left_out():
             tell(f"{name}: {left}; they are left out")
-        return Learned(taken.tensors, *_said(name, words, about))
+        rows, more = _said(name, words, about)
+        beside, known = _words_beside(name, path) if safe else ({}, {})
+        return Learned(taken.tensors, {**beside, **rows}, {**known, **more})
     if set(tensors) == set(TWO) or len(tensors) == 1:
         stem, key = re.sub(r"[^\w-]", "", path.stem) or "learned", next(iter(tensors))
         word = f"<{stem}>" if key in NAMELESS else key
@@ -92,6 +108,21 @@ def load_learned(model, clip, name: str) -> Learned:
                          f"with {', '.join(list(tensors)[:3])}")
     raise ValueError(f"file: {name} is no LoRA, embedding or Custom Diffusion model; its names begin with "
                      f"{', '.join(list(content)[:3])}")
+
+
+def _words_beside(name: str, path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The words that were learned and saved together with a LoRA of ours, and what is known of them."""
+    with safe_open(path, framework="pt") as file:
+        about = file.metadata() or {}
+    words: dict[str, torch.Tensor] = {}
+    for word, stem in json.loads(about.get(WORDS, "{}")).items():
+        beside = folder_paths.get_full_path(KINDS[1], f"{stem}.safetensors")
+        if beside is None:
+            tell(f"{name}: its word {word} was saved as the embedding {stem}.safetensors, which is in none of ComfyUI's folders "
+                 "of embeddings; without it prompts cannot name the subject")
+            continue
+        words[word] = rows_of(f"its word {word!r}", load_file(beside))
+    return words, {key: about[key] for key in ("identifier", "subject", TOWERS) if key in about} if words else {}
 
 
 def _said(name: str, words: Mapping[str, Mapping[str, torch.Tensor]],

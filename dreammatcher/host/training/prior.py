@@ -18,6 +18,7 @@ from PIL import Image
 from ...training.captions import Naming
 from ...training.data import Example
 from ...training.sets import TrainingSet
+from ...training.settings import LARGEST_SEED
 from ...whole import whole
 from ..conditioning import encode
 from ..digest import digest
@@ -33,7 +34,7 @@ FOLDER = "dreammatcher/prior"
 
 @dataclass(frozen=True)
 class PriorSettings:
-    """How class pictures are drawn. Each has a seed of its own, counted from ``seed``."""
+    """How class pictures are drawn. Each has a seed of its own, counted from ``seed``, from the largest on to 0."""
 
     count: int = 100
     steps: int = 25
@@ -78,7 +79,7 @@ def prior_set(model, clip, vae, own: TrainingSet, settings: PriorSettings) -> tu
 def _draw(model, vae, positive: list, negative: list, resolution: int, settings: PriorSettings, number: int) -> torch.Tensor:
     """One picture, [H, W, 3] in 0..1."""
     latent = torch.zeros(1, model.model.latent_format.latent_channels, resolution // 8, resolution // 8)
-    seed = settings.seed + number
+    seed = (settings.seed + number) % (LARGEST_SEED + 1)
     noise = comfy.sample.prepare_noise(latent, seed)
     made = comfy.sample.sample(model, noise, settings.steps, settings.cfg, settings.sampler, settings.scheduler, positive,
                                negative, latent, disable_pbar=True, seed=seed)

@@ -56,10 +56,16 @@ def check_pictures(own: TrainingSet) -> None:
                          "different places and poses")
 
 
-def check_prior(own: TrainingSet, prior: TrainingSet | None) -> None:
-    """Raises ValueError for a prior without a class, and for one whose captions name the subject."""
-    if prior is None:
-        return
+def check_prior(own: TrainingSet, prior: TrainingSet | None) -> TrainingSet | None:
+    """The prior, or None for the subject's own set: a bypassed DreamMatcher Prior Set passes it on.
+
+    Raises ValueError for a prior without a class, and for one whose captions name the subject.
+    """
+    if prior is own:
+        tell("prior_set: it is the subject's own set, as a bypassed DreamMatcher Prior Set passes it on; the subject is learned "
+             "without class pictures")
+    if prior is None or prior is own:
+        return None
     if not own.naming.class_word:
         raise ValueError("class_word: it is empty in the training set, and prior preservation needs the subject's class; write "
                          "it there, or take the prior set away")
@@ -68,6 +74,7 @@ def check_prior(own: TrainingSet, prior: TrainingSet | None) -> None:
     if named is not None:
         raise ValueError(f"prior_set: its caption {named!r} holds the identifier {word!r}, so pictures of the class would be "
                          "learned as the subject; leave the identifier of the prior's Training Set empty")
+    return prior
 
 
 def check_class(own: TrainingSet) -> None:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange
 
 from ...training.captions import TEMPLATES, Naming, holds
 from ...training.data import Example, Preparation
 from ...training.sets import TrainingSet
-from ..masks import mask_grid
-from ..pictures import rgb, subject_mask
+from ..masks import Masks, each_mask, mask_grid
+from ..pictures import Images, each, rgb, subject_mask
 from .folder import pictures_of
 
 
-def training_set(images: torch.Tensor | None, masks: torch.Tensor | None, identifier: str, class_word: str, template: str,
-                 captions: str, folder: str, preparation: Preparation) -> TrainingSet:
-    """Pictures with captions of their own, one a line or a text file beside each, or else made of a template and the subject's
-    name.
+def training_set(images: Images | None, masks: Masks | None, identifier: str, class_word: str, template: str,
+                 captions: str | Sequence[str], folder: str, preparation: Preparation) -> TrainingSet:
+    """Pictures with captions of their own, or else made of a template and the subject's name.
 
-    An alpha channel is a mask unless ``masks`` are given. Raises ValueError, naming the input, for pictures, masks and captions
-    that do not belong together, for captions that do not hold the identifier, and when there is no picture.
+    ``captions`` are a line for each of ``images``, or a text of a list; a folder's are in a text file beside each picture.
+    ``images`` and ``masks`` are a batch, or a list of them whose sizes may differ. An alpha channel is a mask unless ``masks``
+    are given. Raises ValueError, naming the input, for pictures, masks and captions that do not belong together, for captions
+    that do not hold the identifier, and when there is no picture.
     """
     naming = Naming(identifier.strip(), class_word.strip(), TEMPLATES[template])
     if images is None and not folder.strip():
@@ -33,28 +36,42 @@ def training_set(images: torch.Tensor | None, masks: torch.Tensor | None, identi
     return TrainingSet(tuple(own), naming, preparation)
 
 
-def _connected(images: torch.Tensor, masks: torch.Tensor | None, captions: str, naming: Naming) -> list[Example]:
-    pictures = rgb("images", images)
-    grid = mask_grid("masks", subject_mask("images", images) if masks is None else masks)
-    if grid is not None and len(grid) not in (1, len(pictures)):
-        raise ValueError(f"masks: there are {len(grid)} for {len(pictures)} pictures; give one each, in the same order")
-    if grid is not None and tuple(grid.shape[-2:]) != tuple(pictures.shape[1:3]):
-        raise ValueError(f"masks: they are {grid.shape[-1]}x{grid.shape[-2]} pixels and the pictures "
-                         f"{pictures.shape[2]}x{pictures.shape[1]}; paint them on the pictures themselves")
+def _connected(images: Images, masks: Masks | None, captions: str | Sequence[str], naming: Naming) -> list[Example]:
+    pictures = each("images", images)
     own = _own_captions(captions, len(pictures), naming)
-    return [Example(rearrange(picture, "h w c -> c h w").float().cpu().clone(), own[number] if own else naming.captions(),
-                    None if grid is None else grid[number % len(grid)].cpu().clone())
-            for number, picture in enumerate(pictures)]
+    return [Example(rearrange(rgb("images", picture)[0], "h w c -> c h w").float().cpu().clone(), said,
+                    None if mask is None else mask.cpu().clone())
+            for picture, mask, said in zip(pictures, _own_masks(masks, pictures), own, strict=True)]
 
 
-def _own_captions(captions: str, count: int, naming: Naming) -> list[tuple[str, ...]]:
-    lines = [line.strip() for line in captions.splitlines() if line.strip()]
-    if lines and len(lines) != count:
-        raise ValueError(f"captions: there are {len(lines)} lines for {count} pictures; give one line each, in the same order, "
-                         "or none")
-    for line in lines:
-        _check_caption("captions", line, naming)
-    return [(line,) for line in lines]
+def _own_masks(masks: Masks | None, pictures: list[torch.Tensor]) -> list[torch.Tensor | None]:
+    """A mask [1, H, W] for each of ``pictures`` [1, H, W, C]."""
+    if masks is None:
+        alphas = [subject_mask("images", picture) for picture in pictures]
+        return [None if alpha is None else mask_grid("images", alpha)[0] for alpha in alphas]
+    given = each_mask("masks", masks)
+    if len(given) not in (1, len(pictures)):
+        raise ValueError(f"masks: there are {len(given)} for {len(pictures)} pictures; give one each, in the same order")
+    given *= len(pictures) // len(given)
+    for mask, picture in zip(given, pictures):
+        if tuple(mask.shape[-2:]) != tuple(picture.shape[1:3]):
+            raise ValueError(f"masks: they are {mask.shape[-1]}x{mask.shape[-2]} pixels and the pictures "
+                             f"{picture.shape[2]}x{picture.shape[1]}; paint them on the pictures themselves")
+    return given
+
+
+def _own_captions(captions: str | Sequence[str], count: int, naming: Naming) -> list[tuple[str, ...]]:
+    """The captions of each picture: its line of a text, or its text of a list; the template's where there is none."""
+    if isinstance(captions, str):
+        what, said = "lines", [line.strip() for line in captions.splitlines() if line.strip()]
+    else:
+        what, said = "texts", [" ".join(str(text).split()) for text in captions]
+    if said and len(said) != count:
+        raise ValueError(f"captions: there are {len(said)} {what} for {count} pictures; give one each, in the same order, or "
+                         "none")
+    for one in filter(None, said):
+        _check_caption("captions", one, naming)
+    return [(one,) if one else naming.captions() for one in said or [""] * count]
 
 
 def _check_caption(where: str, caption: str, naming: Naming) -> None:

@@ -17,7 +17,7 @@ from ..compiling import uncompiled
 from ..installed import Installed, SessionHolder
 from ..lifecycle import install, names_of
 from ..memory import share_of_memory
-from ..notes import tell
+from ..notes import not_connected, tell
 from ..records import RECORDS, Place, here, owner_here
 from ..session import CallWatch, Clock, noise_level
 from ..start import Start
@@ -27,6 +27,15 @@ from .sites import changed, sites_in, transformer_blocks, widths_of
 
 #: where the plans of a model stand in its transformer options, and the calls of the current forward
 PLANS_KEY, CALLS_KEY = "dreammatcher_vico", "dreammatcher_vico_calls"
+
+
+def apply_or_pass(model, vico: ViCo | None, reference: Callable[[], torch.Tensor], settings: LookSettings,
+                  subject: Subject | None) -> tuple[Any, LookTrace]:
+    """:func:`apply_vico`; without what was learned the model as it is, with a note, and a trace that says so."""
+    if vico is None:
+        source = "DreamMatcher ViCo Train or DreamMatcher ViCo Load"
+        return model, LookTrace(missing=not_connected("vico", source, "the model goes on as it is"))
+    return apply_vico(model, vico, reference(), settings, subject)
 
 
 def apply_vico(model, vico: ViCo, reference: torch.Tensor, settings: LookSettings,

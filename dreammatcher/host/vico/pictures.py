@@ -9,7 +9,8 @@ from einops import rearrange
 from ...training.data import Preparation, fitted
 from ...vico.settings import LookTrace
 from ..family import native_side
-from ..pictures import rgb
+from ..notes import not_connected
+from ..pictures import Images, rgb_each, text_image
 from ..records import OUTSIDE, RECORDS, Seen
 
 #: noise levels that are shown, of all that a run had
@@ -18,11 +19,11 @@ SHOWN = 4
 DIM = 0.25
 
 
-def reference_latent(model, image: torch.Tensor | None, vae, latent: dict | None) -> torch.Tensor:
-    """The reference [R, C, h, w] in the model's scale, from an IMAGE and its VAE or from a LATENT.
+def reference_latent(model, image: Images | None, vae, latent: dict | None) -> torch.Tensor:
+    """The reference [R, C, h, w] in the model's scale, from an IMAGE, or a list of IMAGEs, and its VAE, or from a LATENT.
 
-    A picture keeps its shape and gets the size that the model was made for. Raises ValueError, naming the input, when none or
-    both are given.
+    A picture keeps its shape and gets the size that the model was made for; further ones of a list are cut to the first one's.
+    Raises ValueError, naming the input, when none or both are given.
     """
     if (image is None) == (latent is None):
         raise ValueError("image and latent: give the reference as one of them, not both" if latent is not None else
@@ -32,18 +33,20 @@ def reference_latent(model, image: torch.Tensor | None, vae, latent: dict | None
     if vae is None:
         raise ValueError("vae: an image needs it to become a latent; connect the checkpoint's VAE")
     side = native_side(model)
-    pictures = rearrange(rgb("image", image), "b h w c -> b c h w")
-    size = Preparation(side, min(64, side // 8)).size(*pictures.shape[-2:])
+    pictures = [rearrange(picture, "h w c -> c h w") for picture in rgb_each("image", image)]
+    size = Preparation(side, min(64, side // 8)).size(*pictures[0].shape[-2:])
     sized = torch.stack([fitted(picture, size) for picture in pictures])
     return model.model.process_latent_in(vae.encode(rearrange(sized, "b c h w -> b h w c")).float())
 
 
-def shown_masks(trace: LookTrace, image: torch.Tensor | None, seen: Seen = OUTSIDE) -> torch.Tensor:
+def shown_masks(trace: LookTrace | None, image: Images | None, seen: Seen = OUTSIDE) -> torch.Tensor:
     """IMAGE: a row of pictures for each of a few noise levels, one for each site: the reference, dark where it is not looked at.
 
-    Without ``image`` [B, H, W, C], white where it is. Raises ValueError when the run that ``seen`` leads to looked at nothing,
-    and when there is no record of it.
+    The reference is the first picture of ``image`` [B, H, W, C], or white without it. Without a trace it is a picture that
+    says so. Raises ValueError when the run that ``seen`` leads to looked at nothing, and when there is no record of it.
     """
+    if trace is None or trace.missing:
+        return text_image(trace.missing if trace else not_connected("trace", "DreamMatcher ViCo Apply", "no masks are shown"))
     found = RECORDS.find(trace.owner, seen)
     if found is not None and len(found.records) != 1:
         raise ValueError(f"samples: {found.reason('DreamMatcher ViCo Apply')}")
@@ -56,7 +59,8 @@ def shown_masks(trace: LookTrace, image: torch.Tensor | None, seen: Seen = OUTSI
               for number in range(min(SHOWN, len(sigmas)))]
     finest = max((mask for mask in trace.masks[sigmas[0]].values()), key=torch.Tensor.numel)
     size = tuple(side * 8 for side in finest.shape)
-    picture = torch.ones(3, *size) if image is None else fitted(rearrange(rgb("image", image)[0], "h w c -> c h w").cpu(), size)
+    picture = torch.ones(3, *size) if image is None else fitted(
+        rearrange(rgb_each("image", image)[0], "h w c -> c h w").cpu(), size)
     rows = [[_dimmed(picture, mask) for mask in trace.masks[sigma].values()] for sigma in chosen]
     return rearrange(torch.stack([torch.cat(row, 2) for row in rows]), "n c h w -> n h w c")
 

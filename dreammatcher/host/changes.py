@@ -1,0 +1,45 @@
+"""What files on disk were, so that the host runs a node again when they change.
+
+The host asks a node's ``IS_CHANGED`` before it runs what comes before it: a value that comes by a link is None, in every queue on
+newer hosts and in the first one on older ones. A node does not know then which of its files is meant, and says what all of them
+are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+
+class Changes(dict):
+    """Digests of files or folders by the digest of their name. Two of them are equal when all that both know is the same.
+
+    So older hosts, which know of a linked value from the second queue on, see that it is what it was. The names are digests since
+    hosts write this into the pictures they save.
+    """
+
+    __hash__ = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mapping) and all(self[name] == other[name] for name in self.keys() & other.keys())
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+
+def changes(files: Mapping[str, Iterable[Path]]) -> Changes:
+    """Of the files of each name: their paths, sizes and times. A file that is not there counts as such."""
+    return Changes({_digest(name): _digest("\n".join(sorted(map(_state, paths)))) for name, paths in files.items()})
+
+
+def _state(path: Path) -> str:
+    try:
+        known = path.stat()
+    except OSError:
+        return f"{path}:none"
+    return f"{path}:{known.st_size}:{known.st_mtime_ns}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

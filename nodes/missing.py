@@ -1,0 +1,27 @@
+"""What a node says whose input has no value."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+
+
+def says_what_is_missing(kind: type) -> None:
+    """Makes a node's method name the inputs that it was not given.
+
+    Hosts before August 2024 do not check what comes to an optional input of a later node.
+    """
+    name = getattr(kind, "RUNS", kind.FUNCTION)
+    run = getattr(kind, name)
+    needed = [own.name for own in list(inspect.signature(run).parameters.values())[1:]
+              if own.default is own.empty and own.kind is own.POSITIONAL_OR_KEYWORD]
+
+    @functools.wraps(run)
+    def checked(self, *values, **given):
+        lacking = [own for own in needed[len(values):] if own not in given]
+        if lacking:
+            raise ValueError(f"{', '.join(lacking)}: nothing is connected; connect it, and if the node in front of {kind.TITLE} "
+                             "is bypassed or muted, switch that on again, or bypass this one too")
+        return run(self, *values, **given)
+
+    setattr(kind, name, checked)
