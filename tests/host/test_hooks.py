@@ -136,3 +136,37 @@ def test_easy_encodes_with_the_hooks_too(host, pack, toybox, lora, monkeypatch):
     for mine, theirs in zip(ours, stock):
         assert len(mine) == len(theirs) == 2
         assert all(torch.equal(a[0], b[0]) and a[1]["hooks"] is b[1]["hooks"] for a, b in zip(mine, theirs))
+
+
+def test_features_of_a_reference_are_made_anew_when_a_hook_changes_the_model(host, pack, fresh, lora, monkeypatch):
+    """Hooks of the prompts patch the weights with which the reference is looked at while sampling."""
+    references, identity = (pack.module(f"dreammatcher.host.{name}") for name in ("matching.references", "identity"))
+    passes, run = [], references.reference_pass
+    monkeypatch.setattr(references, "reference_pass", lambda *arguments: passes.append(1) or run(*arguments))
+    model, clip, vae = fresh
+    nodes = {name: host.nodes[name]() for name in ("DreamMatcherSubject", "DreamMatcherInvert", "DreamMatcherMask",
+                                                   "DreamMatcherApply", "CLIPTextEncode", "VAEEncode", "KSampler")}
+    with torch.inference_mode():
+        def groups(*strengths):
+            return hooks_for(host, lora, strengths)
+
+        def prompt(*strengths):
+            clip_hooked = hooked(host, clip, groups(*strengths), False) if strengths else clip
+            return nodes["DreamMatcherSubject"].encode(clip_hooked, "a photo of a robot on grass", "robot")["result"]
+
+        of = identity.network_identity
+        assert of(model, [groups(0.0, 1.0)]) == of(model, [groups(0.0, 1.0)])
+        assert len({of(model), of(model, [groups(1.0)]), of(model, [groups(0.5)]), of(model, [groups(0.5, 1.0)])}) == 4
+        plain, subject = prompt()
+        negative, = nodes["CLIPTextEncode"].encode(clip, "")
+        picture, _ = host.nodes["ToyboxReference"]().draw(1, "robot", 1, "grass")
+        reference, *_ = nodes["DreamMatcherInvert"].invert(model, {"samples": vae.encode(picture)}, plain, negative, 4, "normal")
+        mask, = nodes["DreamMatcherMask"].make(subject, subject, 0.4, "otsu")
+        matched, _ = nodes["DreamMatcherApply"].apply(model, reference, mask, 1.0, 0.0, 1.0, "")
+        made = []
+        for strengths in ((), (1.0,), (1.0,), (0.5,), ()):
+            before = len(passes)
+            nodes["KSampler"].sample(matched, 1, 3, 5.0, "euler", "normal", prompt(*strengths)[0], negative,
+                                     {"samples": torch.zeros(1, 4, 16, 16)})
+            made.append(len(passes) - before)
+    assert made[0] > 0 and made[1] > 0 and made[2] == 0 and made[3] > 0 and made[4] == 0

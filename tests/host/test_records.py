@@ -180,3 +180,27 @@ def test_every_picture_of_a_list_has_the_match_of_its_own_run(host, alone, monke
     steps = [[json.loads(host.file(step).read_text()) for step in run["steps"]] for run in runs]
     assert [steps[item][0][0]["size"] for item in range(2)] == [[16, 16], [12, 16]]
     assert [[step["sigma"], data] for step, data in zip(runs[0]["steps"], steps[0])] == alone["d"]
+
+
+def test_masks_of_vico_are_those_of_the_run_that_made_the_latent(host, executor):
+    from harness.examples_vico import vico
+
+    def prompt(samples: list) -> dict:
+        graph = {number: entry for number, entry in vico().items() if int(number) < 16 or number in ("18", "19")}
+        graph["10"]["inputs"] |= {"steps": 1, "batch": 1}
+        graph["15"]["inputs"] |= {"steps": 2, "sampler_name": "euler", "scheduler": "normal"}
+        graph |= {"more": copy.deepcopy(graph["15"]), "plain": copy.deepcopy(graph["15"])}
+        graph["more"]["inputs"]["steps"] = 3
+        graph["plain"]["inputs"]["model"] = ["1", 0]
+        for number in ("15", "more"):
+            graph |= {f"{number}d": node("VAEDecode", samples=[number, 0], vae=["1", 2]),
+                      f"{number}o": node("PreviewImage", images=[f"{number}d", 0])}
+        graph["18"]["inputs"]["samples"] = samples
+        return graph
+
+    for samples, levels in ((["15", 0], 2), (["more", 0], 3), (["15", 0], 2)):
+        result = host.run(prompt(samples), executor)
+        assert result.success, result.error()
+        assert len(host.images(result, "19")) == levels
+    result = host.run(prompt(["plain", 0]), executor)
+    assert not result.success and "no record of a run that made these pictures" in result.error()
