@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from ..subject import Conditioning
+from ..unet import Layer
 from .data import Batch
 from .objective import add_noise, min_snr_weights, picture_errors, target
 from .settings import ObjectiveSettings
@@ -19,13 +20,19 @@ from .trainables import StandIns, TokenRows, Weights
 class AttentionLayer:
     """One cross-attention of the UNet in the middle of a call."""
 
+    layer: Layer  # which it is
     queries: torch.Tensor  # [B, H, N, d]
     context: torch.Tensor  # [B, T, D], the prompt that keys are made of
     keys: Callable[[torch.Tensor], torch.Tensor]  # of a prompt [B, T, D] -> [B, H, T, d]
 
 
-#: sees every cross-attention of a call
-Watch = Callable[[AttentionLayer], None]
+class Watch(Protocol):
+    """Sees every cross-attention of a call."""
+
+    found: list[torch.Tensor]  # what it has found so far; gradients reach it, whether activations are kept or made again
+
+    def __call__(self, layer: AttentionLayer) -> None:
+        """Sees one layer, and appends to ``found`` what it takes from it. It may be called again for the gradient."""
 
 
 class Denoiser(Protocol):
@@ -65,10 +72,7 @@ class Penalty(Protocol):
         """Its view of one call whose prompts are ``captions``."""
 
 
-class Watching(Protocol):
-    def __call__(self, layer: AttentionLayer) -> None:
-        """Sees one layer."""
-
+class Watching(Watch, Protocol):
     def loss(self) -> torch.Tensor:
         """Of all layers it has seen."""
 

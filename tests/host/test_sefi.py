@@ -98,7 +98,7 @@ def test_the_attention_loss_is_nothing_when_the_word_is_its_class(pack, toybox, 
         table = model.rows_of("robot").expand(5, -1).clone()
         staged.table = (table, table)
         staged.predict(torch.randn(1, 4, 16, 16), torch.tensor([500]), None, {})
-        assert float(staged.watching.loss()) == pytest.approx(0, abs=1e-9) and len(staged.watching.losses) >= 6
+        assert float(staged.watching.loss()) == pytest.approx(0, abs=1e-9) and len(staged.watching.found) >= 6
         staged.table = (table.flip(-1), table)
         staged.predict(torch.randn(1, 4, 16, 16), torch.tensor([500]), None, {})
         assert float(staged.watching.loss()) > 1e-5
