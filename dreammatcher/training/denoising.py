@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from ..finite import NotFinite, demand, finite
 from ..subject import Conditioning
 from ..unet import Layer
 from .data import Batch
@@ -107,12 +108,17 @@ class Watched(Around):
         return self.model.predict(noisy, timesteps, conditioning, weights, watch=self.watch)
 
 
+#: of what is not finite
+CAPTION = "clip: a caption as the text encoder reads it, with what is learned,"
+
+
 def errors(model: Denoiser, batch: Batch, conditioning: Conditioning, weights: StandIns, objective: ObjectiveSettings,
            generator: torch.Generator, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Prediction error [R] of some ``rows`` [R] of a batch, each at a timestep of its own, drawn evenly (DDPM, Algorithm 1), and
     its weight [R]. ``conditioning`` is of these rows.
 
     Noise and timesteps are drawn for the whole batch, in main memory, so that every device and process learns from the same ones.
+    Raises NotFinite, naming the part at fault, when an error is not finite.
     """
     timesteps = torch.randint(len(model.alpha_bars), (len(batch.latents),), generator=generator)[rows]
     noise = torch.randn(batch.latents.shape, generator=generator)[rows].to(model.device)
@@ -121,6 +127,11 @@ def errors(model: Denoiser, batch: Batch, conditioning: Conditioning, weights: S
     predicted = model.predict(add_noise(clean, noise, alpha_bar), timesteps.to(model.device), conditioning, weights)
     mask = batch.masks.to(model.device) if objective.masked and batch.masks is not None else None
     error = picture_errors(predicted, target(model.prediction, clean, noise, alpha_bar), mask)
+    if not finite(error):
+        demand(clean, "vae: a picture as latents")
+        demand(conditioning.cross_attention, CAPTION)
+        demand(predicted, "model: its prediction")
+        raise NotFinite("model: its prediction is too large")
     if not objective.min_snr_gamma:
         return error, torch.ones_like(error)
     return error, min_snr_weights(alpha_bar, objective.min_snr_gamma, model.prediction).to(error)

@@ -63,7 +63,7 @@ def test_one_stage_that_is_not_split_is_textual_inversion_bit_for_bit(pack, toyb
         rows = {"<me>": pack.module("dreammatcher.training.textual_inversion").token_rows(model.rows_of("robot"), 1, 0.05)}
         recipe = pack.module("dreammatcher.training.recipe").SubjectRecipe(
             work.denoiser, work.own, settings.ObjectiveSettings(), rows=rows)
-        run.run(recipe, chosen, "sefi equals textual inversion", options)
+        run.run(recipe, chosen, run.job_of("sefi equals textual inversion"), options)
     found = learn(4, stages=1, split=False, batch=2)
     assert torch.equal(found.keys, rows["<me>"].rows.detach()) and torch.equal(found.values, found.keys)
 

@@ -17,7 +17,7 @@ from ...training.textual_inversion import token_rows
 from ...training.trainables import TokenRows, Trainable, Weights
 from .model import HostDenoiser
 from .names import text_names, unet_names
-from .run import check_pictures, check_prior, job_of, ready, run
+from .run import Rate, check_pictures, check_prior, job_of, ready, run
 from .towers import said_of
 
 LORA, FULL = "LoRA", "full"
@@ -99,7 +99,7 @@ def textual_inversion(model, clip, vae, own: TrainingSet, initial_word: str, vec
             _check_penalty(work.denoiser, penalty, vectors)
             rows = {word: token_rows(work.denoiser.rows_of(initial_word), vectors, rate)}
             recipe = SubjectRecipe(work.denoiser, work.own, objective, rows=rows, penalty=penalty)
-        choices = (own, initial_word, vectors, rate, objective, settings, *_also(penalty))
+        choices = (own, initial_word, vectors, Rate(rate), objective, settings, *_also(penalty))
         job = job_of(work.identity, "Textual Inversion", *choices)
         losses = run(recipe, settings, job, options)
     return Learned({}, _plain(rows), {**_about("Textual Inversion", own, settings, losses), TOWERS: said_of(clip)}), losses

@@ -20,6 +20,7 @@ from ...training.data import Example
 from ...training.sets import TrainingSet
 from ...whole import whole
 from ..conditioning import encode
+from ..encoding import decoded
 from ..identity import fingerprint, unpatched
 
 SAMPLERS, SCHEDULERS = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
@@ -42,14 +43,15 @@ class PriorSettings:
 def prior_set(model, clip, vae, own: TrainingSet, settings: PriorSettings) -> tuple[TrainingSet, str]:
     """Class pictures for a subject's set, and what was made and what was found.
 
-    Pictures that an earlier run left are read; only missing ones are drawn, so that an interrupted run goes on. Raises ValueError
-    when the set has no class word.
+    Pictures that an earlier run left are read; only missing ones are drawn, so that an interrupted run goes on. One that is
+    damaged, or of one colour as a VAE that makes NaN leaves them, is drawn again. Raises ValueError when the set has no class
+    word, and, naming the part at fault, for a picture that is not finite, which is not kept.
     """
     captions = own.naming.prior_captions()
     key = _key(model, clip, vae, captions, own.preparation.resolution, settings)
     folder = Path(folder_paths.get_output_directory()) / FOLDER / key
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [number for number in range(settings.count) if not _file(folder, number).is_file()]
+    missing = [number for number in range(settings.count) if not _sound(_file(folder, number))]
     bar = comfy.utils.ProgressBar(max(1, len(missing)))
     said = {text: encode(clip, text) for text in (*dict.fromkeys(captions[number % len(captions)] for number in missing), "")}
     for done, number in enumerate(missing):
@@ -71,7 +73,7 @@ def _draw(model, vae, positive: list, negative: list, resolution: int, settings:
     noise = comfy.sample.prepare_noise(latent, seed)
     made = comfy.sample.sample(model, noise, settings.steps, settings.cfg, settings.sampler, settings.scheduler, positive,
                                negative, latent, disable_pbar=True, seed=seed)
-    return vae.decode(made)[0].float().cpu().clamp(0, 1)
+    return decoded(vae, made, f"class picture {number + 1}")[0].float().cpu().clamp(0, 1)
 
 
 def _key(model, clip, vae, captions: tuple[str, ...], resolution: int, settings: PriorSettings) -> str:
@@ -86,6 +88,15 @@ def _key(model, clip, vae, captions: tuple[str, ...], resolution: int, settings:
 
 def _file(folder: Path, number: int) -> Path:
     return folder / f"{number:05}.png"
+
+
+def _sound(path: Path) -> bool:
+    """Whether it is a picture that shows something."""
+    try:
+        with Image.open(path) as image:
+            return any(low < high for low, high in image.convert("RGB").getextrema())
+    except OSError:
+        return False
 
 
 def _write(picture: torch.Tensor, path: Path) -> None:
