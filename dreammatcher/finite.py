@@ -14,6 +14,10 @@ def finite(value: torch.Tensor) -> bool:
     return bool(torch.isfinite(value).all())
 
 
+#: what helps against NaN and infinity of a model
+REMEDY = "compute in full precision (start ComfyUI with --force-fp32), or look for a damaged checkpoint or LoRA"
+
+
 def demand(value: torch.Tensor, what: str) -> None:
     """Raises NotFinite, naming ``what`` it is, unless all of it is finite."""
     if not finite(value):

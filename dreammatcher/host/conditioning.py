@@ -6,6 +6,7 @@ import logging
 
 import torch
 
+from ..finite import finite
 from ..subject import Conditioning, Subject
 from .content import content_words
 from .words import Text, find
@@ -34,7 +35,7 @@ def from_host(conditioning: list, name: str) -> tuple[Conditioning, Subject | No
         log.warning("DreamMatcher: %s carries hooks; their change of the text is used, their change of the model is not. To "
                     "invert with a LoRA, load it in front of this node", name)
     pooled = options.get("pooled_output")
-    if not torch.isfinite(tensor).all():
+    if not all(finite(part) for part in (tensor, pooled) if part is not None):
         raise ValueError(f"{name}: this CONDITIONING holds NaN or infinity; check the text encoder and embeddings")
     return Conditioning(tensor[:1].detach().clone(), None if pooled is None else pooled[:1].detach().clone()), \
         options.get(SUBJECT_KEY)

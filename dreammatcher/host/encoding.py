@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import torch
 
-from ..finite import finite
+from ..finite import REMEDY, finite
 
-REMEDY = ("this VAE overflows here; start ComfyUI with --fp32-vae, or take a VAE that was made for half precision, as "
+OVERFLOW = ("this VAE overflows here; start ComfyUI with --fp32-vae, or take a VAE that was made for half precision, as "
           "sdxl-vae-fp16-fix")
 
 
@@ -20,7 +20,7 @@ def encoded(vae, pictures: torch.Tensor, what: str) -> torch.Tensor:
         raise ValueError(f"{what} holds NaN or infinity before it is encoded; look at the node that made it")
     latents = vae.encode(pictures)
     if not finite(latents):
-        raise ValueError(f"vae: {what} is NaN or infinity as a latent; {REMEDY}")
+        raise ValueError(f"vae: {what} is NaN or infinity as a latent; {OVERFLOW}")
     return latents
 
 
@@ -28,9 +28,8 @@ def decoded(vae, latents: torch.Tensor, what: str) -> torch.Tensor:
     """Pictures [B, H, W, 3] of ``latents`` [B, C, h, w]. Raises ValueError when ``what`` holds NaN: the model drew it so, or the
     VAE makes NaN of it."""
     if not finite(latents):
-        raise ValueError(f"model: {what} is NaN or infinity as it was sampled; start ComfyUI with --force-fp32, or look for a "
-                         "damaged checkpoint or LoRA")
+        raise ValueError(f"model: {what} is NaN or infinity as it was sampled; {REMEDY}")
     pictures = vae.decode(latents)
     if not finite(pictures):
-        raise ValueError(f"vae: {what} holds NaN or infinity when it is decoded; {REMEDY}")
+        raise ValueError(f"vae: {what} holds NaN or infinity when it is decoded; {OVERFLOW}")
     return pictures

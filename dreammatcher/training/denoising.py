@@ -131,6 +131,8 @@ def errors(model: Denoiser, batch: Batch, conditioning: Conditioning, weights: S
         demand(clean, "vae: a picture as latents")
         demand(conditioning.cross_attention, CAPTION)
         demand(predicted, "model: its prediction")
+        if mask is not None:
+            demand(mask, "masks: one of them")
         raise NotFinite("model: its prediction is too large")
     if not objective.min_snr_gamma:
         return error, torch.ones_like(error)

@@ -15,6 +15,7 @@ from ...subject import Subject
 from ...unet import Structure, structure_of
 from ..conditioning import encode, subject_and_remarks
 from ..content import shared_words
+from ..encoding import encoded
 from ..family import native_side
 from ..lifecycle import weights_of
 from ..pictures import rgb, subject_mask
@@ -80,7 +81,7 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
     Without ``words``, the content words that both prompts share are the subject, or else all content words of each.
     The match stays inside of ``reference_mask`` [B, h, w], or else of what is not transparent in the reference. Raises
     ValueError, naming the input, when a subject word is missing in one of the prompts, the picture is too small or too long
-    for the model, or nothing of it is left to match.
+    for the model, nothing of it is left to match, or it is not finite, as it is, as a latent, or for the model.
     """
     words, said = _words_or_shared(clip, words, prompt, reference_prompt)
     reference_subject, remarks = _subject(clip, "reference_prompt", reference_prompt, words)
@@ -90,7 +91,7 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
         reference_mask = subject_mask("reference", reference[:1])
     mask = mask_settings(reference_subject, target_subject, reference_mask, None, THRESHOLD, True)
     avoided = encode(clip, negative)
-    inverted = kept.inverted(model, vae.encode(picture), encode(clip, reference_prompt), avoided)
+    inverted = kept.inverted(model, encoded(vae, picture, "reference: it"), encode(clip, reference_prompt), avoided)
     matched, trace = apply(model, inverted, mask, ApplySettings())
     return (matched, encode(clip, prompt, target_subject), avoided, trace), said + remarks + more
 
