@@ -19,7 +19,8 @@ def attention_columns(query: torch.Tensor, key: torch.Tensor, heads: int, column
         raise ValueError(f"subject columns {list(columns)} do not fit a text of {key.shape[1]} tokens")
     queries = rearrange(query, "b n (h d) -> b h n d", h=heads)
     keys = rearrange(key, "b t (h d) -> b h d t", h=heads)
-    probability = ((queries @ keys).float() * queries.shape[-1] ** -0.5).softmax(-1)
+    # in float32: products of half precision are beyond its largest number before they are scaled
+    probability = ((queries.float() @ keys.float()) * queries.shape[-1] ** -0.5).softmax(-1)
     # one by one: a list as an index would be copied to the device, which waits for it
     return sum(probability[..., column] for column in columns).mean(1)
 

@@ -189,13 +189,15 @@ class DreamMatcherTrainingOptions:
         }, "optional": {
             "gradient_checkpointing": ("BOOLEAN", {"default": False, "tooltip":
                                        "Make activations again for the gradient: much less memory, more time."}),
+            "keep_minutes": number("FLOAT", 10.0, 0.0, 1440.0, "Minutes between safety states on disk, from which a run goes on "
+                                   "after a crash. 0: only when it is stopped.", 0.5),
         }}
 
     def make(self, optimiser, schedule, warmup, weight_decay, clip_norm, accumulate, average, min_snr_gamma, lora_alpha,
-             sample_prompt, sample_every, when_stopped, gradient_checkpointing=False):
+             sample_prompt, sample_every, when_stopped, gradient_checkpointing=False, keep_minutes=10.0):
         chosen = OptimiserSettings(optimiser, weight_decay, clip=clip_norm, schedule=schedule, warmup=warmup)
         return (TrainingOptions(chosen, accumulate, average, min_snr_gamma, lora_alpha or None, sample_prompt.strip(),
-                                sample_every, Running(when_stopped == KEEP, checkpointing=gradient_checkpointing)),)
+                                sample_every, Running(when_stopped == KEEP, keep_minutes, gradient_checkpointing)),)
 
 
 NODES = (DreamMatcherDreamBooth, DreamMatcherTextualInversion, DreamMatcherCustomDiffusion, DreamMatcherTrainingOptions)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent))  # for small_training.py
 sys.path.insert(0, str(Path(__file__).parent / "host"))  # for world.py, the small models
 
 from harness.boot import CACHES, Host

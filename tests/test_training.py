@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,21 +11,20 @@ import torch.nn.functional as F
 from closeness import close
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_training import Linear, latents, normal, outcome, recipe, seeded, stopped
 from torch import nn
 
 from dreammatcher.subject import Conditioning
 from dreammatcher.training import objective, state
-from dreammatcher.training.data import LatentSet, Preparation, Prepared
-from dreammatcher.training.dreambooth import full_of, lora_of
-from dreammatcher.training.loop import Training, train
+from dreammatcher.training.data import Preparation
+from dreammatcher.training.dreambooth import full_of
+from dreammatcher.training.loop import PATIENCE, Training, train
 from dreammatcher.training.optimisers import rate_factor
 from dreammatcher.training.recipe import SubjectRecipe
 from dreammatcher.training.settings import (
     ADAFACTOR,
-    ADAMW_8BIT,
     COSINE,
     LINEAR,
-    PRODIGY,
     LoraSettings,
     ObjectiveSettings,
     OptimiserSettings,
@@ -38,14 +38,6 @@ from dreammatcher.training.trainables import Full, Lora, dense
 def _gradients():
     with torch.enable_grad():  # hosts switch them off for the process
         yield
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=seeded(seed))
 
 
 ALPHAS = torch.tensor([0.9, 0.25])
@@ -106,39 +98,6 @@ def test_a_lora_begins_with_the_plain_model_and_is_the_scaled_product_of_its_fac
         Lora({"bias": torch.Size([3])}, LoraSettings(), 1e-3, seeded())
 
 
-@dataclass(eq=False)
-class Linear:
-    """A model of one weight matrix and a text of one: noise is predicted from the picture's channels and the caption's."""
-
-    prediction: str = objective.EPSILON
-    alpha_bars: torch.Tensor = field(default_factory=lambda: torch.linspace(0.999, 0.01, 100))
-    device: torch.device = torch.device("cpu")
-    unet: dict = field(default_factory=lambda: {"attn1.to_q.weight": 0.1 * normal(4, 4), "out.bias": torch.zeros(4)})
-    text: dict = field(default_factory=lambda: {"self_attn.q_proj.weight": 0.1 * normal(4, 4, seed=1),
-                                                "embeddings.weight": normal(3, 4)})
-
-    def encode(self, captions, weights=None, rows=None):
-        letters = torch.tensor([[caption.count(letter) for letter in "aeio"] for caption in captions]).float()
-        return Conditioning((letters @ dense(self.text, weights or {})["self_attn.q_proj.weight"])[:, None])
-
-    def predict(self, noisy, timesteps, conditioning, weights):
-        own = dense(self.unet, weights)
-        seen = noisy + conditioning.cross_attention[:, 0, :, None, None]
-        return torch.einsum("oc,bchw->bohw", own["attn1.to_q.weight"], seen) + own["out.bias"][:, None, None]
-
-
-def latents(*values: float, size: tuple[int, int] = (4, 4), captions=("a photo of a sks dog",)) -> LatentSet:
-    return LatentSet(tuple(Prepared(torch.full((1, 4, *size), value), None, captions) for value in values))
-
-
-def recipe(kind: str = "lora", text: bool = False, prior: bool = True, model: Linear | None = None, **wanted) -> SubjectRecipe:
-    model = model or Linear()
-    unet = full_of(model.unet, 1e-2) if kind == "full" else lora_of(model.unet, ("to_q.weight",), LoraSettings(2), 1e-2, seeded())
-    learned_text = lora_of(model.text, ("q_proj.weight",), LoraSettings(2), 1e-2, seeded(1)) if text else None
-    return SubjectRecipe(model, latents(1.0, 2.0), ObjectiveSettings(**wanted), unet=unet, text=learned_text,
-                         prior=latents(-1.0, captions=("a photo of a dog",)) if prior else None)
-
-
 @pytest.mark.parametrize("prediction", [objective.EPSILON, objective.VELOCITY])
 @pytest.mark.parametrize("wanted", [{}, {"prior_weight": 0.3}, {"min_snr_gamma": 5.0}])
 def test_the_loss_of_dreambooth_is_that_of_the_paper(prediction, wanted):
@@ -192,10 +151,6 @@ def test_learning_makes_the_loss_smaller():
     assert sum(run.losses[-30:]) < 0.8 * sum(run.losses[:30])
 
 
-def outcome(made: SubjectRecipe) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in made.learned.state_dict().items()}
-
-
 CHOICES = [{}, {"average": 0.9}, {"accumulate": 3}, {"optimiser": OptimiserSettings(schedule=COSINE, warmup=3)},
            {"optimiser": OptimiserSettings(name=ADAFACTOR)}]
 
@@ -206,7 +161,7 @@ def test_a_run_that_is_stopped_and_begun_again_ends_bit_for_bit_as_one_that_neve
     chosen = TrainingSettings(steps=12, batch=2, **choice)
     whole, again = recipe(text=True), recipe(text=True)
     expected = train(whole, chosen)
-    checkpoint = Checkpoint(tmp_path / "state.safetensors", "job", every=5)
+    checkpoint = Checkpoint(tmp_path / "state.safetensors", "job", minutes=1e-9)
 
     def interrupt(training: Training) -> None:
         if training.step == stop:
@@ -240,12 +195,109 @@ def test_an_interrupt_inside_a_step_keeps_the_step_before(tmp_path):
     assert train(again, chosen, checkpoint).losses == expected.losses
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_before_it_spoils_the_weights():
-    made = recipe("full")
-    made.model.predict = lambda noisy, *_: noisy * torch.nan
-    with pytest.raises(FloatingPointError, match="at step 0"):
+def breaking(made: SubjectRecipe, broken: Callable[[int], bool]) -> SubjectRecipe:
+    """A recipe whose model gives NaN in some of its calls, counted from 1."""
+    predict, calls = made.model.predict, []
+
+    def predicted(noisy, *rest):
+        calls.append(1)
+        return predict(noisy, *rest) * (torch.nan if broken(len(calls)) else 1)
+
+    made.model.predict = predicted
+    return made
+
+
+def test_a_run_gives_up_when_no_batch_has_a_finite_loss_and_leaves_the_weights_alone():
+    made = breaking(recipe("full"), lambda call: True)
+    with pytest.raises(FloatingPointError, match=f"model: its prediction holds NaN.*at step 0.*{PATIENCE} batches"):
         train(made, TrainingSettings(steps=3))
     assert not any(value.any() for value in outcome(made).values())
+
+
+@pytest.mark.parametrize("bad", [1, PATIENCE - 1])
+def test_batches_without_a_finite_loss_are_left_out_and_the_run_reaches_its_last_step(bad):
+    made = breaking(recipe("full"), lambda call: 3 <= call < 3 + bad)
+    run = train(made, TrainingSettings(steps=6))
+    assert run.step == len(run.losses) == 6 and run.skipped == bad and all(map(math.isfinite, run.losses))
+    assert all(bool(torch.isfinite(value).all()) for value in outcome(made).values())
+
+
+def test_a_run_that_gave_up_draws_other_batches_when_it_is_begun_again(tmp_path):
+    """The same generator must not give the same NaN for ever."""
+    path, settings = tmp_path / "state.safetensors", TrainingSettings(steps=8)
+    with pytest.raises(FloatingPointError):
+        train(breaking(recipe("full"), lambda call: call > 3), settings, Checkpoint(path, "job"))
+    drawn, kept = [], state.read(path, "job")
+    assert kept["step"] == 3 and kept["skipped"] == PATIENCE and state.about(path).stuck
+    again = recipe("full")
+    predict = again.model.predict
+    again.model.predict = lambda noisy, *rest: drawn.append(noisy) or predict(noisy, *rest)
+    run = train(again, settings, Checkpoint(path, "job"))
+    assert run.step == 8 and run.skipped == PATIENCE
+    broken = []
+    same = breaking(recipe("full"), lambda call: broken.append(call) or call > 3)
+    seen, predict_same = [], same.model.predict
+    same.model.predict = lambda noisy, *rest: seen.append(noisy) or predict_same(noisy, *rest)
+    with pytest.raises(FloatingPointError):
+        train(same, settings)
+    assert not any(torch.equal(drawn[0], one) for one in seen[3:])
+
+
+def test_what_is_not_finite_is_named():
+    def failing(change) -> str:
+        made = recipe("full")
+        change(made)
+        with pytest.raises(FloatingPointError) as error:
+            train(made, TrainingSettings(steps=1))
+        return str(error.value)
+
+    def text(made):
+        encode = made.model.encode
+        made.model.encode = lambda *given: Conditioning(encode(*given).cross_attention * torch.inf)
+
+    def latent(made):
+        made.own = latents(torch.nan, torch.nan)
+
+    assert failing(text).startswith("clip: a caption") and failing(latent).startswith("vae: a picture as latents")
+    assert failing(lambda made: breaking(made, lambda call: True)).startswith("model: its prediction")
+
+
+def test_a_scale_stays_as_it_was_when_a_batch_is_not_finite_at_any_scale():
+    made = recipe("full")
+    made.scale, called = 1024.0, []
+    loss = made.loss
+
+    class Spoilt(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, value):
+            return value.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * torch.inf
+
+    def spoiling(*given):
+        called.append(1)
+        return Spoilt.apply(loss(*given)) if len(called) <= 11 else loss(*given)  # once at each scale from 1024 to 1
+
+    made.loss = spoiling
+    run = train(made, TrainingSettings(steps=2))
+    assert run.skipped == 1 and run.scale == 1024 and run.step == 2
+
+
+def test_a_run_goes_on_at_another_rate_from_the_state_that_it_is_given(tmp_path):
+    path = tmp_path / "state.safetensors"
+    stopped(path, at=3, steps=6)
+    slower = recipe()
+    slower.unet.rate = 1e-9
+    settings = TrainingSettings(steps=6, optimiser=OptimiserSettings(schedule=LINEAR))
+    run = Training(slower, settings)
+    run.restore(state.read(path, "one"))
+    before = outcome(slower)
+    assert run.step == 3 and run.optimiser.param_groups[0]["lr"] == pytest.approx(0.5e-9)
+    run.advance()
+    assert run.optimiser.param_groups[0]["lr"] == pytest.approx(1e-9 * (1 - 4 / 6))
+    assert all((value - before[name]).abs().max() < 1e-8 for name, value in outcome(slower).items())
 
 
 def test_a_scale_that_is_too_large_is_halved_until_the_gradients_are_finite(tmp_path):
@@ -257,7 +309,7 @@ def test_a_scale_that_is_too_large_is_halved_until_the_gradients_are_finite(tmp_
 
 def test_a_state_is_refused_when_it_is_damaged_or_of_another_job(tmp_path):
     path = tmp_path / "state.safetensors"
-    train(recipe(), TrainingSettings(steps=2), Checkpoint(path, "one"))
+    stopped(path, at=1)
     with pytest.raises(ValueError, match="other pictures or settings"):
         train(recipe(), TrainingSettings(steps=2), Checkpoint(path, "two"))
     path.write_bytes(path.read_bytes()[:-100])
@@ -285,15 +337,6 @@ def test_rates_warm_up_and_fall():
     assert rate_factor(5, 10, OptimiserSettings(schedule=LINEAR)) == 0.5
     assert rate_factor(5, 10, OptimiserSettings(schedule=COSINE)) == pytest.approx(0.5)
     assert rate_factor(10, 10, OptimiserSettings(schedule=COSINE)) == pytest.approx(0)
-
-
-@pytest.mark.parametrize("name, package", [(PRODIGY, "prodigyopt"), (ADAMW_8BIT, "bitsandbytes")])
-def test_an_optimiser_whose_package_is_missing_is_named(name, package):
-    try:
-        __import__(package)
-    except ImportError:
-        with pytest.raises(ValueError, match=f"needs the package {package}"):
-            train(recipe(), TrainingSettings(steps=1, optimiser=OptimiserSettings(name=name)))
 
 
 @pytest.mark.parametrize("settings_class, wrong, said", [

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import re
 import socket
@@ -22,9 +21,9 @@ from pathlib import Path
 import torch
 
 from ..devices import accelerator, device_of_process
-from ..whole import whole
 from .encoders import CLIP_B32, DINO, DINO_2, load_encoder, load_lpips
 from .metrics import DREAMBOOTH, VICO
+from .plan import check_plan, identity_of, read_plan, write_plan
 from .protocols import Case, Protocol, read_protocol, shard, with_prior
 from .report import Measured, markdown, table, write
 from .runner import Arm, Folder, run
@@ -33,7 +32,6 @@ from .server import Server
 from .workflow import read_workflow
 
 TOYBOX = "toybox"
-PLAN = "plan.json"
 
 
 def main() -> None:
@@ -89,9 +87,8 @@ def part_of(options: argparse.Namespace) -> tuple[int, int]:
     return number * processes + rank, count * processes
 
 
-def cases_of(plan: dict, out: Path) -> list[Case]:
+def cases_of(plan: dict, protocol: Protocol) -> list[Case]:
     """Every case of a run."""
-    protocol = protocol_of(plan["protocol"], Path(plan["data"]), out)
     if plan.get("prior"):
         protocol = with_prior(protocol, plan["prior"])
     return list(protocol.cases())[:plan["limit"] or None]
@@ -116,12 +113,14 @@ def make(options: argparse.Namespace) -> None:
         raise ValueError(f"prior: {options.prior} is not a number of pictures")
     plan = {"protocol": options.protocol, "data": str(options.data.resolve()), "limit": options.limit, "prior": options.prior,
             "workflow": workflow.graph}
-    cases, folder = cases_of(plan, options.out), Folder(options.out)
-    with whole(options.out / PLAN) as partial:
-        partial.write_text(json.dumps(plan, indent=1), encoding="utf-8")
+    protocol, arm = protocol_of(options.protocol, options.data, options.out), Arm(workflow, options.identifier)
+    folder = Folder(options.out)
+    cases, identity = cases_of(plan, protocol), identity_of(arm, protocol)
+    check_plan(options.out, identity, arm, cases)
+    write_plan(options.out, {**plan, "identifier": options.identifier, "pictures": identity})
     own = shard(cases, *part_of(options))
     with servers_of(options) as servers:
-        failed = run(own, Arm(workflow, options.identifier), servers, folder, say)
+        failed = run(own, arm, servers, folder, say)
     for key, error in failed:
         say(f"{key}: {error}")
     left = sum(not folder.done(case) for case in cases)
@@ -192,11 +191,8 @@ def names_of(runs: list[Path]) -> list[str]:
 
 def measured(folder: Path, name: str, choice: Choice, first: Path) -> Measured:
     """A run's scores. On Toybox those of the layout are against the ``first`` run, which is to be the plain model's."""
-    try:
-        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder} is no run: {PLAN} cannot be read ({error})") from error
-    cases = cases_of(plan, folder)
+    plan = read_plan(folder)
+    cases = cases_of(plan, protocol_of(plan["protocol"], Path(plan["data"]), folder))
     scores, named = scored(plan["protocol"], cases, Folder(folder), choice, Folder(first))
     done = [case for case in cases if case.key in scores]
     return Measured(name, scores, {case.key: case.subject.name for case in done},

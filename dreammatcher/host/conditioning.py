@@ -6,6 +6,7 @@ import logging
 
 import torch
 
+from ..finite import finite
 from ..subject import Conditioning, Subject
 from .content import subject_words
 from .markup import Markup, advice_on, embeddings_of, words_asked_for, words_of
@@ -36,7 +37,7 @@ def from_host(conditioning: list, name: str) -> tuple[Conditioning, Subject | No
         log.warning("DreamMatcher: %s carries hooks; their change of the text is used, their change of the model is not. To "
                     "invert with a LoRA, load it in front of this node", name)
     pooled = options.get("pooled_output")
-    if not torch.isfinite(tensor).all():
+    if not all(finite(part) for part in (tensor, pooled) if part is not None):
         raise ValueError(f"{name}: this CONDITIONING holds NaN or infinity; check the text encoder and embeddings")
     subject, remark = options.get(SUBJECT_KEY), ""
     if subject is not None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..finite import REMEDY, finite
+
 Denoiser = Callable[[torch.Tensor, float], torch.Tensor]
 Progress = Callable[[int, int], None]
 
@@ -58,12 +60,14 @@ def invert(
     As the official code does, step k evaluates the network at the *coming* noise level sigma_k on the latent of the
     level before it, and the clean latent counts as noise level ``first_sigma`` (the model's smallest).
 
-    Raises ValueError for sigmas that do not ascend from above 0 and for a batch, or a latent with NaN or infinity.
+    Raises ValueError for sigmas that do not ascend from above 0, for a batch, and, naming it, for a latent or a prediction of
+    the model that holds NaN or infinity.
     """
     if latent.ndim != 4 or latent.shape[0] != 1:
         raise ValueError(f"reference latent: it is {tuple(latent.shape)}; inversion takes one picture, [1, C, H, W]")
-    if not torch.isfinite(latent).all():
-        raise ValueError("reference latent: it holds NaN or infinity; check the picture and the VAE")
+    if not finite(latent):
+        raise ValueError("reference latent: it holds NaN or infinity: the VAE that encoded it overflows, or the picture does so "
+                         "already; start ComfyUI with --fp32-vae, or take another VAE")
     if not sigmas or sigmas[0] <= 0 or any(b <= a for a, b in zip(sigmas, sigmas[1:])):
         raise ValueError(f"sigmas must ascend from above 0; got {sigmas[:3]} ...")
     ddpm = latent.float()  # x * sqrt(abar), the scale in which the network sees it
@@ -71,6 +75,8 @@ def invert(
     clean, noise = [], []
     for k, sigma in enumerate(sigmas):
         predicted = eps(ddpm * _scale(sigma), sigma)
+        if not finite(predicted):
+            raise ValueError(f"model: its prediction for the reference at sigma {sigma:.3g} holds NaN or infinity; {REMEDY}")
         x0 = ddpm * _scale(level) - level * predicted
         clean.append(x0)
         noise.append(predicted)

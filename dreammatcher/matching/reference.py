@@ -157,7 +157,7 @@ def load(path: Path) -> Reference:
             if metadata.get("format") != FORMAT:
                 raise ValueError(f"{path} is a safetensors file but no DreamMatcher reference: its format is "
                                  f"{metadata.get('format')!r}, not {FORMAT!r}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no dict
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  safe_open is no dict
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}); save the reference again") from error
     try:

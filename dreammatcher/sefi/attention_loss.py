@@ -57,7 +57,7 @@ class Watching:
 
     def __init__(self, reduction: str, reference: torch.Tensor, rows: list[int], columns: list[int] | None):
         self.reduction, self.reference, self.rows, self.columns = reduction, reference, rows, columns
-        self.losses: list[torch.Tensor] = []
+        self.found: list[torch.Tensor] = []  # the loss of every layer
 
     def __call__(self, layer: AttentionLayer) -> None:
         if not self.rows:
@@ -70,16 +70,20 @@ class Watching:
         if self.columns is not None:
             places = torch.tensor(self.columns, device=found.device)
             found, wanted = (maps[torch.arange(len(places)), ..., places][..., None] for maps in (found, wanted))
-        self.losses.append(map_difference(found, wanted, self.reduction))
+        self.found.append(map_difference(found, wanted, self.reduction))
 
     def loss(self) -> torch.Tensor:
         """Mean over the layers; 0 where no caption held the word."""
-        return torch.stack(self.losses).mean() if self.losses else self.reference.new_zeros(())
+        return torch.stack(self.found).mean() if self.found else self.reference.new_zeros(())
 
 
 def attention_maps(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """softmax(Q K^T / sqrt(d)) [B, H, N, T] of queries [B, H, N, d] and keys [B, H, T, d], in float32."""
-    return ((queries @ rearrange(keys, "b h t d -> b h d t")).float() * queries.shape[-1] ** -0.5).softmax(-1)
+    """softmax(Q K^T / sqrt(d)) [B, H, N, T] of queries [B, H, N, d] and keys [B, H, T, d].
+
+    All of it in float32: products of half precision are beyond its largest number before they are scaled.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        return ((queries.float() @ rearrange(keys.float(), "b h t d -> b h d t")) * queries.shape[-1] ** -0.5).softmax(-1)
 
 
 def map_difference(found: torch.Tensor, wanted: torch.Tensor, reduction: str) -> torch.Tensor:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..finite import demand
 from ..subject import Conditioning
 from ..training.data import LatentSet
-from ..training.denoising import Around, Denoiser, errors
+from ..training.denoising import CAPTION, Around, Denoiser, errors
 from ..training.parallel import ALONE, Share
 from ..training.recipe import LOSS_SCALE
 from ..training.settings import ObjectiveSettings, check
@@ -65,7 +66,11 @@ class SefiRecipe:
         staged = self.staged(own.said(rows), self.vectors.table(generator))
         error, weight = errors(staged, own, NOTHING, {}, self.objective, generator, rows)
         loss = (error * weight).mean()
-        return loss if staged.watching is None else loss + self.attention.weight * staged.watching.loss()
+        if staged.watching is None:
+            return loss
+        drawn = staged.watching.loss()
+        demand(drawn, "attention_weight: the attention loss")
+        return loss + self.attention.weight * drawn
 
     def staged(self, captions: list[str], table: tuple[torch.Tensor, torch.Tensor]) -> Staged:
         """The model, reading captions with the vectors of each picture's stage."""
@@ -96,6 +101,7 @@ class Staged(Around):
         captions = self.captions * (len(noisy) // len(self.captions))
         stages = [stage_of(int(timestep), len(self.table[0]), len(self.alpha_bars)) for timestep in timesteps]
         keys, values = self._read(captions, stages)
+        demand(keys.cross_attention, CAPTION)
         self.watching = self.attention.watching(self.model, captions, self.word) if self.attention else None
         return self.model.predict(noisy, timesteps, keys, weights, values, self.watching)
 

@@ -8,7 +8,9 @@ from typing import Protocol
 
 import torch
 
+from ..finite import NotFinite, demand, finite
 from ..subject import Conditioning
+from ..unet import Layer
 from .data import Batch
 from .objective import add_noise, min_snr_weights, picture_errors, target
 from .settings import ObjectiveSettings
@@ -19,13 +21,19 @@ from .trainables import StandIns, TokenRows, Weights
 class AttentionLayer:
     """One cross-attention of the UNet in the middle of a call."""
 
+    layer: Layer  # which it is
     queries: torch.Tensor  # [B, H, N, d]
     context: torch.Tensor  # [B, T, D], the prompt that keys are made of
     keys: Callable[[torch.Tensor], torch.Tensor]  # of a prompt [B, T, D] -> [B, H, T, d]
 
 
-#: sees every cross-attention of a call
-Watch = Callable[[AttentionLayer], None]
+class Watch(Protocol):
+    """Sees every cross-attention of a call."""
+
+    found: list[torch.Tensor]  # what it has found so far; gradients reach it, whether activations are kept or made again
+
+    def __call__(self, layer: AttentionLayer) -> None:
+        """Sees one layer, and appends to ``found`` what it takes from it. It may be called again for the gradient."""
 
 
 class Denoiser(Protocol):
@@ -65,10 +73,7 @@ class Penalty(Protocol):
         """Its view of one call whose prompts are ``captions``."""
 
 
-class Watching(Protocol):
-    def __call__(self, layer: AttentionLayer) -> None:
-        """Sees one layer."""
-
+class Watching(Watch, Protocol):
     def loss(self) -> torch.Tensor:
         """Of all layers it has seen."""
 
@@ -103,12 +108,17 @@ class Watched(Around):
         return self.model.predict(noisy, timesteps, conditioning, weights, watch=self.watch)
 
 
+#: of what is not finite
+CAPTION = "clip: a caption as the text encoder reads it, with what is learned,"
+
+
 def errors(model: Denoiser, batch: Batch, conditioning: Conditioning, weights: StandIns, objective: ObjectiveSettings,
            generator: torch.Generator, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Prediction error [R] of some ``rows`` [R] of a batch, each at a timestep of its own, drawn evenly (DDPM, Algorithm 1), and
     its weight [R]. ``conditioning`` is of these rows.
 
     Noise and timesteps are drawn for the whole batch, in main memory, so that every device and process learns from the same ones.
+    Raises NotFinite, naming the part at fault, when an error is not finite.
     """
     timesteps = torch.randint(len(model.alpha_bars), (len(batch.latents),), generator=generator)[rows]
     noise = torch.randn(batch.latents.shape, generator=generator)[rows].to(model.device)
@@ -117,6 +127,13 @@ def errors(model: Denoiser, batch: Batch, conditioning: Conditioning, weights: S
     predicted = model.predict(add_noise(clean, noise, alpha_bar), timesteps.to(model.device), conditioning, weights)
     mask = batch.masks.to(model.device) if objective.masked and batch.masks is not None else None
     error = picture_errors(predicted, target(model.prediction, clean, noise, alpha_bar), mask)
+    if not finite(error):
+        demand(clean, "vae: a picture as latents")
+        demand(conditioning.cross_attention, CAPTION)
+        demand(predicted, "model: its prediction")
+        if mask is not None:
+            demand(mask, "masks: one of them")
+        raise NotFinite("model: its prediction is too large")
     if not objective.min_snr_gamma:
         return error, torch.ones_like(error)
     return error, min_snr_weights(alpha_bar, objective.min_snr_gamma, model.prediction).to(error)

@@ -75,7 +75,8 @@ class Job:
             for part in (self.options, self.settings))
         return {"format": FORMAT, "name": self.name, "method": self.method, "checkpoint": self.checkpoint,
                 "choices": asdict(self.choices), "settings": settings, "optimiser": asdict(self.options.optimiser),
-                "options": options, "checkpointing": self.options.running.checkpointing, "own": _set(self.own),
+                "options": options, "checkpointing": self.options.running.checkpointing,
+                "keep_minutes": self.options.running.keep_minutes, "own": _set(self.own),
                 "prior": None if self.prior is None else _set(self.prior), "host": dict(self.host)}
 
 
@@ -91,7 +92,8 @@ def read(path: Path) -> Job:
     try:
         optimiser = OptimiserSettings(**{**said["optimiser"], "betas": tuple(said["optimiser"]["betas"])})
         prior = said["prior"] and _read_set(said["prior"], "prior", tensors)
-        options = TrainingOptions(optimiser, **said["options"], running=Running(checkpointing=said["checkpointing"]))
+        running = Running(keep_minutes=said.get("keep_minutes", Running.keep_minutes), checkpointing=said["checkpointing"])
+        options = TrainingOptions(optimiser, **said["options"], running=running)
         return Job(said["name"], said["method"], said["checkpoint"], _read_set(said["own"], "own", tensors), prior,
                    Choices(**said["choices"]), TrainingSettings(**said["settings"], optimiser=optimiser), options, said["host"])
     except (KeyError, TypeError) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -10,14 +12,19 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..finite import NotFinite
 from . import state as states
-from .optimisers import optimiser_of, schedule_of
+from .optimisers import optimiser_of, rate_factor, schedule_of
 from .parallel import ALONE, Share
 from .recipe import Recipe
 from .settings import TrainingSettings
 from .state import Checkpoint
 
+log = logging.getLogger(__name__)
+
 REMEDY = "use a lower rate, or another precision (bfloat16 on or off)"
+#: batches in a row whose loss or gradient is not finite, after which a run gives up
+PATIENCE = 10
 
 
 @dataclass(eq=False)
@@ -30,11 +37,13 @@ class Training:
     losses: list[float] = field(default_factory=list)  # of each step
     share: Share = ALONE
     made: int = field(default=0, init=False)  # steps since the run was begun or resumed
+    skipped: int = field(default=0, init=False)  # batches that were not learned from, as long as the training lasts
+    stuck: bool = field(default=False, init=False)  # it gave up
 
     def __post_init__(self) -> None:
-        groups = self.recipe.groups()
-        self.parameters = [value for group in groups for value in group.parameters]
-        self.optimiser = optimiser_of(groups, self.settings.optimiser)
+        self.groups = self.recipe.groups()
+        self.parameters = [value for group in self.groups for value in group.parameters]
+        self.optimiser = optimiser_of(self.groups, self.settings.optimiser)
         self.schedule = schedule_of(self.optimiser, self.settings.steps, self.settings.optimiser)
         self.generator = torch.Generator().manual_seed(self.settings.seed)
         self.scale = self.recipe.scale
@@ -45,22 +54,21 @@ class Training:
     def advance(self) -> float:
         """One optimiser step on ``accumulate`` batches. When something is raised while gradients are made, nothing of it is kept.
 
-        Raises FloatingPointError when the loss is not finite, or gradients are not even without a scale.
+        Batches whose loss is not finite, or whose gradients are not even without a scale, are left out. Raises
+        FloatingPointError, saying what is not finite, after :data:`PATIENCE` of them in a row; the next attempt draws others.
         """
-        before = self.generator.get_state()
-        try:
-            total = self._gradients()
-            while not self._clipped():
-                if self.scale <= 1:
-                    raise FloatingPointError(f"a gradient is not finite at step {self.step}; {REMEDY}")
-                self.scale /= 2  # too large for half precision: once more with less
-                self.generator.set_state(before)
-                self.optimiser.zero_grad(set_to_none=True)
-                total = self._gradients()
-        except BaseException:
-            self.generator.set_state(before)
-            self.optimiser.zero_grad(set_to_none=True)
-            raise
+        for _ in range(PATIENCE):
+            try:
+                total = self._gradients_in_range()
+                break
+            except NotFinite as error:
+                reason = error
+                self.skipped += 1
+                log.warning("DreamMatcher: %s at step %d; this batch is left out", reason, self.step)
+        else:
+            self.stuck = True
+            raise FloatingPointError(f"{reason} at step {self.step}, and so it was in {PATIENCE} batches one after the other; "
+                                     f"{REMEDY}")
         self.optimiser.step()
         self.schedule.step()
         self.optimiser.zero_grad(set_to_none=True)
@@ -70,20 +78,51 @@ class Training:
         self.losses.append(total)
         return total
 
+    def _gradients_in_range(self) -> float:
+        """Loss of the next batches, their gradients left on the parameters. Raises NotFinite."""
+        before, scale = self.generator.get_state(), self.scale
+        try:
+            total = self._gradients()
+            while not self._clipped():
+                if self.scale <= 1:
+                    raise NotFinite("a gradient holds NaN or infinity")
+                self.scale /= 2  # too large for half precision: once more with less
+                self.generator.set_state(before)
+                self.optimiser.zero_grad(set_to_none=True)
+                total = self._gradients()
+        except NotFinite:
+            self.scale = scale  # it was no matter of the scale
+            self.generator.set_state(before)  # what was drawn may be another part in every process
+            self.generator.manual_seed(int(torch.randint(2**62, (1,), generator=self.generator)))
+            self.optimiser.zero_grad(set_to_none=True)
+            raise
+        except BaseException:
+            self.generator.set_state(before)
+            self.optimiser.zero_grad(set_to_none=True)
+            raise
+        return total
+
     def _gradients(self) -> float:
-        """Loss of a step, its gradients left on the parameters. Raises FloatingPointError when it is not finite."""
+        """Loss of a step, its gradients left on the parameters. Raises NotFinite."""
         total = 0.0
         for _ in range(self.settings.accumulate):
-            loss = self.recipe.loss(self.settings.batch, self.generator, self.share) / self.settings.accumulate
+            loss, reason = self._loss()
             found = self.share.mean(loss.detach().clone()).item()  # the same everywhere: all go on, or none
             if not math.isfinite(found):
-                raise FloatingPointError(f"the loss is {found} at step {self.step}; {REMEDY}")
+                raise NotFinite(reason or f"the loss is {found}")
             (loss * self.scale).backward()
             total += found
         for value in self.parameters if self.share.processes > 1 else ():
             value.grad = torch.zeros_like(value) if value.grad is None else value.grad  # every process sends as many
         self.share.average([value.grad for value in self.parameters if value.grad is not None])
         return total
+
+    def _loss(self) -> tuple[torch.Tensor, str]:
+        """Of one batch, or NaN and why. It is not raised here: other processes wait for the loss."""
+        try:
+            return self.recipe.loss(self.settings.batch, self.generator, self.share) / self.settings.accumulate, ""
+        except NotFinite as error:
+            return torch.full((), math.nan, device=self.parameters[0].device), str(error)
 
     def _clipped(self) -> bool:
         """Takes the scale out of the gradients and clips their norm. Whether they are finite."""
@@ -96,13 +135,20 @@ class Training:
     def state(self) -> dict:
         return {"step": self.step, "losses": self.losses, "scale": self.scale, "learned": self.recipe.learned.state_dict(),
                 "optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict(),
-                "generator": self.generator.get_state(), "average": self.average and self.average.state_dict()}
+                "generator": self.generator.get_state(), "average": self.average and self.average.state_dict(),
+                "skipped": self.skipped}
 
     def restore(self, state: dict) -> None:
+        """Goes on from what :meth:`state` gave, at the rates of the recipe as it is now."""
         self.step, self.losses, self.scale = state["step"], state["losses"], state["scale"]
+        self.skipped = state.get("skipped", 0)
         self.recipe.learned.load_state_dict(state["learned"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
+        self.schedule.base_lrs = [group.rate for group in self.groups]
+        factor = rate_factor(self.step, self.settings.steps, self.settings.optimiser)
+        for own, group in zip(self.optimiser.param_groups, self.groups):
+            own["initial_lr"], own["lr"] = group.rate, group.rate * factor
         self.generator.set_state(state["generator"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -114,32 +160,50 @@ class Training:
 
 
 def train(recipe: Recipe, settings: TrainingSettings, checkpoint: Checkpoint | None = None,
-          after_step: Callable[[Training], bool | None] = lambda training: None, share: Share = ALONE) -> Training:
-    """Trains to the last step, from the state in ``checkpoint`` if there is one, and leaves what was learned in the recipe.
+          after_step: Callable[[Training], bool | None] = lambda training: None, share: Share = ALONE,
+          begin: Callable[[Checkpoint], dict | None] = lambda checkpoint: states.read(checkpoint.path, checkpoint.job),
+          warn: Callable[[str], None] = log.warning) -> Training:
+    """Trains to the last step, from the state that ``begin`` finds if there is one, and leaves what was learned in the recipe.
 
-    ``after_step`` may raise to stop, as the host's interrupt does, or return True to be content with what is learned so far: the
-    state is written first. Every process reads the state, the first one writes it. Raises ValueError for a state of another
-    training.
+    ``after_step`` may raise to stop, as the host's interrupt does: the state is written first. Or it returns True to be content
+    with what is learned so far. Every process reads the state, the first one writes it. A state is a safety net: where it cannot
+    be written, ``warn`` is told and the training goes on. Raises ValueError for a state of another training.
     """
     training = Training(recipe, settings, share=share)
-    kept = states.read(checkpoint.path, checkpoint.job) if checkpoint else None
+    kept = begin(checkpoint) if checkpoint else None
     if kept is not None:
         training.restore(kept)
+    due = time.monotonic()
 
     def keep() -> None:
-        if checkpoint and share.first and training.losses:
-            states.write(checkpoint.path, training.state(), checkpoint.job)
+        nonlocal due
+        due = time.monotonic()
+        if checkpoint and share.first and (training.losses or training.skipped):
+            write_state(checkpoint, training, warn)
+            due = time.monotonic()
 
     try:
         while training.step < settings.steps:
             training.advance()
-            if checkpoint and training.step % checkpoint.every == 0:
+            if checkpoint and checkpoint.minutes and training.step < settings.steps and (
+                    time.monotonic() - due >= 60 * checkpoint.minutes):
                 keep()
             if after_step(training):
                 break
     except BaseException:
         keep()
         raise
-    keep()
     training.finish()
     return training
+
+
+def write_state(checkpoint: Checkpoint, training: Training, warn: Callable[[str], None]) -> None:
+    """Keeps where a training is. Where that fails, ``warn`` is told the file and its size, and nothing is raised."""
+    state = training.state()
+    try:
+        states.write(checkpoint.path, state, checkpoint.job, checkpoint.kin, training.stuck)
+    except (OSError, MemoryError, RuntimeError) as error:
+        size = states.in_words(states.size_of(state))
+        warn(f"the state of this training, {size} at step {training.step}, cannot be written to {checkpoint.path} ({error}). The "
+             "training is not disturbed, but it cannot go on from here if it is stopped: make room on that disk, or let the "
+             "output folder be written to")

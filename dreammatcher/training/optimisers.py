@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules: torch's own, and two of other packages where they are installed."""
+"""Optimisers and learning-rate schedules: torch's AdamW, transformers' Adafactor, and two of packages that may be installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from .settings import ADAFACTOR, ADAMW, ADAMW_8BIT, CONSTANT, COSINE, PRODIGY, O
 from .trainables import Group
 
 #: optimisers of other packages: name -> (package, module, class)
-OTHERS = {PRODIGY: ("prodigyopt", "prodigyopt", "Prodigy"), ADAMW_8BIT: ("bitsandbytes", "bitsandbytes.optim", "AdamW8bit")}
+OTHERS = {ADAFACTOR: ("transformers", "transformers.optimization", "Adafactor"),
+          PRODIGY: ("prodigyopt", "prodigyopt", "Prodigy"), ADAMW_8BIT: ("bitsandbytes", "bitsandbytes.optim", "AdamW8bit")}
+#: Adafactor with a rate of its own and steps of that length. With scaling, a step is as long as the parameter is large, and what
+#: begins at zero, as the factor B of a LoRA and every difference do, never moves (Shazeer and Stern 2018, Sec. 8)
+PLAIN_STEPS = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
+#: under it Prodigy, which multiplies its own estimate by the rate, learns next to nothing
+LEAST_PRODIGY = 0.1
 
 #: bytes of an optimiser's state for each number that learns; Adafactor keeps two vectors of a matrix
 STATES = {ADAMW: 8, ADAFACTOR: 0, PRODIGY: 16, ADAMW_8BIT: 2}
@@ -25,21 +31,33 @@ def state_per_number(name: str) -> int:
 def optimiser_of(groups: list[Group], settings: OptimiserSettings) -> torch.optim.Optimizer:
     """An optimiser over parameter groups with their own rates.
 
-    Raises ValueError, naming the package, when the chosen one is not installed.
+    Raises ValueError, naming the package, when the chosen one is not installed, and for rates that Prodigy cannot take.
     """
+    if settings.name == PRODIGY:
+        _check_prodigy([group.rate for group in groups])
     parameters = [{"params": group.parameters, "lr": group.rate} for group in groups]
     common = {"weight_decay": settings.weight_decay}
     if settings.name == ADAMW:
         return torch.optim.AdamW(parameters, betas=settings.betas, eps=settings.epsilon, **common)
-    if settings.name == ADAFACTOR:
-        return torch.optim.Adafactor(parameters, **common)
     package, module, name = OTHERS[settings.name]
     try:
         chosen = getattr(importlib.import_module(module), name)
     except ImportError as error:
         raise ValueError(f"optimiser: {settings.name} needs the package {package}, which is not installed ({error}); install it "
                          f"into ComfyUI's environment or choose {ADAMW}") from error
+    if settings.name == ADAFACTOR:
+        return chosen(parameters, **PLAIN_STEPS, **common)
     return chosen(parameters, betas=settings.betas, eps=settings.epsilon, **common)
+
+
+def _check_prodigy(rates: list[float]) -> None:
+    if min(rates) < LEAST_PRODIGY:
+        raise ValueError(f"rate: Prodigy finds the rate by itself and multiplies it by yours, {min(rates):g}, so next to nothing "
+                         f"would be learned; set every rate of the node to 1, or choose {ADAMW}")
+    if len(set(rates)) > 1:
+        said = ", ".join(f"{one:g}" for one in rates)
+        raise ValueError(f"rate: Prodigy takes one rate for all that learns, and there are {said}; set every rate of the node to "
+                         f"1, or choose {ADAMW}")
 
 
 def rate_factor(step: int, steps: int, settings: OptimiserSettings) -> float:

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from ..finite import demand
 from .data import Batch, LatentSet
 from .denoising import Denoiser, Penalty, Watched, errors
 from .objective import prior_preserving
@@ -80,7 +81,9 @@ class SubjectRecipe:
             return *errors(self.model, batch, conditioning, unet, self.objective, generator, rows), 0.0
         watching = self.penalty.watching(self.model, captions, next(iter(self.rows)))
         found = errors(Watched(self.model, watching), batch, conditioning, unet, self.objective, generator, rows)
-        return *found, self.penalty.weight * watching.loss()
+        loss = watching.loss()
+        demand(loss, "attention_loss: it")
+        return *found, self.penalty.weight * loss
 
 
 def _together(own: Batch, prior: Batch) -> Batch:

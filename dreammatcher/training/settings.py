@@ -99,14 +99,14 @@ class Running:
     """How a training is run, which changes nothing of what it learns."""
 
     keep_when_stopped: bool = False  # a stopped run gives what it has learned so far
-    keep_every: int = 100  # steps between states on disk
+    keep_minutes: float = 10.0  # between two states on disk; 0 keeps one only when the run is stopped
     #: activations are made again for the gradient (Chen et al. 2016): less memory, more time; None: where memory needs it
     checkpointing: bool | None = False
     planned: bool = False  # memory was found to suffice before pictures were drawn for it: it is not refused any more
     share: Share = ALONE
 
     def __post_init__(self) -> None:
-        check("keep_every", self.keep_every, 1, 10_000_000)
+        check("keep_minutes", self.keep_minutes, 0, 100_000, "0 keeps a state only when the run is stopped")
 
 
 @dataclass(frozen=True)

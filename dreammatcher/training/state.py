@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ..whole import whole
 
 FORMAT = "dreammatcher-training-1"
+#: names of number formats in safetensors files
+NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+         torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}
 
 
 @dataclass(frozen=True)
@@ -22,42 +26,101 @@ class Checkpoint:
 
     path: Path
     job: str  # says which pictures and settings the state belongs to
-    every: int = 100  # steps
+    minutes: float = 10.0  # between two states while it runs; 0 keeps one only when it is stopped
+    kin: str = ""  # as ``job``, but the same for every rate and precision
 
 
-def write(path: Path, state: dict[str, Any], job: str) -> None:
-    """Writes nested dicts, lists and tuples of tensors, numbers and texts. ``job`` tells whose state it is."""
+@dataclass(frozen=True)
+class Kept:
+    """What a file says about the state in it, without its tensors."""
+
+    job: str
+    kin: str
+    stuck: bool  # its run gave up, since losses were not finite
+
+
+def write(path: Path, state: dict[str, Any], job: str, kin: str = "", stuck: bool = False) -> None:
+    """Writes nested dicts, lists and tuples of tensors, numbers and texts. ``job`` tells whose state it is.
+
+    One tensor after the other goes through main memory: there is never a second copy of the whole. Raises OSError where the file
+    cannot be written; one that was there stays then.
+    """
     tensors: dict[str, torch.Tensor] = {}
     tree = _packed(state, "state", tensors)
-    with whole(path) as partial:
-        save_file(tensors, partial, {"format": FORMAT, "job": job, "tree": json.dumps(tree)})
+    about = {"format": FORMAT, "job": job, "tree": json.dumps(tree), "kin": kin, "stuck": json.dumps(stuck)}
+    with whole(path) as partial, partial.open("wb") as file:
+        _stream(file, tensors, about)
+
+
+def size_of(state: dict[str, Any]) -> int:
+    """Bytes of a state's tensors."""
+    tensors: dict[str, torch.Tensor] = {}
+    _packed(state, "state", tensors)
+    return sum(value.nbytes for value in tensors.values())
+
+
+def in_words(size: int) -> str:
+    """Bytes as people read them: 10.3 GB."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size / 1000:.1f} kB"
 
 
 def read(path: Path, job: str) -> dict[str, Any] | None:
-    """What :func:`write` wrote, or None where there is no file.
+    """What :func:`write` wrote, or None where there is no file. Nothing of it lies in the file any more, so that it can be
+    replaced.
 
     Raises ValueError when the file is damaged, is no training's state, or is that of another ``job``.
     """
     if not path.is_file():
         return None
+    with _opened(path) as (file, metadata):
+        if metadata["job"] != job:
+            raise ValueError(f"{path} belongs to a training with other pictures or settings; give this one another name, or "
+                             "delete the file to begin anew")
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  safe_open is no dict
+        return _unpacked(json.loads(metadata["tree"]), tensors)
+
+
+def about(path: Path) -> Kept:
+    """Raises ValueError when the file is damaged or no training's state."""
+    with _opened(path) as (_, metadata):
+        return Kept(metadata["job"], metadata.get("kin", ""), json.loads(metadata.get("stuck", "false")))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no dict
+            if metadata.get("format") != FORMAT:
+                raise ValueError(f"{path} is no state of a training: its format is {metadata.get('format')!r}, not {FORMAT!r}")
+            yield file, metadata
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}); delete it to begin anew") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} is no state of a training: its format is {metadata.get('format')!r}, not {FORMAT!r}")
-    if metadata["job"] != job:
-        raise ValueError(f"{path} belongs to a training with other pictures or settings; give this one another name, or delete "
-                         "the file to begin anew")
-    return _unpacked(json.loads(metadata["tree"]), tensors)
+
+
+def _stream(file: BinaryIO, tensors: dict[str, torch.Tensor], about: dict[str, str]) -> None:
+    """The safetensors format: the header's length, the header, and the tensors' bytes, those of the widest numbers first."""
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, Any] = {"__metadata__": about}
+    end = 0
+    for name in order:
+        value, start = tensors[name], end
+        end += value.nbytes
+        header[name] = {"dtype": NAMES[value.dtype], "shape": list(value.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in order:
+        file.write(memoryview(tensors[name].cpu().contiguous().flatten().view(torch.uint8).numpy()))
 
 
 def _packed(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     """``value`` as JSON, in which a tensor is the name under which it stands in ``tensors``."""
     if torch.is_tensor(value):
-        tensors[name] = value.detach().cpu().contiguous().clone()
+        tensors[name] = value.detach()
         return {"tensor": name}
     if isinstance(value, dict):
         return {"dict": [[key, _packed(item, f"{name}.{key}", tensors)] for key, item in value.items()]}

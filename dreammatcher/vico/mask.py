@@ -11,8 +11,13 @@ CANDIDATES = 10
 
 def text_attention(query: torch.Tensor, key: torch.Tensor, heads: int) -> torch.Tensor:
     """Attention of every patch to every token, mean over the heads: [B, N, T] of query [B, N, D] and key [B, T, D]."""
-    queries, keys = (rearrange(each, "b n (h d) -> b h n d", h=heads).float() for each in (query, key))
-    return ((queries @ keys.mT) * queries.shape[-1] ** -0.5).softmax(-1).mean(1)
+    return map_of(*(rearrange(each, "b n (h d) -> b h n d", h=heads) for each in (query, key)))
+
+
+def map_of(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """As :func:`text_attention`, of queries [B, H, N, d] and keys [B, H, T, d]. In float32, whatever the model's precision."""
+    with torch.autocast(queries.device.type, enabled=False):
+        return ((queries.float() @ keys.float().mT) * queries.shape[-1] ** -0.5).softmax(-1).mean(1)
 
 
 def column(attention: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from ..finite import demand
 from ..subject import Conditioning
 from ..training.data import LatentSet
 from ..training.denoising import Around, Denoiser, errors
@@ -117,7 +118,11 @@ class VicoRecipe:
         looking = self.looking(own.said(rows), references[rows])
         error, weight = errors(looking, own, conditioning, {}, self.objective, generator, rows)
         loss = (error * weight).mean()
-        return loss + self.settings.regularisation * regularisation(looking.maps) if self.settings.regularisation else loss
+        if not self.settings.regularisation:
+            return loss
+        kept = regularisation(looking.maps)
+        demand(kept, "regularisation: it")
+        return loss + self.settings.regularisation * kept
 
     def looking(self, captions: list[str], references: torch.Tensor) -> Looking:
         """The model as it is now, with a reference [B, C, h, w] for each caption."""

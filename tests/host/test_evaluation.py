@@ -68,6 +68,20 @@ def test_a_protocol_runs_over_two_servers_is_scored_and_nothing_is_done_twice(gr
     assert [path for path in first if path.stat().st_mtime_ns != first[path]].__len__() == 2 and gone.is_file()
 
 
+def test_another_plan_is_refused_in_the_folder_of_a_run_and_sends_nothing(graph, tmp_path, servers):
+    first = run(graph, tmp_path / "out", servers, "--limit", "1")
+    assert first.returncode == 0, first.stderr
+    before = pictures(tmp_path / "out")
+    other = run(graph, tmp_path / "out", servers, "--limit", "1", "--identifier", "sks")
+    assert other.returncode and "pictures of another plan, whose identifier differ" in other.stderr
+    made = json.loads(graph.read_text())
+    made["6"]["inputs"]["steps"] = 3
+    graph.write_text(json.dumps(made))
+    other = run(graph, tmp_path / "out", servers, "--limit", "1")
+    assert other.returncode and "pictures of another plan, whose workflow differ" in other.stderr
+    assert pictures(tmp_path / "out") == before
+
+
 def test_a_run_with_pictures_of_the_class_alone_is_scored_for_drift(graph, tmp_path, servers):
     done = run(graph, tmp_path / "out", servers, "--prior", "1", "--limit", "42")
     assert done.returncode == 0, done.stderr

@@ -96,7 +96,10 @@ def test_two_processes_of_one_picture_learn_as_one_process_of_two(host, write, m
 
 
 def test_a_job_whose_process_dies_goes_on_and_ends_the_same(host, write):
-    path = write("long", "Textual Inversion", steps=400, rate=5e-3)
+    options = dict(optimiser="AdamW", schedule="constant", warmup=0, weight_decay=0.01, clip_norm=1.0, accumulate=1, average=0.0,
+                   min_snr_gamma=0.0, lora_alpha=0.0, sample_prompt="", sample_every=0, when_stopped="go on when queued again",
+                   keep_minutes=0.001)
+    path = write("long", "Textual Inversion", options, steps=400, rate=5e-3)
     states = host.folder / "output" / "dreammatcher" / "training"
     known = set(states.glob("*.safetensors"))
     process = subprocess.Popen([*LAUNCH, "-m", "dreammatcher.training", str(path), *where()], cwd=ROOT, env=environment(host),
@@ -118,6 +121,20 @@ def test_a_job_whose_process_dies_goes_on_and_ends_the_same(host, write):
     again = run(host, write("whole", "Textual Inversion", steps=400, rate=5e-3), LAUNCH)
     for name, value in learned(again).items():
         assert torch.equal(learned(resumed)[name], value)
+
+
+def test_how_often_a_state_is_kept_travels_with_the_job_and_older_jobs_are_read(pack, write):
+    options = dict(optimiser="AdamW", schedule="constant", warmup=0, weight_decay=0.01, clip_norm=1.0, accumulate=1, average=0.0,
+                   min_snr_gamma=0.0, lora_alpha=0.0, sample_prompt="", sample_every=0, when_stopped="go on when queued again")
+    read = pack.module("dreammatcher.training.job").read
+    path = write("kept", options={**options, "keep_minutes": 2.5})
+    assert read(path).options.running.keep_minutes == 2.5
+    said = json.loads(path.read_text())
+    del said["keep_minutes"]
+    path.write_text(json.dumps(said))
+    assert read(path).options.running.keep_minutes == 10
+    path.write_text(json.dumps({**said, "keep_every": 100}))
+    assert read(path).options.running.keep_minutes == 10
 
 
 def test_the_same_job_is_written_to_the_same_folder_and_another_one_beside_it(write):

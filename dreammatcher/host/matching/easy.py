@@ -14,6 +14,7 @@ from ...subject import Subject
 from ...unet import Structure, structure_of
 from ..conditioning import encode, encode_subject, subject_and_remarks
 from ..digest import digest
+from ..encoding import encoded
 from ..family import native_side
 from ..identity import network_identity
 from ..pictures import rgb, subject_mask
@@ -75,7 +76,8 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
     Without ``words``, those that both prompts share are the subject, but for medium and scene, or else those of each. A
     ``strength`` of 0 is the plain model: nothing is inverted. The match stays inside of ``reference_mask`` [B, h, w], or else
     of what is not transparent in the reference. Raises ValueError, naming the input, when a subject word is missing in one of
-    the prompts, the picture is too small or too long for the model, or nothing of it is left to match.
+    the prompts, the picture is too small or too long for the model, nothing of it is left to match, or it is not finite, as it
+    is, as a latent, or for the model.
     """
     settings = ApplySettings(strength)
     reference_subject, remarks = _subject(clip, "reference_prompt", reference_prompt, words)
@@ -91,7 +93,7 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
     if reference_mask is None:
         reference_mask = subject_mask("reference", reference[:1])
     mask = mask_settings(reference_subject, target_subject, reference_mask, None, THRESHOLD, True)
-    inverted = kept.inverted(model, vae.encode(picture), encode(clip, reference_prompt), avoided)
+    inverted = kept.inverted(model, encoded(vae, picture, "reference: it"), encode(clip, reference_prompt), avoided)
     matched, trace = apply(model, inverted, mask, settings)
     return (matched, positive, avoided, trace), shared + remarks + more
 

@@ -7,6 +7,7 @@ import contextlib
 import torch
 
 from ...attention import foreground
+from ...finite import REMEDY, finite
 from ...matching.features import RowFeatures
 from ...matching.reference import Reference
 from ...subject import Subject
@@ -26,7 +27,7 @@ def reference_pass(
     """Runs the UNet on the reference at ``sigma`` with its own prompt and nobody else's patches.
 
     ``kind`` picks the positive or the negative prompt. Only the cond row has a subject map. The pass ends as soon as the last
-    of all this is recorded: mostly in front of the last self-attention.
+    of all this is recorded: mostly in front of the last self-attention. Raises ValueError when it holds NaN or infinity.
     """
     x = reference.trajectory.at(sigma).to(device)
     size = tuple(x.shape[-2:])
@@ -62,5 +63,7 @@ def reference_pass(
     patches = {"attn1_patch": [keep_hidden], "attn2_patch": [keep_map], "output_block_patch": [keep_level]}
     with contextlib.suppress(_Recorded), uncompiled():  # dynamo gives up on frames that an exception passes
         evaluate(base, reference.positive if kind == COND else reference.negative, x, sigma, patches)
+    if not all(map(finite, levels.values())):
+        raise ValueError(f"model: what it makes of the reference at sigma {sigma:.3g} holds NaN or infinity; {REMEDY}")
     mask = foreground(subject_maps, subject_maps[0].shape[-2:]) if subject_maps else None
     return RowFeatures(tuple(levels[number] for number in structure.taps), hidden, mask)

@@ -32,7 +32,7 @@ def load_sefi(name: str) -> SeFi:
     path = SHELF.find(name)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no dict
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  safe_open is no dict
             about = dict(file.metadata() or {})
     except SafetensorError as error:
         raise ValueError(f"file: {path.name} is not a whole safetensors file ({error}); save it again") from error

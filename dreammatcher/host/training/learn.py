@@ -20,7 +20,7 @@ from ..notes import tell
 from .estimate import check_memory
 from .model import HostDenoiser
 from .names import text_names, unet_names
-from .run import Ready, check_class, check_pictures, check_prior, job_of, ready, run
+from .run import Rate, Ready, check_class, check_pictures, check_prior, job_of, ready, run
 from .towers import said_of
 
 LORA, FULL = "LoRA", "full"
@@ -129,7 +129,7 @@ def textual_inversion(model, clip, vae, own: TrainingSet, initial_word: str, vec
             _check_penalty(work.denoiser, penalty, vectors)
             rows = {word: token_rows(work.denoiser.rows_of(initial_word), vectors, rate)}
             recipe = SubjectRecipe(work.denoiser, work.own, objective, rows=rows, penalty=penalty)
-        choices = (own, initial_word, vectors, rate, objective, settings, *_also(penalty))
+        choices = (own, initial_word, vectors, Rate(rate), objective, settings, *_also(penalty))
         job = job_of(work.identity, "Textual Inversion", *choices)
         losses = run(recipe, settings, job, options)
     return Learned({}, _plain(rows), {**_about("Textual Inversion", own, settings, losses), TOWERS: said_of(clip)}), losses

@@ -11,9 +11,10 @@ import copy
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
+from typing import Any
 
 import comfy.model_management
 import comfy.model_sampling
@@ -32,7 +33,7 @@ from ..words import as_columns, width_of
 from .hooks import norms_keep_their_input, rows_in_place_of, start_kept_constant, with_stand_ins
 from .new_words import MARKER, without_marker
 from .recompute import recomputed
-from .text_patches import text_patches
+from .text_patches import text_options
 from .towers import Tower, towers_of
 
 #: how the host turns a prediction into a clean picture -> what it predicts
@@ -196,19 +197,20 @@ class HostDenoiser:
                 values: torch.Tensor | None = None, watch: Watch | None = None) -> torch.Tensor:
         """What the UNet says about ``noisy`` [B, C, h, w], scaled as the diffusion process has it (variance 1).
 
-        With ``values`` or ``watch`` everything is kept for the gradient, whatever checkpointing says: both reach into the blocks.
+        With checkpointing, blocks of the UNet run again for the gradient; so does ``watch`` then.
         """
         base = self.model.model
         with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
             stack.enter_context(self._as_it_learns(base.diffusion_model))
-            if self.checkpointing and values is None and watch is None:
-                stack.enter_context(recomputed(base.diffusion_model, self._as_it_learns, weights))
+            if self.checkpointing:
+                found = [] if watch is None else watch.found
+                stack.enter_context(recomputed(base.diffusion_model, self._as_it_learns, weights, found))
             arguments = model_arguments(base, conditioning, noisy)
             arguments["c_crossattn"] = conditioning.cross_attention
             arguments = {name: _normal(value) for name, value in arguments.items()}
             return with_stand_ins(base.diffusion_model, self.unet, weights,
                                   lambda: self._call(base, _normal(noisy), self.times[timesteps.cpu()].to(noisy), arguments,
-                                                    text_patches(base, values, watch)))
+                                                    text_options(base, values, watch)))
 
     @contextmanager
     def _as_it_learns(self, module: torch.nn.Module) -> Iterator[None]:
@@ -217,12 +219,12 @@ class HostDenoiser:
 
     @staticmethod
     def _call(base: torch.nn.Module, noisy: torch.Tensor, times: torch.Tensor, arguments: dict,
-              patches: list[Callable]) -> torch.Tensor:
+              text: dict[str, Any]) -> torch.Tensor:
         concat, context = arguments.pop("c_concat", None), arguments.pop("c_crossattn")
         dtype = base.manual_cast_dtype or base.get_dtype()
         x = noisy if concat is None else torch.cat([noisy, concat.to(noisy)], 1)
         others = {name: value.to(dtype) if value.is_floating_point() else value for name, value in arguments.items()}
-        options = {"cond_or_uncond": [0], "sigmas": times, "patches": {"attn2_patch": patches} if patches else {}}
+        options = {"cond_or_uncond": [0], "sigmas": times, "patches": {}, **text}
         if attention.optimized_attention.__name__ not in SPARING:
             options["optimized_attention_override"] = lambda _, *given, **named: attention.attention_pytorch(*given, **named)
         return base.diffusion_model(x.to(dtype), times, context=context.to(dtype), transformer_options=options,

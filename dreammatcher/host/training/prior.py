@@ -22,6 +22,7 @@ from ...training.settings import LARGEST_SEED
 from ...whole import whole
 from ..conditioning import encode
 from ..digest import digest
+from ..encoding import decoded
 from ..identity import clip_identity, model_identity, vae_identity
 from ..notes import tell
 from ..progress import Interrupted
@@ -47,15 +48,17 @@ class PriorSettings:
 def prior_set(model, clip, vae, own: TrainingSet, settings: PriorSettings) -> tuple[TrainingSet, str]:
     """Class pictures for a subject's set, and what was made and what was found.
 
-    Pictures that an earlier run left are read; only missing ones are drawn, so that an interrupted run goes on. Raises ValueError
-    when the set has no class word, and when its class is called by its identifier.
+    Pictures that an earlier run left are read; only missing ones are drawn, so that an interrupted run goes on. One that is
+    damaged, or of one colour as a VAE that makes NaN leaves them, is drawn again. Raises ValueError when the set has no class
+    word, when its class is called by its identifier, and, naming the part at fault, for a picture that is not finite, which
+    is not kept.
     """
     captions = own.naming.prior_captions()
     check_class(own)
     key = _key(model, clip, vae, captions, own.preparation.resolution, settings)
     folder = Path(folder_paths.get_output_directory()) / FOLDER / key
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [number for number in range(settings.count) if not _file(folder, number).is_file()]
+    missing = [number for number in range(settings.count) if not _sound(_file(folder, number))]
     bar = comfy.utils.ProgressBar(max(1, len(missing)))
     said = {text: encode(clip, text) for text in (*dict.fromkeys(captions[number % len(captions)] for number in missing), "")}
     try:
@@ -83,7 +86,7 @@ def _draw(model, vae, positive: list, negative: list, resolution: int, settings:
     noise = comfy.sample.prepare_noise(latent, seed)
     made = comfy.sample.sample(model, noise, settings.steps, settings.cfg, settings.sampler, settings.scheduler, positive,
                                negative, latent, disable_pbar=True, seed=seed)
-    return vae.decode(made)[0].float().cpu().clamp(0, 1)
+    return decoded(vae, made, f"class picture {number + 1}")[0].float().cpu().clamp(0, 1)
 
 
 def _key(model, clip, vae, captions: tuple[str, ...], resolution: int, settings: PriorSettings) -> str:
@@ -94,6 +97,15 @@ def _key(model, clip, vae, captions: tuple[str, ...], resolution: int, settings:
 
 def _file(folder: Path, number: int) -> Path:
     return folder / f"{number:05}.png"
+
+
+def _sound(path: Path) -> bool:
+    """Whether it is a picture that shows something."""
+    try:
+        with Image.open(path) as image:
+            return any(low < high for low, high in image.convert("RGB").getextrema())
+    except OSError:
+        return False
 
 
 def _write(picture: torch.Tensor, path: Path) -> None:

@@ -9,11 +9,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
-import folder_paths
 import torch
 from einops import rearrange
 from PIL import Image
@@ -21,22 +20,36 @@ from PIL import Image
 from ...training.captions import holds
 from ...training.curve import curve
 from ...training.data import LatentSet
-from ...training.loop import Training, train
+from ...training.loop import REMEDY, Training, train
 from ...training.recipe import SubjectRecipe
 from ...training.samples import sample
 from ...training.sets import TrainingSet
-from ...training.settings import Running, TrainingOptions, TrainingSettings
+from ...training.settings import ADAFACTOR, Running, TrainingOptions, TrainingSettings
 from ...training.state import Checkpoint
+from ..encoding import encoded
 from ..identity import beside_weights, weights_identity
 from ..notes import tell
 from ..progress import Interrupted
+from . import safety
 from .estimate import check_memory
 from .model import HostDenoiser
 
 log = logging.getLogger(__name__)
 
-#: folder of the states of runs that were stopped, in the host's output folder
-STATES = "dreammatcher/training"
+#: what another attempt at a run that gave up may change: its rates, and its precision
+CHANGEABLE = frozenset(("rate", "word_rate", "block_rate", "bfloat16"))
+
+
+class Rate(float):
+    """A learning rate among a training's choices."""
+
+
+@dataclass(frozen=True)
+class Name:
+    """Names a training."""
+
+    job: str  # the same pictures, settings and weights go on where they stopped
+    kin: str  # the same at any rate and precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +106,7 @@ def ready(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, setting
     def encode(pictures: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(), torch.random.fork_rng():  # older hosts draw from the encoder's distribution
             torch.manual_seed(settings.seed)
-            latents = vae.encode(rearrange(pictures, "b c h w -> b h w c"))
+            latents = encoded(vae, rearrange(pictures, "b c h w -> b h w c"), "a picture of the training set")
             latents = model.model.process_latent_in(latents.float().cpu())
         return latents.clone()
 
@@ -110,20 +123,33 @@ def ready(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, setting
         denoiser.give_back()
 
 
-def job_of(identity: str, *choices: object) -> str:
-    """Names a training: the same pictures, settings and weights go on where they stopped."""
+def job_of(identity: str, *choices: object) -> Name:
+    """The name of a training with these choices on weights and latents of this ``identity``."""
     said = [choice.fingerprint() if isinstance(choice, TrainingSet) else
             asdict(choice) if hasattr(choice, "__dataclass_fields__") else choice for choice in (*choices, identity)]
+    if any(isinstance(choice, TrainingSettings) and choice.optimiser.name == ADAFACTOR for choice in choices):
+        said.append("transformers")  # whose Adafactor cannot read the state of torch's, which earlier versions took
+    return Name(_hash(said), _hash(_at_any_rate(said)))
+
+
+def _hash(said: object) -> str:
     return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()
 
 
-def run(recipe: SubjectRecipe, settings: TrainingSettings, job: str, options: TrainingOptions) -> list[float]:
+def _at_any_rate(said: Any) -> Any:
+    if isinstance(said, dict):
+        return {name: _at_any_rate(value) for name, value in said.items() if name not in CHANGEABLE}
+    return [_at_any_rate(value) for value in said if not isinstance(value, Rate)] if isinstance(said, list) else said
+
+
+def run(recipe: SubjectRecipe, settings: TrainingSettings, name: Name, options: TrainingOptions) -> list[float]:
     """The loss of each step. A stopped run goes on from its last step when it is queued again.
 
     With ``keep_when_stopped`` the host's interrupt ends the training instead, and the graph goes on with what is learned. Before
-    the first step there is nothing to go on with: the graph stops.
+    the first step there is nothing to go on with: the graph stops. An interrupt after the last step stops what comes after it.
+    Raises FloatingPointError as :meth:`Training.advance`.
     """
-    path = Path(folder_paths.get_output_directory()) / STATES / f"{job[:32]}.safetensors"
+    checkpoint = Checkpoint(safety.path_of(name.job), name.job, options.running.keep_minutes, name.kin)
     bar, begun = comfy.utils.ProgressBar(settings.steps), time.monotonic()
     size = sum(value.numel() for value in recipe.learned.parameters())
     log.info("DreamMatcher: training of %d numbers for %d steps", size, settings.steps)
@@ -143,6 +169,9 @@ def run(recipe: SubjectRecipe, settings: TrainingSettings, job: str, options: Tr
             bar.update_absolute(training.step, settings.steps, shown)  # older hosts look for interrupts here
             comfy.model_management.throw_exception_if_processing_interrupted()
         except Interrupted:
+            if training.step == settings.steps:  # nothing is left to stop here
+                comfy.model_management.interrupt_current_processing()
+                return True
             if not options.running.keep_when_stopped:
                 raise
             log.warning("DreamMatcher: stopped at step %d of %d; the graph goes on with what is learned", training.step,
@@ -154,11 +183,21 @@ def run(recipe: SubjectRecipe, settings: TrainingSettings, job: str, options: Tr
     autocast = torch.autocast(recipe.model.device.type, torch.bfloat16, enabled=settings.bfloat16, cache_enabled=False)
     with torch.inference_mode(False), torch.enable_grad(), autocast:
         recipe.learned.to(recipe.model.device)
-        kept = Checkpoint(path, job, options.running.keep_every)
-        losses = train(recipe, settings, kept, after_step, options.running.share).losses
-    if options.running.share.first:
-        path.unlink(missing_ok=True)  # of use to a run that is to go on
-    return losses
+        share = options.running.share
+        if share.first:
+            safety.prune(checkpoint.path)
+        try:
+            training = train(recipe, settings, checkpoint, after_step, share, safety.begin, tell)
+        except BaseException:
+            if share.first and checkpoint.path.is_file():
+                log.info("DreamMatcher: the training was stopped; queued again, it goes on from its state in %s", checkpoint.path)
+            raise
+    if share.first:
+        safety.forget(checkpoint)  # of use to a run that is to go on
+        if training.skipped:
+            tell(f"{training.skipped} batches were left out, since their loss or gradient was not finite. If that are many, "
+                 f"{REMEDY}")
+    return training.losses
 
 
 def stop_if_interrupted(where: str) -> None:

@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
+from ...finite import finite
 from ...training.data import Preparation, fitted
 from ...vico.settings import LookTrace
+from ..encoding import encoded
 from ..family import native_side
 from ..notes import not_connected
 from ..pictures import Images, rgb_each, text_image
@@ -23,12 +25,14 @@ def reference_latent(model, image: Images | None, vae, latent: dict | None) -> t
     """The reference [R, C, h, w] in the model's scale, from an IMAGE, or a list of IMAGEs, and its VAE, or from a LATENT.
 
     A picture keeps its shape and gets the size that the model was made for; further ones of a list are cut to the first one's.
-    Raises ValueError, naming the input, when none or both are given.
+    Raises ValueError, naming the input, when none or both are given, and when one is not finite.
     """
     if (image is None) == (latent is None):
         raise ValueError("image and latent: give the reference as one of them, not both" if latent is not None else
                          "image: there is no reference; connect a picture with its VAE, or a latent")
     if latent is not None:
+        if not finite(latent["samples"]):
+            raise ValueError("latent: the reference holds NaN or infinity; look at the VAE and the picture that it is made of")
         return model.model.process_latent_in(latent["samples"].float())
     if vae is None:
         raise ValueError("vae: an image needs it to become a latent; connect the checkpoint's VAE")
@@ -36,7 +40,7 @@ def reference_latent(model, image: Images | None, vae, latent: dict | None) -> t
     pictures = [rearrange(picture, "h w c -> c h w") for picture in rgb_each("image", image)]
     size = Preparation(side, min(64, side // 8)).size(*pictures[0].shape[-2:])
     sized = torch.stack([fitted(picture, size) for picture in pictures])
-    return model.model.process_latent_in(vae.encode(rearrange(sized, "b c h w -> b h w c")).float())
+    return model.model.process_latent_in(encoded(vae, rearrange(sized, "b c h w -> b h w c"), "image: the reference").float())
 
 
 def shown_masks(trace: LookTrace | None, image: Images | None, seen: Seen = OUTSIDE) -> torch.Tensor:

@@ -15,6 +15,7 @@ import torch
 from einops import rearrange
 
 from ...attention import repeated_columns
+from ...finite import REMEDY, finite
 from ...store import RunStore
 from ...subject import Conditioning, Subject
 from ...unet import COND, Layer, Row, Structure, halved
@@ -137,6 +138,8 @@ class VicoSession(Session):
             scaled = clean / base.model_sampling.calculate_input(level, torch.ones_like(clean))
             with uncompiled():  # dynamo gives up on frames that an exception passes
                 seen = look(self.sites, partial(evaluate, base, text, scaled, sigma))
+            if not all(finite(one.states) for one in seen.values()):
+                raise ValueError(f"model: what it makes of the reference at sigma {sigma:.3g} holds NaN or infinity; {REMEDY}")
             for site, one in seen.items():
                 states[site].append(one.states)
                 masks[site].append(self._mask(one.attention, columns))

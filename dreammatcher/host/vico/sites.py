@@ -45,13 +45,25 @@ def widths_of(blocks: Blocks) -> dict[Layer, tuple[int, int]]:
 def look(blocks: Blocks, call: Callable[[], Any]) -> dict[Layer, Seen]:
     """What the sites see in ``call``, one call of the UNet that nobody patches; it ends at the last of them."""
     attention: dict[Layer, torch.Tensor] = {}
-    states: dict[Layer, torch.Tensor] = {}
 
     def read(site: Layer) -> Callable:
         def hook(module: torch.nn.Module, inputs: tuple, named: dict) -> None:
             context = named["context"] if "context" in named else inputs[1]
             attention[site] = text_attention(module.to_q(inputs[0]), module.to_k(context), module.heads)
         return hook
+
+    hooks = [block.attn2.register_forward_pre_hook(read(site), with_kwargs=True) for site, block in blocks.items()]
+    try:
+        states = states_of(blocks, call)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {site: Seen(states[site], attention[site]) for site in blocks}
+
+
+def states_of(blocks: Blocks, call: Callable[[], Any]) -> dict[Layer, torch.Tensor]:
+    """The states behind each site's block in ``call``, one call of the UNet; it ends at the last of them."""
+    states: dict[Layer, torch.Tensor] = {}
 
     def keep(site: Layer) -> Callable:
         def hook(_: torch.nn.Module, __: tuple, output: torch.Tensor) -> None:
@@ -60,15 +72,14 @@ def look(blocks: Blocks, call: Callable[[], Any]) -> dict[Layer, Seen]:
                 raise _Seen
         return hook
 
-    hooks = [*(block.attn2.register_forward_pre_hook(read(site), with_kwargs=True) for site, block in blocks.items()),
-             *(block.register_forward_hook(keep(site)) for site, block in blocks.items())]
+    hooks = [block.register_forward_hook(keep(site)) for site, block in blocks.items()]
     try:
         with contextlib.suppress(_Seen):
             call()
     finally:
         for hook in hooks:
             hook.remove()
-    return {site: Seen(states[site], attention[site]) for site in blocks}
+    return states
 
 
 @contextmanager

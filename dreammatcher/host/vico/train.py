@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from ...subject import Conditioning
+from ...training.denoising import AttentionLayer
 from ...training.sets import TrainingSet
 from ...training.settings import ObjectiveSettings, TrainingOptions, TrainingSettings
 from ...training.textual_inversion import token_rows
@@ -14,11 +15,12 @@ from ...training.trainables import StandIns, TokenRows
 from ...unet import Layer
 from ...vico.block import begun
 from ...vico.learned import ViCo, tensors_of
+from ...vico.mask import map_of
 from ...vico.recipe import Seen, VicoRecipe, VicoSettings
 from ..training.model import HostDenoiser
 from ..training.run import check_pictures, job_of, ready, run
 from ..training.towers import check_one
-from .sites import blocks_of, changed, look, widths_of
+from .sites import blocks_of, changed, states_of, widths_of
 
 
 class LookingHost:
@@ -39,13 +41,30 @@ class LookingHost:
         return torch.tensor([[own] for own, _ in found]), torch.tensor([[end] for _, end in found])
 
     def look(self, reference: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> dict[Layer, Seen]:
+        watch = Maps(tuple(self.sites))
         with torch.inference_mode(False), torch.enable_grad():
-            return look(self.sites, lambda: self.denoiser.predict(reference, timesteps, conditioning, {}))
+            states = states_of(self.sites, lambda: self.denoiser.predict(reference, timesteps, conditioning, {}, watch=watch))
+        return {site: Seen(states[site], attention) for site, attention in zip(self.sites, watch.found, strict=True)}
 
     def predict_changed(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
                         changes: Mapping[Layer, Callable[[torch.Tensor], torch.Tensor]]) -> torch.Tensor:
         with changed(self.sites, lambda site, states, _: changes[site](states.float()).to(states)):
             return self.denoiser.predict(noisy, timesteps, conditioning, {})
+
+
+class Maps:
+    """Takes the attention to the prompt [B, N, T] of some sites, in the order in which they run.
+
+    The model is watched, and no hook is set on its layers: a hook is gone when a block runs again for the gradient.
+    """
+
+    def __init__(self, sites: tuple[Layer, ...]):
+        self.sites = sites
+        self.found: list[torch.Tensor] = []
+
+    def __call__(self, layer: AttentionLayer) -> None:
+        if layer.layer in self.sites:
+            self.found.append(map_of(layer.queries, layer.keys(layer.context)))
 
 
 def train_vico(model, clip, vae, own: TrainingSet, initial_word: str, chosen: VicoSettings, settings: TrainingSettings,

@@ -1,0 +1,87 @@
+"""What a run's folder holds: the plan that its pictures were made by, which another plan must not go on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ..whole import whole
+from .protocols import Case, Protocol
+from .runner import CASES, Arm, Folder
+
+PLAN = "plan.json"
+#: what identifies pictures -> how it is called in messages
+PARTS = {"graph": "workflow", "inputs": "places of reference, prompt and seed, or its output node", "identifier": "identifier",
+         "protocol": "protocol or its data"}
+
+
+def identity_of(arm: Arm, protocol: Protocol) -> dict[str, str]:
+    """What every picture of a run depends on. ``protocol`` is the whole one: limits, shards and classes choose among its cases.
+
+    The graph counts without titles and without the values that each case sets. Photos count by their content, not by their path.
+    """
+    plain = {number: {name: value for name, value in node.items() if name != "_meta"}
+             for number, node in arm.workflow.with_case("", "", 0).items()}
+    subjects = [[subject.name, subject.class_word, subject.prompts, subject.first_seed,
+                 [hashlib.sha256(path.read_bytes()).hexdigest() for path in subject.pictures]] for subject in protocol.subjects]
+    return {"graph": _hash(plain), "inputs": _hash([arm.workflow.places, arm.workflow.output]), "identifier": arm.identifier,
+            "protocol": _hash([protocol.samples, subjects])}
+
+
+def check_plan(out: Path, identity: dict[str, str], arm: Arm, cases: list[Case]) -> None:
+    """Raises ValueError when a folder holds pictures of another plan than of this ``identity``, naming what differs.
+
+    A folder of an earlier version, which did not write its identity down, goes on when the prompts and seeds of its cases and its
+    workflow are this plan's.
+    """
+    if not any((out / CASES).glob("*.png")):
+        return
+    try:
+        said = json.loads((out / PLAN).read_text(encoding="utf-8"))
+        kept = said["pictures"] if "pictures" in said else _of_earlier(said, Folder(out), identity, arm, cases)
+        different = [called for name, called in PARTS.items() if kept.get(name) != identity[name]]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"out: {out} holds pictures, and it cannot be told of which plan ({PLAN}: {error}); give another "
+                         "folder, or delete this one to begin anew") from error
+    if different:
+        raise ValueError(f"out: {out} holds pictures of another plan, whose {', and '.join(different)} differ from this one's; "
+                         "give each plan a folder of its own, or delete this one to begin anew")
+
+
+def write_plan(out: Path, plan: dict[str, Any]) -> None:
+    """Writes the plan. Raises ValueError when another process has begun a different one in the same folder meanwhile."""
+    with whole(out / PLAN) as partial:
+        partial.write_text(json.dumps(plan, indent=1), encoding="utf-8")
+    found = read_plan(out)
+    if found.get("pictures") != plan["pictures"]:
+        raise ValueError(f"out: another process has begun another plan in {out}; give each plan a folder of its own")
+
+
+def read_plan(out: Path) -> dict[str, Any]:
+    """Raises ValueError for a folder that is no run."""
+    try:
+        return json.loads((out / PLAN).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{out} is no run: {PLAN} cannot be read ({error})") from error
+
+
+def _of_earlier(said: dict[str, Any], folder: Folder, identity: dict[str, str], arm: Arm, cases: list[Case]) -> dict[str, str]:
+    """The identity of a run whose plan holds the graph alone, as far as that and its cases tell."""
+    kept = dict(identity)
+    if said["workflow"] != arm.workflow.graph:
+        kept["graph"] = "another"
+    for case in cases:
+        described = folder.described(case)
+        if "prompt" not in described:
+            continue  # it is not made yet
+        if (described["plain_prompt"], described["seed"]) != (case.plain_text(), case.seed):
+            kept["protocol"] = "another"
+        elif described["prompt"] != case.text(arm.identifier):
+            kept["identifier"] = "another"
+    return kept
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

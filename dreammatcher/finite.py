@@ -1,0 +1,24 @@
+"""What is not finite, and which part it comes from."""
+
+from __future__ import annotations
+
+import torch
+
+
+class NotFinite(ArithmeticError):
+    """NaN or infinity where numbers are needed; the text names the part at fault."""
+
+
+def finite(value: torch.Tensor) -> bool:
+    """Whether all of it is. Waits for the device."""
+    return bool(torch.isfinite(value).all())
+
+
+#: what helps against NaN and infinity of a model
+REMEDY = "compute in full precision (start ComfyUI with --force-fp32), or look for a damaged checkpoint or LoRA"
+
+
+def demand(value: torch.Tensor, what: str) -> None:
+    """Raises NotFinite, naming ``what`` it is, unless all of it is finite."""
+    if not finite(value):
+        raise NotFinite(f"{what} holds NaN or infinity")

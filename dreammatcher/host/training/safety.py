@@ -1,0 +1,92 @@
+"""Safety states of trainings in the host's output folder: from which one a run goes on, and which nobody needs any more."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+
+from ...training import state as states
+from ...training.state import Checkpoint
+from ..notes import tell
+
+log = logging.getLogger(__name__)
+
+FOLDER = "dreammatcher/training"
+#: our files there, and what a killed process leaves of one that it was writing
+OURS = re.compile(r"[0-9a-f]{32}\.safetensors(\.[0-9a-f]{8}\.part)?")
+DAY = 24 * 60 * 60  # seconds
+#: a state is removed when nobody has gone on with its run for so many days,
+DAYS = 14
+#: and the oldest ones, but none of the last day, while those of other runs take more than so many bytes together
+ROOM = 50 * 10**9
+
+
+def path_of(job: str) -> Path:
+    """Each training has one file, which its next state replaces."""
+    return Path(folder_paths.get_output_directory()) / FOLDER / f"{job[:32]}.safetensors"
+
+
+def begin(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """The state that a run goes on from: its own, or that of the same training at another rate or precision which gave up since
+    its losses were not finite. None where there is neither. Raises ValueError for a file of its own that is damaged."""
+    own = states.read(checkpoint.path, checkpoint.job)
+    if own is not None:
+        log.info("DreamMatcher: goes on after step %d, from %s", own["step"], checkpoint.path)
+        return own
+    for path in _stuck(checkpoint):
+        kept = states.read(path, states.about(path).job)
+        if kept is not None:
+            tell(f"goes on after step {kept['step']} of this training at another rate or precision, which gave up since losses "
+                 f"were not finite; delete {path} to begin anew")
+            return kept
+    return None
+
+
+def _stuck(checkpoint: Checkpoint) -> Iterator[Path]:
+    """States of runs that gave up and differ from this one in rate or precision alone, the newest first."""
+    for path in sorted(checkpoint.path.parent.glob("*.safetensors"), key=lambda path: -path.stat().st_mtime):
+        try:
+            about = states.about(path)
+        except (ValueError, OSError):
+            continue
+        if checkpoint.kin and about.kin == checkpoint.kin and about.stuck and path != checkpoint.path:
+            yield path
+
+
+def forget(checkpoint: Checkpoint) -> None:
+    """Removes the states of a run that has reached its end."""
+    for path in (checkpoint.path, *list(_stuck(checkpoint))):
+        _remove(path)
+
+
+def prune(own: Path) -> None:
+    """Removes states of other runs that nobody goes on with, as :data:`DAYS` and :data:`ROOM` say, and tells which."""
+    if not own.parent.is_dir():
+        return
+    found = [(path.stat(), path) for path in own.parent.iterdir() if OURS.fullmatch(path.name) and path != own]
+    taken, removed = 0, []
+    for stat, path in sorted(found, key=lambda pair: -pair[0].st_mtime):
+        days = (time.time() - stat.st_mtime) / DAY
+        taken += stat.st_size
+        useless = days > (1 if path.suffix == ".part" else DAYS)
+        if (useless or days > 1 and taken > ROOM) and _remove(path):
+            taken -= stat.st_size
+            removed.append(f"{path.name} ({states.in_words(stat.st_size)}, {days:.0f} days old)")
+    if removed:
+        tell(f"removed states of stopped trainings that nobody went on with from {own.parent}: {', '.join(removed)}. States are "
+             f"kept for {DAYS} days, and beyond {states.in_words(ROOM)} together the oldest go")
+
+
+def _remove(path: Path) -> bool:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("DreamMatcher: %s cannot be removed (%s); delete it by hand", path, error)
+        return False
+    return True
