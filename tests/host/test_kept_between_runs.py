@@ -85,3 +85,23 @@ def test_features_of_a_run_are_used_by_the_next_though_all_nodes_ran_anew(pack, 
         assert torch.equal(bench.sample(matched("eps")), first) and len(passes) == made > 0
         bench.sample(matched("x0" if host.upstream else "lcm"))
         assert len(passes) > made
+
+
+def test_a_training_gives_the_same_with_every_cache_and_runs_again_only_without_one(host, pack, executor, monkeypatch):
+    learn, trained = pack.module("dreammatcher.host.training.learn"), []
+    run = learn.run
+    monkeypatch.setattr(learn, "run", lambda *arguments: trained.append(run(*arguments)) or trained[-1])
+    graph = {
+        "1": node("ToyboxLoader"),
+        "a": node("ToyboxReference", subject=1, kind="robot", pose=0, background="grass"),
+        "b": node("ToyboxReference", subject=1, kind="robot", pose=1, background="grass"),
+        "2": node("ImageBatch", image1=["a", 0], image2=["b", 0]),
+        "3": node("DreamMatcherTrainingSet", identifier="sks", class_word="robot", template="photo", resolution=128,
+                  images=["2", 0]),
+        "4": node("DreamMatcherDreamBooth", model=["1", 0], clip=["1", 1], vae=["1", 2], training_set=["3", 0], kind="LoRA",
+                  steps=2, rate=1e-4, seed=0),
+        "o": node("PreviewImage", images=["4", 3])}
+    later = {**graph, "5": node("PreviewImage", images=["2", 0])}
+    assert host.run(graph, executor).success and host.run(later, executor).success
+    assert len(trained) == (2 if type(getattr(getattr(executor, "caches", None), "outputs", None)).__name__ == "NullCache" else 1)
+    assert all(losses == trained[0] and len(losses) == 2 for losses in trained)
