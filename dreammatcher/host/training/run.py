@@ -195,8 +195,8 @@ def run(recipe: SubjectRecipe, settings: TrainingSettings, name: Name, options: 
     if share.first:
         safety.forget(checkpoint)  # of use to a run that is to go on
         if training.skipped:
-            tell(f"{training.skipped} batches were left out, since their loss or gradient was not finite. If that are many, "
-                 f"{REMEDY}")
+            tell(f"batches that were left out, since their loss or gradient was not finite: {training.skipped} beside "
+                 f"{training.step} steps. If that is a large share, {REMEDY}")
     return training.losses
 
 
