@@ -48,7 +48,7 @@ def easy() -> dict[str, Any]:
         "2": node("ToyboxReference", subject=3, kind="cat", pose=2, background="desert"),
         "3": node("DreamMatcherEasy", model=["1", 0], clip=["1", 1], vae=["1", 2], reference=["2", 0],
                   reference_prompt="a photo of a cat in the desert", prompt="a photo of a cat at night", negative="",
-                  subject_words="cat"),
+                  subject_words="cat", strength=1.0),
         "4": node("EmptyLatentImage", width=128, height=128, batch_size=1),
         "5": sampler(["3", 0], ["3", 1], ["3", 2], ["4", 0], seed=2),
         "6": node("VAEDecode", samples=["5", 0], vae=["1", 2]),

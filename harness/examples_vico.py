@@ -34,7 +34,7 @@ def vico() -> dict[str, Any]:
         "19": node("PreviewImage", images=["18", 0]),
         "20": node("DreamMatcherEasy", model=["11", 0], clip=["10", 1], vae=["1", 2], reference=["2", 0],
                    reference_prompt="a photo of a sks cat on grass", prompt="a photo of a sks cat at night", negative="",
-                   subject_words="sks cat"),
+                   subject_words="sks cat", strength=1.0),
         "21": sampler(["20", 0], ["20", 1], ["20", 2], ["14", 0]),
         "22": node("VAEDecode", samples=["21", 0], vae=["1", 2]),
         "23": node("SaveImage", images=["22", 0], filename_prefix="dreammatcher/vico_and_matched"),
