@@ -359,12 +359,13 @@ def test_runs_in_folders_of_one_name_are_called_by_what_tells_them_apart(tmp_pat
 
 def test_two_runs_in_folders_of_one_name_keep_their_scores_apart(tmp_path):
     command = importlib.import_module("dreammatcher.evaluation.__main__")
-    cases = command.cases_of({"protocol": "toybox", "data": ".", "limit": 2}, tmp_path)
+    said = {"protocol": "toybox", "data": ".", "limit": 2, "workflow": {}}
+    cases = command.cases_of(said, command.protocol_of("toybox", tmp_path, tmp_path))
     runs = [tmp_path / name / "out" for name in ("plain", "matched")]
     for run, source in zip(runs, (cases[0], cases[1])):
         for case in cases:
             Folder(run).keep(case, {}, source.subject.pictures[0].read_bytes())
-        (run / command.PLAN).write_text(json.dumps({"protocol": "toybox", "data": ".", "limit": 2, "workflow": {}}))
+        (run / "plan.json").write_text(json.dumps(said))
     command.compare(runs, command.Choice(None, False), tmp_path / "report")
     said = json.loads((tmp_path / "report" / "scores.json").read_text())
     assert set(said) == {"plain/out", "matched/out"}
