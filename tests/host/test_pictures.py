@@ -70,7 +70,7 @@ def test_every_number_of_channels_becomes_colour(pictures, channels):
         assert torch.equal(made, image.expand(-1, -1, -1, 3))
     else:
         alpha = image[..., -1:]
-        assert close(made, alpha * image[..., :-1] + (1 - alpha) * 0.5, RUN)
+        assert close(made, (alpha * image[..., :-1] + (1 - alpha) * 0.5).expand_as(made), RUN)
 
 
 def test_an_opaque_alpha_channel_changes_nothing(pictures):

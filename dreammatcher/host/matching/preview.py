@@ -35,7 +35,7 @@ def show(trace: Trace | None, images: torch.Tensor, reference: Images, plain: to
     """
     if trace is None:
         return _without_a_match(NO_TRACE)
-    found, first = RECORDS.find(trace.owner, seen), 0
+    found, first = RECORDS.find(trace.owner, seen) if trace.owner else None, 0  # without an owner nothing was to be matched
     if found is not None and len(found.records) != 1:
         return _without_a_match(f"No match to show: {found.reason('DreamMatcher Apply')}.")
     if found is not None:
