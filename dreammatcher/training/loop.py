@@ -173,6 +173,7 @@ def train(recipe: Recipe, settings: TrainingSettings, checkpoint: Checkpoint | N
     kept = begin(checkpoint) if checkpoint else None
     if kept is not None:
         training.restore(kept)
+    _all_have_read(training)
     due = time.monotonic()
 
     def keep() -> None:
@@ -195,6 +196,17 @@ def train(recipe: Recipe, settings: TrainingSettings, checkpoint: Checkpoint | N
         raise
     training.finish()
     return training
+
+
+def _all_have_read(training: Training) -> None:
+    """Waits for the other processes, so that the first one writes its next state when all have read the last one.
+
+    Raises RuntimeError when they read different ones.
+    """
+    step = torch.full((), float(training.step), device=training.parameters[0].device)
+    if training.share.mean(step.clone()).item() != training.step:
+        raise RuntimeError(f"this process goes on after step {training.step} and another one after another step; delete the "
+                           "state that the log names, and begin anew")
 
 
 def write_state(checkpoint: Checkpoint, training: Training, warn: Callable[[str], None]) -> None:

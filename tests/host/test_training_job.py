@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -103,14 +103,15 @@ def test_a_job_whose_process_dies_goes_on_and_ends_the_same(host, write):
     states = host.folder / "output" / "dreammatcher" / "training"
     known = set(states.glob("*.safetensors"))
     process = subprocess.Popen([*LAUNCH, "-m", "dreammatcher.training", str(path), *where()], cwd=ROOT, env=environment(host),
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 300
         while not (state := set(states.glob("*.safetensors")) - known) and time.monotonic() < deadline:
             assert process.poll() is None
             time.sleep(0.05)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        for one in (*psutil.Process(process.pid).children(recursive=True), process):  # the launcher's own have other sessions
+            one.kill()
         process.wait()
     from safetensors import safe_open
 
