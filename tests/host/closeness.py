@@ -6,6 +6,8 @@ import torch
 
 #: roundings that a few operations add up to, and those of a whole sampled or trained run
 FEW, RUN = 64, 2048
+#: those of what Adam learned: its first steps are of one length, however small a gradient is, so that roundings count for more
+LEARNED = 2**17
 
 
 def relative_error(made: torch.Tensor, expected: torch.Tensor) -> float:

@@ -126,9 +126,8 @@ def test_learn_easy_learns_from_a_list(host, pack, photos, monkeypatch):
 
 def test_vico_looks_at_all_pictures_of_a_list_at_once(host, pack, toybox, photos, monkeypatch):
     module = pack.module("nodes.vico")
-    given, apply = [], module.apply_vico
-    monkeypatch.setattr(module, "apply_vico", lambda model, vico, latent, *more: given.append(latent)
-                        or apply(model, vico, latent, *more))
+    given, reference_latent = [], module.reference_latent
+    monkeypatch.setattr(module, "reference_latent", lambda *inputs: given.append(reference_latent(*inputs)) or given[-1])
     prompt = {"1": node("ToyboxLoader"), "2": linked(host, photos, "photos", TestList),
               "3": linked(host, vico_of(pack, toybox), "vico"),
               "4": node("EmptyLatentImage", width=128, height=128, batch_size=1),

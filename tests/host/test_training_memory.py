@@ -6,7 +6,7 @@ import logging
 
 import pytest
 import torch
-from closeness import RUN, close
+from closeness import LEARNED, close
 
 pytestmark = pytest.mark.usefixtures("as_in_a_graph")
 
@@ -97,4 +97,4 @@ def test_checkpointing_learns_the_same(host, fresh):
     options = host.nodes["DreamMatcherTrainingOptions"]().make("AdamW", "constant", 0, 0.01, 1.0, 1, 0.0, 0.0, 0.0, "", 0,
                                                                "go on when queued again", gradient_checkpointing=True)[0]
     plain, saving = (learn(host, fresh, text_encoder=True, **more)[2].lora for more in ({}, {"options": options}))
-    assert all(close(value, saving[name], RUN) for name, value in plain.items())
+    assert all(close(value, saving[name], LEARNED) for name, value in plain.items())
