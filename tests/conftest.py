@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -19,6 +20,8 @@ from harness.library import ROOT
 
 #: of pytest-xdist; each worker has a host folder and a core of its own
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+#: bytes of a worker above which it lets go of what a test left
+MUCH = 1_800_000_000
 if WORKER != "alone":
     torch.set_num_threads(1)
 
@@ -34,11 +37,24 @@ def host() -> Host:
 def nothing_outlives_its_file():
     """Hosts keep every model that ever ran until memory is short; a suite of small models would fill gigabytes with them."""
     yield
+    let_go()
+
+
+@pytest.fixture(autouse=True)
+def little_is_held():
+    """What a test left goes at once where it is much."""
+    yield
+    if psutil.Process().memory_info().rss > MUCH:
+        let_go()
+
+
+def let_go() -> None:
+    """Unloads the host's models and gives memory back to the system, whatever the allocator's thresholds are."""
     management = sys.modules.get("comfy.model_management")
     if management is not None:
         management.unload_all_models()
     gc.collect()
-    if sys.platform == "linux":  # what was freed goes back to the system, whatever the allocator's thresholds are
+    if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
 
 

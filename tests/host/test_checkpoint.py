@@ -1,4 +1,4 @@
-"""An SD1.5-shaped checkpoint through the stock loader, at 512x768, with a real photograph as the reference."""
+"""An SD1.5-shaped checkpoint through the stock loader, at 256x384, with a real photograph as the reference."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def photograph(host) -> str:
     """A photograph of a cat, in the host's input folder."""
     from skimage.data import chelsea
 
-    picture = Image.fromarray(np.asarray(chelsea())).resize((768, 512), Image.LANCZOS)
+    picture = Image.fromarray(np.asarray(chelsea())).resize((384, 256), Image.LANCZOS)
     picture.save(f"{host.folder_paths.get_input_directory()}/chelsea.png")
     return "chelsea.png"
 
 
-def test_a_photograph_is_matched_at_512x768_by_a_stock_checkpoint(host, checkpoint, photograph):
+def test_a_photograph_is_matched_at_256x384_by_a_stock_checkpoint(host, checkpoint, photograph):
     prompt = {
         "1": node("CheckpointLoaderSimple", ckpt_name=checkpoint),
         "2": node("LoadImage", image=photograph),
@@ -77,7 +77,7 @@ def test_a_photograph_is_matched_at_512x768_by_a_stock_checkpoint(host, checkpoi
                   binarise="soft"),
         "8": node("DreamMatcherApply", model=["1", 0], reference=["6", 0], mask=["7", 0], strength=1.0, start=0.0, end=1.0,
                   layers=""),
-        "9": node("EmptyLatentImage", width=512, height=768, batch_size=1),
+        "9": node("EmptyLatentImage", width=256, height=384, batch_size=1),
         "10": node("KSampler", model=["8", 0], positive=["4", 0], negative=["5", 0], latent_image=["9", 0], seed=1, steps=2,
                    cfg=3.0, sampler_name="dpmpp_2m", scheduler="karras", denoise=1.0),
         "11": node("VAEDecode", samples=["10", 0], vae=["1", 2]),
@@ -86,7 +86,7 @@ def test_a_photograph_is_matched_at_512x768_by_a_stock_checkpoint(host, checkpoi
     result = host.run(prompt)
     assert result.success, result.error()
     sheet = host.images(result, "12")[0]
-    assert sheet.height > 2 * 320 and sheet.width >= 3 * 320 * 512 // 768
+    assert sheet.height > 2 * 320 and sheet.width >= 3 * 320 * 256 // 384
 
 
 def test_the_structure_of_sd15_is_the_papers(host, pack, checkpoint):
