@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from .identity import network_identity
 from .installed import INPUT_KEY, SessionHolder
 from .prompts import Prompt
 from .rows import RowBook
@@ -31,6 +30,8 @@ def available(model) -> bool:
 
 def install(model, holder: SessionHolder, begin: Begin) -> None:
     """Wraps sampling, evaluations and calls of ``model``."""
+    from .identity import network_identity  # not above: names of chunks are read without a host too
+
     def around_sampling(executor, noise, *args, **kwargs):
         patcher = executor.class_obj.model_patcher
         outer = holder.session()  # a sampler inside a sampler
