@@ -29,8 +29,8 @@ def on_cuda() -> bool:
 def use_library(folder: Path, *flags: str) -> None:
     """Parse the host's command line and import it. ``folder`` holds its models, input and output folders.
 
-    The packaged host is the PyPI ``comfyui==0.0.1``. Raises RuntimeError when something has imported it before: it would have chosen
-    a device without having read the command line.
+    The packaged host is the PyPI ``comfyui==0.0.1``. Raises RuntimeError when something has imported it before: it would have
+    chosen a device without having read the command line.
     """
     if "comfy.model_management" in sys.modules:
         raise RuntimeError("ComfyUI was imported before its command line was read; import what needs it later")
