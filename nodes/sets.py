@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..dreammatcher.host.records import at_element
+
 
 def takes_sets(*names: str):
     """Class decorator of a node: a list that comes to one of the inputs ``names`` is one set.
@@ -17,7 +19,11 @@ def takes_sets(*names: str):
 
         def run_for_lists(self, **given: list) -> dict[str, Any] | tuple[list, ...]:
             own = kind.sets_of(given) if hasattr(kind, "sets_of") else names
-            return _merged([getattr(self, run)(**values) for values in _runs(given, own)], len(kind.RETURN_TYPES))
+            made = []
+            for number, values in enumerate(_runs(given, own)):
+                with at_element(number):
+                    made.append(getattr(self, run)(**values))
+            return _merged(made, len(kind.RETURN_TYPES))
 
         kind.INPUT_IS_LIST, kind.OUTPUT_IS_LIST = True, (True,) * len(kind.RETURN_TYPES)
         kind.FUNCTION, kind.RUNS, kind.run_for_lists = "run_for_lists", run, run_for_lists

@@ -11,6 +11,8 @@ import json
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -95,13 +97,27 @@ def is_link(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], (str, int)) and isinstance(value[1], int)
 
 
+#: which run of a node that takes whole lists, and runs for each of their elements by itself
+_element: ContextVar[int | None] = ContextVar("element", default=None)
+
+
+@contextmanager
+def at_element(number: int) -> Iterator[None]:
+    """Inside, a node works on the elements ``number`` of its lists, whatever the host says."""
+    token = _element.set(number)
+    try:
+        yield
+    finally:
+        _element.reset(token)
+
+
 def here() -> Place:
     """Where the code that asks runs."""
     context = get_executing_context() if get_executing_context is not None else None
     if context is None:
         return Place(str(getattr(_server(), "last_node_id", None) or ""))
     state = get_progress_state()
-    graph, item = Graph(state.dynprompt), context.list_index or 0
+    graph, item = Graph(state.dynprompt), _element.get() or context.list_index or 0
     node = graph.whole(context.node_id)
     return Place(node, graph.source(node) if state.prompt_id == context.prompt_id else "", item)
 
