@@ -117,7 +117,8 @@ def here() -> Place:
     if context is None:
         return Place(str(getattr(_server(), "last_node_id", None) or ""))
     state = get_progress_state()
-    graph, item = Graph(state.dynprompt), _element.get() or context.list_index or 0
+    graph, own = Graph(state.dynprompt), _element.get()
+    item = (context.list_index or 0) if own is None else own
     node = graph.whole(context.node_id)
     return Place(node, graph.source(node) if state.prompt_id == context.prompt_id else "", item)
 
