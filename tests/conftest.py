@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))  # for small_training.py
+sys.path.insert(0, str(Path(__file__).parent))  # for small_training.py and small_photos.py
 sys.path.insert(0, str(Path(__file__).parent / "host"))  # for world.py, the small models
 
 from harness.boot import CACHES, Host
