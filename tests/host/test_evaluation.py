@@ -123,9 +123,9 @@ def test_what_fails_is_reported_and_the_others_go_on(graph, tmp_path, servers):
 
 @pytest.fixture
 def encoders(pack, host, tmp_path_factory):
-    """The small random encoders of tests/test_evaluation.py in models/evaluation."""
+    """The small random encoders of tests/test_evaluation_scores.py in models/evaluation."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from test_evaluation import folder
+    from test_evaluation_scores import folder
 
     root = pack.module("dreammatcher.host.evaluation").encoders_folder()
     if not root.exists():
