@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from world import robots
 
 pytestmark = pytest.mark.usefixtures("as_in_a_graph")
 
@@ -15,8 +16,7 @@ STEPS, CLASS = 3, 2
 
 @pytest.fixture(scope="module")
 def pictures(host):
-    draw = host.nodes["ToyboxReference"]().draw
-    return torch.cat([draw(3, "robot", pose, "grass")[0] for pose in (1, 2)])
+    return robots(host, 2)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 from closeness import RUN, close
 from safetensors import safe_open
-from world import same_weights, weights
+from world import robots, same_weights, weights
 
 pytestmark = pytest.mark.usefixtures("as_in_a_graph")
 
@@ -15,8 +15,7 @@ STEPS = 4
 
 @pytest.fixture(scope="module")
 def pictures(host):
-    draw = host.nodes["ToyboxReference"]().draw
-    return torch.cat([draw(3, "robot", pose, "grass")[0] for pose in (1, 2)])
+    return robots(host, 2)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from world import robots
 
 pytestmark = pytest.mark.usefixtures("as_in_a_graph")
 
@@ -27,8 +28,7 @@ class Broken:
 
 @pytest.fixture(scope="module")
 def pictures(host):
-    draw = host.nodes["ToyboxReference"]().draw
-    return torch.cat([draw(3, "robot", pose, "grass")[0] for pose in (1, 2)])
+    return robots(host, 2)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from harness.examples import node
+from harness.examples import full_control, node
 
 
 def sampler(model: list, latent: list, seed: int = 1, denoise: float = 1.0, steps: int = 5) -> dict:
@@ -22,20 +22,9 @@ def preview(images: list, pose: int = 1) -> dict:
 
 def graph(**more) -> dict:
     """Apply ("9") with one sampler ("s") and its picture ("d")."""
-    return {
-        "1": node("ToyboxLoader"),
-        "2": node("ToyboxReference", subject=1, kind="robot", pose=1, background="grass"),
-        "3": node("VAEEncode", pixels=["2", 0], vae=["1", 2]),
-        "4": node("DreamMatcherSubject", clip=["1", 1], prompt="a photo of a robot on grass", subject_words="robot"),
-        "5": node("DreamMatcherSubject", clip=["1", 1], prompt="a photo of a robot in the snow", subject_words="robot"),
-        "6": node("CLIPTextEncode", clip=["1", 1], text=""),
-        "7": node("DreamMatcherInvert", model=["1", 0], reference=["3", 0], positive=["4", 0], negative=["6", 0], steps=6,
-                  scheduler="ddim_uniform"),
-        "8": node("DreamMatcherMask", reference_subject=["4", 1], target_subject=["5", 1], cycle_threshold=0.4, binarise="otsu"),
-        "9": node("DreamMatcherApply", model=["1", 0], reference=["7", 0], mask=["8", 0], strength=1.0, start=0.0, end=1.0,
-                  layers="", preset="balanced", live_preview="off"),
-        "10": node("EmptyLatentImage", width=128, height=128, batch_size=1),
-        "s": sampler(["9", 0], ["10", 0]), "d": node("VAEDecode", samples=["s", 0], vae=["1", 2]), **more}
+    made = {number: entry for number, entry in full_control().items() if int(number) <= 10}
+    made["7"]["inputs"]["steps"], made["9"]["inputs"]["start"] = 6, 0.0
+    return {**made, "s": sampler(["9", 0], ["10", 0]), "d": node("VAEDecode", samples=["s", 0], vae=["1", 2]), **more}
 
 
 #: the same with a second pass of the same model at a larger size

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import pytest
-import torch
+from world import robots
 
 pytestmark = pytest.mark.usefixtures("as_in_a_graph")
 
 
 @pytest.fixture(scope="module")
 def pictures(host):
-    draw = host.nodes["ToyboxReference"]().draw
-    return torch.cat([draw(3, "robot", pose, "grass")[0] for pose in (1, 2, 3)])
+    return robots(host, 3)
 
 
 @pytest.fixture

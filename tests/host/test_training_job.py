@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from world import robots
 
 from harness.library import ROOT
 
@@ -28,8 +29,7 @@ LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--
 
 @pytest.fixture(scope="module")
 def pictures(host):
-    draw = host.nodes["ToyboxReference"]().draw
-    return torch.cat([draw(3, "robot", pose, "grass")[0] for pose in (1, 2, 3)])
+    return robots(host, 3)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from PIL import Image
-from world import same_weights, weights
+from world import robots, same_weights, weights
 
 pytestmark = pytest.mark.usefixtures("as_in_a_graph")
 
@@ -14,8 +14,7 @@ STEPS = 4
 
 @pytest.fixture(scope="module")
 def pictures(host):
-    draw = host.nodes["ToyboxReference"]().draw
-    return torch.cat([draw(3, "robot", pose, "grass")[0] for pose in (1, 2)])
+    return robots(host, 2)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 from closeness import RUN, close
 from safetensors import safe_open
 from safetensors.torch import save_file
-from world import family_unet, same_weights, weights
+from world import family_unet, robots, same_weights, weights
 
 pytestmark = pytest.mark.usefixtures("as_in_a_graph")
 
@@ -19,8 +19,7 @@ STEPS = 3
 
 @pytest.fixture(scope="module")
 def pictures(host):
-    draw = host.nodes["ToyboxReference"]().draw
-    return torch.cat([draw(3, "robot", pose, "grass")[0] for pose in (1, 2, 3)])
+    return robots(host, 3)
 
 
 @pytest.fixture

@@ -109,6 +109,12 @@ def picture(seed: int, height: int = 16, width: int = 16, batch: int = 1, channe
     return torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(seed))
 
 
+def robots(host, count: int) -> torch.Tensor:
+    """IMAGE batch of one Toybox robot on grass, in ``count`` poses."""
+    draw = host.nodes["ToyboxReference"]().draw
+    return torch.cat([draw(3, "robot", pose, "grass")[0] for pose in range(1, count + 1)])
+
+
 def sample(model, positive, negative, *, seed=0, steps=6, cfg=5.0, sampler="euler", scheduler="normal",
            height=16, width=16, batch=1, noise=None, denoise=1.0, latent=None, callback=None) -> torch.Tensor:
     """The host's own sampling. Noise is made per item, so that a batch equals its singles."""
