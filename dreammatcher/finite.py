@@ -11,6 +11,8 @@ class NotFinite(ArithmeticError):
 
 def finite(value: torch.Tensor) -> bool:
     """Whether all of it is. Waits for the device."""
+    if value.is_floating_point() and value.element_size() == 1:  # torch knows few functions of eight-bit floats
+        value = value.float()
     return bool(torch.isfinite(value).all())
 
 

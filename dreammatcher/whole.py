@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and safetensors files that nothing holds on to once they are read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import torch
+from safetensors import safe_open
 
 
 @contextmanager
@@ -22,3 +25,12 @@ def whole(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file. Raises OSError and SafetensorError as safetensors does.
+
+    The tensors are copies: Windows lets nobody replace or delete a file while something of it is mapped.
+    """
+    with safe_open(path, framework="pt", device="cpu") as file:
+        return {name: file.get_tensor(name).clone() for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118

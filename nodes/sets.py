@@ -21,7 +21,7 @@ def takes_sets(*names: str):
             own = kind.sets_of(given) if hasattr(kind, "sets_of") else names
             made = []
             for number, values in enumerate(_runs(given, own)):
-                with at_element(number):
+                with at_element(number, given):
                     made.append(getattr(self, run)(**values))
             return _merged(made, len(kind.RETURN_TYPES))
 

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dreammatcher.evaluation import protocols
+from dreammatcher.whole import whole
 
 from .draw import render
 from .judge import Judge, Verdict, coherence, load_judge, look, palette_distance, part_colours, purity, subject_error
@@ -72,9 +73,9 @@ def protocol(folder: Path, count: int = COUNT, first: int = FIRST) -> protocols.
     for index, case in enumerate(cases(count, first), first):
         kind = case.subject.kind
         path = folder / f"{kind}{index}" / "00.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            Image.fromarray(case.reference()[0]).save(path)
+            with whole(path) as partial:
+                Image.fromarray(case.reference()[0]).save(partial, "PNG")
         prompt = case.prompt().replace(kind, "{}", 1)
         subjects.append(protocols.Subject(f"{kind}{index}", kind, (path,), (prompt,), case.seed))
     return protocols.Protocol("toybox", tuple(subjects), 1)

@@ -10,7 +10,7 @@ import torch
 
 from .host import CLIP_PREFIX, TEXT_WIDTH, UNET_PREFIX, VAE_PREFIX, ToyboxLatents, patcher_of, read, text_and_vae
 
-#: transformer blocks of the shipped weights; a file's own number is read from its weights
+#: transformer blocks of a model that is made anew; a file's own number is read from its weights
 LAYERS = 8
 
 CONFIG = {
@@ -24,7 +24,7 @@ def host_class() -> type:
     """The host's model class for Z-Image. Raises RuntimeError on a host from before it."""
     found = getattr(comfy.model_base, "Lumina2", None)
     if found is None or not hasattr(comfy.model_base, "ZImagePixelSpace"):
-        raise RuntimeError("Toybox-Z needs a ComfyUI that knows Z-Image (2026): update ComfyUI, or choose the model \"UNet\"")
+        raise RuntimeError("Toybox-Z needs a ComfyUI that knows Z-Image (2026): update ComfyUI")
     return found
 
 

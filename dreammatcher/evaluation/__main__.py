@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ import torch
 from ..devices import accelerator, device_of_process
 from .encoders import CLIP_B32, DINO, DINO_2, load_encoder, load_lpips
 from .metrics import DREAMBOOTH, VICO
-from .plan import check_plan, identity_of, read_plan, write_plan
+from .plan import another_plan, check_plan, identity_of, read_plan, write_plan
 from .protocols import Case, Protocol, read_protocol, shard, with_prior
 from .report import Measured, markdown, table, write
 from .runner import Arm, Folder, run
@@ -120,7 +121,7 @@ def make(options: argparse.Namespace) -> None:
     write_plan(options.out, {**plan, "identifier": options.identifier, "pictures": identity})
     own = shard(cases, *part_of(options))
     with servers_of(options) as servers:
-        failed = run(own, arm, servers, folder, say)
+        failed = run(own, arm, servers, folder, say, partial(another_plan, options.out, identity))
     for key, error in failed:
         say(f"{key}: {error}")
     left = sum(not folder.done(case) for case in cases)

@@ -54,9 +54,15 @@ def write_plan(out: Path, plan: dict[str, Any]) -> None:
     """Writes the plan. Raises ValueError when another process has begun a different one in the same folder meanwhile."""
     with whole(out / PLAN) as partial:
         partial.write_text(json.dumps(plan, indent=1), encoding="utf-8")
-    found = read_plan(out)
-    if found.get("pictures") != plan["pictures"]:
-        raise ValueError(f"out: another process has begun another plan in {out}; give each plan a folder of its own")
+    if reason := another_plan(out, plan["pictures"]):
+        raise ValueError(reason)
+
+
+def another_plan(out: Path, identity: dict[str, str]) -> str:
+    """What to say when a folder's plan is no longer that of this ``identity``, or an empty string."""
+    if read_plan(out).get("pictures") == identity:
+        return ""
+    return f"out: another process has begun another plan in {out}; give each plan a folder of its own"
 
 
 def read_plan(out: Path) -> dict[str, Any]:

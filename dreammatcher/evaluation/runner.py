@@ -76,8 +76,11 @@ def make(case: Case, arm: Arm, server: Server, folder: Folder) -> str:
 
 
 def run(cases: Iterable[Case], arm: Arm, servers: list[Server], folder: Folder,
-        tell: Callable[[str], None]) -> list[tuple[str, str]]:
-    """Makes what is not there yet, on all servers at once; returns the cases that failed, each with its error."""
+        tell: Callable[[str], None], changed: Callable[[], str] = lambda: "") -> list[tuple[str, str]]:
+    """Makes what is not there yet, on all servers at once; returns the cases that failed, each with its error.
+
+    ``changed`` is asked before every case, and gives the reason why none is to be made any more, or an empty string.
+    """
     waiting: SimpleQueue = SimpleQueue()
     missing = [case for case in cases if not folder.done(case)]
     for case in missing:
@@ -91,7 +94,7 @@ def run(cases: Iterable[Case], arm: Arm, servers: list[Server], folder: Folder,
                 case = waiting.get_nowait()
             except Empty:
                 return
-            error = make(case, arm, server, folder)
+            error = changed() or make(case, arm, server, folder)
             with lock:
                 finished[0] += 1
                 if error:

@@ -8,8 +8,13 @@ are.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+#: whether the host knows a linked value from the second queue on; newer ones never say it
+TOLD_LATER = importlib.util.find_spec("comfy_execution") is None
 
 
 class Changes(dict):
@@ -31,6 +36,15 @@ class Changes(dict):
 def changes(files: Mapping[str, Iterable[Path]]) -> Changes:
     """Of the files of each name: their paths, sizes and times. A file that is not there counts as such."""
     return Changes({_digest(name): _digest("\n".join(sorted(map(_state, paths)))) for name, paths in files.items()})
+
+
+def changes_of_all(files: Mapping[str, Iterable[Path]]) -> Changes:
+    """Of all that a linked value could mean: name by name on hosts that know the value later on, else as one.
+
+    Hosts write what this gives into every picture, and a folder may hold thousands of files.
+    """
+    made = changes(files)
+    return made if TOLD_LATER else Changes({"": _digest(json.dumps(sorted(made.items())))})
 
 
 def _state(path: Path) -> str:

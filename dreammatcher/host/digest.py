@@ -29,7 +29,7 @@ from PIL import Image
 
 #: functions of this package have no changing globals that matter
 OURS = __name__.partition(".host.")[0]
-#: numbers of a tensor that are read at most: of a patch's, and of a weight
+#: numbers of a tensor that are read at most: of a picture or mask that a patch uses, and of a weight
 READ, SAMPLED = 1 << 22, 64
 #: a tensor of so few numbers is read whole in any case
 SMALL = 4096
@@ -60,13 +60,13 @@ class TooLarge(Exception):
     """An object has more parts than can be looked at."""
 
 
-def digest(*values: object, known: Mapping[int, str] | None = None, special: Special | None = None) -> str:
-    """64 hexadecimal digits that change with what ``values`` do.
+def digest(*values: object, known: Mapping[int, str] | None = None, special: Special | None = None, most: int = READ) -> str:
+    """64 hexadecimal digits that change with what ``values`` do. Of a tensor at most ``most`` numbers are read.
 
     ``known`` names objects by their id, which are not looked into. An object with a method ``content_identity`` says itself what
     there is to compare; records and stores say nothing.
     """
-    reader = Reader(known or {}, special)
+    reader = Reader(known or {}, special, most)
     try:
         parts = [reader.read(value) for value in values]
     except (TooLarge, RecursionError):
@@ -103,33 +103,40 @@ def few(value: torch.Tensor, most: int = SAMPLED) -> torch.Tensor:
     if value.is_sparse or value.is_quantized:
         value = value.to_dense() if value.is_sparse else value.dequantize()
     flat = value.detach().flatten()
-    flat = flat if flat.numel() <= max(SMALL, most) else flat[:: flat.numel() // most][:most]
+    flat = flat if flat.numel() <= max(SMALL, most) else flat[:: -(-flat.numel() // most)]
     return torch.view_as_real(flat).flatten().float() if flat.is_complex() else flat.float()
 
 
 def read_numbers(tensors: list[torch.Tensor]) -> list[str]:
-    """A hash of each float32 tensor, with one transfer from each device that they lie on."""
+    """A hash of each float32 tensor. Small ones of one device are transferred together; large ones would be in memory twice."""
     places: dict[torch.device, list[int]] = {}
-    for place, one in enumerate(tensors):
-        places.setdefault(one.device, []).append(place)
     read = [""] * len(tensors)
+    for place, one in enumerate(tensors):
+        if one.numel() > SMALL:
+            read[place] = _hash(one.cpu().numpy())
+        else:
+            places.setdefault(one.device, []).append(place)
     for chosen in places.values():
         together = torch.cat([tensors[place] for place in chosen]).cpu().numpy()
         ends = np.cumsum([tensors[place].numel() for place in chosen])
         for place, numbers in zip(chosen, np.split(together, ends[:-1])):
-            read[place] = hashlib.sha256(np.ascontiguousarray(numbers).tobytes()).hexdigest()
+            read[place] = _hash(numbers)
     return read
+
+
+def _hash(numbers: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(numbers)).hexdigest()
 
 
 class Reader:
     """Turns objects into nested lists of text; tensors are gathered, to be read together."""
 
-    def __init__(self, known: Mapping[int, str], special: Special | None):
+    def __init__(self, known: Mapping[int, str], special: Special | None, most: int):
         self.known, self.special = known, special
         self.seen: dict[int, int] = {}
         self.held: list[object] = []  # no id is given twice
         self.tensors: list[torch.Tensor] = []
-        self.most = READ
+        self.most = most
 
     def read(self, value: Any) -> Any:
         """What there is to compare of ``value``."""

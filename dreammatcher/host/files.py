@@ -6,11 +6,12 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import folder_paths
 
-from .changes import Changes, changes
+from .changes import Changes, changes, changes_of_all
 
 
 def model_folders(kind: str) -> list[Path]:
@@ -30,7 +31,7 @@ class Shelf:
     name: str
     hint: str  # what to do when there is none
     suffixes: tuple[str, ...] = (".safetensors",)
-    belongs: Callable[[Path], bool] | None = None  # whether a file elsewhere in the output folder is of this kind too
+    belongs: Callable[[Path], bool] | None = None  # whether a file deeper in output/NAME, or elsewhere in output, is of this kind
 
     def __post_init__(self) -> None:
         model_folders(self.name)
@@ -58,8 +59,19 @@ class Shelf:
     def changes(self, *names: str | None) -> Changes:
         """Of some files; of all where one of the names is None, which stands for a linked value that is not known yet."""
         files = self._files()
-        chosen = files if None in names else {name: files.get(name.replace("\\", "/"), Path(name)) for name in names}
-        return changes({name: [path] for name, path in chosen.items()})
+        if None in names:
+            return changes_of_all({name: [path] for name, path in files.items()})
+        return changes({name: [files.get(name.replace("\\", "/"), Path(name))] for name in names})
+
+    def _is_one(self, path: Path) -> bool:
+        """Whether a file of the output folder is of this kind: what others and we write there may have the same suffix."""
+        if self.belongs is None or path.parent == Path(folder_paths.get_output_directory()) / self.name:
+            return True
+        try:
+            known = path.stat()
+        except OSError:
+            return False
+        return _asked(self.belongs, path, known.st_size, known.st_mtime_ns)
 
     def _files(self) -> dict[str, Path]:
         """Every file by the shortest name that is its own: that of the file, or with its folders.
@@ -67,13 +79,11 @@ class Shelf:
         A file that lies directly in one of the folders has its plain name before all others, in the order of the folders.
         """
         found: dict[Path, str] = {}  # path -> name with folders
-        for folder in self.folders():
-            for path in _below(folder, self.suffixes):
-                found.setdefault(path, path.relative_to(folder).as_posix())
         root = Path(folder_paths.get_output_directory())
-        for path in _below(root, self.suffixes) if self.belongs else ():
-            if path not in found and self.belongs(path):
-                found[path] = path.relative_to(root).as_posix()
+        for folder in (*self.folders(), *([root] if self.belongs else [])):
+            for path in _below(folder, self.suffixes):
+                if path not in found and (folder not in (root, root / self.name) or self._is_one(path)):
+                    found[path] = path.relative_to(folder).as_posix()
         nested = Counter(path.name for path, name in found.items() if "/" in name)
         made = {}
         for path, name in sorted(found.items(), key=lambda entry: "/" in entry[1]):
@@ -83,8 +93,41 @@ class Shelf:
         return made
 
 
-def _below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+@lru_cache(maxsize=10_000)
+def _asked(belongs: Callable[[Path], bool], path: Path, size: int, time: int) -> bool:
+    return belongs(path)
+
+
+#: by folder and suffixes: when the folders in it had last changed, and the files; the host asks for names several times a queue
+_walked: dict[tuple[Path, tuple[str, ...]], tuple[dict[str, int | None], list[Path]]] = {}
+
+
+def _below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """Files in a folder and its folders, linked ones too, in the order of their names."""
+    times, files = _walked.get((folder, suffixes), ({}, []))
+    if not times or any(_time(place) != time for place, time in times.items()):
+        times = {str(folder): _time(str(folder))}
+        files = list(_walk(folder, suffixes, times))
+        _walked[folder, suffixes] = times, files
+    return files
+
+
+def _time(folder: str) -> int | None:
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return None
+
+
+def _walk(folder: Path, suffixes: tuple[str, ...], times: dict[str, int | None]) -> Iterator[Path]:
+    """The files; into ``times`` goes when each folder had changed before it was read."""
+    for place, folders, files in walk(folder):
+        times |= {inner: _time(inner) for inner in (os.path.join(place, name) for name in folders)}
+        yield from (Path(place) / name for name in sorted(files) if name.endswith(suffixes) and not name.startswith("."))
+
+
+def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As os.walk does, by name and through links, without hidden folders and without those that a link leads back to."""
     seen = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -93,7 +136,7 @@ def _below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place) / name for name in sorted(files) if name.endswith(suffixes) and not name.startswith("."))
+        yield place, folders, files
 
 
 def numbered(prefix: str) -> Path:

@@ -17,7 +17,7 @@ import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from .digest import digest, few, inside, read_numbers
+from .digest import SMALL, digest, few, inside, read_numbers
 
 #: the part of a model that is its noise schedule and what its prediction means
 SCHEDULE = {"model_sampling": None}
@@ -73,13 +73,12 @@ def beside_weights(model) -> str:
 def weights_of(model) -> list:
     """A few numbers of every weight as the model was loaded, and of every patch that is to go into it."""
     own = {name: value for name, value in unpatched(model).items() if not name.startswith("model_sampling.")}
-    return [_numbers(own), digest(model.patches, known=_known(model), special=_special)]
+    return [_numbers(own), digest(model.patches, known=_known(model), special=_special, most=SMALL)]
 
 
-def weights_identity(unet: torch.nn.Module) -> tuple:
-    """Changes when any weight patch changes: a few values of every parameter and the identity of deferred patches."""
-    deferred = tuple(id(module.weight_function) for module in unet.modules() if getattr(module, "weight_function", None))
-    return tuple(_sums(unet.parameters())), deferred
+def weights_identity(module: torch.nn.Module) -> str:
+    """Of a module's weights as they are, with all that is patched into them."""
+    return _numbers(dict(module.named_parameters()))
 
 
 def unpatched(model) -> dict[str, torch.Tensor]:
@@ -173,15 +172,3 @@ def _numbers(weights: dict[str, torch.Tensor]) -> str:
     shapes = {name: [*value.shape] for name, value in weights.items()}
     return hashlib.sha256(json.dumps([shapes, read]).encode()).hexdigest()
 
-
-def _sums(weights: Iterable[torch.Tensor]) -> list[float]:
-    """A sum of a few numbers of each, with one transfer from each device that they lie on."""
-    samples = [value.detach().flatten()[:: max(1, value.numel() // 8)][:8].float().sum() for value in weights]
-    places: dict[torch.device, list[int]] = {}
-    for place, sample in enumerate(samples):
-        places.setdefault(sample.device, []).append(place)
-    numbers = [0.0] * len(samples)
-    for chosen in places.values():
-        for place, number in zip(chosen, torch.stack([samples[place] for place in chosen]).tolist()):
-            numbers[place] = number
-    return numbers

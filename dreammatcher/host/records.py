@@ -97,14 +97,21 @@ def is_link(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], (str, int)) and isinstance(value[1], int)
 
 
-#: which run of a node that takes whole lists, and runs for each of their elements by itself
-_element: ContextVar[int | None] = ContextVar("element", default=None)
+@dataclass(frozen=True)
+class Element:
+    """Which run of a node that takes whole lists, and runs for each of their elements by itself."""
+
+    number: int
+    given: Mapping[str, list]  # its lists, by the name of the input
+
+
+_element: ContextVar[Element | None] = ContextVar("element", default=None)
 
 
 @contextmanager
-def at_element(number: int) -> Iterator[None]:
-    """Inside, a node works on the elements ``number`` of its lists, whatever the host says."""
-    token = _element.set(number)
+def at_element(number: int, given: Mapping[str, list]) -> Iterator[None]:
+    """Inside, a node works on the elements ``number`` of its lists ``given``, whatever the host says."""
+    token = _element.set(Element(number, given))
     try:
         yield
     finally:
@@ -118,7 +125,7 @@ def here() -> Place:
         return Place(str(getattr(_server(), "last_node_id", None) or ""))
     state = get_progress_state()
     graph, own = Graph(state.dynprompt), _element.get()
-    item = (context.list_index or 0) if own is None else own
+    item = (context.list_index or 0) if own is None else own.number
     node = graph.whole(context.node_id)
     return Place(node, graph.source(node) if state.prompt_id == context.prompt_id else "", item)
 
@@ -151,7 +158,7 @@ class Found:
 
     records: tuple[Any, ...] = ()  # of the last runs in front of them; several where their pictures were put together
     nodes: tuple[str, ...] = ()  # that sampled
-    first: int = 0  # picture of the run that the first of the pictures is
+    own: bool = True  # whether the run belongs to this element of a list alone, and not to the whole list
 
     def reason(self, maker: str) -> str:
         """Why there is not one record to show."""
@@ -160,6 +167,21 @@ class Found:
                     "sampler")
         return (f"there is no record of a run that made these pictures with the model of this {maker}. Connect the pictures of a "
                 "sampler that uses it; where ComfyUI had them from its cache, sample again with another seed")
+
+
+def first_of(name: str, batch: int, own: bool) -> int | None:
+    """Which picture of a run of ``batch`` the first one at a node's input ``name`` is. None where that is not known.
+
+    Pictures of one run may come as a list: its elements together are then the run, or each of them is all of it once more.
+    """
+    element = _element.get()
+    counts = [len(one) for one in element.given.get(name, ())] if element is not None else []
+    if len(counts) < 2 or (own and element.number):
+        return 0
+    mine = counts[min(element.number, len(counts) - 1)]
+    if sum(counts) == batch:
+        return sum(counts[:element.number])
+    return 0 if mine == batch else None
 
 
 class Records:
@@ -181,14 +203,14 @@ class Records:
         if seen.prompt is None or self._at(owner, Place()) is not None:
             return None
         graph, item = Graph(_whole_graph(seen.prompt, seen.node)), here().item
-        found: dict[str, tuple[Any, int]] = {}
+        found: dict[str, tuple[Any, bool]] = {}
         for node in graph.before(seen.node, seen.input):
             places = [Place(node, source, number) for source in (graph.source(node), "") for number in (item, 0)]
             known = next(((record, place) for place in places if (record := self._at(owner, place)) is not None), None)
             if known is not None:
-                found[node] = known[0], item - known[1].item
+                found[node] = known[0], known[1].item == item
         last = [node for node in found if not any(node in graph.before(other) for other in found if other != node)]
-        return Found(tuple(found[node][0] for node in last), tuple(last), found[last[0]][1] if last else 0)
+        return Found(tuple(found[node][0] for node in last), tuple(last), not last or found[last[0]][1])
 
     def _at(self, owner: str, place: Place) -> Any | None:
         return self.kept.find((owner, *place.key()))

@@ -100,7 +100,7 @@ class Session:
             place, remark = self.rows.encoded(name).place(subject)
             if place is None:
                 self.skip(remark)
-            elif remark:
+            elif remark and remark not in self.skipped:
                 self.skipped.append(remark)
                 tell(remark)
             elif place.tokens != subject.tokens:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -54,10 +55,11 @@ class Plan:
         return other is not self and (mine.prompt, mine.columns) != (theirs.prompt, theirs.columns)
 
 
-def members_in_use(given: Reference | ReferenceSet, mask: MaskSettings | None) -> list[tuple[Member, Subject | None]]:
+def members_in_use(given: Reference | ReferenceSet, mask: MaskSettings | None,
+                   warn: Callable[[str], None] = log.warning) -> list[tuple[Member, Subject | None]]:
     """The references of weight above 0 and the subject of each: the mask node's where a reference stands alone, else its own.
 
-    Each stands where the reference's own prompt has it; a subject of another text is left out with a warning.
+    Each stands where the reference's own prompt has it; of a subject of another text, which is left out, ``warn`` is told.
 
     Raises ValueError when every reference has weight 0, and for a reference MASK that could belong to any of several.
     """
@@ -66,25 +68,25 @@ def members_in_use(given: Reference | ReferenceSet, mask: MaskSettings | None) -
         raise ValueError("reference: every combined reference has weight 0; give one of them a weight above 0")
     marked = mask.reference_subject if mask else None
     if len(members) == 1:
-        return [(members[0], _located(marked or members[0].reference.subject, members[0].reference))]
+        return [(members[0], _located(marked or members[0].reference.subject, members[0].reference, warn))]
     if mask is not None and mask.reference_mask is not None:
         raise ValueError(f"reference_mask: {len(members)} references are combined; give each its own mask in DreamMatcher "
                          "Combine References")
-    return [(member, _located(member.reference.subject or marked, member.reference)) for member in members]
+    return [(member, _located(member.reference.subject or marked, member.reference, warn)) for member in members]
 
 
-def _located(subject: Subject | None, reference: Reference) -> Subject | None:
+def _located(subject: Subject | None, reference: Reference, warn: Callable[[str], None]) -> Subject | None:
     if subject is None:
         return None
     found, remark = subject.located(reference.positive.cross_attention[0], subject == reference.subject)
     if remark:
-        log.warning("DreamMatcher: reference: %s", remark)
+        warn(f"reference: {remark}")
     return found
 
 
-def views(given: Reference | ReferenceSet, mask: MaskSettings) -> tuple[View, ...]:
+def views(given: Reference | ReferenceSet, mask: MaskSettings, warn: Callable[[str], None] = log.warning) -> tuple[View, ...]:
     """What :func:`members_in_use` finds, as a plan uses it."""
     return tuple(
         View(member.reference, member.reference.store, subject,
              mask.reference_mask if member.mask is None else member.mask, member.weight)
-        for member, subject in members_in_use(given, mask))
+        for member, subject in members_in_use(given, mask, warn))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..finite import demand
+from ..finite import NotFinite, demand
 from ..subject import Conditioning
 from ..training.data import LatentSet
 from ..training.denoising import CAPTION, Around, Denoiser, errors
@@ -64,7 +64,12 @@ class SefiRecipe:
         own = self.own.draw(batch * share.processes, generator)
         rows = share.rows(len(own.captions))
         staged = self.staged(own.said(rows), self.vectors.table(generator))
-        error, weight = errors(staged, own, NOTHING, {}, self.objective, generator, rows)
+        try:
+            error, weight = errors(staged, own, NOTHING, {}, self.objective, generator, rows)
+        except NotFinite:
+            for text in staged.texts:  # looked at only now: every look waits for the device
+                demand(text, CAPTION)
+            raise
         loss = (error * weight).mean()
         if staged.watching is None:
             return loss
@@ -95,13 +100,14 @@ class Staged(Around):
     split: bool
     attention: AttentionLoss | None
     watching: Watching | None = None  # of the last prediction
+    texts: tuple[torch.Tensor, ...] = ()  # that it read
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
                 weights: StandIns) -> torch.Tensor:
         captions = self.captions * (len(noisy) // len(self.captions))
         stages = [stage_of(int(timestep), len(self.table[0]), len(self.alpha_bars)) for timestep in timesteps]
         keys, values = self._read(captions, stages)
-        demand(keys.cross_attention, CAPTION)
+        self.texts = (keys.cross_attention,) if values is None else (keys.cross_attention, values)
         self.watching = self.attention.watching(self.model, captions, self.word) if self.attention else None
         return self.model.predict(noisy, timesteps, keys, weights, values, self.watching)
 

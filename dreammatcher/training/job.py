@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from ..whole import whole
+from ..whole import read_tensors, whole
 from .captions import Naming
 from .data import Example, Preparation
 from .sets import TrainingSet
@@ -84,7 +84,7 @@ def read(path: Path) -> Job:
     """A job that :meth:`Job.write` wrote. Raises ValueError, naming the file and what is wrong with it."""
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-        tensors = load_file(path.with_name(PICTURES))
+        tensors, _ = read_tensors(path.with_name(PICTURES))
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"{path}: it cannot be read as a job ({error}); let DreamMatcher Training Job write it again") from error
     if not isinstance(said, dict) or said.get("format") != FORMAT:

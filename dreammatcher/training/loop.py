@@ -62,7 +62,7 @@ class Training:
                 total = self._gradients_in_range()
                 break
             except NotFinite as error:
-                reason = error
+                reason = str(error)  # the error itself holds the graph of its loss
                 self.skipped += 1
                 log.warning("DreamMatcher: %s at step %d; this batch is left out", reason, self.step)
         else:

@@ -51,6 +51,33 @@ def test_a_training_runs_again_when_its_folder_changes_and_at_no_other_queue(hos
     assert "4" not in ran(host, training(host, photos.name, by_link), executor)
 
 
+def test_a_folder_inside_of_a_link_counts_where_its_name_is_not_known(host, photos, tmp_path):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    link = photos / "link"
+    try:
+        os.symlink(tmp_path, link, target_is_directory=True)
+    except OSError:
+        pytest.skip("no links on this system")
+    state = host.nodes["DreamMatcherTrainingSet"].IS_CHANGED
+    before = state(folder=None)
+    assert before == state(folder=None)
+    Image.new("RGB", (64, 64)).save(inner / "new.png")
+    assert before != state(folder=None)
+    link.unlink()
+
+
+def test_what_newer_hosts_write_into_pictures_does_not_grow_with_the_number_of_files(host, model_folder):
+    if not host.upstream:
+        pytest.skip("this host knows the value of a link later on, so it is told name by name")
+    folder = model_folder("loras")
+    state, sizes = host.nodes["DreamMatcherLoadLearned"].IS_CHANGED, []
+    for number in range(2):
+        save_file({"a": torch.ones(1)}, folder / f"one_more_{number}.safetensors")
+        sizes.append(len(json.dumps(state(file=None))))
+    assert sizes[0] == sizes[1] < 100
+
+
 def test_what_the_host_copies_is_no_change_of_a_linked_folder(host, photos):
     executor = host.executor()
     ran(host, training(host, photos.name, True), executor)

@@ -104,6 +104,12 @@ def test_a_lora_changes_the_network_in_the_weights_and_beside_them(host, toybox,
     assert identity(toybox[0]) == plain, "and it is as before when the LoRA is gone"
 
 
+@pytest.mark.parametrize("count", [5_000, 9_999, 10_001, 123_456])
+def test_a_tensor_is_read_from_one_end_to_the_other(pack, count):
+    read = pack.module("dreammatcher.host.digest").few(torch.arange(float(count)), 5_000)
+    assert read[0] == 0 and len(read) <= 5_000 and read[-1] >= count - 1 - count / 2_000
+
+
 def test_a_merge_changes_the_network(host, toybox, fresh, identity):
     plain = identity(toybox[0])
     nothing = run(host, "ModelMergeSubtract", fresh[0], fresh[0], multiplier=1.0)

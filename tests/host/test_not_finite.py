@@ -252,3 +252,11 @@ def test_batches_that_were_left_out_are_told_on_the_node(host, pack, fresh, own,
     learned = host.nodes["DreamMatcherDreamBooth"]().learn(*fresh, own, "LoRA", 3, 1e-3, 32)[2]
     assert learned.about["steps"] == "3" and len(told) == 1
     assert "left out, since their loss or gradient was not finite: 1 beside 3 steps" in told[0]
+
+
+@pytest.mark.skipif(not hasattr(torch, "float8_e4m3fn"), reason="this torch has no eight-bit floats")
+def test_a_lora_in_eight_bits_is_looked_at_and_saved(pack):
+    finite, keep = pack.module("dreammatcher.finite"), pack.module("dreammatcher.host.training.keep")
+    value = torch.tensor([[0.5, -2.0]]).to(torch.float8_e4m3fn)
+    assert finite.finite(value) and torch.equal(keep.half(value), value.half())
+    assert not finite.finite(torch.tensor([float("nan")]).to(torch.float8_e4m3fn))

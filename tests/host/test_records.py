@@ -171,6 +171,43 @@ def test_every_picture_of_a_list_has_the_match_of_its_own_run(host, alone, monke
     assert [[step["sigma"], data] for step, data in zip(runs[0]["steps"], steps[0])] == alone["d"]
 
 
+@pytest.mark.parametrize(("size", "firsts"), [(2, [0, 2]), (3, [0, 3])])
+def test_a_batch_that_comes_as_a_list_keeps_its_order(host, monkeypatch, size, firsts):
+    if "lru" not in host.caches():
+        pytest.skip("this host does not say which thing of a list it works on")
+    seen = []
+    module = host.pack().module("dreammatcher.host.matching.preview")
+    cells = module.cells
+    monkeypatch.setattr(module, "cells", lambda snapshot, item: seen.append(item) or cells(snapshot, item))
+    prompt = graph(list=node("RebatchImages", images=["d", 0], batch_size=size), **preview(["list", 0]))
+    prompt["10"]["inputs"]["batch_size"] = 4
+    assert host.run(prompt).success
+    assert sorted(set(seen)) == [0, 1, 2, 3] and [seen.index(first) for first in firsts] == sorted(map(seen.index, firsts))
+
+
+class Several:
+    """Each picture of a batch three times, as a list: no one can tell which picture of the run one is."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY, OUTPUT_IS_LIST = ("IMAGE",), "give", "tests", (True,)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"images": ("IMAGE",)}}
+
+    def give(self, images):
+        return ([images[:1]] * 3,)
+
+
+def test_pictures_whose_place_in_the_run_nobody_knows_show_no_match(host, monkeypatch):
+    if "lru" not in host.caches():
+        pytest.skip("this host does not say which thing of a list it works on")
+    monkeypatch.setitem(host.nodes, "Several", Several)
+    prompt = graph(list=node("Several", images=["d", 0]), **preview(["list", 0]))
+    prompt["10"]["inputs"]["batch_size"] = 2
+    result = host.run(prompt)
+    assert result.success and all("a list that does not hold those of its run" in text for text in result.ui["p"]["text"])
+
+
 def test_masks_of_vico_are_those_of_the_run_that_made_the_latent(host, executor):
     from harness.examples_vico import vico
 

@@ -85,6 +85,31 @@ def test_other_files_of_the_output_folder_are_not_offered(host):
     assert not [name for name in offered(host) if "my_merge" in name or "broken" in name]
 
 
+def test_states_and_jobs_of_trainings_are_no_references(host, save):
+    path, word = save(f"dreammatcher/{uuid.uuid4().hex[:8]}"), uuid.uuid4().hex
+    for other in (path.parent / "training" / f"{word}.safetensors", path.parent / "jobs" / word / "pictures.safetensors"):
+        other.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"weight": torch.ones(2)}, other)
+    assert path.name in offered(host)
+    assert not [name for name in offered(host) if word in name or Path(name).name == "pictures.safetensors"]
+    save_file({"weight": torch.ones(2)}, path.parent / f"{word}.safetensors")
+    assert f"{word}.safetensors" in offered(host), "loading it says what it is"
+
+
+def test_the_output_folder_is_walked_again_only_when_it_has_changed(host, save, monkeypatch):
+    path = save(f"walked/{uuid.uuid4().hex[:8]}")
+    assert path.name in offered(host)
+    module = host.pack().module("dreammatcher.host.files")
+    walks, walk = [], module.walk
+    monkeypatch.setattr(module, "walk", lambda folder: walks.append(folder) or walk(folder))
+    assert path.name in offered(host) and not walks
+    again = path.with_name(f"{uuid.uuid4().hex[:8]}.safetensors")
+    shutil.copy(path, again)
+    assert again.name in offered(host) and walks
+    again.unlink()
+    assert again.name not in offered(host)
+
+
 def test_links_that_lead_in_a_circle_do_no_harm(host, save):
     path = save(f"dreammatcher/{uuid.uuid4().hex[:8]}")
     circle = path.parent / "circle"
@@ -170,7 +195,11 @@ def test_both_are_read_and_the_lora_brings_its_word(host, pack, toybox, folders,
     assert sum(map(torch.is_tensor, tokens)) == 1
     alone = read(toybox[0], toybox[1], f"embeddings/{file}", 1.0, 1.0)["result"][2]
     assert not alone.lora and torch.equal(*(next(iter(one.embeddings.values())) for one in (alone, result)))
+    state = host.nodes["DreamMatcherLoadLearned"].IS_CHANGED
+    before = state(file=file)
+    assert before == state(file=file)
     (folders[1] / file).unlink()
+    assert before != state(file=file), "the node runs again when the embedding comes or goes"
     assert read(toybox[0], toybox[1], file, 1.0, 1.0)["result"][3] == ""
     assert f"its word sks was saved as the embedding {file}" in caplog.text
 

@@ -237,3 +237,16 @@ def test_a_checkpoint_that_may_hold_code_is_only_read_from_the_host_s_own_folder
     done = run(host, path)
     assert done.returncode and "may hold code and is in no folder of checkpoints of this ComfyUI" in done.stderr
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_in_a_folder_of_the_host_s_is_read_wherever_it_lies_there(host, pack, model_folder, monkeypatch):
+    import comfy.sd
+
+    read = []
+    monkeypatch.setattr(comfy.sd, "load_checkpoint_guess_config", lambda path, **_: read.append(path) or (None, None, None, None))
+    nested = model_folder("checkpoints") / "sd15" / "old.ckpt"
+    nested.parent.mkdir(exist_ok=True)
+    nested.write_bytes(b"")
+    pack.module("dreammatcher.host.training.job").load_checkpoint(str(nested))
+    assert read == [str(nested)]
+    nested.unlink()

@@ -13,7 +13,7 @@ from ...matching.settings import ApplySettings, MaskSettings, Trace
 from ...unet import structure_of
 from ..installed import INSTALLED_KEY, Installed, SessionHolder, installed_on
 from ..lifecycle import install
-from ..notes import not_connected
+from ..notes import not_connected, tell
 from ..records import owner_here
 from . import patches
 from .begin import begin
@@ -53,7 +53,7 @@ def apply(model: ModelPatcher, reference: Reference | ReferenceSet, mask: MaskSe
     structure = structure_of(model.model)
     for member in views_of(reference):
         check_family(member.reference, structure.family, model.model.latent_format.latent_channels)
-    plan = Plan(model.model, structure, structure.chosen(layers), views(reference, mask), mask, settings,
+    plan = Plan(model.model, structure, structure.chosen(layers), views(reference, mask, tell), mask, settings,
                 Trace(owner=owner_here()))
     clone = model.clone()
     installed = Installed(plan, SessionHolder())

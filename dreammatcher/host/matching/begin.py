@@ -28,7 +28,8 @@ def begin(plan: Plan, start: Start) -> MatchingSession:
         view.store.start_run()
     shares = (plan.settings.start, plan.settings.end)
     clock = Clock(start.sampling, *(float(start.sampling.percent_to_sigma(share)) for share in shares))
-    references = References(start.base, plan.structure, plan.views, start.identity(), share_of_memory(len(plan.views)))
+    network = "" if plan.trace.off else start.identity()  # nothing is asked of the references then
+    references = References(start.base, plan.structure, plan.views, network, share_of_memory(len(plan.views)))
     return MatchingSession(
         start.base, clock, RowBook(start.size, plan.mask.target_subject),
         CallWatch(frozenset((*PATCHES, *plan.layers))), plan.trace.skipped, partial(conclude, plan.trace, here()),

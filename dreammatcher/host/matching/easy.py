@@ -92,8 +92,10 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
     picture = sized(rgb("reference", reference[:1]), native_side(model), least_side(structure_of(model.model)))
     if reference_mask is None:
         reference_mask = subject_mask("reference", reference[:1])
+    shown = encode(clip, reference_prompt)
+    reference_subject = reference_subject.encoded_as(shown[0][0][0])
     mask = mask_settings(reference_subject, target_subject, reference_mask, None, THRESHOLD, True)
-    inverted = kept.inverted(model, encoded(vae, picture, "reference: it"), encode(clip, reference_prompt), avoided)
+    inverted = kept.inverted(model, encoded(vae, picture, "reference: it"), shown, avoided)
     matched, trace = apply(model, inverted, mask, settings)
     return (matched, positive, avoided, trace), shared + remarks + more
 

@@ -19,7 +19,7 @@ from ...unet import COND, UNCOND, structure_of
 from ..capture import evaluate
 from ..conditioning import from_host
 from ..identity import network_identity
-from ..notes import not_connected
+from ..notes import not_connected, tell
 from ..progress import progress
 from .apply import check_family
 from .reference_pass import reference_pass
@@ -93,7 +93,7 @@ def prepare_features(model, reference: Reference | ReferenceSet, mask: MaskSetti
     They are made at the inversion's sigmas, or at some of them as the options say; a sampler that visits other sigmas uses
     the nearest. Raises ValueError for a reference of another family.
     """
-    members = members_in_use(reference, mask)
+    members = members_in_use(reference, mask, tell)
     sigmas = [options.chosen(member.reference.trajectory.sigmas) for member, _ in members]
     step = progress(sum(map(len, sigmas)))
     total, ready = 0, []

@@ -16,11 +16,13 @@ from ...matching.preview import panels, pixels, sheet
 from ...matching.settings import Snapshot, Trace
 from ...pictures import card
 from ..pictures import Images, rgb, rgb_each, text_image
-from ..records import OUTSIDE, RECORDS, Seen
+from ..records import OUTSIDE, RECORDS, Seen, first_of
 
 INSPECTED_SIDE = 1024  # pixels of the longer side; larger pictures are shown smaller
 
 
+MIXED = ("these pictures are a list that does not hold those of its run one after the other. Connect the pictures of the sampler "
+         "as they are.")
 NO_TRACE = ("Nothing was matched: there is no trace. Nothing is connected to it, or DreamMatcher Apply or DreamMatcher (Easy) is "
             "bypassed or muted.")
 
@@ -35,14 +37,17 @@ def show(trace: Trace | None, images: torch.Tensor, reference: Images, plain: to
     """
     if trace is None:
         return _without_a_match(NO_TRACE)
-    found, first = RECORDS.find(trace.owner, seen) if trace.owner else None, 0  # without an owner nothing was to be matched
+    found = RECORDS.find(trace.owner, seen) if trace.owner else None  # without an owner nothing was to be matched
     if found is not None and len(found.records) != 1:
         return _without_a_match(f"No match to show: {found.reason('DreamMatcher Apply')}.")
     if found is not None:
-        (trace,), first = found.records, found.first
+        trace, = found.records
     snapshot = trace.last()
     if snapshot is None:
         return _without_a_match(f"Nothing was matched: {trace.nothing() or 'there is no record of a match'}.")
+    first = 0 if found is None else first_of(seen.input, len(snapshot.flow), found.own)
+    if first is None:
+        return _without_a_match(f"No match to show: {MIXED}")
     images = rgb("images", images)
     references = [*rgb_each("reference", reference), *([] if more is None else rgb_each("reference_2", more))]
     plain = None if plain is None else rgb("plain", plain)

@@ -127,6 +127,8 @@ def _begin(plan: SefiPlan, start: Start) -> SefiSession:
 def _conclude(plan: SefiPlan, reads: list[int], skipped: list[str]) -> None:
     if not reads[0]:
         tell(f"SeFi-IDE changed nothing in this run: {'; '.join(skipped)}" if skipped else NOTHING.format(word=plan.word))
+    elif skipped:
+        tell(f"SeFi-IDE left out a part of this run: {'; '.join(skipped)}")
 
 
 def _around(call: Callable, *arguments, **named) -> torch.Tensor:

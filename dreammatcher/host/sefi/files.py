@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import folder_paths
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from ...sefi.learned import FORMAT, KEYS, VALUES, SeFi
 from ...training.export import embedding_tensors
+from ...whole import read_tensors
 from ..files import Shelf
-from ..training.keep import check_name, free_path, write_whole
+from ..training.keep import save_with_word
 
 SHELF = Shelf("sefi", "save one with DreamMatcher SeFi Save, or put a file there")
 
@@ -18,11 +19,9 @@ SHELF = Shelf("sefi", "save one with DreamMatcher SeFi Save, or put a file there
 def save_sefi(sefi: SeFi, name: str) -> tuple[Path, str]:
     """Writes the vectors to the models folder's sefi, and their mean as a plain embedding; returns the first path and how both
     are used. A file that is there is never overwritten. Raises ValueError for a name that is no plain file name."""
-    check_name(name)
-    path = free_path(Path(folder_paths.models_dir) / SHELF.name, name.strip())
-    write_whole(path, {KEYS: sefi.keys, VALUES: sefi.values}, {**sefi.about, "format": FORMAT})
-    word = free_path(Path(folder_paths.get_folder_paths("embeddings")[0]), name.strip().replace(" ", "_"))
-    write_whole(word, embedding_tensors(sefi.fallback(), sefi.about), {"word": sefi.word})
+    path, word = save_with_word(Path(folder_paths.models_dir) / SHELF.name, name, {KEYS: sefi.keys, VALUES: sefi.values},
+                                {**sefi.about, "format": FORMAT}, embedding_tensors(sefi.fallback(), sefi.about),
+                                {"word": sefi.word})
     return path, (f"Saved as {path}. Load it with DreamMatcher SeFi Load, and write {sefi.word} in DreamMatcher SeFi Prompt.\n"
                   f"For graphs without this pack: {word}, a plain embedding that holds less of the subject.")
 
@@ -31,9 +30,7 @@ def load_sefi(name: str) -> SeFi:
     """Raises ValueError, naming the file, for one that is damaged or holds something else; and as :meth:`Shelf.find`."""
     path = SHELF.find(name)
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  safe_open is no dict
-            about = dict(file.metadata() or {})
+        tensors, about = read_tensors(path)
     except SafetensorError as error:
         raise ValueError(f"file: {path.name} is not a whole safetensors file ({error}); save it again") from error
     if about.get("format") != FORMAT or set(tensors) != {KEYS, VALUES}:

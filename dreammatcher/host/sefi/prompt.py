@@ -11,7 +11,7 @@ from ...sefi.learned import SeFi
 from ...sefi.stages import TIMESTEPS, spans, stage_of
 from ...subject import Subject
 from ...training.captions import holds
-from ..conditioning import SUBJECT_KEY, TEXTS_KEY, encode, subject_of
+from ..conditioning import SUBJECT_KEY, TEXTS_KEY, encode, encode_subject, subject_of
 from ..notes import not_connected
 from ..training.new_words import with_new_words
 
@@ -41,8 +41,7 @@ def staged_or_plain(clip, prompt: str, subjects: Sequence[SeFi]) -> tuple[list, 
         return staged_prompt(clip, prompt, subjects)
     source = "DreamMatcher SeFi Train or DreamMatcher SeFi Load"
     not_connected("sefi", source, "the prompt is encoded as it is, and no learned word is known in it")
-    subject = subject_of(clip, prompt, "")
-    return encode(clip, prompt, subject), subject
+    return encode_subject(clip, prompt, subject_of(clip, prompt, ""))
 
 
 def staged_prompt(clip, prompt: str, subjects: Sequence[SeFi]) -> tuple[list, Subject]:

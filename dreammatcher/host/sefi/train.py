@@ -18,6 +18,7 @@ from ...training.export import TOWERS
 from ...training.sets import TrainingSet
 from ...training.settings import ObjectiveSettings, TrainingOptions, TrainingSettings
 from ..pictures import rgb, subject_mask
+from ..training.learn import has_masks
 from ..training.run import job_of, ready, run
 from ..training.towers import said_of
 
@@ -56,7 +57,7 @@ def train_sefi(model, clip, vae, own: TrainingSet, chosen: SefiSettings, attenti
     with ready(model, clip, vae, own, None, settings, options.running) as work:
         with torch.inference_mode(False):
             vectors = _begun(work.denoiser.row_of(class_word), chosen, settings.seed)
-            masked = any(example.mask is not None for example in own.examples)
+            masked = has_masks(own)
             objective = ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=masked)
             attention = attention if attention is not None and attention.weight else None
             recipe = SefiRecipe(work.denoiser, work.own, word, vectors, objective, attention)

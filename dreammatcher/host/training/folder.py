@@ -12,7 +12,8 @@ import torch
 from einops import rearrange
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..changes import Changes, changes
+from ..changes import Changes, changes, changes_of_all
+from ..files import walk
 from ..notes import tell
 from ..pictures import rgb, subject_mask
 from .caption_files import caption_of
@@ -61,13 +62,24 @@ def changed(name: str | None) -> Changes:
     """
     root = Path(os.path.abspath(folder_paths.get_input_directory()))
     if name is None:
-        return changes({path.relative_to(root).as_posix(): path.iterdir() for path in root.rglob("*")
-                        if path.is_dir() and path.relative_to(root).parts[0] != CLIPBOARD})
+        return changes_of_all({name: _inside(Path(place)) for place, _, _ in walk(root)
+                               if (name := _name(place, root)).split("/")[0] not in (CLIPBOARD, ".")})
     try:
         path = folder_path(name) if name.strip() else None
-        return changes({} if path is None else {Path(os.path.relpath(path, root)).as_posix(): path.iterdir()})
-    except (OSError, ValueError):  # said when the node runs
+        return changes({} if path is None else {_name(path, root): _inside(path)})
+    except ValueError:  # said when the node runs
         return changes({})
+
+
+def _name(folder: str | Path, root: Path) -> str:
+    return Path(os.path.relpath(folder, root)).as_posix()
+
+
+def _inside(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:  # it may not be read
+        return []
 
 
 def pictures_of(name: str) -> list[Found]:

@@ -58,7 +58,9 @@ def load_checkpoint(path: str, given: bool = False) -> tuple:
     Unless it is ``given`` by the user, a file elsewhere is only read when it holds no code: some hosts unpickle others.
     """
     here = folder_paths.get_full_path("checkpoints", re.split(r"[/\\]", path)[-1])
-    safe = given or Path(path).suffix.lower() in (".safetensors", ".sft")
+    own = folder_paths.get_folder_paths("checkpoints")
+    known = any(Path(path).resolve().is_relative_to(Path(folder).resolve()) for folder in own)
+    safe = given or known or Path(path).suffix.lower() in (".safetensors", ".sft")
     found = path if Path(path).is_file() and safe else here
     if found is None:
         raise ValueError(f"checkpoint: {path!r} is not on this machine; give --checkpoint FILE" if not Path(path).is_file() else

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -48,6 +48,8 @@ def check_finite(learned: Learned) -> None:
 
 def half(value: torch.Tensor) -> torch.Tensor:
     """``value`` in half precision, or in float32 where half has no number for it: beyond 65504, or next to zero."""
+    if value.element_size() == 1:
+        value = value.float()  # torch subtracts no eight-bit floats
     short = value.half()
     if finite(short) and (value - short.to(value)).norm() <= LOST * value.norm():
         return short
@@ -66,10 +68,11 @@ def save_learned(learned: Learned, name: str) -> tuple[Path, str]:
     if not (learned.lora or learned.embeddings):
         raise ValueError("learned: it is empty, so there is nothing to save")
     paths, said, files = [], [], {}
-    name = _free_name(name.strip(), learned)
+    name = free_name(name.strip(), [(_folder("loras"), str)] * bool(learned.lora) +
+                     [(_folder("embeddings"), word_name)] * bool(learned.embeddings))
     beside: dict[str, str] = {}
     for word, rows in learned.embeddings.items():
-        path = _free("embeddings", _word_name(name))
+        path = _free("embeddings", word_name(name))
         write_whole(path, embedding_tensors(rows, learned.about), learned.about)
         paths.append(path)
         files[word], beside[word] = f"embedding:{path.stem}", path.stem
@@ -100,15 +103,29 @@ def check_name(name: str) -> None:
         raise ValueError(f"name: {name!r} is no name for a file; use letters, numbers, spaces, dots, - and _")
 
 
-def _free_name(name: str, learned: Learned) -> str:
-    """``name``, with a number where its LoRA or its embedding has a file of that name: the two belong together."""
-    folders = [(_folder("loras"), str)] * bool(learned.lora) + [(_folder("embeddings"), _word_name)] * bool(learned.embeddings)
+def free_name(name: str, places: Sequence[tuple[Path, Callable[[str], str]]]) -> str:
+    """``name``, with a number where one of the files that belong together is there: their folders, and how they spell it."""
     return next(one for one in _numbered(name)
-                if not any((folder / f"{spelled(one)}.safetensors").exists() for folder, spelled in folders))
+                if not any((folder / f"{spelled(one)}.safetensors").exists() for folder, spelled in places))
 
 
-def _word_name(name: str) -> str:
-    return name.replace(" ", "_")  # prompts are split at spaces
+def save_with_word(folder: Path, name: str, tensors: Mapping[str, torch.Tensor], about: dict[str, str],
+                   word: Mapping[str, torch.Tensor], about_word: dict[str, str]) -> tuple[Path, Path]:
+    """Writes what was learned to ``folder``, and its word to the host's embeddings under the same name; returns both paths.
+
+    A file that is there is never overwritten. Raises ValueError for a name that is no plain file name.
+    """
+    check_name(name)
+    name = free_name(name.strip(), [(folder, str), (_folder("embeddings"), word_name)])
+    paths = free_path(folder, name), _free("embeddings", word_name(name))
+    write_whole(paths[0], tensors, about)
+    write_whole(paths[1], word, about_word)
+    return paths
+
+
+def word_name(name: str) -> str:
+    """How an embedding spells a name: prompts are split at spaces."""
+    return name.replace(" ", "_")
 
 
 def _folder(kind: str) -> Path:

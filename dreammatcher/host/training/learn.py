@@ -172,7 +172,7 @@ def _check_penalty(denoiser: HostDenoiser, penalty: Penalty | None, vectors: int
 
 
 def _also(penalty: Penalty | None) -> tuple[Penalty, ...]:
-    """What a further loss adds to the name of a training: nothing without it, so that older states go on."""
+    """What a further loss adds to the name of a training."""
     return () if penalty is None else (penalty,)
 
 

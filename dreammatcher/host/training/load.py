@@ -9,13 +9,13 @@ from pathlib import Path
 
 import folder_paths
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 
 from ...training.bundle import NAME, TWO, bundled, rows_of
 from ...training.delta import Delta, Product, delta_of, is_delta
 from ...training.export import TOWERS, Learned
-from ..changes import Changes, changes
+from ...whole import read_tensors
+from ..changes import Changes, changes, changes_of_all
 from ..identity import unpatched
 from ..notes import tell
 from .keep import WORDS
@@ -51,8 +51,31 @@ def find(name: str) -> Path:
 
 
 def state(name: str | None) -> Changes:
-    """What the file is; what all files are where the name is None, which stands for a linked value that is not known yet."""
-    return changes({one: [_found(one)] for one in (names() if name is None else [name])})
+    """What the file is, and the embeddings of its words; what all files are where the name is None, which stands for a linked
+    value that is not known yet."""
+    if name is None:
+        return changes_of_all({one: [_found(one)] for one in names()})
+    path = _found(name)
+    return changes({name: [path, *(_embedding(stem) or Path(stem) for stem in _words_of(path).values())]})
+
+
+def _embedding(stem: str) -> Path | None:
+    path = folder_paths.get_full_path(KINDS[1], f"{stem}.safetensors")
+    return None if path is None else Path(path)
+
+
+def _words_of(path: Path) -> dict[str, str]:
+    """Word -> name of its embedding, of those that were saved with a LoRA of ours; only the file's head is read."""
+    return json.loads(_head(path).get(WORDS, "{}"))
+
+
+def _head(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; nothing of what is none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError):  # said when the node runs
+        return {}
 
 
 def _found(name: str) -> Path:
@@ -70,7 +93,7 @@ def load_learned(model, clip, name: str) -> Learned:
     path = find(name)
     try:
         safe = path.suffix.lower() in (".safetensors", ".sft")
-        content = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        content = read_tensors(path)[0] if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors have errors of their own
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"file: {name} cannot be read ({reason}); only weights are read, never code") from error
@@ -112,16 +135,14 @@ def load_learned(model, clip, name: str) -> Learned:
 
 def _words_beside(name: str, path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The words that were learned and saved together with a LoRA of ours, and what is known of them."""
-    with safe_open(path, framework="pt") as file:
-        about = file.metadata() or {}
-    words: dict[str, torch.Tensor] = {}
-    for word, stem in json.loads(about.get(WORDS, "{}")).items():
-        beside = folder_paths.get_full_path(KINDS[1], f"{stem}.safetensors")
+    about, words = _head(path), {}
+    for word, stem in _words_of(path).items():
+        beside = _embedding(stem)
         if beside is None:
             tell(f"{name}: its word {word} was saved as the embedding {stem}.safetensors, which is in none of ComfyUI's folders "
                  "of embeddings; without it prompts cannot name the subject")
             continue
-        words[word] = rows_of(f"its word {word!r}", load_file(beside))
+        words[word] = rows_of(f"its word {word!r}", read_tensors(beside)[0])
     return words, {key: about[key] for key in ("identifier", "subject", TOWERS) if key in about} if words else {}
 
 

@@ -58,7 +58,8 @@ def prior_set(model, clip, vae, own: TrainingSet, settings: PriorSettings) -> tu
     key = _key(model, clip, vae, captions, own.preparation.resolution, settings)
     folder = Path(folder_paths.get_output_directory()) / FOLDER / key
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [number for number in range(settings.count) if not _sound(_file(folder, number))]
+    pictures = {number: _read(_file(folder, number)) for number in range(settings.count)}
+    missing = [number for number, picture in pictures.items() if picture is None or not _shows_something(picture)]
     bar = comfy.utils.ProgressBar(max(1, len(missing)))
     said = {text: encode(clip, text) for text in (*dict.fromkeys(captions[number % len(captions)] for number in missing), "")}
     try:
@@ -66,14 +67,14 @@ def prior_set(model, clip, vae, own: TrainingSet, settings: PriorSettings) -> tu
             comfy.model_management.throw_exception_if_processing_interrupted()
             positive = said[captions[number % len(captions)]]
             _write(_draw(model, vae, positive, said[""], own.preparation.resolution, settings, number), _file(folder, number))
+            pictures[number] = _read(_file(folder, number))
             bar.update_absolute(done + 1, len(missing))
     except Interrupted:
         there = sum(_file(folder, number).is_file() for number in range(settings.count))
         tell(f"stopped while class pictures are drawn: nothing is learned yet, so the graph stops. {there} of {settings.count} "
              "pictures are kept; queued again, only the others are drawn")
         raise
-    examples = tuple(Example(_read(_file(folder, number)), (captions[number % len(captions)],))
-                     for number in range(settings.count))
+    examples = tuple(Example(picture, (captions[number % len(captions)],)) for number, picture in pictures.items())
     made = TrainingSet(examples, Naming("", own.naming.class_word, own.naming.templates), own.preparation)
     report = f"{settings.count} pictures of {own.naming.class_word!r}: {len(missing)} drawn now, the others were there\n{folder}"
     return made, report
@@ -99,21 +100,20 @@ def _file(folder: Path, number: int) -> Path:
     return folder / f"{number:05}.png"
 
 
-def _sound(path: Path) -> bool:
-    """Whether it is a picture that shows something."""
-    try:
-        with Image.open(path) as image:
-            return any(low < high for low, high in image.convert("RGB").getextrema())
-    except OSError:
-        return False
-
-
 def _write(picture: torch.Tensor, path: Path) -> None:
     with whole(path) as partial:
         Image.fromarray((picture * 255).round().byte().numpy()).save(partial, "PNG")
 
 
-def _read(path: Path) -> torch.Tensor:
-    with Image.open(path) as image:
-        pixels = torch.from_numpy(np.array(image.convert("RGB")))
+def _shows_something(picture: torch.Tensor) -> bool:
+    return bool((picture != picture[:, :1, :1]).any())
+
+
+def _read(path: Path) -> torch.Tensor | None:
+    """A picture [3, H, W], or None where there is none or it is damaged."""
+    try:
+        with Image.open(path) as image:
+            pixels = torch.from_numpy(np.array(image.convert("RGB")))
+    except OSError:
+        return None
     return rearrange(pixels.half() / 255, "h w c -> c h w").contiguous()  # half: there may be a thousand of them

@@ -24,7 +24,7 @@ from ...training.loop import REMEDY, Training, train
 from ...training.recipe import SubjectRecipe
 from ...training.samples import sample
 from ...training.sets import TrainingSet
-from ...training.settings import ADAFACTOR, Running, TrainingOptions, TrainingSettings
+from ...training.settings import Running, TrainingOptions, TrainingSettings
 from ...training.state import Checkpoint
 from ..encoding import encoded
 from ..identity import beside_weights, weights_identity
@@ -115,7 +115,7 @@ def ready(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, setting
     side = own.preparation.resolution // 8
     denoiser = HostDenoiser(model, clip, (side, side), constant_start, running.checkpointing)
     try:
-        towers = [weights_identity(module)[0]
+        towers = [weights_identity(module)
                   for module in (denoiser.model.model.diffusion_model, denoiser.clip.cond_stage_model)]
         sums = [float(example.latents.double().sum()) for each in sets if each for example in each.examples]
         yield Ready(denoiser, *sets, json.dumps([*towers, sums, beside_weights(denoiser.model)]))
@@ -127,8 +127,6 @@ def job_of(identity: str, *choices: object) -> Name:
     """The name of a training with these choices on weights and latents of this ``identity``."""
     said = [choice.fingerprint() if isinstance(choice, TrainingSet) else
             asdict(choice) if hasattr(choice, "__dataclass_fields__") else choice for choice in (*choices, identity)]
-    if any(isinstance(choice, TrainingSettings) and choice.optimiser.name == ADAFACTOR for choice in choices):
-        said.append("transformers")  # whose Adafactor cannot read the state of torch's, which earlier versions took
     return Name(_hash(said), _hash(_at_any_rate(said)))
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import folder_paths
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from ...vico.learned import ViCo
+from ...whole import read_tensors
 from ..files import Shelf
-from ..training.keep import check_name, free_path, in_prompts, write_whole
+from ..training.keep import in_prompts, save_with_word
 
 FORMAT = "vico"
 SHELF = Shelf("vico", "save one with DreamMatcher ViCo Save, or put a file there", (".safetensors", ".pt"))
@@ -27,12 +28,9 @@ IN_THE_FILE = "(in the file)"
 def save_vico(vico: ViCo, name: str) -> tuple[Path, str]:
     """Writes the blocks with the word to the models folder's vico, and the word once more as an embedding; returns the first path
     and how both are used. A file that is there is never overwritten. Raises ValueError for a name that is no plain file name."""
-    check_name(name)
-    path = free_path(Path(folder_paths.models_dir) / SHELF.name, name.strip())
     about = {**vico.about, "format": FORMAT, "sites": ",".join(map(str, vico.sites()))}
-    write_whole(path, {**vico.tensors, ROWS: vico.rows}, about)
-    word = free_path(Path(folder_paths.get_folder_paths("embeddings")[0]), name.strip().replace(" ", "_"))
-    write_whole(word, {ROWS: vico.rows}, {"format": "pt", "word": vico.word})
+    path, word = save_with_word(Path(folder_paths.models_dir) / SHELF.name, name, {**vico.tensors, ROWS: vico.rows}, about,
+                                {ROWS: vico.rows}, {"format": "pt", "word": vico.word})
     return path, (f"Saved as {path}. Load it with DreamMatcher ViCo Load.\nIts word is saved as {word}: write "
                   f"{in_prompts(vico.about, {vico.word: f'embedding:{word.stem}'})} in prompts.")
 
@@ -72,9 +70,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             raise ValueError(f"file: {path.name} holds {wrong!r}, which is no weight; choose the file cross_attention as file")
         return dict(content), {}
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            # copies: Windows lets nobody replace or delete a file whose tensors are in use
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        return read_tensors(path)
     except SafetensorError as error:
         raise ValueError(f"file: {path.name} is not a whole safetensors file ({error}); save it again") from error
 

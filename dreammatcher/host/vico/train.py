@@ -17,6 +17,7 @@ from ...vico.block import begun
 from ...vico.learned import ViCo, tensors_of
 from ...vico.mask import map_of
 from ...vico.recipe import Seen, VicoRecipe, VicoSettings
+from ..training.learn import has_masks
 from ..training.model import HostDenoiser
 from ..training.run import check_pictures, job_of, ready, run
 from ..training.towers import check_one
@@ -82,7 +83,7 @@ def train_vico(model, clip, vae, own: TrainingSet, initial_word: str, chosen: Vi
             looking = LookingHost(work.denoiser)
             blocks = begun(widths, torch.Generator().manual_seed(settings.seed), chosen.zero)
             rows = token_rows(work.denoiser.rows_of(initial_word), 1, chosen.word_rate)
-            masked = any(example.mask is not None for example in own.examples)
+            masked = has_masks(own)
             objective = ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=masked)
             recipe = VicoRecipe(looking, work.own, word, rows, blocks, chosen, objective)
         job = job_of(work.identity, "ViCo", own, initial_word, chosen, objective, settings)
