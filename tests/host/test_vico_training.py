@@ -193,8 +193,9 @@ def test_what_is_saved_is_loaded_again_and_its_word_stands_in_stock_prompts(host
     second, = host.nodes["DreamMatcherViCoSave"]().save(vico, "my robot")["result"]
     assert second != name, "a file that is there is not overwritten"
     (Path(host.folder_paths.models_dir) / "vico" / second).unlink()
-    third, said = (host.nodes["DreamMatcherViCoSave"]().save(vico, "my robot")[part] for part in ("result", "ui"))
-    assert Path(third[0]).stem.rpartition("_")[2] == said["text"][0].rpartition("embedding:")[2].split()[0].rpartition("_")[2], \
+    third = host.nodes["DreamMatcherViCoSave"]().save(vico, "my robot")
+    embedding = third["ui"]["text"][0].rpartition("embedding:")[2].split()[0]
+    assert Path(third["result"][0]).stem.rpartition("_")[2] == embedding.rpartition("_")[2], \
         "both files have one number, also where only one of them is there"
     with safe_open(Path(host.folder_paths.models_dir) / "vico" / name, "pt") as file:
         assert file.metadata()["format"] == "vico" and file.metadata()["sites"] == "1,3,5"
