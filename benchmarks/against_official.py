@@ -21,10 +21,10 @@ from harness.boot import Host
 from harness.library import ROOT
 from toybox.evaluation import ERROR, Case, cases, protocol
 
-from . import studio as studios
+from . import toybox_runner
 from .arms import PLAIN, REPLACED
 from .quality import arms_in, draw, keep
-from .studio import Studio
+from .toybox_runner import ToyboxRunner
 
 FOLDER = ROOT / "build" / "official"
 #: the official settings (run_dreammatcher.py); layers are the last four of Toybox's ten, as theirs are the last six of 16
@@ -37,16 +37,16 @@ GUIDANCE_WEIGHT, THEIR_CELLS = 50.0, 64 * 64
 MAP_CELLS = 8 * 8
 
 
-def arms(studio: Studio, ready: SimpleNamespace) -> dict[str, object]:
-    matched = studio.matched(ready)
-    settings = studio.module("dreammatcher.matching.settings")
+def arms(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
+    matched = runner.matched(ready)
+    settings = runner.module("dreammatcher.matching.settings")
     return {
-        PLAIN: studio.model,
-        "this pack, preset paper, soft foreground": studio.matched(
+        PLAIN: runner.model,
+        "this pack, preset paper, soft foreground": runner.matched(
             ready, {"otsu": False}, effort=vars(settings.PRESETS["paper"])),
         "this pack, defaults": matched,
-        "this pack, defaults + guidance fast": studio.guided(matched, mode="fast"),
-        REPLACED: studio.matched(ready, injection=settings.REPLACED),
+        "this pack, defaults + guidance fast": runner.guided(matched, mode="fast"),
+        REPLACED: runner.matched(ready, injection=settings.REPLACED),
     }
 
 
@@ -59,41 +59,42 @@ def unet_config(family: dict) -> dict:
             "down_block_types": ["CrossAttnDownBlock2D"] * levels, "up_block_types": ["CrossAttnUpBlock2D"] * levels}
 
 
-def latent_noise(studio: Studio, case: Case) -> torch.Tensor:
+def latent_noise(runner: ToyboxRunner, case: Case) -> torch.Tensor:
     """The noise that the host's sampler starts from, of unit variance with the picture's share left out."""
     import comfy.sample
     import comfy.samplers
 
     noise = comfy.sample.prepare_noise(torch.zeros(1, 4, 16, 16), case.seed)
-    sampling = studio.model.get_model_object("model_sampling")
-    sigma = comfy.samplers.calculate_sigmas(sampling, "ddim_uniform", studios.STEPS)[0]
+    sampling = runner.model.get_model_object("model_sampling")
+    sigma = comfy.samplers.calculate_sigmas(sampling, "ddim_uniform", toybox_runner.STEPS)[0]
     return noise * sigma / (1 + sigma**2).sqrt()
 
 
-def write_job(studio: Studio, chosen: list[Case], file: Path) -> None:
+def write_job(runner: ToyboxRunner, chosen: list[Case], file: Path) -> None:
     """Everything that the official process needs, as FILE and a .json beside it."""
     import comfy.utils
 
     from toybox.host import ToyboxFamily
 
-    weights = studio.model.model.diffusion_model.state_dict()
-    names = comfy.utils.unet_to_diffusers(studio.model.model.model_config.unet_config)
+    weights = runner.model.model.diffusion_model.state_dict()
+    names = comfy.utils.unet_to_diffusers(runner.model.model.model_config.unet_config)
     tensors = {f"unet.{theirs}": weights[ours].float().contiguous() for theirs, ours in names.items() if ours in weights}
     prompts, entries = [""], []
     for number, case in enumerate(chosen):
-        tensors[f"latent.{number}"] = studio.encode(case.reference()[0])["samples"].contiguous()
-        tensors[f"noise.{number}"] = latent_noise(studio, case)
+        tensors[f"latent.{number}"] = runner.encode(case.reference()[0])["samples"].contiguous()
+        tensors[f"noise.{number}"] = latent_noise(runner, case)
         entry = {"reference_prompt": case.reference_prompt(), "prompt": case.prompt()}
         for text, key in ((case.reference_prompt(), "reference_token"), (case.prompt(), "token")):
-            entry[key], = studio.prompt(text, case.subject.kind)[1].columns
+            entry[key], = runner.prompt(text, case.subject.kind)[1].columns
         prompts += [text for text in (entry["reference_prompt"], entry["prompt"]) if text not in prompts]
         entries.append(entry)
     for place, text in enumerate(prompts):
-        tensors[f"context.{place}"] = studio.prompt(text)[0][0][0].float().contiguous()
+        tensors[f"context.{place}"] = runner.prompt(text)[0][0][0].float().contiguous()
     weight = GUIDANCE_WEIGHT * 16 * 16 / THEIR_CELLS
-    job = {"unet": unet_config(ToyboxFamily.unet_config), "cells": MAP_CELLS, "steps": studios.STEPS, "cfg": studio.cfg,
-           "prompts": prompts, "cases": entries, "settings": {**SETTINGS, "mg_grad_weight": weight, "cut_step": studios.STEPS,
-                                                              "mg_cut_step": studios.STEPS}}
+    job = {"unet": unet_config(ToyboxFamily.unet_config), "cells": MAP_CELLS, "steps": toybox_runner.STEPS, "cfg": runner.cfg,
+           "prompts": prompts, "cases": entries,
+           "settings": {**SETTINGS,
+                                 "mg_grad_weight": weight, "cut_step": toybox_runner.STEPS, "mg_cut_step": toybox_runner.STEPS}}
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, file)
     file.with_suffix(".json").write_text(json.dumps(job), encoding="utf-8")
@@ -107,19 +108,19 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=200)
     parser.add_argument("--weights", type=Path, help="a Toybox file other than the shipped one")
     options = parser.parse_args()
-    studio, folder = Studio(Host(ROOT / "build" / "host"), options.weights), FOLDER / "arms"
+    runner, folder = ToyboxRunner(Host(ROOT / "build" / "host"), options.weights), FOLDER / "arms"
     chosen, file = cases(options.cases, options.first), FOLDER / "job.safetensors"
     asked = list(protocol(FOLDER / "references", options.cases, options.first).cases())
     with torch.inference_mode():
-        write_job(studio, chosen, file)
+        write_job(runner, chosen, file)
         subprocess.run([options.python, Path(__file__).with_name("official_process.py"), options.official, file], check=True,
                        stdout=subprocess.DEVNULL)
         theirs = load_file(file.with_suffix(".done.safetensors"))
         for number, (case, facts) in enumerate(zip(asked, chosen)):
-            ready = studio.prepare(facts)
-            drawn = {name: studio.decode({"samples": theirs[f"{key}.{number}"]}) for name, key in (
+            ready = runner.prepare(facts)
+            drawn = {name: runner.decode({"samples": theirs[f"{key}.{number}"]}) for name, key in (
                 ("official code, plain", "plain"), ("official code", "official"), ("official code + guidance", "guided"))}
-            keep(folder, case, draw(studio, facts, ready, arms(studio, ready), drawn))
+            keep(folder, case, draw(runner, facts, ready, arms(runner, ready), drawn))
             print(f"case {number + 1} of {len(chosen)}", flush=True)
     measured = arms_in(folder, asked)
     write(measured, FOLDER / "report", (ERROR,))

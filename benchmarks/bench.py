@@ -1,8 +1,8 @@
 """``make bench``: what a step costs, against the plain model and against the official way, on random weights of real sizes.
 
-All arms of a scene run in one process through the host's own sampler, in turn, step times from its callback; ratios are
+All arms of a case run in one process through the host's own sampler, in turn, step times from its callback; ratios are
 medians over steps. Peak memory is that of a whole run above what is held before it, of the device on CUDA, of the process
-on Linux. Writes build/bench.json, one entry per scene, and prints the table of docs/measured.md.
+on Linux. Writes build/bench.json, one entry per case, and prints the table of docs/measured.md.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from harness.boot import Host
 from harness.library import ROOT
 
 from .official import official_model
-from .workshop import ALL, CACHED, FAST, FIRST, OFFICIAL, PAPER, PLAIN, SCENES, VICO_CACHED, VICO_FIRST, Clock, Workshop
+from .timing_model import ALL, CACHED, CASES, FAST, FIRST, OFFICIAL, PAPER, PLAIN, VICO_CACHED, VICO_FIRST, Clock, TimingModel
 
 FILE = ROOT / "build" / "bench.json"
 
 
-def arms(shop: Workshop) -> dict[str, Callable[[], object]]:
+def arms(timing: TimingModel) -> dict[str, Callable[[], object]]:
     """Makers of the model of each arm; ``first picture`` gets an empty store each time."""
-    FeatureStore = shop.module("dreammatcher.matching.features").FeatureStore
-    cached, looking = shop.matched(shop.kept), functools.cache(shop.vico)
+    FeatureStore = timing.module("dreammatcher.matching.features").FeatureStore
+    cached, looking = timing.matched(timing.kept), functools.cache(timing.vico)
     return {
-        PLAIN: lambda: shop.model,
-        FIRST: lambda: shop.matched(FeatureStore(capacity=1 << 40)),
+        PLAIN: lambda: timing.model,
+        FIRST: lambda: timing.matched(FeatureStore(capacity=1 << 40)),
         CACHED: lambda: cached,
-        FAST: lambda: shop.guided(cached, "fast"),
-        PAPER: lambda: shop.guided(cached, "paper"),
-        OFFICIAL: lambda: official_model(shop),
-        VICO_FIRST: shop.vico,
+        FAST: lambda: timing.guided(cached, "fast"),
+        PAPER: lambda: timing.guided(cached, "paper"),
+        OFFICIAL: lambda: official_model(timing),
+        VICO_FIRST: timing.vico,
         VICO_CACHED: looking,
     }
 
@@ -87,22 +87,22 @@ def import_seconds() -> float:
     return round(time.perf_counter() - started, 3)
 
 
-def measure(shop: Workshop, rounds: int) -> dict[str, dict]:
+def measure(timing: TimingModel, rounds: int) -> dict[str, dict]:
     """Of each arm: seconds, median ratio to the plain step beside it, seconds to the end of the first step.
 
     The first step of a run warms up and has nothing to match: it is in no ratio.
     """
-    made = {name: make for name, make in arms(shop).items() if name in shop.scene.arms}
-    if not shop.kept.rows:
-        shop.seconds(made[CACHED]())  # fills the store
+    made = {name: make for name, make in arms(timing).items() if name in timing.case.arms}
+    if not timing.kept.rows:
+        timing.seconds(made[CACHED]())  # fills the store
     if VICO_CACHED in made:
-        shop.seconds(made[VICO_CACHED]())
+        timing.seconds(made[VICO_CACHED]())
     times: dict[str, list[list[float]]] = {name: [] for name in made}
     names = list(made)
     for number in range(rounds):
         start = number % len(names)  # every round begins with another arm, or what stands before it would always be the same
         for name in names[start:] + names[:start]:
-            times[name].append(shop.seconds(made[name]()))
+            times[name].append(timing.seconds(made[name]()))
             print(f"round {number + 1}, {name}: {statistics.median(times[name][-1][1:]):.2f} s per step", flush=True)
     plain = times[PLAIN]
     return {name: {
@@ -114,30 +114,30 @@ def measure(shop: Workshop, rounds: int) -> dict[str, dict]:
     } for name, runs in times.items()}
 
 
-def peak_bytes(shop: Workshop) -> dict[str, int | None]:
+def peak_bytes(timing: TimingModel) -> dict[str, int | None]:
     """Of the plain run, a cached one and one in mode paper; in runs of their own, since what is measured slows them down."""
     found = {}
-    for name, make in arms(shop).items():
-        if name in shop.scene.arms and name in (PLAIN, CACHED, PAPER):
-            with Peak(shop.device) as peak:
-                shop.seconds(make())
+    for name, make in arms(timing).items():
+        if name in timing.case.arms and name in (PLAIN, CACHED, PAPER):
+            with Peak(timing.device) as peak:
+                timing.seconds(make())
             found[name] = peak.extra
     return found
 
 
-def match_seconds(shop: Workshop) -> dict[str, float]:
+def match_seconds(timing: TimingModel) -> dict[str, float]:
     """The match alone at the finest grid, between the reference's features and the same mirrored."""
-    correspondence = shop.module("dreammatcher.matching.correspondence")
-    descriptors = shop.module("dreammatcher.matching.descriptors")
-    _, row = next(iter(shop.kept.rows.values()))
-    one = [level.to(shop.device) for level in row.levels]
+    correspondence = timing.module("dreammatcher.matching.correspondence")
+    descriptors = timing.module("dreammatcher.matching.descriptors")
+    _, row = next(iter(timing.kept.rows.values()))
+    one = [level.to(timing.device) for level in row.levels]
     other = [level.flip(-1) for level in one]
-    half = torch.float16 if shop.device.type == "cuda" else torch.float32
+    half = torch.float16 if timing.device.type == "cuda" else torch.float32
     found = {}
     for pca in (256, 64, None):
-        with Clock(shop.device) as made:
+        with Clock(timing.device) as made:
             source, target = descriptors.descriptors(one, other, pca=pca)
-        with Clock(shop.device) as matched:
+        with Clock(timing.device) as matched:
             correspondence.match(source, target, dtype=half)
         size = "x".join(map(str, source.shape[-2:]))
         found[f"descriptors, pca {pca or 'off'}"] = round(made.seconds, 3)
@@ -146,7 +146,7 @@ def match_seconds(shop: Workshop) -> dict[str, float]:
 
 
 def markdown(results: dict[str, dict]) -> str:
-    """One column of ratios per scene; the seconds of its plain step below."""
+    """One column of ratios per case; the seconds of its plain step below."""
     names = list(dict.fromkeys(arm for result in results.values() for arm in result["arms"] if arm != PLAIN))
     lines = [f"| step against plain | {' | '.join(results)} |", "|---|" + "---|" * len(results)]
     figure = lambda row, key: f"{row[key]:.2f}" if row else "–"  # noqa: E731
@@ -166,7 +166,7 @@ def known_results(here: dict) -> dict[str, dict]:
     if not FILE.exists():
         return {}
     known = json.loads(FILE.read_text(encoding="utf-8"))
-    return {name: known[name] for name in SCENES
+    return {name: known[name] for name in CASES
             if name in known and all(known[name][key] == here[key] for key in ("device", "dtype"))}
 
 
@@ -179,7 +179,7 @@ def best_dtype(device: torch.device) -> torch.dtype:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", nargs="*", choices=SCENES, default=list(SCENES))
+    parser.add_argument("--scenes", nargs="*", choices=CASES, default=list(CASES))
     parser.add_argument("--arms", nargs="*", choices=ALL, help="only these, plain and cached")
     parser.add_argument("--width", type=int, help="base channels, for a quick look that writes nothing; 320 is the real size")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: half where the processor has it")
@@ -202,21 +202,21 @@ def main() -> None:
             "import_seconds": import_seconds()}
     results = known_results(here)
     for name in options.scenes:
-        scene = SCENES[name]
+        case = CASES[name]
         if options.width:
-            scene = replace(scene, width=options.width)
-        elif free / 1e9 < scene.gigabytes * dtype.itemsize / 4:
-            print(f"{name}: left out, {free / 1e9:.0f} GB are free and {scene.gigabytes * dtype.itemsize / 4:.0f} are needed")
+            case = replace(case, width=options.width)
+        elif free / 1e9 < case.gigabytes * dtype.itemsize / 4:
+            print(f"{name}: left out, {free / 1e9:.0f} GB are free and {case.gigabytes * dtype.itemsize / 4:.0f} are needed")
             continue
         if options.arms:
-            scene = replace(scene, arms=tuple({PLAIN: None, CACHED: None, **dict.fromkeys(options.arms)}))
+            case = replace(case, arms=tuple({PLAIN: None, CACHED: None, **dict.fromkeys(options.arms)}))
         with torch.inference_mode():
-            shop = Workshop(host, scene, options.steps, dtype, device)
-            made = {**here, "arms": measure(shop, options.rounds),
-                    "peak_bytes": peak_bytes(shop) if options.memory else {},
-                    "match": match_seconds(shop),
-                    "cache_bytes_per_step": shop.kept.bytes() // max(1, len(shop.kept.rows)),
-                    "rows_together": shop.rows_together()}
+            timing = TimingModel(host, case, options.steps, dtype, device)
+            made = {**here, "arms": measure(timing, options.rounds),
+                    "peak_bytes": peak_bytes(timing) if options.memory else {},
+                    "match": match_seconds(timing),
+                    "cache_bytes_per_step": timing.kept.bytes() // max(1, len(timing.kept.rows)),
+                    "rows_together": timing.rows_together()}
         results[name] = made
         if not options.width:
             FILE.parent.mkdir(parents=True, exist_ok=True)
@@ -224,7 +224,7 @@ def main() -> None:
         print(f"{name}: {made['device']}, {made['dtype']}; cache {made['cache_bytes_per_step'] / 1e6:.0f} MB per step; a "
               f"guidance pair and the reference's row in one call take {made['rows_together']:.2f} of what they take in two; "
               f"the pack's import {made['import_seconds']} s; {json.dumps(made['match'])}", flush=True)
-        del shop
+        del timing
     print(markdown(results))
 
 

@@ -26,7 +26,7 @@ from toybox.evaluation import CLASS, DRIFT, ERROR, SCENE, SILHOUETTE, Truth, dri
 from toybox.judge import look
 from toybox.world import SCENES, caption
 
-from .school import WORD, Lesson, School, Taught, ablations, lessons, methods
+from .method_runner import WORD, MethodRunner, SubjectCase, Taught, ablations, methods, subject_cases
 from .tables import compared, markdown, mean_of, means
 
 FILE, FOLDER = ROOT / "build" / "learn.json", ROOT / "build" / "learn"
@@ -39,36 +39,36 @@ COLUMNS = {"subject_error": ("subject error ↓", 1), "silhouette_iou": ("silhou
 MEASURES = {ERROR: "subject_error", SILHOUETTE: "silhouette_iou", SCENE: "scene", CLASS: "class"}
 
 
-def reference_of(school: School, taught: Taught, lesson: Lesson):
+def reference_of(runner: MethodRunner, taught: Taught, case: SubjectCase):
     """The first of the learned pictures, inverted with a prompt that names it, and the subject in that prompt."""
-    studio = school.studio
-    prompt = f"a photo of a {WORD} {lesson.subject.kind} {SCENES[lesson.scenes[0]]}"
-    conditioning = studio.module("dreammatcher.host.conditioning")
-    subject = conditioning.subject_of(studio.clip, prompt, lesson.subject.kind)
+    runner = runner.runner
+    prompt = f"a photo of a {WORD} {case.subject.kind} {SCENES[case.scenes[0]]}"
+    conditioning = runner.module("dreammatcher.host.text.conditioning")
+    subject = conditioning.subject_of(runner.clip, prompt, case.subject.kind)
     (tensor, options), = taught.encode(prompt)
-    reference, _ = studio.module("dreammatcher.host.matching.invert").invert_reference(
-        taught.model, studio.encode(lesson.pictures[0]), [[tensor, {**options, conditioning.SUBJECT_KEY: subject}]],
-        studio.prompt("")[0], 50, "ddim_uniform")
+    reference, _ = runner.module("dreammatcher.host.matching.invert").invert_reference(
+        taught.model, runner.encode(case.pictures[0]), [[tensor, {**options, conditioning.SUBJECT_KEY: subject}]],
+        runner.prompt("")[0], 50, "ddim_uniform")
     return reference, subject
 
 
-def matched(school: School, taught: Taught, lesson: Lesson, reference, prompt: str, guided: bool):
+def matched(runner: MethodRunner, taught: Taught, case: SubjectCase, reference, prompt: str, guided: bool):
     """The model with DreamMatcher on top, for what :func:`reference_of` gave."""
-    studio = school.studio
+    runner = runner.runner
     inverted, subject = reference
-    wanted = studio.module("dreammatcher.host.conditioning").subject_of(studio.clip, prompt, lesson.subject.kind)
-    settings = studio.module("dreammatcher.matching.settings")
-    model = studio.module("dreammatcher.host.matching.apply").apply(
+    wanted = runner.module("dreammatcher.host.text.conditioning").subject_of(runner.clip, prompt, case.subject.kind)
+    settings = runner.module("dreammatcher.matching.settings")
+    model = runner.module("dreammatcher.host.matching.apply").apply(
         taught.model, inverted, settings.MaskSettings(subject, wanted), settings.ApplySettings())[0]
-    return studio.guided(model, mode="fast") if guided else model
+    return runner.guided(model, mode="fast") if guided else model
 
 
 class Drawing:
-    """Pictures of one lesson, and figures of them."""
+    """Pictures of one case, and figures of them."""
 
-    def __init__(self, school: School, lesson: Lesson):
-        self.school, self.lesson, self.kind = school, lesson, lesson.subject.kind
-        self.studio, self.judge, self.negative = school.studio, school.judge, school.studio.prompt("")[0]
+    def __init__(self, runner: MethodRunner, case: SubjectCase):
+        self.runner, self.case, self.kind = runner, case, case.subject.kind
+        self.runner, self.judge, self.negative = runner.runner, runner.judge, runner.runner.prompt("")[0]
         self.rows: list[dict] = []
         self.strip: list[np.ndarray] = []
 
@@ -76,21 +76,21 @@ class Drawing:
         return text.replace(f"a {self.kind}", f"a {WORD} {self.kind}", 1)
 
     def plain(self, text: str, seed: int) -> np.ndarray:
-        return self.studio.sample(self.studio.model, self.studio.prompt(text)[0], self.negative, seed)
+        return self.runner.sample(self.runner.model, self.runner.prompt(text)[0], self.negative, seed)
 
     def alone(self, taught: Taught, text: str, seed: int) -> np.ndarray:
-        return self.studio.sample(taught.model, taught.encode(self.named(text)), self.negative, seed)
+        return self.runner.sample(taught.model, taught.encode(self.named(text)), self.negative, seed)
 
     def with_match(self, taught: Taught, reference, guided: bool, text: str, seed: int) -> np.ndarray:
-        model = matched(self.school, taught, self.lesson, reference, self.named(text), guided)
-        return self.studio.sample(model, taught.encode(self.named(text)), self.negative, seed)
+        model = matched(self.runner, taught, self.case, reference, self.named(text), guided)
+        return self.runner.sample(model, taught.encode(self.named(text)), self.negative, seed)
 
     def figures(self, name: str, draw: Callable[[str, int], np.ndarray], against: list[np.ndarray] | None = None,
                 **more) -> list[np.ndarray]:
-        """Adds a row of means over the lesson's pictures; their layout is compared with ``against``."""
-        pictures, found, lesson = [], [], self.lesson
-        for place, (scene, facing, seed) in enumerate(lesson.wanted):
-            picture = draw(caption(lesson.subject, facing=facing, scene=scene), seed)
+        """Adds a row of means over the case's pictures; their layout is compared with ``against``."""
+        pictures, found, case = [], [], self.case
+        for place, (scene, facing, seed) in enumerate(case.wanted):
+            picture = draw(caption(case.subject, facing=facing, scene=scene), seed)
             other = (against[place], look(self.judge, against[place])) if against else None
             found.append(measured(self.judge, picture, self.truth(scene), other))
             pictures.append(picture)
@@ -101,31 +101,31 @@ class Drawing:
 
     def drift(self, model, encode: Callable[[str], list]) -> float | None:
         """How far pictures of the class alone are from the subject's colours."""
-        pictures = [self.studio.sample(model, encode(f"a photo of a {self.kind}"), self.negative, seed) for seed in (901, 902)]
-        return mean_of(drift(self.judge, one, self.truth(self.lesson.scenes[0])).get(DRIFT) for one in pictures)
+        pictures = [self.runner.sample(model, encode(f"a photo of a {self.kind}"), self.negative, seed) for seed in (901, 902)]
+        return mean_of(drift(self.judge, one, self.truth(self.case.scenes[0])).get(DRIFT) for one in pictures)
 
     def truth(self, scene: str) -> Truth:
-        return Truth(self.lesson.pictures[0], self.lesson.parts[0], self.kind, scene)
+        return Truth(self.case.pictures[0], self.case.parts[0], self.kind, scene)
 
     def teach(self, name: str) -> None:
         """Adds the rows of one method: alone, and with DreamMatcher on top."""
-        learn = {**methods(self.school), **ablations(self.school)}[name]
-        prior = self.school.prior(self.kind)
+        learn = {**methods(self.runner), **ablations(self.runner)}[name]
+        prior = self.runner.prior(self.kind)
         begun = time.perf_counter()
-        taught = learn(self.lesson, prior)
+        taught = learn(self.case, prior)
         seconds, numbers = time.perf_counter() - begun, taught.numbers()
-        if name in ablations(self.school):
+        if name in ablations(self.runner):
             self.figures(name, partial(self.alone, taught))
             return
         alone = self.figures(name, partial(self.alone, taught), drift=self.drift(taught.model, taught.encode), seconds=seconds,
                              parameters=sum(value.numel() for value in numbers.values()), bytes=len(save(numbers)) / 1000)
-        reference = reference_of(self.school, taught, self.lesson)
+        reference = reference_of(self.runner, taught, self.case)
         for ending, guided in ((MATCHED, False), (GUIDED, True)):
             self.figures(name + ending, partial(self.with_match, taught, reference, guided), alone)
 
 
-def names_of(school: School) -> list[str]:
-    return [PLAIN, *methods(school), *ablations(school)]
+def names_of(runner: MethodRunner) -> list[str]:
+    return [PLAIN, *methods(runner), *ablations(runner)]
 
 
 def done(folder: Path, number: int, name: str) -> Path:
@@ -133,13 +133,13 @@ def done(folder: Path, number: int, name: str) -> Path:
     return folder / f"{number:03} {name}.json"
 
 
-def teach(school: School, lesson: Lesson, folder: Path, number: int, name: str) -> None:
+def teach(runner: MethodRunner, case: SubjectCase, folder: Path, number: int, name: str) -> None:
     """Makes and keeps what :func:`done` names."""
-    drawing = Drawing(school, lesson)
+    drawing = Drawing(runner, case)
     if name == PLAIN:
-        drawing.strip.append(lesson.pictures[0])
+        drawing.strip.append(case.pictures[0])
         drawing.figures(PLAIN, drawing.plain,
-                        drift=drawing.drift(school.studio.model, lambda text: school.studio.prompt(text)[0]))
+                        drift=drawing.drift(runner.runner.model, lambda text: runner.runner.prompt(text)[0]))
     else:
         drawing.teach(name)
     file = done(folder, number, name)
@@ -164,8 +164,8 @@ def sheet(folder: Path, numbers: list[int], names: list[str], columns: list[str]
 
 
 def folder_of(prompts: int, steps: float) -> Path:
-    """Where subjects are kept: another folder for other weights, lessons and choices."""
-    files = [Path(__file__).with_name("school.py"), ROOT / "toybox" / "model.safetensors"]
+    """Where subjects are kept: another folder for other weights, subject_cases and choices."""
+    files = [Path(__file__).with_name("runner.py"), ROOT / "toybox" / "model.safetensors"]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files) + f"{prompts} {steps}".encode())
     return FOLDER / digest.hexdigest()[:8]
 
@@ -189,14 +189,14 @@ def merged(folder: Path, names: list[str], most: int = 6) -> dict[str, dict]:
     return table
 
 
-def run(school: School, subjects: int, prompts: int, first: int, folder: Path) -> None:
+def run(runner: MethodRunner, subjects: int, prompts: int, first: int, folder: Path) -> None:
     """Teaches some subjects by every method. What was made before is not made again."""
     folder.mkdir(parents=True, exist_ok=True)
     with torch.inference_mode():
-        for number, lesson in enumerate(lessons(subjects, prompts, first), first):
-            for name in names_of(school):
+        for number, case in enumerate(subject_cases(subjects, prompts, first), first):
+            for name in names_of(runner):
                 if not done(folder, number, name).exists():
-                    teach(school, lesson, folder, number, name)
+                    teach(runner, case, folder, number, name)
                     print(f"subject {number}: {name} is done", flush=True)
 
 
@@ -207,13 +207,13 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--steps", type=float, default=1.0, help="share of each method's steps")
     options = parser.parse_args()
-    school = School(Host(ROOT / "build" / f"host-learn-{options.first}"), options.steps)
+    runner = MethodRunner(Host(ROOT / "build" / f"host-learn-{options.first}"), options.steps)
     folder = folder_of(options.prompts, options.steps)
-    run(school, options.subjects, options.prompts, options.first, folder)
-    names = names_of(school)
+    run(runner, options.subjects, options.prompts, options.first, folder)
+    names = names_of(runner)
     print(markdown(merged(folder, names), COLUMNS, "method"))
-    pairs = [(name, name + more) for name in methods(school) for more in (MATCHED, GUIDED)]
-    pairs += [("Textual Inversion", "ViCo"), *(("ViCo", name) for name in ablations(school))]
+    pairs = [(name, name + more) for name in methods(runner) for more in (MATCHED, GUIDED)]
+    pairs += [("Textual Inversion", "ViCo"), *(("ViCo", name) for name in ablations(runner))]
     print(compared(rows_of(folder, names), "subject_error", pairs))
 
 

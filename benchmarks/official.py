@@ -9,15 +9,15 @@ from __future__ import annotations
 import torch
 
 
-def official_model(shop):
-    """A clone of the workshop's model whose every UNet call carries the reference's rows along."""
-    descriptors = shop.module("dreammatcher.matching.descriptors")
-    correspondence = shop.module("dreammatcher.matching.correspondence")
-    appearance, foregrounds = shop.module("dreammatcher.matching.appearance"), shop.module("dreammatcher.attention")
-    capture = shop.module("dreammatcher.host.capture")
-    structure = shop.module("dreammatcher.unet").structure_of(shop.model.model)
-    trajectory = shop.reference.trajectory
-    maps = capture.SubjectMaps.of(shop.model.model, structure, shop.mask.target_subject, (shop.side, shop.side))
+def official_model(timing):
+    """A clone of the timing model's whose every UNet call carries the reference's rows along."""
+    descriptors = timing.module("dreammatcher.matching.descriptors")
+    correspondence = timing.module("dreammatcher.matching.correspondence")
+    appearance, foregrounds = timing.module("dreammatcher.matching.appearance"), timing.module("dreammatcher.attention")
+    capture = timing.module("dreammatcher.host.model.capture")
+    structure = timing.module("dreammatcher.backbones.unet").structure_of(timing.model.model)
+    trajectory = timing.reference.trajectory
+    maps = capture.SubjectMaps.of(timing.model.model, structure, timing.mask.target_subject, (timing.side, timing.side))
     state: dict = {"levels": None, "new": {}, "maps": []}
 
     def split(x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -29,14 +29,14 @@ def official_model(shop):
         layer = capture.layer_of(extra)
         if layer in maps.modules:
             rows = split(n)[-1][1].shape[0]
-            state["maps"].append(maps.read(layer, n[rows:2 * rows], context[rows:2 * rows], (shop.side, shop.side)))
+            state["maps"].append(maps.read(layer, n[rows:2 * rows], context[rows:2 * rows], (timing.side, timing.side)))
         return n, context, value
 
     def inject(n, context, value, extra):
         layer = capture.layer_of(extra)
         if layer not in structure.self_attention or state["levels"] is None:
             return n, context, value
-        side = shop.side >> structure.self_attention[layer]
+        side = timing.side >> structure.self_attention[layer]
         mask = foregrounds.foreground(state["maps"], (side, side))
         made = []
         for (source, target), levels in zip(split(value), state["levels"]):
@@ -61,12 +61,12 @@ def official_model(shop):
             raise RuntimeError("the host runs the guidance pair in two calls, for want of memory; this arm needs it in one")
         state["maps"].clear()
         own = trajectory.at(float(sigma[0])).to(x)
-        texts = [shop.reference.negative, shop.reference.positive]
+        texts = [timing.reference.negative, timing.reference.positive]
         c["c_crossattn"] = torch.cat((c["c_crossattn"], *(text.cross_attention.to(x) for text in texts)))
         rows = torch.cat((x, own, own)), torch.cat((sigma, sigma[:1], sigma[:1]))
         return apply_model(*rows, **c)[: x.shape[0]]
 
-    model = shop.model.clone()
+    model = timing.model.clone()
     model.set_model_unet_function_wrapper(carry)
     model.set_model_attn2_patch(read)
     model.set_model_attn1_patch(inject)

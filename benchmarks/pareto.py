@@ -57,8 +57,8 @@ def main() -> None:
     if options.redraw:
         table = json.loads(FILE.read_text(encoding="utf-8"))
     else:
-        studio = quality.Studio(Host(ROOT / "build" / "host"))
-        arms = quality.run(studio, "trades", options.cases, options.first, quality.FOLDER / "trades")
+        runner = quality.ToyboxRunner(Host(ROOT / "build" / "host"))
+        arms = quality.run(runner, "trades", options.cases, options.first, quality.FOLDER / "trades")
         print(markdown(report_table(arms, (ERROR,))))
         table = {arm.name: {metric: arm.estimate(metric).mean for metric in (ERROR, quality.TIME)}
                  for arm in arms if arm.name != quality.RECOLOURED}

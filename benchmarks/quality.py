@@ -33,21 +33,21 @@ from toybox.layout import recoloured
 from toybox.world import random_pose, random_scene, unseen_subject
 
 from .arms import PICTURES, PLAIN, STUDIES
-from .studio import Studio
+from .toybox_runner import ToyboxRunner
 
 FOLDER = ROOT / "build" / "quality"
 FILE = FOLDER.with_suffix(".json")
 RECOLOURED, TIME = "plain, recoloured to the reference", "time"
 
 
-def bounds(chosen: list[Case], studio: Studio) -> dict[str, float]:
+def bounds(chosen: list[Case], runner: ToyboxRunner) -> dict[str, float]:
     """Subject error of the same subject drawn anew (through the autoencoder), and of another subject of its class."""
     floor, ceiling = [], []
     for index, case in enumerate(chosen):
         rng = random.Random(f"bounds-{index}")
         others = (case.subject, unseen_subject(20_000 + index, case.subject.kind))
         for subject, values in zip(others, (floor, ceiling)):
-            picture = studio.decode(studio.encode(render(subject, random_pose(rng), random_scene(rng))[0]))
+            picture = runner.decode(runner.encode(render(subject, random_pose(rng), random_scene(rng))[0]))
             values.append(measured(judge(), picture, case.truth())[ERROR])
     return {"floor": float(np.mean(floor)), "ceiling": float(np.mean(ceiling))}
 
@@ -63,19 +63,19 @@ def png(picture: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def draw(studio: Studio, case: Case, ready: SimpleNamespace, models: dict[str, object],
+def draw(runner: ToyboxRunner, case: Case, ready: SimpleNamespace, models: dict[str, object],
          others: dict[str, np.ndarray] | None = None) -> dict[str, tuple[np.ndarray, float | None]]:
     """A picture of every model with its seconds, pictures that were made elsewhere (``others``), and the plain one recoloured,
     through the autoencoder."""
     made: dict[str, tuple[np.ndarray, float | None]] = {}
     for name, model in models.items():
         start = time.perf_counter()
-        picture = studio.sample(model, ready.target, ready.negative, case.seed)
+        picture = runner.sample(model, ready.target, ready.negative, case.seed)
         made[name] = picture, time.perf_counter() - start
     made.update({name: (picture, None) for name, picture in (others or {}).items()})
     plain = made[PLAIN][0]
     goal = recoloured(plain, look(judge(), plain).parts, ready.picture, ready.parts, case.subject.kind)
-    return {**made, RECOLOURED: (studio.decode(studio.encode(goal)), None)}
+    return {**made, RECOLOURED: (runner.decode(runner.encode(goal)), None)}
 
 
 def keep(folder: Path, case: protocols.Case, made: dict[str, tuple[np.ndarray, float | None]]) -> None:
@@ -111,15 +111,15 @@ def order(folder: Path, name: str) -> tuple:
     return name != PLAIN, name == RECOLOURED, min(path.stat().st_mtime_ns for path in (folder / name / "cases").iterdir())
 
 
-def run(studio: Studio, study: str, count: int, first: int, folder: Path) -> list[Measured]:
+def run(runner: ToyboxRunner, study: str, count: int, first: int, folder: Path) -> list[Measured]:
     """The arms of a study over ``count`` cases, whose pictures are kept in ``folder``."""
     chosen = list(protocol(folder / "references", count, first).cases())
     with torch.inference_mode():
         for number, (case, facts) in enumerate(zip(chosen, cases(count, first))):
             if not Folder(folder / RECOLOURED).done(case):
-                ready = studio.ahead(studio.prepare(facts), both_rows=True)
-                extra = PICTURES[study](studio, ready, facts) if study in PICTURES else {}
-                keep(folder, case, draw(studio, facts, ready, STUDIES[study](studio, ready), extra))
+                ready = runner.ahead(runner.prepare(facts), both_rows=True)
+                extra = PICTURES[study](runner, ready, facts) if study in PICTURES else {}
+                keep(folder, case, draw(runner, facts, ready, STUDIES[study](runner, ready), extra))
             print(f"case {number + 1} of {count}", flush=True)
     return arms_in(folder, chosen)
 
@@ -131,12 +131,12 @@ def main() -> None:
     parser.add_argument("--study", choices=STUDIES, default="arms", help="'arms' writes build/quality.json, others only reports")
     parser.add_argument("--weights", type=Path, help="a Toybox file other than the shipped one")
     options = parser.parse_args()
-    studio = Studio(Host(ROOT / "build" / "host"), options.weights)
+    runner = ToyboxRunner(Host(ROOT / "build" / "host"), options.weights)
     folder = FOLDER / (f"{options.study}, {options.weights.stem}" if options.weights else options.study)
-    arms = run(studio, options.study, options.cases, options.first, folder)
+    arms = run(runner, options.study, options.cases, options.first, folder)
     if options.study == "arms":
         with torch.inference_mode():
-            limits = bounds(cases(options.cases, options.first), studio)
+            limits = bounds(cases(options.cases, options.first), runner)
         means = {arm.name: {metric: arm.estimate(metric).mean for metric in arm.metrics()} for arm in arms}
         FILE.write_text(json.dumps({**means, "bounds": limits}, indent=1) + "\n", encoding="utf-8")
         print(f"bounds of subject error: same subject {limits['floor']:.1f}, another subject {limits['ceiling']:.1f}")

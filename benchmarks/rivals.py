@@ -10,13 +10,13 @@ import torch
 
 from toybox.evaluation import Case
 
-from . import studio as studios
-from .studio import Studio
+from . import toybox_runner
+from .toybox_runner import ToyboxRunner
 
 
-def without_inversion(studio: Studio, ready: SimpleNamespace, scale: float = 1.0, seed: int = 0) -> SimpleNamespace:
+def without_inversion(runner: ToyboxRunner, ready: SimpleNamespace, scale: float = 1.0, seed: int = 0) -> SimpleNamespace:
     """The case with its reference at sigma made of one seeded noise, x0 + scale * sigma * noise, in place of the inversion's."""
-    inversion, features = studio.module("dreammatcher.matching.inversion"), studio.module("dreammatcher.matching.features")
+    inversion, features = runner.module("dreammatcher.matching.inversion"), runner.module("dreammatcher.matching.features")
     path = ready.reference.trajectory
     clean = ready.reference.latent.to(path.clean)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
@@ -26,7 +26,7 @@ def without_inversion(studio: Studio, ready: SimpleNamespace, scale: float = 1.0
     return SimpleNamespace(**{**vars(ready), "reference": reference})
 
 
-def diptych(studio: Studio, ready: SimpleNamespace, case: Case) -> np.ndarray:
+def diptych(runner: ToyboxRunner, ready: SimpleNamespace, case: Case) -> np.ndarray:
     """The right half of a latent of double width whose left half is held to the reference.
 
     The right half starts from the noise of the plain picture.
@@ -38,6 +38,6 @@ def diptych(studio: Studio, ready: SimpleNamespace, case: Case) -> np.ndarray:
     noise = torch.cat([comfy.sample.prepare_noise(empty, seed) for seed in (case.seed + 1, case.seed)], -1)
     latent, mask = torch.cat([reference, empty], -1), torch.cat([empty, empty + 1], -1)[:, :1]
     made = comfy.sample.sample(
-        studio.model, noise, studios.STEPS, studio.cfg, "ddim", "ddim_uniform", ready.target, ready.negative, latent,
+        runner.model, noise, toybox_runner.STEPS, runner.cfg, "ddim", "ddim_uniform", ready.target, ready.negative, latent,
         noise_mask=mask, seed=case.seed)
-    return studio.decode({"samples": made[..., reference.shape[-1]:]})
+    return runner.decode({"samples": made[..., reference.shape[-1]:]})

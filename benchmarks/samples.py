@@ -20,8 +20,8 @@ from toybox.judge import Judge, colours_followed, load_judge, look, part_colours
 from toybox.shapes import PART_ROLES
 from toybox.world import caption, random_pose, random_scene
 
-from .studio import CFG, Studio, save_strip
 from .tables import markdown, means
+from .toybox_runner import CFG, ToyboxRunner, save_strip
 
 RENDERS, SAMPLES = "renders through the autoencoder", "samples"
 COLUMNS = {PURITY: ("purity ↑", 3), "inner": ("purity inside ↑", 3), COHERENCE: ("coherence ↓", 1),
@@ -40,24 +40,24 @@ def named_colours(case: Case, picture: np.ndarray, judge) -> float | None:
     return colours_followed(picture, look(judge, picture).parts, case.subject.kind, {"primary": primary, "secondary": secondary})
 
 
-def rendered(studio: Studio, case: Case) -> np.ndarray:
+def rendered(runner: ToyboxRunner, case: Case) -> np.ndarray:
     """The case's subject as the training pictures show it, in its wanted scene, through the autoencoder."""
     rng = random.Random(f"render-{case.seed}")
     picture, _ = render(case.subject, random_pose(rng), random_scene(rng, case.wanted_scene))
-    return studio.decode(studio.encode(picture))
+    return runner.decode(runner.encode(picture))
 
 
-def run(studio: Studio, chosen: list[Case], folder: Path | None = None) -> dict[str, dict[str, float | None]]:
+def run(runner: ToyboxRunner, chosen: list[Case], folder: Path | None = None) -> dict[str, dict[str, float | None]]:
     """Means over the ``chosen`` cases for renders and samples. Strips of pictures go into ``folder``."""
     judge = load_judge()
     rows: list[dict] = []
     with torch.inference_mode():
-        negative = studio.prompt("")[0]
+        negative = runner.prompt("")[0]
         for number, case in enumerate(chosen):
             coloured = caption(case.subject, colours=True, facing=case.facing, scene=case.wanted_scene)
-            plain, named = (studio.sample(studio.model, studio.prompt(text)[0], negative, case.seed)
+            plain, named = (runner.sample(runner.model, runner.prompt(text)[0], negative, case.seed)
                             for text in (case.prompt(), coloured))
-            truth = rendered(studio, case)
+            truth = rendered(runner, case)
             for name, picture, asked in ((RENDERS, truth, truth), (SAMPLES, plain, named)):
                 rows.append({"name": name, **measure(judge, case, picture), "colours": named_colours(case, asked, judge)})
             if folder:
@@ -74,8 +74,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, help="folder for a strip of pictures per case: render, sample, named colours")
     parser.add_argument("--weights", type=Path, help="a Toybox file other than the shipped one")
     options = parser.parse_args()
-    studio = Studio(Host(ROOT / "build" / "host"), options.weights, options.cfg)
-    print(markdown(run(studio, cases(options.cases, options.first), options.pictures), COLUMNS))
+    runner = ToyboxRunner(Host(ROOT / "build" / "host"), options.weights, options.cfg)
+    print(markdown(run(runner, cases(options.cases, options.first), options.pictures), COLUMNS))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from toybox.judge import colours_followed, look
 from toybox.layout import facing_of
 from toybox.world import caption, unseen_subject
 
-from .school import Lesson, School, Taught, lessons
+from .method_runner import MethodRunner, SubjectCase, Taught, subject_cases
 from .tables import Columns, compared, markdown, means
 
 FOLDER = ROOT / "build" / "sefi"
@@ -32,7 +32,7 @@ WORD, COARSE = "sks", "red"
 STEPS, RATE, BATCH = 300, 3e-2, 4
 WEIGHT, REDUCTION = 0.03, "sum over patches"
 WEIGHTS = (0.0, 0.003, 0.03, 0.3, 3.0)
-#: lessons begin at these numbers; make learn has 0 to 9
+#: subject_cases begin at these numbers; make learn has 0 to 9
 SUBJECTS, SWEPT = 200, 300
 FACING, COLOURS = "facing", "colours of the prompt"
 COLUMNS: Columns = {ERROR: ("subject error ↓", 1), SCENE: ("scene ↑", 2), FACING: ("facing ↑", 2),
@@ -49,64 +49,64 @@ ROWS = {"Textual Inversion": dict(stages=1, split=False, weight=0.0),
 LOSS = (("both", "both + attention loss"),)
 
 
-def teach(school: School, lesson: Lesson, stages: int, split: bool, weight: float, steps: int,
+def teach(runner: MethodRunner, case: SubjectCase, stages: int, split: bool, weight: float, steps: int,
           reduction: str = REDUCTION) -> Taught:
-    """SeFi-IDE on the first of the lesson's pictures."""
-    nodes, studio, kind = school.nodes, school.studio, lesson.subject.kind
-    image = torch.from_numpy(lesson.pictures[0].copy()).float()[None] / 255
+    """SeFi-IDE on the first of the case's pictures."""
+    nodes, runner, kind = runner.nodes, runner.runner, case.subject.kind
+    image = torch.from_numpy(case.pictures[0].copy()).float()[None] / 255
     sefi = nodes["DreamMatcherSeFiTrain"]().learn(
-        studio.model, studio.clip, studio.vae, image, WORD, COARSE, f"a photo of a {COARSE} {kind}", 128, steps, RATE, weight, 0,
+        runner.model, runner.clip, runner.vae, image, WORD, COARSE, f"a photo of a {COARSE} {kind}", 128, steps, RATE, weight, 0,
         stages, split, "table", False, BATCH, reduction)[0]
-    model = nodes["DreamMatcherSeFiApply"]().apply(studio.model, sefi)[0]
+    model = nodes["DreamMatcherSeFiApply"]().apply(runner.model, sefi)[0]
 
     def encode(prompt: str) -> list:
         if WORD not in prompt.split():
-            return studio.prompt(prompt)[0]
-        return nodes["DreamMatcherSeFiPrompt"]().encode(studio.clip, prompt, sefi)[0]
+            return runner.prompt(prompt)[0]
+        return nodes["DreamMatcherSeFiPrompt"]().encode(runner.clip, prompt, sefi)[0]
     return Taught(model, sefi, encode)
 
 
-def untaught(school: School) -> Taught:
+def untaught(runner: MethodRunner) -> Taught:
     """The plain model, whose prompts do without the word."""
-    return Taught(school.studio.model, None, lambda prompt: school.studio.prompt(prompt)[0])
+    return Taught(runner.runner.model, None, lambda prompt: runner.runner.prompt(prompt)[0])
 
 
-def drawn(school: School, lesson: Lesson, taught: Taught, word: str, folder: Path, name: str) -> dict[str, float | None]:
-    """Means over the lesson's pictures. Each prompt asks for a scene and a side; one more names another subject's colours."""
-    studio, kind, negative = school.studio, lesson.subject.kind, school.studio.prompt("")[0]
+def drawn(runner: MethodRunner, case: SubjectCase, taught: Taught, word: str, folder: Path, name: str) -> dict[str, float | None]:
+    """Means over the case's pictures. Each prompt asks for a scene and a side; one more names another subject's colours."""
+    runner, kind, negative = runner.runner, case.subject.kind, runner.runner.prompt("")[0]
     rows, pictures = [], []
 
     def draw(text: str, seed: int) -> np.ndarray:
-        pictures.append(studio.sample(taught.model, taught.encode(text.replace(f" {kind}", f"{word} {kind}", 1)), negative, seed))
+        pictures.append(runner.sample(taught.model, taught.encode(text.replace(f" {kind}", f"{word} {kind}", 1)), negative, seed))
         return pictures[-1]
 
-    for place, (scene, _, seed) in enumerate(lesson.wanted):
+    for place, (scene, _, seed) in enumerate(case.wanted):
         side = ("left", "right")[place % 2]
-        picture = draw(caption(lesson.subject, facing=side, scene=scene), seed)
-        plain = folder / f"{lesson.wanted[0][2]} {PLAIN}.png"
+        picture = draw(caption(case.subject, facing=side, scene=scene), seed)
+        plain = folder / f"{case.wanted[0][2]} {PLAIN}.png"
         other = np.array(Image.open(plain))[:, 128 * place:128 * (place + 1)] if plain.exists() else picture
-        found = measured(school.judge, picture, Truth(lesson.pictures[0], lesson.parts[0], kind, scene),
-                         (other, look(school.judge, other)))
-        rows.append({**found, FACING: float(facing_of(look(school.judge, picture).parts, kind) == side)})
-    another = unseen_subject(70_000 + lesson.wanted[0][2] % 1000, kind)
-    picture = draw(caption(another, colours=True, scene=lesson.wanted[0][0]), lesson.wanted[0][2] + 1)
+        found = measured(runner.judge, picture, Truth(case.pictures[0], case.parts[0], kind, scene),
+                         (other, look(runner.judge, other)))
+        rows.append({**found, FACING: float(facing_of(look(runner.judge, picture).parts, kind) == side)})
+    another = unseen_subject(70_000 + case.wanted[0][2] % 1000, kind)
+    picture = draw(caption(another, colours=True, scene=case.wanted[0][0]), case.wanted[0][2] + 1)
     primary, secondary = another.colour_names[:2]
-    rows.append({COLOURS: colours_followed(picture, look(school.judge, picture).parts, kind,
+    rows.append({COLOURS: colours_followed(picture, look(runner.judge, picture).parts, kind,
                                            {"primary": primary, "secondary": secondary})})
-    Image.fromarray(np.concatenate([*pictures, lesson.pictures[0]], 1)).save(folder / f"{lesson.wanted[0][2]} {name}.png")
+    Image.fromarray(np.concatenate([*pictures, case.pictures[0]], 1)).save(folder / f"{case.wanted[0][2]} {name}.png")
     return means([{"name": name, **row} for row in rows], COLUMNS)[name]
 
 
-def run(school: School, chosen: list[Lesson], rows: dict[str, dict], steps: int, folder: Path) -> None:
-    """Teaches what is not there yet, the rows of a lesson in turn."""
+def run(runner: MethodRunner, chosen: list[SubjectCase], rows: dict[str, dict], steps: int, folder: Path) -> None:
+    """Teaches what is not there yet, the rows of a case in turn."""
     folder.mkdir(parents=True, exist_ok=True)
-    for number, lesson in enumerate(chosen):
+    for number, case in enumerate(chosen):
         for name, choice in {PLAIN: None, **rows}.items():
-            file = folder / f"{lesson.wanted[0][2]} {name}.json"
+            file = folder / f"{case.wanted[0][2]} {name}.json"
             if file.exists():
                 continue
-            taught = untaught(school) if choice is None else teach(school, lesson, steps=steps, **choice)
-            found = drawn(school, lesson, taught, "" if choice is None else f" {WORD}", folder, name)
+            taught = untaught(runner) if choice is None else teach(runner, case, steps=steps, **choice)
+            found = drawn(runner, case, taught, "" if choice is None else f" {WORD}", folder, name)
             file.write_text(json.dumps(found), encoding="utf-8")
             print(f"subject {number + 1} of {len(chosen)}: {name}: {found[ERROR]}", flush=True)
 
@@ -136,9 +136,9 @@ def main() -> None:
         f"weight {one:g}": dict(stages=5, split=True, weight=one, reduction=options.reduction) for one in WEIGHTS}
     folder = FOLDER / f"{what}, {options.steps} steps, {options.prompts} prompts"
     with torch.inference_mode():
-        school = School(Host(ROOT / "build" / f"host-sefi-{options.first}{options.weights}"))
-        chosen = lessons(options.subjects, options.prompts, (SWEPT if options.weights else SUBJECTS) + options.first)
-        run(school, chosen, rows, options.steps, folder)
+        runner = MethodRunner(Host(ROOT / "build" / f"host-sefi-{options.first}{options.weights}"))
+        chosen = subject_cases(options.subjects, options.prompts, (SWEPT if options.weights else SUBJECTS) + options.first)
+        run(runner, chosen, rows, options.steps, folder)
     found = rows_of(folder, rows)
     table, count = means(found, COLUMNS), len({row["subject"] for row in found})
     before = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}

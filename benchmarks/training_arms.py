@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from harness.boot import Host
 
-from .workshop import SD15, random_unet
+from .timing_model import SD15, random_unet
 
 TEXT, PICTURES = (1, 77, 768), 4
 

@@ -15,7 +15,7 @@ from harness.boot import Host
 from harness.library import ROOT
 
 from .learn import Drawing
-from .school import School, lessons
+from .method_runner import MethodRunner, subject_cases
 from .tables import markdown, means
 
 #: as many of the deviations of a word's numbers (0.042 in Toybox, about 0.014 in SD1.4) as the authors' 0.005 of one GPU with one
@@ -31,14 +31,14 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=2)
     parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
     options = parser.parse_args()
-    school, rows = School(Host(ROOT / "build" / "host-vico-rates")), []
+    runner, rows = MethodRunner(Host(ROOT / "build" / "host-vico-rates")), []
     with torch.inference_mode():
         for number in options.subjects:
-            lesson, = lessons(1, options.prompts, number)
+            case, = subject_cases(1, options.prompts, number)
             for rate in options.rates:
-                drawing = Drawing(school, lesson)
+                drawing = Drawing(runner, case)
                 for name, looks in ((f"word_rate {rate:g}", True), (f"word_rate {rate:g}, its word alone", False)):
-                    taught = school.vico(lesson, STEPS, (rate, BLOCK_RATE), looks)
+                    taught = runner.vico(case, STEPS, (rate, BLOCK_RATE), looks)
                     drawing.figures(name, partial(drawing.alone, taught))
                 rows += [{**row, "subject": number} for row in drawing.rows]
                 for row in drawing.rows:

@@ -23,7 +23,7 @@ from toybox.evaluation import ERROR, SCENE, Truth, cases, measured
 from toybox.judge import load_judge, look, palette_distance, part_colours
 from toybox.world import CLASSES, SCENES, caption, face, random_pose, random_scene, unseen_subject
 
-from .studio import Studio
+from .toybox_runner import ToyboxRunner
 
 
 def measured_arms(folder: Path, rows: dict[str, dict[str, dict[str, float]]],
@@ -40,27 +40,27 @@ def measured_arms(folder: Path, rows: dict[str, dict[str, dict[str, float]]],
     return arms
 
 
-def several_views(studio: Studio, judge, count: int, folder: Path) -> list[Measured]:
+def several_views(runner: ToyboxRunner, judge, count: int, folder: Path) -> list[Measured]:
     """The target faces away from the first view; the second view faces as the target does, the third is any other."""
     rows, made_of = ({name: {} for name in ("plain", "1 view", "2 views", "3 views")} for _ in range(2))
-    combined = studio.module("dreammatcher.matching.reference").combined
+    combined = runner.module("dreammatcher.matching.reference").combined
     for number, case in enumerate(cases(count)):
         wanted = "left" if case.pose.facing == "right" else "right"
         case = replace(case, facing=wanted)
         rng = random.Random(f"views-{number}")
         poses = [case.pose, face(random_pose(rng), wanted), random_pose(rng)]
         pictures = [render(case.subject, pose, case.scene) for pose in poses]
-        made = [studio.reference(picture, caption(case.subject, facing=pose.facing, scene=case.scene.name), case.subject.kind)
+        made = [runner.reference(picture, caption(case.subject, facing=pose.facing, scene=case.scene.name), case.subject.kind)
                 for (picture, _), pose in zip(pictures, poses)]
-        target, subject = studio.prompt(case.prompt(), case.subject.kind)
-        negative = studio.prompt("")[0]
-        mask = studio.module("dreammatcher.matching.settings").MaskSettings(None, subject)
+        target, subject = runner.prompt(case.prompt(), case.subject.kind)
+        negative = runner.prompt("")[0]
+        mask = runner.module("dreammatcher.matching.settings").MaskSettings(None, subject)
         sets = [made[0][0], combined(made[0][0], made[1][0])]
         sets.append(combined(sets[1], made[2][0]))
-        apply = studio.module("dreammatcher.host.matching.apply").apply
-        settings = studio.module("dreammatcher.matching.settings").ApplySettings()
-        models = [studio.model, *(apply(studio.model, chosen, mask, settings)[0] for chosen in sets)]
-        shown = [studio.sample(model, target, negative, case.seed) for model in models]
+        apply = runner.module("dreammatcher.host.matching.apply").apply
+        settings = runner.module("dreammatcher.matching.settings").ApplySettings()
+        models = [runner.model, *(apply(runner.model, chosen, mask, settings)[0] for chosen in sets)]
+        shown = [runner.sample(model, target, negative, case.seed) for model in models]
         truth = Truth(*pictures[0], case.subject.kind, case.wanted_scene)
         for name, picture in zip(rows, shown):
             found = measured(judge, picture, truth)
@@ -73,7 +73,7 @@ def several_views(studio: Studio, judge, count: int, folder: Path) -> list[Measu
 SIDES = ("left", "right")
 
 
-def two_subjects(studio: Studio, judge, count: int, folder: Path) -> list[Measured]:
+def two_subjects(runner: ToyboxRunner, judge, count: int, folder: Path) -> list[Measured]:
     """Two subjects of different classes side by side, by regional prompts on a latent twice as wide.
 
     ``own`` is the subject error of each half; ``other``, for leakage, how far the half's subject is from the colours of the
@@ -86,18 +86,18 @@ def two_subjects(studio: Studio, judge, count: int, folder: Path) -> list[Measur
         scene = random_scene(rng)
         subjects = [unseen_subject(30_000 + 2 * number + side, kind) for side, kind in enumerate(kinds)]
         pictures = [render(subject, random_pose(rng), scene) for subject in subjects]
-        references = [studio.reference(picture, caption(subject, scene=scene.name), subject.kind)
+        references = [runner.reference(picture, caption(subject, scene=scene.name), subject.kind)
                       for (picture, _), subject in zip(pictures, subjects)]
         wanted = rng.choice([name for name in SCENES if name != scene.name])
-        prompts = [studio.prompt(caption(subject, scene=wanted), subject.kind) for subject in subjects]
+        prompts = [runner.prompt(caption(subject, scene=wanted), subject.kind) for subject in subjects]
         regions = [[[conditioning[0][0], {**conditioning[0][1], "area": (16, 16, 0, 16 * side), "strength": 1.0}]]
                    for side, (conditioning, _) in enumerate(prompts)]
-        models = [studio.model]
+        models = [runner.model]
         for side in range(2):
-            mask = studio.module("dreammatcher.matching.settings").MaskSettings(references[side][1], prompts[side][1])
-            models.append(studio.module("dreammatcher.host.matching.apply").apply(
-                models[-1], references[side][0], mask, studio.module("dreammatcher.matching.settings").ApplySettings())[0])
-        shown = [studio.sample(model, regions[0] + regions[1], studio.prompt("")[0], 900 + number, width=32) for model in models]
+            mask = runner.module("dreammatcher.matching.settings").MaskSettings(references[side][1], prompts[side][1])
+            models.append(runner.module("dreammatcher.host.matching.apply").apply(
+                models[-1], references[side][0], mask, runner.module("dreammatcher.matching.settings").ApplySettings())[0])
+        shown = [runner.sample(model, regions[0] + regions[1], runner.prompt("")[0], 900 + number, width=32) for model in models]
         palettes = [[colour for colour, _ in part_colours(*pictures[side], kinds[side]).values()] for side in range(2)]
         for name, picture in zip(rows, shown):
             found: dict[str, float | None] = {}
@@ -116,11 +116,11 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=20)
     parser.add_argument("--only", choices=("views", "pairs"))
     options = parser.parse_args()
-    studio, judge = Studio(Host(ROOT / "build" / "host")), load_judge()
+    runner, judge = ToyboxRunner(Host(ROOT / "build" / "host")), load_judge()
     with torch.inference_mode():
         for name, study in (("views", several_views), ("pairs", two_subjects)):
             if options.only in (None, name):
-                print(markdown(table(study(studio, judge, options.cases, ROOT / "build" / name))))
+                print(markdown(table(study(runner, judge, options.cases, ROOT / "build" / name))))
 
 
 if __name__ == "__main__":

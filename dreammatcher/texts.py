@@ -1,8 +1,9 @@
-"""Texts that people and their programs write."""
+"""Texts that people and their programs write, and words in them."""
 
 from __future__ import annotations
 
 import codecs
+import re
 from pathlib import Path
 
 #: marks at the beginning of a text; UTF-32's begins as UTF-16's does
@@ -25,3 +26,13 @@ def read_text(name: str, path: Path) -> str:
         raise ValueError(f"{name}: {path.name} is no text in UTF-8 (it holds zeros, as UTF-16 without its mark does); open it in "
                          "an editor and save it as UTF-8")
     return text
+
+
+def alone(word: str) -> str:
+    """A pattern of ``word`` where it stands alone: "sks" is not in "risks"."""
+    return rf"(?<!\w){re.escape(word)}(?!\w)"
+
+
+def holds(caption: str, word: str) -> bool:
+    """Whether ``word`` stands alone in ``caption``."""
+    return bool(word) and re.search(alone(word), caption) is not None

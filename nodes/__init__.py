@@ -1,6 +1,6 @@
 """What the user sees."""
 
-from ..dreammatcher.host.bypass import listen
+from ..dreammatcher.host.graph.bypass import listen
 from . import (
     easy,
     evaluation,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..dreammatcher.host.evaluation import ENCODERS, chart_image, compared, described, evaluate
+from ..dreammatcher.host.scoring.scores import ENCODERS, chart_image, compared, described, evaluate
 from .sets import takes_sets
 
 CATEGORY = "DreamMatcher/evaluation"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..dreammatcher.host.notes import not_connected
+from ..dreammatcher.host.graph.notes import not_connected
 from ..dreammatcher.host.training import load as loading
 from ..dreammatcher.host.training.keep import apply_learned, save_learned
 from .reference import nothing_saved

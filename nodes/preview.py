@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..dreammatcher.host.graph.records import Seen
 from ..dreammatcher.host.matching.preview import show
-from ..dreammatcher.host.records import Seen
 from .reference import CATEGORY
 from .sets import takes_sets
 

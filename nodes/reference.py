@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..dreammatcher.host.conditioning import encode_subject, subject_and_remarks
-from ..dreammatcher.host.masks import one_mask
+from ..dreammatcher.host.graph.masks import one_mask
+from ..dreammatcher.host.graph.notes import not_connected
 from ..dreammatcher.host.matching import invert
 from ..dreammatcher.host.matching.files import REFERENCES, load_reference, save_reference
-from ..dreammatcher.host.notes import not_connected
+from ..dreammatcher.host.text.conditioning import encode_subject, subject_and_remarks
 from ..dreammatcher.matching.features import PRECISIONS, FeatureOptions
 
 CATEGORY = "DreamMatcher"

@@ -7,7 +7,7 @@ from ..dreammatcher.host.sefi.apply import apply_or_pass
 from ..dreammatcher.host.sefi.prompt import staged_or_plain
 from ..dreammatcher.host.sefi.train import one_picture, train_sefi
 from ..dreammatcher.host.training.keep import curve_image
-from ..dreammatcher.host.training.learn import USUAL
+from ..dreammatcher.host.training.learn import DEFAULT_OPTIONS
 from ..dreammatcher.sefi.attention_loss import REDUCTION, SUMMED, WEIGHT, AttentionLoss
 from ..dreammatcher.sefi.recipe import NETWORK, TABLE, SefiSettings
 from ..dreammatcher.sefi.stages import STAGES
@@ -65,7 +65,7 @@ class DreamMatcherSeFiTrain:
 
     def learn(self, model, clip, vae, image, identifier, class_word, reference_prompt, resolution, steps, rate, attention_weight,
               seed, stages=STAGES, split=True, learns=NETWORK, flip=True, batch=1, reduction=REDUCTION, compared=ALL,
-              bfloat16=False, options=USUAL):
+              bfloat16=False, options=DEFAULT_OPTIONS):
         own = one_picture(image, identifier, class_word, reference_prompt, resolution, flip)
         loss = AttentionLoss(class_word, attention_weight, reduction, compared == SUBJECT)
         sefi, losses = train_sefi(model, clip, vae, own, SefiSettings(stages, split, learns, rate), loss,

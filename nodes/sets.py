@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..dreammatcher.host.records import at_element
+from ..dreammatcher.host.graph.records import at_element
 
 
 def takes_sets(*names: str):

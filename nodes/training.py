@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ..dreammatcher.host.training.keep import apply_learned, curve_image
 from ..dreammatcher.host.training.learn import (
+    DEFAULT_OPTIONS,
     FULL,
     LORA,
-    USUAL,
     CustomDiffusionSettings,
     DreamBoothSettings,
     custom_diffusion,
@@ -76,7 +76,7 @@ class DreamMatcherDreamBooth:
         }}
 
     def learn(self, model, clip, vae, training_set, kind, steps, rate, seed, prior_set=None, prior_weight=1.0, rank=4,
-              batch=1, text_encoder=False, masked=False, bfloat16=False, options=USUAL):
+              batch=1, text_encoder=False, masked=False, bfloat16=False, options=DEFAULT_OPTIONS):
         chosen = DreamBoothSettings(kind, LoraSettings(rank, options.alpha), rate, text_encoder)
         learned, losses = dreambooth(
             model, clip, vae, training_set, prior_set, chosen, ObjectiveSettings(prior_weight, options.min_snr_gamma, masked),
@@ -110,7 +110,7 @@ class DreamMatcherTextualInversion:
         }}
 
     def learn(self, model, clip, vae, training_set, initial_word, vectors, steps, rate, seed, batch=1, bfloat16=False,
-              options=USUAL, attention_loss=None):
+              options=DEFAULT_OPTIONS, attention_loss=None):
         settings = options.training(steps, batch, seed, bfloat16)
         learned, losses = textual_inversion(model, clip, vae, training_set, initial_word, vectors, rate, settings, options,
                                             attention_loss)
@@ -149,7 +149,7 @@ class DreamMatcherCustomDiffusion:
         }}
 
     def learn(self, model, clip, vae, training_set, initial_word, steps, rate, seed, prior_set=None, prior_weight=1.0, sizes=True,
-              batch=2, bfloat16=False, options=USUAL, attention_loss=None, word_rate=0.0):
+              batch=2, bfloat16=False, options=DEFAULT_OPTIONS, attention_loss=None, word_rate=0.0):
         settings = options.training(steps, batch, seed, bfloat16)
         chosen = CustomDiffusionSettings(rate, word_rate, sizes)
         learned, losses = custom_diffusion(model, clip, vae, training_set, prior_set, initial_word, chosen, prior_weight,

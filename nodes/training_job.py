@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..dreammatcher.host.training.job import checkpoints, write_job
 from ..dreammatcher.training.job import METHODS, Choices
-from .training import BATCH, BFLOAT16, OPTIONS, PRIOR, USUAL, WORD_RATE
+from .training import BATCH, BFLOAT16, DEFAULT_OPTIONS, OPTIONS, PRIOR, WORD_RATE
 from .training_sets import CATEGORY, SEED, number
 
 
@@ -47,7 +47,7 @@ class DreamMatcherTrainingJob:
         }}
 
     def write(self, ckpt_name, training_set, method, name, steps, rate, seed, prior_set=None, prior_weight=1.0, batch=1, rank=4,
-              text_encoder=False, masked=False, initial_word="", vectors=1, sizes=True, bfloat16=False, options=USUAL,
+              text_encoder=False, masked=False, initial_word="", vectors=1, sizes=True, bfloat16=False, options=DEFAULT_OPTIONS,
               word_rate=0.0):
         choices = Choices(rate, prior_weight, rank, text_encoder, masked, initial_word.strip(), vectors, sizes, word_rate)
         path, how = write_job(ckpt_name, training_set, prior_set, method, name, choices,

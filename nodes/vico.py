@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..dreammatcher.host.records import Seen
+from ..dreammatcher.host.graph.records import Seen
+from ..dreammatcher.host.text.new_words import with_new_words
 from ..dreammatcher.host.training.keep import curve_image
-from ..dreammatcher.host.training.learn import USUAL
-from ..dreammatcher.host.training.new_words import with_new_words
+from ..dreammatcher.host.training.learn import DEFAULT_OPTIONS
 from ..dreammatcher.host.vico import files
 from ..dreammatcher.host.vico.apply import apply_or_pass
 from ..dreammatcher.host.vico.pictures import reference_latent, shown_masks
@@ -54,7 +54,7 @@ class DreamMatcherViCoTrain:
         }}
 
     def learn(self, model, clip, vae, training_set, initial_word, steps, word_rate, block_rate, seed, batch=4,
-              regularisation=5e-4, masked=True, zero_start=False, bfloat16=False, options=USUAL):
+              regularisation=5e-4, masked=True, zero_start=False, bfloat16=False, options=DEFAULT_OPTIONS):
         vico, losses = train_vico(model, clip, vae, training_set, initial_word,
                                   VicoSettings(word_rate, block_rate, regularisation, masked, zero_start),
                                   options.training(steps, batch, seed, bfloat16), options)

@@ -15,7 +15,7 @@ from dreammatcher.training.loop import Training, train
 from dreammatcher.training.recipe import SubjectRecipe
 from dreammatcher.training.settings import LoraSettings, ObjectiveSettings, TrainingSettings
 from dreammatcher.training.state import Checkpoint
-from dreammatcher.training.trainables import dense
+from dreammatcher.weights import dense
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -78,15 +78,15 @@ def test_what_ships_imports_nothing_of_tests_benchmarks_and_making(sources):
 
 
 def test_the_core_of_the_host_knows_no_method(sources):
-    names = ("matching", "training", "vico", "sefi", "evaluation")
+    names = ("matching", "training", "vico", "sefi", "evaluation", "host.scoring")
     methods = tuple(f"dreammatcher.{where}{method}" for where in ("", "host.") for method in names)
     assert not offenders(sources, lambda name: within(name, "dreammatcher.host") and not within(name, *methods),
                          lambda other: within(other, *methods))
 
 
 def test_what_all_methods_share_knows_none_of_them(sources):
-    shared = ("dreammatcher.subject", "dreammatcher.attention", "dreammatcher.unet", "dreammatcher.store",
-              "dreammatcher.whole", "dreammatcher.texts", "dreammatcher.devices", "dreammatcher.pictures")
+    shared = ("dreammatcher.subject", "dreammatcher.attention", "dreammatcher.backbones.unet", "dreammatcher.store",
+              "dreammatcher.files", "dreammatcher.texts", "dreammatcher.devices", "dreammatcher.pictures")
     assert set(shared) <= set(sources)
     assert not offenders(sources, lambda name: name in shared,
                          lambda other: within(other, "dreammatcher") and other not in shared)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dreammatcher.host.keyed import LISTS_KEY, _read_entries, names_of
 from dreammatcher.host.matching.session import Observations
-from dreammatcher.host.prompts import Prompt, joined
-from dreammatcher.host.rows import CHANGED, NAMELESS, PARTS, RowBook
-from dreammatcher.host.session import CallWatch, Clock, Session
+from dreammatcher.host.sampling.rows import CHANGED, NAMELESS, PARTS, RowBook
+from dreammatcher.host.sampling.session import CallWatch, Clock, Session
+from dreammatcher.host.sampling.wrappers import LISTS_KEY, _read_entries, names_of
+from dreammatcher.host.text.prompts import Prompt, joined
 from dreammatcher.subject import Subject
 
 DOG, CAT = Subject("dog", "a dog", (2,), 77), Subject("cat", "a cat", (2,), 77)
@@ -83,7 +83,7 @@ def test_without_announcements_an_evaluation_begins_at_a_new_noise_level_or_afte
     run = session()
     for call in calls:
         if call == "end":
-            run.clock.over = True
+            run.clock.evaluation_ended = True
         else:
             arrive(run, *call)
     assert run.clock.evaluations == evaluations

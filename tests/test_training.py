@@ -31,7 +31,8 @@ from dreammatcher.training.settings import (
     TrainingSettings,
 )
 from dreammatcher.training.state import Checkpoint
-from dreammatcher.training.trainables import Full, Lora, dense
+from dreammatcher.training.trainables import Full, Lora
+from dreammatcher.weights import dense
 
 
 @pytest.fixture(autouse=True)

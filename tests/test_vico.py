@@ -242,6 +242,6 @@ def test_what_does_not_fit_is_refused_by_name(make, says):
 
 
 def test_a_trace_says_why_nothing_was_looked_at():
-    assert LookTrace(off=True).nothing() == "strength is 0"
-    assert "no step lies between" in LookTrace().nothing()
-    assert LookTrace(skipped=["a reason"]).nothing() == "a reason" and LookTrace(looks=1).nothing() == ""
+    assert LookTrace(off=True).why_nothing_seen() == "strength is 0"
+    assert "no step lies between" in LookTrace().why_nothing_seen()
+    assert LookTrace(skipped=["a reason"]).why_nothing_seen() == "a reason" and LookTrace(looks=1).why_nothing_seen() == ""

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dreammatcher.evaluation import protocols
-from dreammatcher.whole import whole
+from dreammatcher.files import atomic_write
 
 from .draw import render
 from .judge import Judge, Verdict, coherence, load_judge, look, palette_distance, part_colours, purity, subject_error
@@ -74,7 +74,7 @@ def protocol(folder: Path, count: int = COUNT, first: int = FIRST) -> protocols.
         kind = case.subject.kind
         path = folder / f"{kind}{index}" / "00.png"
         if not path.exists():
-            with whole(path) as partial:
+            with atomic_write(path) as partial:
                 Image.fromarray(case.reference()[0]).save(partial, "PNG")
         prompt = case.prompt().replace(kind, "{}", 1)
         subjects.append(protocols.Subject(f"{kind}{index}", kind, (path,), (prompt,), case.seed))

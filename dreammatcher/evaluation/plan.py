@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..whole import whole
+from ..files import atomic_write
 from .protocols import Case, Protocol
 from .runner import CASES, Arm, Folder
 
@@ -52,7 +52,7 @@ def check_plan(out: Path, identity: dict[str, str], arm: Arm, cases: list[Case])
 
 def write_plan(out: Path, plan: dict[str, Any]) -> None:
     """Writes the plan. Raises ValueError when another process has begun a different one in the same folder meanwhile."""
-    with whole(out / PLAN) as partial:
+    with atomic_write(out / PLAN) as partial:
         partial.write_text(json.dumps(plan, indent=1), encoding="utf-8")
     if reason := another_plan(out, plan["pictures"]):
         raise ValueError(reason)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from ..whole import whole
+from ..files import atomic_write
 from .protocols import Case
 from .server import Refused, Server
 from .workflow import Workflow
@@ -45,9 +45,9 @@ class Folder:
     def keep(self, case: Case, said: dict, picture: bytes | None) -> None:
         """The picture first, whole or not at all, then its description."""
         if picture is not None:
-            with whole(self.picture(case)) as partial:
+            with atomic_write(self.picture(case)) as partial:
                 partial.write_bytes(picture)
-        with whole(self.description(case)) as partial:
+        with atomic_write(self.description(case)) as partial:
             partial.write_text(json.dumps(said, indent=1), encoding="utf-8")
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from einops import rearrange
 
+from ..backbones.unet import Layer
 from ..store import RunStore
-from ..unet import Layer
 from .descriptors import principal_directions
 
 #: bytes of a store that are kept in page-locked memory, from which they travel to CUDA while the model computes; torch may

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from ..attention import foreground, otsu
-from ..unet import Grid, Row, halved
+from ..backbones.unet import Grid, Row, halved
 from .appearance import trusted
 from .correspondence import JointMatch, match
 from .descriptors import joint_descriptors, resize

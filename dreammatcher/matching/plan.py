@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..backbones.unet import Layer, Structure
 from ..subject import Subject
-from ..unet import Layer, Structure
 from .features import FeatureStore
 from .reference import Member, Reference, ReferenceSet, views_of
 from .settings import ApplySettings, MaskSettings, Trace

@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..files import atomic_write
 from ..subject import Conditioning, Subject
-from ..whole import whole
 from .features import FeatureStore
 from .inversion import Trajectory
 
@@ -125,7 +125,7 @@ def save(reference: Reference, path: Path) -> None:
         "subject": json.dumps(_said(reference.subject)),
     }
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         save_file(plain, partial, metadata)
 
 

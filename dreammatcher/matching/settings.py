@@ -151,7 +151,7 @@ class Trace:
     def last(self) -> Snapshot | None:
         return self.snapshots[min(self.snapshots)] if self.snapshots else None
 
-    def nothing(self) -> str:
+    def why_nothing_matched(self) -> str:
         """Why the run took nothing of the reference, or an empty string when it did."""
         if self.missing:
             return self.missing

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange
 
-from ..training.captions import alone, holds
-from ..training.denoising import AttentionLayer, Denoiser
+from ..texts import alone, holds
+from ..training.denoising import Denoiser
 from ..training.settings import check
+from ..watch import AttentionLayer
 
 WEIGHT = 0.003
 #: dimensions of a squared difference [B, heads, patches, tokens] that are summed; over the others the mean is taken

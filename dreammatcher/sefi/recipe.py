@@ -18,7 +18,8 @@ from ..training.denoising import CAPTION, Around, Denoiser, errors
 from ..training.parallel import ALONE, Share
 from ..training.recipe import LOSS_SCALE
 from ..training.settings import ObjectiveSettings, check
-from ..training.trainables import Group, StandIns
+from ..training.trainables import Group
+from ..weights import WeightOverrides
 from .attention_loss import AttentionLoss, Watching
 from .stages import STAGES, StageVectors, stage_of
 
@@ -103,7 +104,7 @@ class Staged(Around):
     texts: tuple[torch.Tensor, ...] = ()  # that it read
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
-                weights: StandIns) -> torch.Tensor:
+                weights: WeightOverrides) -> torch.Tensor:
         captions = self.captions * (len(noisy) // len(self.captions))
         stages = [stage_of(int(timestep), len(self.table[0]), len(self.alpha_bars)) for timestep in timesteps]
         keys, values = self._read(captions, stages)

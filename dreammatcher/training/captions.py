@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from ..texts import holds
 
 #: the prompts of CLIP's ImageNet evaluation that Textual Inversion and ViCo draw from
 OBJECT_TEMPLATES = tuple(
@@ -24,16 +25,6 @@ STYLE_TEMPLATES = tuple(
 #: DreamBooth's one caption (Ruiz et al. 2023, Sec. 3.2)
 DREAMBOOTH_TEMPLATES = ("a photo of a {}",)
 TEMPLATES = {"photo": DREAMBOOTH_TEMPLATES, "object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}
-
-
-def alone(word: str) -> str:
-    """A pattern of ``word`` where it stands alone: "sks" is not in "risks"."""
-    return rf"(?<!\w){re.escape(word)}(?!\w)"
-
-
-def holds(caption: str, word: str) -> bool:
-    """Whether ``word`` stands alone in ``caption``."""
-    return bool(word) and re.search(alone(word), caption) is not None
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 
 import torch
 
+from ..backbones.unet import KEYS_AND_VALUES
 from .data import Example, fitted
 from .trainables import Full
 
-KEYS_AND_VALUES = ("attn2.to_k.weight", "attn2.to_v.weight")
 #: share of pictures that are shown smaller than they are, and between which shares of the side; the others are shown larger
 SMALLER_SHARE, SMALLER, LARGER = 0.66, (1 / 3, 1.0), (1.2, 1.4)
 #: what a caption begins with where a picture is shown at under 0.6 of its size, or larger than it is

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,30 +10,12 @@ import torch
 
 from ..finite import NotFinite, demand, finite
 from ..subject import Conditioning
-from ..unet import Layer
+from ..watch import Watch
+from ..weights import WeightOverrides, Weights
 from .data import Batch
 from .objective import add_noise, min_snr_weights, picture_errors, target
 from .settings import ObjectiveSettings
-from .trainables import StandIns, TokenRows, Weights
-
-
-@dataclass(frozen=True, eq=False)
-class AttentionLayer:
-    """One cross-attention of the UNet in the middle of a call."""
-
-    layer: Layer  # which it is
-    queries: torch.Tensor  # [B, H, N, d]
-    context: torch.Tensor  # [B, T, D], the prompt that keys are made of
-    keys: Callable[[torch.Tensor], torch.Tensor]  # of a prompt [B, T, D] -> [B, H, T, d]
-
-
-class Watch(Protocol):
-    """Sees every cross-attention of a call."""
-
-    found: list[torch.Tensor]  # what it has found so far; gradients reach it, whether activations are kept or made again
-
-    def __call__(self, layer: AttentionLayer) -> None:
-        """Sees one layer, and appends to ``found`` what it takes from it. It may be called again for the gradient."""
+from .trainables import TokenRows
 
 
 class Denoiser(Protocol):
@@ -45,9 +27,9 @@ class Denoiser(Protocol):
     unet: Weights  # its weights by name
     text: Weights  # its text encoder's, by name
 
-    def encode(self, captions: list[str], weights: StandIns | None = None,
+    def encode(self, captions: list[str], weights: WeightOverrides | None = None,
                rows: Mapping[str, TokenRows] | None = None) -> Conditioning:
-        """The captions' conditioning [B, L, D], with stand-ins for weights of the text encoder and rows for new words."""
+        """The captions' conditioning [B, L, D], with overrides for weights of the text encoder and rows for new words."""
 
     def encode_each(self, caption: str, word: str, vectors: torch.Tensor) -> Conditioning:
         """The conditioning [V, L, D] of one caption, in which ``word`` stands for each of ``vectors`` [V, D] in turn."""
@@ -55,9 +37,9 @@ class Denoiser(Protocol):
     def places(self, caption: str, word: str) -> tuple[int, int]:
         """Where a learned word of one vector stands in a caption's conditioning, and the first end token."""
 
-    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, weights: StandIns,
+    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, weights: WeightOverrides,
                 values: torch.Tensor | None = None, watch: Watch | None = None) -> torch.Tensor:
-        """What the model says about ``noisy`` [B, C, h, w] at ``timesteps`` [B], with stand-ins for weights of its UNet.
+        """What the model says about ``noisy`` [B, C, h, w] at ``timesteps`` [B], with overrides for weights of its UNet.
 
         ``values`` [B, T, D] is a prompt of its own for the values of cross-attention; ``watch`` sees every such layer.
         """
@@ -104,7 +86,7 @@ class Watched(Around):
     watch: Watch
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
-                weights: StandIns) -> torch.Tensor:
+                weights: WeightOverrides) -> torch.Tensor:
         return self.model.predict(noisy, timesteps, conditioning, weights, watch=self.watch)
 
 
@@ -112,7 +94,7 @@ class Watched(Around):
 CAPTION = "clip: a caption as the text encoder reads it, with what is learned,"
 
 
-def errors(model: Denoiser, batch: Batch, conditioning: Conditioning, weights: StandIns, objective: ObjectiveSettings,
+def errors(model: Denoiser, batch: Batch, conditioning: Conditioning, weights: WeightOverrides, objective: ObjectiveSettings,
            generator: torch.Generator, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Prediction error [R] of some ``rows`` [R] of a batch, each at a timestep of its own, drawn evenly (DDPM, Algorithm 1), and
     its weight [R]. ``conditioning`` is of these rows.

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..whole import whole
+from ..files import atomic_write
 
 FORMAT = "dreammatcher-training-1"
 #: names of number formats in safetensors files
@@ -48,7 +48,7 @@ def write(path: Path, state: dict[str, Any], job: str, kin: str = "", stuck: boo
     tensors: dict[str, torch.Tensor] = {}
     tree = _packed(state, "state", tensors)
     about = {"format": FORMAT, "job": job, "tree": json.dumps(tree), "kin": kin, "stuck": json.dumps(stuck)}
-    with whole(path) as partial, partial.open("wb") as file:
+    with atomic_write(path) as partial, partial.open("wb") as file:
         _stream(file, tensors, about)
 
 

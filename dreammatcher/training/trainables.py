@@ -9,45 +9,10 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from ..weights import LowRank, WeightOverrides, Weights
 from .settings import LoraSettings
-
-#: weights of a model by name
-Weights = Mapping[str, torch.Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class LowRank:
-    """W + s B A in place of a linear layer's weight W, as what it adds to the layer's output: neither the sum nor its gradient is
-    ever made."""
-
-    down: torch.Tensor  # A [r, in]
-    up: torch.Tensor  # B [out, r]
-    scale: float
-
-    def added(self, x: torch.Tensor) -> torch.Tensor:
-        """s B A x of inputs [..., in], in their precision and where they are: hosts keep some text encoders on the processor."""
-        up = self.up if self.scale == 1 else self.scale * self.up  # smaller than the output
-        return F.linear(F.linear(x, self.down.to(x)), up.to(x))
-
-    def matrix(self) -> torch.Tensor:
-        """s B A, [out, in]."""
-        return self.scale * self.up @ self.down
-
-    def detach(self) -> LowRank:
-        return LowRank(self.down.detach(), self.up.detach(), self.scale)
-
-
-#: what takes the place of some weights of a model during a call, by name
-StandIns = Mapping[str, torch.Tensor | LowRank]
-
-
-def dense(base: Weights, stand_ins: StandIns) -> dict[str, torch.Tensor]:
-    """The weights of ``base`` with stand-ins in their places, low-rank ones added up."""
-    return {**base, **{name: base[name] + value.matrix().to(base[name]) if isinstance(value, LowRank) else value
-                       for name, value in stand_ins.items()}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +28,8 @@ class Trainable(nn.Module):
 
     rate: float
 
-    def weights(self, base: Weights) -> StandIns:
-        """Stand-ins for the weights of ``base`` that differ, where they are and in their precision; gradients reach the
+    def weights(self, base: Weights) -> WeightOverrides:
+        """Overrides for the weights of ``base`` that differ, where they are and in their precision; gradients reach the
         parameters."""
         low = self.low_rank()
         return {name: base[name] + difference.to(base[name]).view_as(base[name])

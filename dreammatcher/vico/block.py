@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from ..unet import Layer
+from ..backbones.unet import Layer
 
 #: name of a block in files: that of the UNet's spatial transformer that it belongs to, and this
 SUFFIX = "image_cross_attention"

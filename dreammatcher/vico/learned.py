@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..unet import Layer
+from ..backbones.unet import Layer
 from .block import SUFFIX, ImageAttention, name_of
 
 #: of a tensor in the authors' files: output_blocks.4.1.image_cross_attention.attn1.to_q.weight

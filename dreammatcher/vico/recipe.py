@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from ..backbones.unet import Layer
 from ..finite import demand
 from ..subject import Conditioning
 from ..training.data import LatentSet
@@ -17,8 +18,8 @@ from ..training.denoising import Around, Denoiser, errors
 from ..training.parallel import ALONE, Share
 from ..training.recipe import LOSS_SCALE
 from ..training.settings import ObjectiveSettings, check
-from ..training.trainables import Group, StandIns, TokenRows
-from ..unet import Layer
+from ..training.trainables import Group, TokenRows
+from ..weights import WeightOverrides
 from .block import ImageAttention
 from .loss import WEIGHT, regularisation
 from .mask import column, subject_mask
@@ -79,7 +80,7 @@ class Looking(Around):
     maps: list[tuple[torch.Tensor, torch.Tensor]]
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
-                weights: StandIns) -> torch.Tensor:
+                weights: WeightOverrides) -> torch.Tensor:
         seen = self.model.look(self.references.to(noisy.device), timesteps, conditioning)
         self.maps, changes = [], {}
         for site, block in self.blocks.items():

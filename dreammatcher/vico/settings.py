@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from ..backbones.unet import Layer
 from ..training.settings import check
-from ..unet import Layer
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class LookTrace:
     def bytes(self) -> int:
         return sum(mask.numel() * mask.element_size() for sites in self.masks.values() for mask in sites.values())
 
-    def nothing(self) -> str:
+    def why_nothing_seen(self) -> str:
         """Why the run did not look at the reference, or an empty string when it did."""
         if self.missing:
             return self.missing

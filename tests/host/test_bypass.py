@@ -138,7 +138,7 @@ def without_controlnet(prompt: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("widgets_pass", [False, True], ids=["P", "U"])
 @pytest.mark.parametrize("path", EXAMPLES, ids=name)
 def test_what_the_host_refuses_after_a_bypass_is_explained(host, pack, files, path, widgets_pass):
-    gaps = pack.module("dreammatcher.host.bypass").gaps
+    gaps = pack.module("dreammatcher.host.graph.bypass").gaps
     kinds = pack.module("nodes").NODE_CLASS_MAPPINGS
     workflow = workflow_of(path)
     whole = without_controlnet(on_toybox(host, workflow, files))
@@ -272,12 +272,12 @@ def test_a_bypassed_easy_is_told_to_use_strength_0(host, pack):
     prompt = bypassed(prompt, number, host.nodes, host.upstream)
     assert {name for _, name in lacking(host, prompt)} == {"positive", "negative"}
     sent = {"prompt": prompt, "extra_data": {"extra_pnginfo": {"workflow": switched(workflow_of(path), number)}}}
-    gap, = pack.module("dreammatcher.host.bypass").gaps(sent, pack.module("nodes").NODE_CLASS_MAPPINGS, host.nodes)
+    gap, = pack.module("dreammatcher.host.graph.bypass").gaps(sent, pack.module("nodes").NODE_CLASS_MAPPINGS, host.nodes)
     assert "positive of KSampler, negative of KSampler" in gap.text and "set its strength to 0" in gap.text
 
 
 def test_prompts_without_a_workflow_and_workflows_without_a_bypass_are_left_alone(pack, host):
-    gaps, kinds = pack.module("dreammatcher.host.bypass").gaps, pack.module("nodes").NODE_CLASS_MAPPINGS
+    gaps, kinds = pack.module("dreammatcher.host.graph.bypass").gaps, pack.module("nodes").NODE_CLASS_MAPPINGS
     prompt, _ = easy_graph(host, 1.0)
     workflow = workflow_of(ROOT / "example_workflows" / "dreammatcher_01_easy_toybox.json")
     for extra in ({}, {"extra_pnginfo": None}, {"extra_pnginfo": {"workflow": workflow}}, {"extra_pnginfo": {"workflow": {}}}):
@@ -286,7 +286,7 @@ def test_prompts_without_a_workflow_and_workflows_without_a_bypass_are_left_alon
 
 
 def test_a_bypass_inside_of_a_subgraph_is_seen_by_the_number_that_the_prompt_has(pack, host):
-    gaps, kinds = pack.module("dreammatcher.host.bypass").gaps, pack.module("nodes").NODE_CLASS_MAPPINGS
+    gaps, kinds = pack.module("dreammatcher.host.graph.bypass").gaps, pack.module("nodes").NODE_CLASS_MAPPINGS
     inner = {"id": "sub", "nodes": [{"id": 3, "type": "DreamMatcherSubject", "mode": 4, "inputs": []},
                                     {"id": 4, "type": "Reroute", "mode": 0, "inputs": [{"name": "", "link": 1}]},
                                     {"id": 5, "type": "KSampler", "mode": 0, "inputs": [{"name": "positive", "link": 2}]}],

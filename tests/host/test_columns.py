@@ -186,7 +186,7 @@ def test_an_averaged_prompt_is_matched_where_the_words_stood_and_the_node_says_s
         pack, match, subject, encode, averaged, at, monkeypatch):
     own, target, _ = subject()
     prompt, said = averaged(own, encode("a cat in the snow at night")), []
-    monkeypatch.setattr(pack.module("dreammatcher.host.session"), "tell", said.append)
+    monkeypatch.setattr(pack.module("dreammatcher.host.sampling.session"), "tell", said.append)
     made, trace = match(prompt, target)
     assert said == trace.skipped
     assert torch.equal(made, match(unmarked(prompt), at(5))[0])
@@ -202,7 +202,7 @@ def test_a_prompt_of_another_dreammatcher_subject_with_the_same_words_is_matched
     made, trace = match(mixed, target)
     assert torch.equal(made, match(unmarked(mixed), at(2))[0]) and "averaged" in trace.skipped[0]
     made, trace = match(subject("a photo of a cat", "cat")[0], target)
-    assert trace.layers == 0 and "does not hold the subject 'robot'" in trace.nothing()
+    assert trace.layers == 0 and "does not hold the subject 'robot'" in trace.why_nothing_matched()
 
 
 @pytest.mark.parametrize("kind", ["another text", "averaged into another", "averaged and joined"])
@@ -215,7 +215,7 @@ def test_a_prompt_that_does_not_hold_the_subject_is_drawn_plain_and_the_node_say
     with caplog.at_level("WARNING"):
         made, trace = match(prompt, target)
     assert torch.equal(made, match.plain(prompt)) and trace.layers == 0
-    assert "connect the conditioning of the same DreamMatcher Subject" in trace.nothing()
+    assert "connect the conditioning of the same DreamMatcher Subject" in trace.why_nothing_matched()
     assert any("nothing was matched in this run" in record.getMessage() for record in caplog.records)
 
 
@@ -232,7 +232,7 @@ def test_each_span_of_a_schedule_is_matched_where_its_own_prompt_has_the_subject
     texts = joined(own, encode(OTHER)), joined(encode(OTHER), own)
     schedule = [entry for ((tensor, options),), share in zip(texts, (0.0, 0.5))
                 for entry in span([[tensor, {**options, "dreammatcher_subject": target}]], share, share + 0.5)[0]]
-    capture, seen = pack.module("dreammatcher.host.capture"), []
+    capture, seen = pack.module("dreammatcher.host.model.capture"), []
     read = capture.attention_columns
 
     def noted(query, key, heads, columns):

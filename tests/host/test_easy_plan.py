@@ -124,7 +124,7 @@ def test_prior_set_refuses_a_class_that_dreambooth_would_refuse(host, fresh, pic
 
 
 def interrupted(pack):
-    return pack.module("dreammatcher.host.progress").Interrupted
+    return pack.module("dreammatcher.host.graph.progress").Interrupted
 
 
 def test_a_stop_while_class_pictures_are_drawn_keeps_them_says_so_and_goes_on_later(host, pack, easy, monkeypatch, caplog):

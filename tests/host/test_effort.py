@@ -57,7 +57,7 @@ def test_the_first_picture_costs_one_reference_row_when_shared_and_two_when_not(
 @pytest.mark.parametrize("kind", ["cond", "uncond"])
 @pytest.mark.parametrize("family, side", [("SD1.5", 8), ("SD1.5", 32), ("SDXL", 16)])
 def test_a_reference_pass_ends_with_the_last_feature_that_is_wanted(pack, family, side, kind):
-    capture, structures = pack.module("dreammatcher.host.capture"), pack.module("dreammatcher.unet")
+    capture, structures = pack.module("dreammatcher.host.model.capture"), pack.module("dreammatcher.backbones.unet")
     bench = Bench(pack, family_unet(family), height=side, width=side, steps=2, pooled=1280 if family == "SDXL" else None)
     base, reference, sigma = bench.model.model, bench.reference, bench.reference.trajectory.sigmas[0]
     structure = structures.structure_of(base)
@@ -70,7 +70,7 @@ def test_a_reference_pass_ends_with_the_last_feature_that_is_wanted(pack, family
     with torch.inference_mode():
         x = reference.trajectory.at(sigma)
         prompt = reference.positive if kind == "cond" else reference.negative
-        capture.evaluate(base, prompt, x, sigma, {"attn1_patch": [keep]})
+        capture.ode_derivative(base, prompt, x, sigma, {"attn1_patch": [keep]})
         hook = base.diffusion_model.out.register_forward_hook(lambda *_: ends.append(1))
         reference_pass = pack.module("dreammatcher.host.matching.reference_pass").reference_pass
         made = reference_pass(base, structure, reference, kind, bench.subjects[0], sigma, x.device)

@@ -127,7 +127,7 @@ def encoders(pack, host, tmp_path_factory):
     sys.path.insert(0, str(ROOT / "tests"))
     from test_evaluation_scores import folder
 
-    root = pack.module("dreammatcher.host.evaluation").encoders_folder()
+    root = pack.module("dreammatcher.host.scoring.scores").encoders_folder()
     if not root.exists():
         root.parent.mkdir(parents=True, exist_ok=True)
         root.symlink_to(folder.__wrapped__(tmp_path_factory), target_is_directory=True)
@@ -183,7 +183,7 @@ def test_results_and_references_in_lists_are_scored_as_in_a_batch(host, encoders
 
 
 def test_each_result_of_a_list_follows_its_own_prompt(host, pack, encoders):
-    evaluate = pack.module("dreammatcher.host.evaluation").evaluate
+    evaluate = pack.module("dreammatcher.host.scoring.scores").evaluate
     pictures = [images(seed, 1) for seed in range(2)]
     choice = "DINO and CLIP, as DreamBooth"
     alone = [evaluate(picture, pictures, said, choice).values["CLIP-T"][0] for picture, said in zip(pictures, ("a dog", "a cat"))]

@@ -27,7 +27,7 @@ def family(request, pack):
 
 def test_layers_are_found_from_the_models_own_structure(pack, family):
     name, bench = family
-    structure = pack.module("dreammatcher.unet").structure_of(bench.model.model)
+    structure = pack.module("dreammatcher.backbones.unet").structure_of(bench.model.model)
     blocks, taps, map_level = EXPECTED[name]
     assert sorted({number for _, number, _ in structure.self_attention}) == blocks
     assert structure.taps == taps
@@ -103,7 +103,7 @@ def test_a_transformer_is_refused_by_name(pack):
     family.set_inference_dtype(torch.float32, None)
     base = family.get_model({}, "", device="cpu")
     with pytest.raises(ValueError, match="is not a UNet.*SD1.x, SD2.x or SDXL"):
-        pack.module("dreammatcher.unet").structure_of(base)
+        pack.module("dreammatcher.backbones.unet").structure_of(base)
 
 
 def test_a_refiner_like_prompt_of_another_width_is_the_hosts_own_error(pack):
@@ -124,7 +124,7 @@ def test_subject_words_are_found_through_sdxls_two_tokenizers(pack):
 
     clip = Tokens()
     clip.tokenizer = comfy.sdxl_clip.SDXLTokenizer()
-    subject_of = pack.module("dreammatcher.host.conditioning").subject_of
+    subject_of = pack.module("dreammatcher.host.text.conditioning").subject_of
     subject = subject_of(clip, "a photo of a (fluffy:1.2) labradoodle on grass", "labradoodle")
     whole, alone = (clip.tokenize(text) for text in ("a photo of a (fluffy:1.2) labradoodle on grass", "labradoodle"))
     for encoder in ("g", "l"):

@@ -33,7 +33,7 @@ def in_inference_mode(model):
 
 @pytest.mark.parametrize("prediction", ["EPS", "V_PREDICTION"])
 def test_the_gradient_equals_finite_differences_with_attention_held_constant(pack, prediction):
-    gradients = pack.module("dreammatcher.host.gradients")
+    gradients = pack.module("dreammatcher.host.model.gradients")
     guide = pack.module("dreammatcher.host.matching.guide")
     model = in_inference_mode(random_unet(prediction=prediction))
     base, sigma = model.model, 1.7
@@ -83,7 +83,7 @@ def test_activations_are_recomputed_to_the_same_gradient_with_half_the_memory(pa
     """Memory counts what autograd saves, and the blocks' inputs that are kept instead."""
     from contextlib import nullcontext
 
-    gradients, guide = pack.module("dreammatcher.host.gradients"), pack.module("dreammatcher.host.matching.guide")
+    gradients, guide = pack.module("dreammatcher.host.model.gradients"), pack.module("dreammatcher.host.matching.guide")
     base = in_inference_mode(random_unet()).model
     generator = torch.Generator().manual_seed(5)
     x, slopes, context = (torch.randn(shape, generator=generator) for shape in ((2, 4, 16, 16), (2, 4, 16, 16), (2, 77, 96)))
@@ -126,7 +126,7 @@ def test_activations_are_recomputed_to_the_same_gradient_with_half_the_memory(pa
 
 
 def test_no_hook_stays_after_an_error(pack):
-    gradients = pack.module("dreammatcher.host.gradients")
+    gradients = pack.module("dreammatcher.host.model.gradients")
     base = random_unet().model
 
     def fail(*_):
@@ -251,7 +251,7 @@ def test_every_evaluation_but_the_first_is_led_also_two_at_one_noise_level(bench
 
 
 def test_a_model_whose_weights_lie_elsewhere_is_guided_in_mode_fast_with_one_message(bench, guided, pack, monkeypatch):
-    gradients = pack.module("dreammatcher.host.gradients")
+    gradients = pack.module("dreammatcher.host.model.gradients")
     matched, trace = bench.apply()
     fast = bench.sample(guided(matched, mode="fast"))
     monkeypatch.setattr(gradients, "_computes", lambda value: False)

@@ -81,7 +81,7 @@ ASKED = st.one_of(WORDS, st.sampled_from(["robot", "robots", "zebra", "", ",", "
 @settings(max_examples=500, **RELAXED)
 @given(text=PROMPTS, words=ASKED)
 def test_any_prompt_with_any_subject_words(pack, toybox, text, words):
-    find = pack.module("dreammatcher.host.conditioning").subject_and_remarks
+    find = pack.module("dreammatcher.host.text.conditioning").subject_and_remarks
     try:
         subject, remarks = find(toybox[1], text, words)
         assert subject.columns and all(0 < column < subject.tokens for column in subject.columns)
@@ -154,7 +154,7 @@ IMAGES = st.one_of(st.lists(st.integers(0, 5), min_size=1, max_size=6).map(tuple
 @settings(max_examples=400, **RELAXED)
 @given(shape=IMAGES, content=CONTENT, side=st.sampled_from([128, 512, 1024]), least=st.sampled_from([32, 64]))
 def test_pictures_of_any_shape_and_content(pack, shape, content, side, least):
-    pictures, sized = pack.module("dreammatcher.host.pictures"), pack.module("dreammatcher.host.matching.easy").sized
+    pictures, sized = pack.module("dreammatcher.host.graph.pictures"), pack.module("dreammatcher.host.matching.easy").sized
     image = torch.zeros(shape) if content == "zeros" else torch.rand(shape) * (1e30 if content == "huge" else 1)
     if content in ("nan", "inf") and image.numel():
         image.view(-1)[-1] = float(content)

@@ -18,7 +18,7 @@ def identity(pack):
     """MODEL -> (of its network, of all that a sampler does with it), with the model loaded."""
     import comfy.model_management
 
-    module = pack.module("dreammatcher.host.identity")
+    module = pack.module("dreammatcher.host.model.identity")
 
     def of(model) -> tuple[str, str]:
         comfy.model_management.load_models_gpu([model])
@@ -106,7 +106,7 @@ def test_a_lora_changes_the_network_in_the_weights_and_beside_them(host, toybox,
 
 @pytest.mark.parametrize("count", [5_000, 9_999, 10_001, 123_456])
 def test_a_tensor_is_read_from_one_end_to_the_other(pack, count):
-    read = pack.module("dreammatcher.host.digest").few(torch.arange(float(count)), 5_000)
+    read = pack.module("dreammatcher.host.model.digest").few(torch.arange(float(count)), 5_000)
     assert read[0] == 0 and len(read) <= 5_000 and read[-1] >= count - 1 - count / 2_000
 
 
@@ -212,11 +212,11 @@ def test_a_patch_that_holds_itself_its_model_and_a_lock_can_be_told_from_another
 
 
 def test_the_text_encoder_counts_by_weights_skipped_layers_and_learned_words(host, pack, toybox, fresh):
-    of = pack.module("dreammatcher.host.identity").clip_identity
-    knows = pack.module("dreammatcher.host.training.new_words").with_new_words
+    of = pack.module("dreammatcher.host.model.identity").clip_identity
+    knows = pack.module("dreammatcher.host.text.new_words").with_new_words
     plain = of(toybox[1])
     skipping = host.nodes["CLIPSetLastLayer"]().set_last_layer
-    width = pack.module("dreammatcher.host.training.towers")
+    width = pack.module("dreammatcher.host.text.towers")
     rows = torch.ones(1, width.width_of(width.towers_of(toybox[1])))
     ways = [lambda clip: skipping(clip, -2)[0], lambda clip: knows(clip, {"sks": rows}),
             lambda clip: knows(clip, {"sks": 2 * rows})]

@@ -192,7 +192,7 @@ def test_matching_goes_on_top_of_what_was_learned(host, fresh, make_set, pack):
     monkey.undo()
     latent = {"samples": torch.zeros(1, 4, 16, 16)}
     host.nodes["KSampler"]().sample(matched, 5, 4, 5.0, "euler", "normal", positive, negative, latent)
-    assert trace.nothing() == ""
+    assert trace.why_nothing_matched() == ""
 
 
 @pytest.mark.parametrize("wrong, said", [
@@ -258,7 +258,7 @@ def test_the_clip_of_a_textual_inversion_reads_the_word_as_the_saved_embedding(h
 
 def test_words_learned_one_after_the_other_stand_in_one_prompt(host, fresh, make_set, pack):
     _, clip, _ = fresh
-    with_new_words = pack.module("dreammatcher.host.training.new_words").with_new_words
+    with_new_words = pack.module("dreammatcher.host.text.new_words").with_new_words
     one, two = torch.randn(1, 96), torch.randn(2, 96)
     both = with_new_words(with_new_words(clip, {"<toy>": one}), {"<pet>": two})
     tokens = [token for token, *_ in both.tokenize("a <toy> and sks and a <pet> robot")["l"][0]]
@@ -274,7 +274,7 @@ def vectors_in(clip, text: str) -> list[int]:
 
 
 def test_a_clone_of_a_clip_keeps_its_learned_words(host, fresh, pack):
-    clip = pack.module("dreammatcher.host.training.new_words").with_new_words(fresh[1], {"<toy>": torch.randn(2, 96)})
+    clip = pack.module("dreammatcher.host.text.new_words").with_new_words(fresh[1], {"<toy>": torch.randn(2, 96)})
     assert vectors_in(clip.clone(), "a <toy> robot") == vectors_in(clip, "a <toy> robot") == [2, 3]
     stopped = host.nodes["CLIPSetLastLayer"]().set_last_layer(clip, -2)[0]
     assert vectors_in(stopped, "a <toy> robot") == [2, 3]
@@ -284,7 +284,7 @@ def test_a_clone_of_a_clip_keeps_its_learned_words(host, fresh, pack):
     ("a Sks and a <toy> robot", [5, 6]), ("SKS <TOY>", [2, 3]), ("sks sks <toy> sks", [3, 4]),
     ("a <toy>, (<toy>:1.2)", [2, 3, 5, 6])])
 def test_vectors_stand_where_their_word_does_whatever_else_is_in_the_prompt(fresh, pack, text, places):
-    clip = pack.module("dreammatcher.host.training.new_words").with_new_words(fresh[1], {"<toy>": torch.randn(2, 96)})
+    clip = pack.module("dreammatcher.host.text.new_words").with_new_words(fresh[1], {"<toy>": torch.randn(2, 96)})
     assert vectors_in(clip, text) == places
 
 
@@ -294,7 +294,7 @@ def test_a_file_whose_name_holds_the_word_is_left_to_the_host(host, fresh, make_
     folder = model_folder("embeddings")
     save_file({"emb_params": torch.ones(1, 96)}, folder / "sks.safetensors")
     clip = host.nodes["ToyboxLoader"]().load()[1]
-    spoken = pack.module("dreammatcher.host.training.new_words").with_new_words(clip, {"<toy>": torch.zeros(1, 96)})
+    spoken = pack.module("dreammatcher.host.text.new_words").with_new_words(clip, {"<toy>": torch.zeros(1, 96)})
     tokens = [token for token, *_ in spoken.tokenize("embedding:sks <toy>")["l"][0] if torch.is_tensor(token)]
     assert [float(token.mean()) for token in tokens] == [1.0, 0.0]
 
@@ -315,10 +315,10 @@ def test_captions_must_hold_the_identifier_as_a_word(make_set):
 
 def test_a_word_of_another_width_is_refused(fresh, pack):
     with pytest.raises(ValueError, match="vectors of 768 numbers and this model's words have 96"):
-        pack.module("dreammatcher.host.training.new_words").with_new_words(fresh[1], {"<toy>": torch.randn(1, 768)})
+        pack.module("dreammatcher.host.text.new_words").with_new_words(fresh[1], {"<toy>": torch.randn(1, 768)})
 
 
 def test_a_learned_word_can_name_the_subject_of_a_match(fresh, pack):
-    clip = pack.module("dreammatcher.host.training.new_words").with_new_words(fresh[1], {"<toy>": torch.randn(2, 96)})
-    subject = pack.module("dreammatcher.host.conditioning").subject_of(clip, "a photo of a <toy> robot", "<toy> robot")
+    clip = pack.module("dreammatcher.host.text.new_words").with_new_words(fresh[1], {"<toy>": torch.randn(2, 96)})
+    subject = pack.module("dreammatcher.host.text.conditioning").subject_of(clip, "a photo of a <toy> robot", "<toy> robot")
     assert subject.columns == (5, 6, 7)

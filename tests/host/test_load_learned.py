@@ -75,7 +75,7 @@ def test_every_form_of_custom_diffusion_gives_the_weights_that_were_learned(host
     assert words == ("" if kind == "diffusers" else "<new1>")
     own = host.nodes["ToyboxLoader"]().load()[0]
     own.model.diffusion_model.load_state_dict(changed, strict=False)
-    spoken = text if words else pack.module("dreammatcher.host.training.new_words").with_new_words(clip, {"<new1>": word})
+    spoken = text if words else pack.module("dreammatcher.host.text.new_words").with_new_words(clip, {"<new1>": word})
     wanted, ours, plain = (drawn(host, one, spoken) for one in (own, made, model))
     assert (ours - wanted).norm() < 1e-3 * (wanted - plain).norm()
     assert same_weights(model, before)

@@ -59,7 +59,7 @@ def test_a_graph_without_our_patches_is_noticed_and_the_run_goes_on_uncompiled(b
 
     expected = bench.sample(bench.apply()[0])
     bench.sample(compiled(bench.model))
-    monkeypatch.setattr(pack.module("dreammatcher.host.verify"), "marked", contextlib.nullcontext)
+    monkeypatch.setattr(pack.module("dreammatcher.host.sampling.checks"), "marked", contextlib.nullcontext)
     matched, trace = bench.apply()
     assert torch.equal(bench.sample(compiled(matched)), expected)
     assert any("made without DreamMatcher" in reason for reason in trace.skipped)
@@ -107,7 +107,7 @@ def test_a_run_on_several_devices_is_matched_on_one(bench, host):
 def test_a_run_that_matched_nothing_says_so_with_the_reason(bench, caplog, settings, options, reason):
     matched, trace = bench.apply(**settings)
     bench.sample(matched, **options)
-    assert reason in trace.nothing()
+    assert reason in trace.why_nothing_matched()
     assert [record for record in caplog.records if "nothing was matched" in record.message and reason in record.message]
 
 
@@ -116,7 +116,7 @@ def test_a_run_that_matched_says_nothing_and_strength_0_is_the_users_wish(bench,
     bench.sample(matched)
     off, off_trace = bench.apply(strength=0.0)
     bench.sample(off)
-    assert trace.nothing() == "" and off_trace.nothing() == "strength is 0"
+    assert trace.why_nothing_matched() == "" and off_trace.why_nothing_matched() == "strength is 0"
     assert not [record for record in caplog.records if "nothing was matched" in record.message]
 
 
@@ -126,7 +126,7 @@ def test_matches_that_nobody_trusts_are_told(bench, pack):
     for level, known in list(trace.snapshots.items()):
         trace.snapshots[level] = pack.module("dreammatcher.matching.settings").Snapshot(
             **{**vars(known), "confidence": torch.zeros_like(known.confidence)})
-    assert "no match was trusted" in trace.nothing()
+    assert "no match was trusted" in trace.why_nothing_matched()
 
 
 def test_the_node_that_ran_shows_the_message(bench, pack, monkeypatch):
@@ -138,7 +138,7 @@ def test_the_node_that_ran_shows_the_message(bench, pack, monkeypatch):
             self.sent.append((text, node, client))
 
     running = Server()
-    monkeypatch.setattr(pack.module("dreammatcher.host.notes"), "server", lambda: running)
+    monkeypatch.setattr(pack.module("dreammatcher.host.graph.notes"), "server", lambda: running)
     bench.sample(bench.apply()[0], steps=1)
     assert len(running.sent) == 1 and "only one step" in running.sent[0][0] and running.sent[0][1:] == ("12", "someone")
 

@@ -27,7 +27,7 @@ package = pack.module("dreammatcher")
 for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
-devices, gradients = pack.module("dreammatcher.devices"), pack.module("dreammatcher.host.gradients")
+devices, gradients = pack.module("dreammatcher.devices"), pack.module("dreammatcher.host.model.gradients")
 assert devices.OutOfMemory is torch.cuda.OutOfMemoryError and devices.accelerator() is None
 with torch.inference_mode():
     model, clip, vae = host.nodes["ToyboxLoader"]().load()

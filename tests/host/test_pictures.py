@@ -21,7 +21,7 @@ STEPS = 3
 
 @pytest.fixture(scope="module")
 def pictures(pack):
-    return pack.module("dreammatcher.host.pictures")
+    return pack.module("dreammatcher.host.graph.pictures")
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_a_reference_of_which_nothing_is_left_is_refused(match, drawn):
 
 
 def test_the_size_is_the_one_that_the_model_was_made_for(pack, toybox):
-    side = pack.module("dreammatcher.host.family").native_side
+    side = pack.module("dreammatcher.host.model.family").native_side
     assert side(toybox[0]) == side(toybox[0].clone()) == 128
     assert side(family_unet("SD1.5")) == side(family_unet("SD1.5", prediction="V_PREDICTION")) == 512
     assert side(family_unet("SD2.1", prediction="EPS")) == 512 and side(family_unet("SD2.1", prediction="V_PREDICTION")) == 768
@@ -204,7 +204,7 @@ def test_a_photo_on_toybox_is_inverted_at_its_size(match):
 
 @pytest.mark.parametrize("name, least", [("SD1.5", 64), ("SDXL", 32), ("KOALA 700M", 32)])
 def test_the_least_side_is_one_cell_of_the_coarsest_level(pack, name, least):
-    structure = pack.module("dreammatcher.unet").structure_of(family_unet(name).model)
+    structure = pack.module("dreammatcher.backbones.unet").structure_of(family_unet(name).model)
     assert pack.module("dreammatcher.host.matching.easy").least_side(structure) == least
 
 

@@ -115,7 +115,7 @@ def test_pictures_of_two_runs_in_one_batch_are_named(host):
 
 
 def test_a_run_that_fell_out_of_the_records_is_not_replaced_by_another(host, pack, monkeypatch):
-    records = pack.module("dreammatcher.host.records")
+    records = pack.module("dreammatcher.host.graph.records")
     monkeypatch.setattr(records.RECORDS, "room", 1)  # for the last one alone
     executor = host.executor("classic" if "classic" in host.caches() else "")
     assert host.run(graph(**UP), executor).success
@@ -123,7 +123,7 @@ def test_a_run_that_fell_out_of_the_records_is_not_replaced_by_another(host, pac
 
 
 def test_records_are_bounded_and_the_oldest_goes_first(pack):
-    records = pack.module("dreammatcher.host.records")
+    records = pack.module("dreammatcher.host.graph.records")
 
     class Kept:
         def __init__(self, size: int):

@@ -99,7 +99,7 @@ def test_states_and_jobs_of_trainings_are_no_references(host, save):
 def test_the_output_folder_is_walked_again_only_when_it_has_changed(host, save, monkeypatch):
     path = save(f"walked/{uuid.uuid4().hex[:8]}")
     assert path.name in offered(host)
-    module = host.pack().module("dreammatcher.host.files")
+    module = host.pack().module("dreammatcher.host.graph.files")
     walks, walk = [], module.walk
     monkeypatch.setattr(module, "walk", lambda folder: walks.append(folder) or walk(folder))
     assert path.name in offered(host) and not walks

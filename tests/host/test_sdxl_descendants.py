@@ -58,7 +58,7 @@ def test_it_is_matched_with_any_scheduler(zero_snr, scheduler):
     options = dict(steps=8, scheduler=scheduler)
     out, plain = bench.sample(matched, **options), bench.sample(**options)
     assert torch.isfinite(out).all() and not torch.equal(out, plain)
-    assert not trace.skipped and trace.nothing() == ""
+    assert not trace.skipped and trace.why_nothing_matched() == ""
 
 
 def test_start_is_a_share_of_its_schedule_not_of_sigma(zero_snr):
@@ -78,7 +78,7 @@ def test_features_made_ahead_at_few_noise_levels_serve_it(zero_snr, pack):
         ready = prepare(bench.model, bench.reference, bench.mask(), options)
     matched, trace = bench.apply(reference=ready)
     out = bench.sample(matched, steps=8)
-    assert torch.isfinite(out).all() and trace.nothing() == ""
+    assert torch.isfinite(out).all() and trace.why_nothing_matched() == ""
     assert len(ready.store.sigmas) == 5 and max(ready.store.sigmas) > 100, "and the highest of them is far above 15"
 
 
@@ -91,7 +91,7 @@ def test_rescaled_guidance_and_ours_go_together(zero_snr, pack, mode):
     guided = pack.module("dreammatcher.host.matching.guide").guide(rescaled, settings)
     out = bench.sample(guided, steps=8)
     assert torch.isfinite(out).all() and not torch.equal(out, bench.sample(rescaled, steps=8))
-    assert trace.nothing() == "" and not trace.skipped
+    assert trace.why_nothing_matched() == "" and not trace.skipped
 
 
 @pytest.mark.parametrize("steps", [4, 6, 8])
@@ -105,7 +105,7 @@ def test_distillates_of_few_steps_without_negative_prompt_are_matched(host, pack
     options = dict(steps=steps, cfg=1.0, sampler=sampler, scheduler=scheduler)
     out = bench.sample(matched, **options)
     assert torch.isfinite(out).all() and not torch.equal(out, bench.sample(**options))
-    assert trace.nothing() == "" and not trace.skipped
+    assert trace.why_nothing_matched() == "" and not trace.skipped
 
 
 def test_a_second_pass_over_a_larger_picture_is_matched(zero_snr):
@@ -115,7 +115,7 @@ def test_a_second_pass_over_a_larger_picture_is_matched(zero_snr):
     larger = torch.nn.functional.interpolate(first, scale_factor=1.5, mode="bicubic")
     options = dict(steps=8, denoise=0.5, height=24, width=24, latent=larger)
     out = bench.sample(matched, **options)
-    assert torch.isfinite(out).all() and not torch.equal(out, bench.sample(**options)) and trace.nothing() == ""
+    assert torch.isfinite(out).all() and not torch.equal(out, bench.sample(**options)) and trace.why_nothing_matched() == ""
 
 
 def test_a_crop_of_the_reference_serves_a_detailers_crop(zero_snr, pack):
@@ -128,7 +128,7 @@ def test_a_crop_of_the_reference_serves_a_detailers_crop(zero_snr, pack):
     options = dict(steps=8, denoise=0.6, height=24, width=16, latent=picture(9, 24, 16))
     out = sample(matched, bench.target, bench.negative, **options)
     plain = sample(bench.model, bench.target, bench.negative, **options)
-    assert torch.isfinite(out).all() and not torch.equal(out, plain) and trace.nothing() == ""
+    assert torch.isfinite(out).all() and not torch.equal(out, plain) and trace.why_nothing_matched() == ""
 
 
 def test_clip_skip_reaches_the_subject_and_the_matched_run(host, toybox):

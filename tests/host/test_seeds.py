@@ -76,7 +76,7 @@ def test_class_pictures_of_a_large_seed_go_on_at_zero(pack, toybox):
     """Picture 1 of the largest seed is picture 0 of seed 0."""
     prior = pack.module("dreammatcher.host.training.prior")
     with torch.inference_mode():
-        text = pack.module("dreammatcher.host.conditioning").encode(toybox[1], "a robot")
+        text = pack.module("dreammatcher.host.text.conditioning").encode(toybox[1], "a robot")
         first, second = (
             prior._draw(toybox[0], toybox[2], text, text, 128, prior.PriorSettings(2, 1, 1.0, "euler", "normal", seed), number)
             for seed, number in ((LARGEST, 1), (0, 0)))

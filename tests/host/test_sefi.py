@@ -143,7 +143,7 @@ def test_the_loss_draws_the_word_s_attention_to_its_class_and_serves_textual_inv
 def test_a_stage_s_text_is_the_prompt_with_the_stage_s_vector(pack, host, toybox, sefi):
     positive, _ = host.nodes["DreamMatcherSeFiPrompt"]().encode(toybox[1], "a photo of a <me> on grass", sefi)
     texts = positive[0][1]["dreammatcher_texts"]
-    known = pack.module("dreammatcher.host.training.new_words").with_new_words(toybox[1], {"<me>": sefi.keys[3][None]})
+    known = pack.module("dreammatcher.host.text.new_words").with_new_words(toybox[1], {"<me>": sefi.keys[3][None]})
     expected = host.nodes["CLIPTextEncode"]().encode(known, "a photo of a <me> on grass")[0][0][0]
     assert [texts.at(t) for t in (0, 199, 200, 599.4, 600, 999, 1200)] == [0, 0, 1, 2, 3, 4, 4]
     assert torch.equal(texts.keys[3], expected) and not torch.equal(texts.values[3], expected)

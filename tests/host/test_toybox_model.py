@@ -53,7 +53,7 @@ def test_an_embedding_file_can_name_the_subject(host, toybox, pack):
     folder.mkdir(parents=True, exist_ok=True)
     save_file({"emb_params": torch.randn(2, 96)}, folder / "mytoy.safetensors")
     clip = host.nodes["ToyboxLoader"]().load()[1]
-    subject_of = pack.module("dreammatcher.host.conditioning").subject_of
+    subject_of = pack.module("dreammatcher.host.text.conditioning").subject_of
     subject = subject_of(clip, "a photo of embedding:mytoy at night", "embedding:mytoy")
     assert subject.columns == (4, 5)
     states = encode(host, clip, "a photo of embedding:mytoy at night")
@@ -61,7 +61,7 @@ def test_an_embedding_file_can_name_the_subject(host, toybox, pack):
 
 
 def test_words_of_several_pieces_and_repeated_words_count_every_piece(toybox, pack):
-    subject_of = pack.module("dreammatcher.host.conditioning").subject_of
+    subject_of = pack.module("dreammatcher.host.text.conditioning").subject_of
     assert subject_of(toybox[1], "a photo of a zebra", "zebra").columns == (5, 6, 7, 8, 9)
     assert subject_of(toybox[1], "a red robot and a blue robot", "robot").columns == (3, 7)
     assert subject_of(toybox[1], "a (red:1.3) robot, at night", "red, robot").columns == (2, 3)
@@ -69,7 +69,7 @@ def test_words_of_several_pieces_and_repeated_words_count_every_piece(toybox, pa
 
 def test_a_subject_behind_the_77_token_border_is_found_in_the_second_chunk(toybox, pack):
     prompt = "grass " * 80 + "robot"
-    subject = pack.module("dreammatcher.host.conditioning").subject_of(toybox[1], prompt, "robot")
+    subject = pack.module("dreammatcher.host.text.conditioning").subject_of(toybox[1], prompt, "robot")
     assert subject.tokens == 154 and subject.columns == (77 + 1 + 5,)
 
 
@@ -122,15 +122,15 @@ def test_the_comparison_with_the_official_code_hands_over_every_weight_prompt_an
     from safetensors.torch import load_file
 
     from benchmarks import against_official
-    from benchmarks.studio import Studio
+    from benchmarks.toybox_runner import ToyboxRunner
     from toybox.evaluation import cases
 
-    studio = Studio(host)
+    runner = ToyboxRunner(host)
     with torch.inference_mode():
-        against_official.write_job(studio, cases(3, 200), tmp_path / "job.safetensors")
+        against_official.write_job(runner, cases(3, 200), tmp_path / "job.safetensors")
     tensors, job = load_file(tmp_path / "job.safetensors"), json.loads((tmp_path / "job.json").read_text())
     handed = [name for name in tensors if name.startswith("unet.")]
-    assert len(handed) == len(studio.model.model.diffusion_model.state_dict())
+    assert len(handed) == len(runner.model.model.diffusion_model.state_dict())
     assert len(set(job["prompts"])) == len(job["prompts"]) and job["prompts"][0] == ""
     for number, case in enumerate(job["cases"]):
         words = case["prompt"].split()

@@ -24,7 +24,7 @@ def _as_in_a_graph():
         yield
 
 
-def stand_ins(base: dict, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
+def overrides(base: dict, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
     with torch.inference_mode(False):
         return {name: (base[name].float() + 0.05 * torch.randn(base[name].shape, generator=torch.Generator().manual_seed(3))
                        ).detach().requires_grad_() for name in names}
@@ -98,7 +98,7 @@ def test_families_with_other_texts_predict_as_the_host_does_for_every_picture_of
     noisy, steps = picture(3, batch=2), torch.tensor([300, 700])
     said = denoiser.predict(noisy, steps, both, {})
     sigmas = model.model.model_sampling.sigmas[steps]
-    arguments = pack.module("dreammatcher.host.conditioning").model_arguments
+    arguments = pack.module("dreammatcher.host.text.conditioning").model_arguments
     for row in range(2):
         alone = Conditioning(both.cross_attention[row:row + 1], None if both.pooled is None else both.pooled[row:row + 1])
         x = noisy[row:row + 1] * (1 + sigmas[row] ** 2).sqrt()
@@ -136,7 +136,7 @@ def test_gradients_of_unet_weights_equal_finite_differences_and_leave_nothing_be
     before = weights(model)
     denoiser = make(model)
     text, noisy = denoiser.encode(["a photo of a robot"]), picture(3)
-    learned = stand_ins(denoiser.unet, UNET)
+    learned = overrides(denoiser.unet, UNET)
 
     def loss():
         return denoiser.predict(noisy, torch.tensor([300]), text, learned).double().square().mean()
@@ -156,7 +156,7 @@ def test_what_only_the_start_token_tells_is_not_learned_by_custom_diffusion(pack
     name, gradients, said = "input_blocks.1.1.transformer_blocks.0.attn2.to_v.weight", [], []
     for constant in (False, True):
         denoiser = HostDenoiser(random_unet(), toybox[1], (16, 16), constant)
-        learned = stand_ins(denoiser.unet, (name,))
+        learned = overrides(denoiser.unet, (name,))
         with torch.inference_mode(False), torch.enable_grad():
             said.append(denoiser.predict(picture(3), torch.tensor([300]), Conditioning(alone), learned))
             gradients.append(torch.autograd.grad(said[-1].square().mean(), learned[name])[0])
@@ -166,7 +166,7 @@ def test_what_only_the_start_token_tells_is_not_learned_by_custom_diffusion(pack
 def test_gradients_of_the_text_encoder_equal_finite_differences(make, toybox):
     before = {name: value.clone() for name, value in toybox[1].cond_stage_model.state_dict().items()}
     denoiser = make(random_unet())
-    learned = stand_ins(denoiser.text, TEXT)
+    learned = overrides(denoiser.text, TEXT)
 
     def loss():
         return denoiser.encode(["a photo of a red robot on grass"], learned).cross_attention.double()[:, 1:5].square().mean()
@@ -224,7 +224,7 @@ def test_checkpointing_gives_the_same_gradients_and_keeps_less(make, toybox, pac
     found, kept = [], []
     for checkpointing in (False, True):
         denoiser = HostDenoiser(in_inference_mode(random_unet()), toybox[1], (16, 16), constant, checkpointing)
-        text, learned, sizes = denoiser.encode(["a photo of a robot"]), stand_ins(denoiser.unet, names), {}
+        text, learned, sizes = denoiser.encode(["a photo of a robot"]), overrides(denoiser.unet, names), {}
 
         def note(tensor, sizes=sizes):
             sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()

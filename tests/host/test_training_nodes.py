@@ -270,7 +270,7 @@ def test_one_picture_is_too_few(host, fresh, pictures, name):
 def test_rare_words_are_single_late_tokens_without_vowels(pack, fresh):
     from types import SimpleNamespace
 
-    rare_word = pack.module("dreammatcher.host.training.identifiers").rare_word
+    rare_word = pack.module("dreammatcher.host.text.identifiers").rare_word
     vocabulary = {"dog</w>": 1929, "ktn</w>": 41_000, "pllx</w>": 45_000, "and</w>": 48_000, "zzq": 49_000, "bcd</w>": 100}
     inner = SimpleNamespace(tokenizer=SimpleNamespace(get_vocab=lambda: vocabulary))
     clip = SimpleNamespace(tokenize=lambda text: {"l": []}, tokenizer=SimpleNamespace(clip_l=inner))

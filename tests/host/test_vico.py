@@ -176,7 +176,7 @@ def test_control_reaches_the_picture_and_not_the_reference(host, pack):
 
 
 def test_a_prompt_s_own_mark_says_where_the_word_is_and_a_prompt_without_one_is_told_about(pack, looking):
-    key = pack.module("dreammatcher.host.conditioning").SUBJECT_KEY
+    key = pack.module("dreammatcher.host.text.conditioning").SUBJECT_KEY
     marked = [[looking.positive[0][0], {**looking.positive[0][1], key: looking.subject}]]
     by_input = looking.sample(looking.apply()[0])
     model, trace = looking.apply(subject=False)
@@ -188,7 +188,7 @@ def test_a_prompt_s_own_mark_says_where_the_word_is_and_a_prompt_without_one_is_
 
 
 def test_of_several_prompts_those_about_the_subject_look(pack, host, looking):
-    key = pack.module("dreammatcher.host.conditioning").SUBJECT_KEY
+    key = pack.module("dreammatcher.host.text.conditioning").SUBJECT_KEY
     area = host.nodes["ConditioningSetArea"]()
     left = area.append([[looking.positive[0][0], {key: looking.subject}]], 128, 256, 0, 0, 1.0)[0]
     right = area.append(prompt(11), 128, 256, 128, 0, 1.0)[0]
@@ -199,7 +199,7 @@ def test_of_several_prompts_those_about_the_subject_look(pack, host, looking):
 
 
 def test_long_prompts_and_prompts_of_different_length_work(pack, looking):
-    key = pack.module("dreammatcher.host.conditioning").SUBJECT_KEY
+    key = pack.module("dreammatcher.host.text.conditioning").SUBJECT_KEY
     long = [[prompt(13, 154)[0][0], {key: replace(looking.subject, columns=(90,), tokens=154)}]]
     model, trace = looking.apply()
     out = sample(model, long, looking.negative, **SIZE)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import learn
-from benchmarks import studio as studios
+from benchmarks import learn, toybox_runner
 
 
 @pytest.fixture(scope="module")
@@ -13,13 +12,13 @@ def table(host, tmp_path_factory):
     patch = pytest.MonkeyPatch()
     folder = tmp_path_factory.mktemp("learn")
     patch.setattr(learn, "FILE", folder / "learn.json")
-    patch.setattr(learn, "ablations", lambda school: {})
-    patch.setattr(studios, "STEPS", 20)
-    patch.setattr(learn, "methods", lambda school: {
-        "DreamBooth LoRA": lambda lesson, prior: school.dreambooth(lesson, prior, "LoRA", 1e-3, 400)})
-    school = learn.School(host)
-    learn.run(school, 1, 2, 0, folder)
-    made = learn.merged(folder, learn.names_of(school))
+    patch.setattr(learn, "ablations", lambda runner: {})
+    patch.setattr(toybox_runner, "STEPS", 20)
+    patch.setattr(learn, "methods", lambda runner: {
+        "DreamBooth LoRA": lambda case, prior: runner.dreambooth(case, prior, "LoRA", 1e-3, 400)})
+    runner = learn.MethodRunner(host)
+    learn.run(runner, 1, 2, 0, folder)
+    made = learn.merged(folder, learn.names_of(runner))
     patch.undo()
     return made
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import quality
-from benchmarks import studio as studios
+from benchmarks import quality, toybox_runner
 from benchmarks.arms import MATCHED, PLAIN
 from toybox.evaluation import BACKGROUND, ERROR, PARTS, SCENE, SILHOUETTE
 
@@ -18,9 +17,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def arms(host, folder):
     patch = pytest.MonkeyPatch()
-    patch.setattr(studios, "STEPS", 20)
-    patch.setitem(quality.STUDIES, "two", lambda studio, ready: {PLAIN: studio.model, MATCHED: studio.matched(ready)})
-    yield quality.run(quality.Studio(host), "two", 10, 0, folder)
+    patch.setattr(toybox_runner, "STEPS", 20)
+    patch.setitem(quality.STUDIES, "two", lambda runner, ready: {PLAIN: runner.model, MATCHED: runner.matched(ready)})
+    yield quality.run(quality.ToyboxRunner(host), "two", 10, 0, folder)
     patch.undo()
 
 
@@ -58,7 +57,7 @@ def test_a_run_that_was_stopped_goes_on_and_gives_the_same_table(host, folder, a
     gone = [path for path in before if path.parent.name == "cases" and path.stem.startswith("bird")]
     for path in gone:
         path.unlink()
-    again = quality.run(quality.Studio(host), "two", 10, 0, folder)
+    again = quality.run(quality.ToyboxRunner(host), "two", 10, 0, folder)
     assert gone and {path for path, when in times().items() if before[path] != when} == set(gone)
     assert [arm.name for arm in again] == [arm.name for arm in arms]
     without_time = [[{name: value for name, value in row.items() if name != quality.TIME} for row in arm.scores.values()]

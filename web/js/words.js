@@ -21,7 +21,7 @@ export function wordsOf(prompt) {
     });
 }
 
-/** What may be the plural or the singular of an English noun, in lower case: the rules of the node, host/words.py. */
+/** What may be the plural or the singular of an English noun, in lower case: the rules of the node, host/text/words.py. */
 export function otherNumbers(word) {
     const lower = word.toLowerCase();
     if (lower.length < SHORTEST || !/^\p{L}+$/u.test(lower)) return [];

@@ -7,14 +7,14 @@ from functools import partial
 
 from comfy.model_patcher import ModelPatcher
 
+from ...backbones.unet import structure_of
 from ...matching.plan import Plan, views
 from ...matching.reference import Reference, ReferenceSet, views_of
 from ...matching.settings import ApplySettings, MaskSettings, Trace
-from ...unet import structure_of
-from ..installed import INSTALLED_KEY, Installed, SessionHolder, installed_on
-from ..lifecycle import install
-from ..notes import not_connected, tell
-from ..records import owner_here
+from ..graph.notes import not_connected, tell
+from ..graph.records import owner_here
+from ..sampling.lifecycle import install
+from ..sampling.runs import INSTALLED_KEY, Installed, SessionHolder, installed_on
 from . import patches
 from .begin import begin
 from .live import SILENT, Live, watch

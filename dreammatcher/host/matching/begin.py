@@ -7,13 +7,13 @@ from functools import partial
 from ...matching.matcher import Matcher
 from ...matching.plan import Plan
 from ...matching.settings import Trace
-from ..compiling import hide
-from ..memory import share_of_memory
-from ..notes import tell
-from ..records import RECORDS, Place, here
-from ..rows import RowBook
-from ..session import CallWatch, Clock
-from ..start import Start
+from ..graph.notes import tell
+from ..graph.records import RECORDS, Place, here
+from ..model.compiling import hide
+from ..model.memory import share_of_memory
+from ..sampling.rows import RowBook
+from ..sampling.runs import Start
+from ..sampling.session import CallWatch, Clock
 from .patches import PATCHES
 from .references import References
 from .session import MatchingSession
@@ -39,5 +39,5 @@ def begin(plan: Plan, start: Start) -> MatchingSession:
 def conclude(trace: Trace, place: Place) -> None:
     """At the end of a run: its record is kept, and one that took nothing of the reference must not look like one that did."""
     RECORDS.keep(trace.owner, place, trace.finished())
-    if not trace.off and (reason := trace.nothing()):
+    if not trace.off and (reason := trace.why_nothing_matched()):
         tell(f"nothing was matched in this run: {reason}")

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ...backbones.unet import COND, Grid, Layer, Row, halved
 from ...matching.appearance import match_appearance
 from ...matching.correspondence import JointMatch
 from ...matching.matcher import Described
 from ...matching.settings import MATCHED_EVERYWHERE, REPLACED, Snapshot
-from ...unet import COND, Grid, Layer, Row, halved
-from ..capture import SubjectMaps
+from ..model.capture import SubjectMaps
 from .session import MatchingSession
 
 

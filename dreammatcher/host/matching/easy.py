@@ -8,16 +8,16 @@ import comfy.utils
 import torch
 from einops import rearrange
 
+from ...backbones.unet import Structure, structure_of
 from ...matching.reference import Reference
 from ...matching.settings import ApplySettings, Trace
 from ...subject import Subject
-from ...unet import Structure, structure_of
-from ..conditioning import encode, encode_subject, subject_and_remarks
-from ..digest import digest
-from ..encoding import encoded
-from ..family import native_side
-from ..identity import network_identity
-from ..pictures import rgb, subject_mask
+from ..graph.pictures import rgb, subject_mask
+from ..graph.vae import encoded
+from ..model.digest import digest
+from ..model.family import native_side
+from ..model.identity import network_identity
+from ..text.conditioning import encode, encode_subject, subject_and_remarks
 from .apply import apply
 from .invert import invert_reference, load
 from .masks import SHARED, mask_settings, shared_subjects

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...matching import reference as references
-from ..files import Shelf, numbered
+from ..graph.files import Shelf, numbered
 
 REFERENCES = Shelf("dreammatcher", "save a reference first", belongs=references.is_reference)
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ...backbones.unet import COND, Grid, Row
 from ...devices import OutOfMemory
 from ...matching.guidance import PAPER, GuidanceSettings, correction, lead, shortened, slope
-from ...unet import COND, Grid, Row
-from ..digest import standing_around
-from ..gradients import NoGradient, statically_loaded, with_gradients
-from ..installed import INSTALLED_KEY, Installed, installed_on
-from ..notes import tell
-from ..session import noise_level
-from ..verify import WrappersMP, options_of
+from ..graph.notes import tell
+from ..model.digest import standing_around
+from ..model.gradients import NoGradient, statically_loaded, with_gradients
+from ..sampling.model_calls import WrappersMP, options_of
+from ..sampling.runs import INSTALLED_KEY, Installed, installed_on
+from ..sampling.session import noise_level
 from .patches import rivals_of
 from .session import MatchingSession
 

@@ -9,18 +9,18 @@ import comfy.model_management
 import comfy.samplers
 import torch
 
+from ...backbones.unet import COND, UNCOND, structure_of
 from ...matching.features import FeatureOptions, FeatureStore
 from ...matching.inversion import Trajectory, invert, psnr, reconstruct
 from ...matching.plan import members_in_use
 from ...matching.reference import Reference, ReferenceSet, combined
 from ...matching.settings import MaskSettings
 from ...subject import Conditioning, Subject
-from ...unet import COND, UNCOND, structure_of
-from ..capture import evaluate
-from ..conditioning import from_host
-from ..identity import network_identity
-from ..notes import not_connected, tell
-from ..progress import progress
+from ..graph.notes import not_connected, tell
+from ..graph.progress import progress
+from ..model.capture import ode_derivative
+from ..model.identity import network_identity
+from ..text.conditioning import from_host
 from .apply import check_family
 from .reference_pass import reference_pass
 
@@ -61,7 +61,7 @@ def invert_reference(model, latent: dict, positive: list, negative: list, steps:
 
 
 def _denoiser(base: torch.nn.Module, conditioning: Conditioning):
-    return lambda x, sigma: evaluate(base, conditioning, x, sigma)
+    return lambda x, sigma: ode_derivative(base, conditioning, x, sigma)
 
 
 def prepare_or_pass(model, reference: Reference | ReferenceSet | None, mask: MaskSettings | None,

@@ -10,8 +10,8 @@ import torch
 
 from ...matching.preview import enlarge, overlay, pixels
 from ...matching.settings import Snapshot
-from ..installed import Installed
-from ..notes import server as connected
+from ..graph.notes import server as connected
+from ..sampling.runs import Installed
 
 OFF, FOREGROUND, TRUSTED = "off", "foreground", "trusted"
 EVENT = "dreammatcher.live"

@@ -8,9 +8,9 @@ import torch
 
 from ...matching.settings import MaskSettings
 from ...subject import Subject
-from ..masks import mask_grid, one_mask
-from ..notes import tell
-from ..words import other_numbers
+from ..graph.masks import mask_grid, one_mask
+from ..graph.notes import tell
+from ..text.words import other_numbers
 
 log = logging.getLogger(__name__)
 

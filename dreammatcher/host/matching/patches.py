@@ -11,12 +11,12 @@ from collections.abc import Hashable
 
 import torch
 
-from ...unet import COND, Grid, Layer, Row
-from ..capture import SubjectMaps, layer_of
-from ..compiling import hidden
-from ..installed import FOREIGN_KEY, INPUT_KEY, Installed, installed_on
-from ..lifecycle import names_of
-from ..session import noise_level
+from ...backbones.unet import COND, Grid, Layer, Row
+from ..model.capture import SubjectMaps, layer_of
+from ..model.compiling import hidden
+from ..sampling.lifecycle import names_of
+from ..sampling.runs import FOREIGN_KEY, INPUT_KEY, Installed, installed_on
+from ..sampling.session import noise_level
 from .call import Call
 from .session import MatchingSession
 

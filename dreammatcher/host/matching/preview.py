@@ -15,8 +15,8 @@ from ...matching.inspection import cells, chosen
 from ...matching.preview import panels, pixels, sheet
 from ...matching.settings import Snapshot, Trace
 from ...pictures import card
-from ..pictures import Images, rgb, rgb_each, text_image
-from ..records import OUTSIDE, RECORDS, Seen, first_of
+from ..graph.pictures import Images, rgb, rgb_each, text_image
+from ..graph.records import OUTSIDE, RECORDS, Seen, first_of
 
 INSPECTED_SIDE = 1024  # pixels of the longer side; larger pictures are shown smaller
 
@@ -44,7 +44,7 @@ def show(trace: Trace | None, images: torch.Tensor, reference: Images, plain: to
         trace, = found.records
     snapshot = trace.last()
     if snapshot is None:
-        return _without_a_match(f"Nothing was matched: {trace.nothing() or 'there is no record of a match'}.")
+        return _without_a_match(f"Nothing was matched: {trace.why_nothing_matched() or 'there is no record of a match'}.")
     first = 0 if found is None else first_of(seen.input, len(snapshot.flow), found.own)
     if first is None:
         return _without_a_match(f"No match to show: {MIXED}")

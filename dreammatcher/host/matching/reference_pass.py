@@ -7,13 +7,13 @@ import contextlib
 import torch
 
 from ...attention import foreground
+from ...backbones.unet import COND, Layer, Structure
 from ...finite import REMEDY, finite
 from ...matching.features import RowFeatures
 from ...matching.reference import Reference
 from ...subject import Subject
-from ...unet import COND, Layer, Structure
-from ..capture import SubjectMaps, evaluate, layer_of
-from ..compiling import uncompiled
+from ..model.capture import SubjectMaps, layer_of, ode_derivative
+from ..model.compiling import uncompiled
 
 
 class _Recorded(BaseException):
@@ -62,7 +62,7 @@ def reference_pass(
 
     patches = {"attn1_patch": [keep_hidden], "attn2_patch": [keep_map], "output_block_patch": [keep_level]}
     with contextlib.suppress(_Recorded), uncompiled():  # dynamo gives up on frames that an exception passes
-        evaluate(base, reference.positive if kind == COND else reference.negative, x, sigma, patches)
+        ode_derivative(base, reference.positive if kind == COND else reference.negative, x, sigma, patches)
     if not all(map(finite, levels.values())):
         raise ValueError(f"model: what it makes of the reference at sigma {sigma:.3g} holds NaN or infinity; {REMEDY}")
     mask = foreground(subject_maps, subject_maps[0].shape[-2:]) if subject_maps else None

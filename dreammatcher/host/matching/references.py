@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ...backbones.unet import Structure
 from ...matching.features import RowFeatures
 from ...matching.plan import View
-from ...unet import Structure
 from .reference_pass import reference_pass
 
 

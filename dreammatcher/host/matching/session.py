@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ...backbones.unet import COND, Grid, Row
 from ...matching.correspondence import JointMatch
 from ...matching.matcher import Described, Matcher
 from ...matching.plan import Plan
-from ...unet import COND, Grid, Row
-from ..rows import Assignment
-from ..session import Session
+from ..sampling.rows import Assignment
+from ..sampling.session import Session
 
 #: decoder features [B, C, H, W], coarse to fine
 Features = tuple[torch.Tensor, ...]

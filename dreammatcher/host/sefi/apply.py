@@ -9,18 +9,17 @@ from typing import Any
 
 import torch
 
+from ...backbones.unet import attention_modules, structure_of
 from ...sefi.learned import SeFi
 from ...subject import text_starts
 from ...training.settings import check
-from ...unet import attention_modules, structure_of
-from ..calls import around_calls, context_of, with_option
-from ..installed import Installed, SessionHolder
-from ..lifecycle import install, names_of
-from ..notes import not_connected, tell
-from ..rows import RowBook
-from ..session import CallWatch, Clock, Session, noise_level
-from ..start import Start
-from ..verify import options_of
+from ..graph.notes import not_connected, tell
+from ..model.arguments import context_of
+from ..sampling.lifecycle import install, names_of
+from ..sampling.model_calls import around_calls, options_of, with_option
+from ..sampling.rows import RowBook
+from ..sampling.runs import Installed, SessionHolder, Start
+from ..sampling.session import CallWatch, Clock, Session, noise_level
 from .prompt import StagedText
 
 #: where the plans of a model stand in its transformer options, and what the prompts of the current call are read as

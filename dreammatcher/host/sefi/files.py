@@ -7,10 +7,10 @@ from pathlib import Path
 import folder_paths
 from safetensors import SafetensorError
 
+from ...files import read_tensors
 from ...sefi.learned import FORMAT, KEYS, VALUES, SeFi
 from ...training.export import embedding_tensors
-from ...whole import read_tensors
-from ..files import Shelf
+from ..graph.files import Shelf
 from ..training.keep import save_with_word
 
 SHELF = Shelf("sefi", "save one with DreamMatcher SeFi Save, or put a file there")

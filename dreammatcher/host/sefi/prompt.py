@@ -10,10 +10,10 @@ import torch
 from ...sefi.learned import SeFi
 from ...sefi.stages import TIMESTEPS, spans, stage_of
 from ...subject import Subject
-from ...training.captions import holds
-from ..conditioning import SUBJECT_KEY, TEXTS_KEY, encode, encode_subject, subject_of
-from ..notes import not_connected
-from ..training.new_words import with_new_words
+from ...texts import holds
+from ..graph.notes import not_connected
+from ..text.conditioning import SUBJECT_KEY, TEXTS_KEY, encode, encode_subject, subject_of
+from ..text.new_words import with_new_words
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,15 +12,16 @@ from ...sefi.attention_loss import reference_prompt as with_known_word
 from ...sefi.learned import SeFi
 from ...sefi.recipe import NETWORK, SefiRecipe, SefiSettings
 from ...sefi.stages import Producer, StageVectors, Table
-from ...training.captions import Naming, alone, holds
+from ...texts import alone, holds
+from ...training.captions import Naming
 from ...training.data import Example, Preparation
 from ...training.export import TOWERS
 from ...training.sets import TrainingSet
 from ...training.settings import ObjectiveSettings, TrainingOptions, TrainingSettings
-from ..pictures import rgb, subject_mask
+from ..graph.pictures import rgb, subject_mask
+from ..text.towers import encoder_signature
 from ..training.learn import has_masks
 from ..training.run import job_of, ready, run
-from ..training.towers import said_of
 
 
 def one_picture(image: torch.Tensor, word: str, class_word: str, reference_prompt: str, resolution: int,
@@ -68,7 +69,7 @@ def train_sefi(model, clip, vae, own: TrainingSet, chosen: SefiSettings, attenti
     about = {"word": word, "init_word": class_word,
              "class_prompt": with_known_word(own.examples[0].captions[0], word, class_word),
              "stages": str(chosen.stages), "lambda": str(attention.weight if attention else 0.0), "steps": str(len(losses)),
-             "seed": str(settings.seed), TOWERS: said_of(clip)}
+             "seed": str(settings.seed), TOWERS: encoder_signature(clip)}
     return SeFi(keys, values, about), losses
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from ...training.captions import alone, holds
+from ...texts import alone, holds
 from ...training.data import Preparation
 from ...training.export import Learned
 from ...training.settings import LoraSettings, ObjectiveSettings, OptimiserSettings, Running, TrainingOptions
-from ..family import native_side
-from ..masks import Masks
-from ..pictures import Images
-from .identifiers import rare_word
+from ..graph.masks import Masks
+from ..graph.pictures import Images
+from ..model.family import native_side
+from ..text.identifiers import rare_word
 from .learn import LORA, DreamBoothSettings, dreambooth, has_masks, plan_dreambooth
 from .prior import PriorSettings, prior_set
 from .sets import training_set

@@ -17,9 +17,9 @@ from ...subject import Conditioning
 from ...training.optimisers import state_per_number
 from ...training.recipe import Recipe
 from ...training.settings import TrainingSettings
-from ...training.trainables import LowRank
-from ..notes import tell
-from .recompute import BLOCKS
+from ...weights import LowRank
+from ..graph.notes import tell
+from ..model.recompute import BLOCKS
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ SMALLER = "use a model with smaller pictures (SD1.x), close other programs on th
 class Need:
     """Bytes beside the model."""
 
-    learned: int  # what learns, its gradients, the optimiser's state, and stand-ins for the model's weights
+    learned: int  # what learns, its gradients, the optimiser's state, and overrides for the model's weights
     activations: int  # of one batch, kept for the gradient
 
     @property
@@ -49,9 +49,9 @@ def need_of(recipe: Recipe, model: Any, settings: TrainingSettings, rows: int, s
     each = 4 + 4 + state_per_number(settings.optimiser.name) + (4 if settings.average else 0)
     low = {} if recipe.unet is None else recipe.unet.low_rank()
     whole = [] if recipe.unet is None else list(recipe.unet.differences(low))
-    stand_ins = sum(model.unet[name].nbytes for name in whole)
+    overrides = sum(model.unet[name].nbytes for name in whole)
     text = bool(recipe.text or recipe.rows)
-    return Need(each * count + 2 * stand_ins, activations(model, whole, low, text, rows, size, settings.bfloat16))
+    return Need(each * count + 2 * overrides, activations(model, whole, low, text, rows, size, settings.bfloat16))
 
 
 def activations(model: Any, learning: list[str], low: Mapping[str, LowRank], text: bool, rows: int, size: tuple[int, int],

@@ -12,10 +12,10 @@ import torch
 from einops import rearrange
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..changes import Changes, changes, changes_of_all
-from ..files import walk
-from ..notes import tell
-from ..pictures import rgb, subject_mask
+from ..graph.changes import Changes, changes, changes_of_all
+from ..graph.files import walk
+from ..graph.notes import tell
+from ..graph.pictures import rgb, subject_mask
 from .caption_files import caption_of
 
 LARGEST = 2048  # pixels of a side: twice what SDXL learns from

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from ...files import atomic_write
 from ...finite import finite
-from ...training.captions import alone, holds
+from ...texts import alone, holds
 from ...training.curve import curve
 from ...training.export import Learned, embedding_tensors
-from ...whole import whole
-from .new_words import with_new_words
+from ..text.new_words import with_new_words
 
 #: in the head of a LoRA's file: the words that were learned with it, and the names of their embeddings
 WORDS = "dreammatcher_words"
@@ -152,7 +152,7 @@ def _numbered(name: str) -> Iterator[str]:
 def write_whole(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, str]) -> None:
     """A safetensors file that appears whole or not at all."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         save_file(plain, partial, {"format": "pt", **about})
 
 

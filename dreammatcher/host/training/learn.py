@@ -15,16 +15,17 @@ from ...training.recipe import SubjectRecipe
 from ...training.sets import TrainingSet
 from ...training.settings import LoraSettings, ObjectiveSettings, TrainingOptions, TrainingSettings
 from ...training.textual_inversion import token_rows
-from ...training.trainables import TokenRows, Trainable, Weights
-from ..notes import tell
+from ...training.trainables import TokenRows, Trainable
+from ...weights import Weights
+from ..graph.notes import tell
+from ..text.towers import encoder_signature
 from .estimate import check_memory
 from .model import HostDenoiser
 from .names import text_names, unet_names
 from .run import Rate, Ready, check_class, check_pictures, check_prior, job_of, ready, run
-from .towers import said_of
 
 LORA, FULL = "LoRA", "full"
-USUAL = TrainingOptions()
+DEFAULT_OPTIONS = TrainingOptions()
 SIZES = 16  # versions of each picture that Custom Diffusion learns from
 
 
@@ -62,7 +63,7 @@ class CustomDiffusionSettings:
 
 def dreambooth(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, chosen: DreamBoothSettings,
                objective: ObjectiveSettings, settings: TrainingSettings,
-               options: TrainingOptions = USUAL) -> tuple[Learned, list[float]]:
+               options: TrainingOptions = DEFAULT_OPTIONS) -> tuple[Learned, list[float]]:
     """DreamBooth. Raises ValueError, before the first step, for a prior or masks that do not fit, and as :class:`HostDenoiser`.
     """
     check_pictures(own)
@@ -119,7 +120,7 @@ def check_masks(own: TrainingSet, objective: ObjectiveSettings) -> None:
 
 
 def textual_inversion(model, clip, vae, own: TrainingSet, initial_word: str, vectors: int, rate: float,
-                      settings: TrainingSettings, options: TrainingOptions = USUAL,
+                      settings: TrainingSettings, options: TrainingOptions = DEFAULT_OPTIONS,
                       penalty: Penalty | None = None) -> tuple[Learned, list[float]]:
     """The vectors of the set's identifier. Raises ValueError as :class:`HostDenoiser` and for text encoders other than CLIP."""
     word, objective = word_of(own), ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=has_masks(own))
@@ -132,12 +133,13 @@ def textual_inversion(model, clip, vae, own: TrainingSet, initial_word: str, vec
         choices = (own, initial_word, vectors, Rate(rate), objective, settings, *_also(penalty))
         job = job_of(work.identity, "Textual Inversion", *choices)
         losses = run(recipe, settings, job, options)
-    return Learned({}, _plain(rows), {**_about("Textual Inversion", own, settings, losses), TOWERS: said_of(clip)}), losses
+    about = {**_about("Textual Inversion", own, settings, losses), TOWERS: encoder_signature(clip)}
+    return Learned({}, _plain(rows), about), losses
 
 
 def custom_diffusion(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, initial_word: str,
                      chosen: CustomDiffusionSettings, prior_weight: float, settings: TrainingSettings,
-                     options: TrainingOptions = USUAL, penalty: Penalty | None = None) -> tuple[Learned, list[float]]:
+                     options: TrainingOptions = DEFAULT_OPTIONS, penalty: Penalty | None = None) -> tuple[Learned, list[float]]:
     """Keys and values that read the text, and the vector of the set's identifier. Raises ValueError as the other two do."""
     word = word_of(own)
     check_pictures(own)
@@ -158,7 +160,7 @@ def custom_diffusion(model, clip, vae, own: TrainingSet, prior: TrainingSet | No
         choices = (own, prior, initial_word, chosen, objective, settings, *_also(penalty))
         job = job_of(work.identity, "Custom Diffusion", *choices)
         losses = run(recipe, settings, job, options)
-    about = {**_about("Custom Diffusion", own, settings, losses), TOWERS: said_of(clip)}
+    about = {**_about("Custom Diffusion", own, settings, losses), TOWERS: encoder_signature(clip)}
     return Learned(lora_tensors(unet, unet_names(model.model)), _plain(rows), about), losses
 
 

@@ -11,13 +11,13 @@ import folder_paths
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ...files import read_tensors
 from ...training.bundle import NAME, TWO, bundled, rows_of
 from ...training.delta import Delta, Product, delta_of, is_delta
 from ...training.export import TOWERS, Learned
-from ...whole import read_tensors
-from ..changes import Changes, changes, changes_of_all
-from ..identity import unpatched
-from ..notes import tell
+from ..graph.changes import Changes, changes, changes_of_all
+from ..graph.notes import tell
+from ..model.identity import unpatched
 from .keep import WORDS
 from .lora_file import Taken, taken_by
 from .names import unet_names

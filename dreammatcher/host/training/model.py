@@ -1,4 +1,4 @@
-"""The host's model as training sees it: frozen, with stand-ins for some weights during a call, and differentiable.
+"""The host's model as training sees it: frozen, with overrides for some weights during a call, and differentiable.
 
 The graph runs in inference mode and weights of loader nodes are inference tensors, which have no gradient. Calls run on ordinary
 tensors over the same memory, which stand in for the module's own while the call lasts. LoRAs and merges on the model are part of
@@ -12,7 +12,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -22,19 +22,22 @@ import torch
 from comfy.ldm.modules import attention
 from einops import rearrange
 
+from ...backbones.unet import KEYS_AND_VALUES
 from ...subject import Conditioning
-from ...training.captions import alone, holds
-from ...training.denoising import Watch
+from ...texts import alone, holds
+from ...training.custom_diffusion import first_token_constant
 from ...training.objective import EPSILON, VELOCITY
-from ...training.trainables import StandIns, TokenRows
-from ..conditioning import model_arguments
-from ..gradients import NoGradient, ordinary_weights, statically_loaded
-from ..words import as_columns, width_of
-from .hooks import norms_keep_their_input, rows_in_place_of, start_kept_constant, with_stand_ins
-from .new_words import MARKER, without_marker
-from .recompute import recomputed
-from .text_patches import text_options
-from .towers import Tower, towers_of
+from ...training.trainables import TokenRows
+from ...watch import Watch
+from ...weights import WeightOverrides
+from ..model.arguments import model_arguments
+from ..model.gradients import NoGradient, ordinary_weights, statically_loaded
+from ..model.hooks import norms_keep_their_input, outputs_changed, rows_in_place_of, with_overrides
+from ..model.recompute import recomputed
+from ..model.text_patches import text_options
+from ..text.new_words import MARKER, without_marker
+from ..text.towers import Tower, towers_of
+from ..text.words import as_columns, width_of
 
 #: how the host turns a prediction into a clean picture -> what it predicts
 PREDICTIONS = {comfy.model_sampling.EPS.calculate_denoised: EPSILON,
@@ -88,11 +91,11 @@ class HostDenoiser:
         vars(other).update(attributes)
         return other
 
-    def encode(self, captions: list[str], weights: StandIns | None = None,
+    def encode(self, captions: list[str], weights: WeightOverrides | None = None,
                rows: Mapping[str, TokenRows] | None = None) -> Conditioning:
         """Conditioning [B, L, D] of the captions, each padded to the longest as the host does, by repetition.
 
-        A caption is encoded once for a batch, and without stand-ins once for all.
+        A caption is encoded once for a batch, and without overrides once for all.
         """
         encoded = {} if weights or rows else self._encoded
         for caption in captions:
@@ -119,11 +122,11 @@ class HostDenoiser:
         cond = self._run({name: chunks * len(vectors)}, {}, vectors.repeat_interleave(places, 0)).cross_attention
         return Conditioning(rearrange(cond, "1 (v l) d -> v l d", v=len(vectors)), None)
 
-    def _encode(self, caption: str, weights: StandIns, word: str | None, vectors: torch.Tensor | None) -> Conditioning:
+    def _encode(self, caption: str, weights: WeightOverrides, word: str | None, vectors: torch.Tensor | None) -> Conditioning:
         text = caption if word is None else _with_marker(caption, word, len(vectors))
         return self._run(self.clip.tokenize(text), weights, vectors)
 
-    def _run(self, tokens: dict, weights: StandIns, vectors: torch.Tensor | None) -> Conditioning:
+    def _run(self, tokens: dict, weights: WeightOverrides, vectors: torch.Tensor | None) -> Conditioning:
         """Conditioning of a text that is cut already; ``vectors`` [V, D] stand in the marker's places in turn."""
         def run() -> Conditioning:
             cond, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
@@ -135,7 +138,7 @@ class HostDenoiser:
             stack.enter_context(norms_keep_their_input(tower))
             for each in () if vectors is None else self.towers:
                 stack.enter_context(rows_in_place_of(each.table, self._markers[each.name], each.part(vectors)))
-            return with_stand_ins(tower, self.text, weights, run)
+            return with_overrides(tower, self.text, weights, run)
 
     def rows_of(self, word: str) -> torch.Tensor:
         """What the token tables have for a word, or what was learned for it, [tokens, D] in float32."""
@@ -193,7 +196,7 @@ class HostDenoiser:
         """The marker's token for every tower."""
         return {name: tokens[0] for name, tokens in self._tokens(MARKER).items()}
 
-    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, weights: StandIns,
+    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, weights: WeightOverrides,
                 values: torch.Tensor | None = None, watch: Watch | None = None) -> torch.Tensor:
         """What the UNet says about ``noisy`` [B, C, h, w], scaled as the diffusion process has it (variance 1).
 
@@ -208,14 +211,18 @@ class HostDenoiser:
             arguments = model_arguments(base, conditioning, noisy)
             arguments["c_crossattn"] = conditioning.cross_attention
             arguments = {name: _normal(value) for name, value in arguments.items()}
-            return with_stand_ins(base.diffusion_model, self.unet, weights,
+            return with_overrides(base.diffusion_model, self.unet, weights,
                                   lambda: self._call(base, _normal(noisy), self.times[timesteps.cpu()].to(noisy), arguments,
                                                     text_options(base, values, watch)))
 
     @contextmanager
     def _as_it_learns(self, module: torch.nn.Module) -> Iterator[None]:
-        with norms_keep_their_input(module), start_kept_constant(module) if self.constant_start else nullcontext():
+        with norms_keep_their_input(module), self._start_kept(module):
             yield
+
+    def _start_kept(self, module: torch.nn.Module) -> AbstractContextManager:
+        """Inside, keys and values of the start token learn nothing, where that was asked for."""
+        return outputs_changed(module, KEYS_AND_VALUES, first_token_constant) if self.constant_start else nullcontext()
 
     @staticmethod
     def _call(base: torch.nn.Module, noisy: torch.Tensor, times: torch.Tensor, arguments: dict,

@@ -15,17 +15,17 @@ import torch
 from einops import rearrange
 from PIL import Image
 
+from ...files import atomic_write
 from ...training.captions import Naming
 from ...training.data import Example
 from ...training.sets import TrainingSet
 from ...training.settings import LARGEST_SEED
-from ...whole import whole
-from ..conditioning import encode
-from ..digest import digest
-from ..encoding import decoded
-from ..identity import clip_identity, model_identity, vae_identity
-from ..notes import tell
-from ..progress import Interrupted
+from ..graph.notes import tell
+from ..graph.progress import Interrupted
+from ..graph.vae import decoded
+from ..model.digest import digest
+from ..model.identity import clip_identity, model_identity, vae_identity
+from ..text.conditioning import encode
 from .run import check_class
 
 SAMPLERS, SCHEDULERS = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
@@ -101,7 +101,7 @@ def _file(folder: Path, number: int) -> Path:
 
 
 def _write(picture: torch.Tensor, path: Path) -> None:
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         Image.fromarray((picture * 255).round().byte().numpy()).save(partial, "PNG")
 
 

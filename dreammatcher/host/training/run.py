@@ -17,7 +17,7 @@ import torch
 from einops import rearrange
 from PIL import Image
 
-from ...training.captions import holds
+from ...texts import holds
 from ...training.curve import curve
 from ...training.data import LatentSet
 from ...training.loop import REMEDY, Training, train
@@ -26,10 +26,10 @@ from ...training.samples import sample
 from ...training.sets import TrainingSet
 from ...training.settings import Running, TrainingOptions, TrainingSettings
 from ...training.state import Checkpoint
-from ..encoding import encoded
-from ..identity import beside_weights, weights_identity
-from ..notes import tell
-from ..progress import Interrupted
+from ..graph.notes import tell
+from ..graph.progress import Interrupted
+from ..graph.vae import encoded
+from ..model.identity import beside_weights, weights_identity
 from . import safety
 from .estimate import check_memory
 from .model import HostDenoiser

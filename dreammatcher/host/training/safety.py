@@ -13,7 +13,7 @@ import folder_paths
 
 from ...training import state as states
 from ...training.state import Checkpoint
-from ..notes import tell
+from ..graph.notes import tell
 
 log = logging.getLogger(__name__)
 

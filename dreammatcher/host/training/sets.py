@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from einops import rearrange
 
-from ...training.captions import TEMPLATES, Naming, holds
+from ...texts import holds
+from ...training.captions import TEMPLATES, Naming
 from ...training.data import Example, Preparation
 from ...training.sets import TrainingSet
-from ..masks import Masks, each_mask, mask_grid
-from ..pictures import Images, each, rgb, subject_mask
+from ..graph.masks import Masks, each_mask, mask_grid
+from ..graph.pictures import Images, each, rgb, subject_mask
 from .folder import pictures_of
 
 

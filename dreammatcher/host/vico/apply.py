@@ -8,20 +8,19 @@ from typing import Any
 
 import torch
 
+from ...backbones.unet import structure_of
 from ...subject import Subject
-from ...unet import structure_of
 from ...vico.learned import ViCo
 from ...vico.settings import LookSettings, LookTrace
-from ..calls import around_calls, context_of, with_option
-from ..compiling import uncompiled
-from ..installed import Installed, SessionHolder
-from ..lifecycle import install, names_of
-from ..memory import share_of_memory
-from ..notes import not_connected, tell
-from ..records import RECORDS, Place, here, owner_here
-from ..session import CallWatch, Clock, noise_level
-from ..start import Start
-from ..verify import options_of
+from ..graph.notes import not_connected, tell
+from ..graph.records import RECORDS, Place, here, owner_here
+from ..model.arguments import context_of
+from ..model.compiling import uncompiled
+from ..model.memory import share_of_memory
+from ..sampling.lifecycle import install, names_of
+from ..sampling.model_calls import around_calls, options_of, with_option
+from ..sampling.runs import Installed, SessionHolder, Start
+from ..sampling.session import CallWatch, Clock, noise_level
 from .session import LookingRows, VicoCall, VicoPlan, VicoSession
 from .sites import changed, sites_in, transformer_blocks, widths_of
 
@@ -74,7 +73,7 @@ def _begin(plan: VicoPlan, start: Start) -> VicoSession:
 
 def _conclude(trace: LookTrace, place: Place) -> None:
     RECORDS.keep(trace.owner, place, trace.finished())
-    if not trace.off and (reason := trace.nothing()):
+    if not trace.off and (reason := trace.why_nothing_seen()):
         tell(f"ViCo looked at nothing in this run: {reason}")
 
 

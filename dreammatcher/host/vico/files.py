@@ -11,9 +11,9 @@ import folder_paths
 import torch
 from safetensors import SafetensorError
 
+from ...files import read_tensors
 from ...vico.learned import ViCo
-from ...whole import read_tensors
-from ..files import Shelf
+from ..graph.files import Shelf
 from ..training.keep import in_prompts, save_with_word
 
 FORMAT = "vico"

@@ -9,11 +9,11 @@ from einops import rearrange
 from ...finite import finite
 from ...training.data import Preparation, fitted
 from ...vico.settings import LookTrace
-from ..encoding import encoded
-from ..family import native_side
-from ..notes import not_connected
-from ..pictures import Images, rgb_each, text_image
-from ..records import OUTSIDE, RECORDS, Seen
+from ..graph.notes import not_connected
+from ..graph.pictures import Images, rgb_each, text_image
+from ..graph.records import OUTSIDE, RECORDS, Seen
+from ..graph.vae import encoded
+from ..model.family import native_side
 
 #: noise levels that are shown, of all that a run had
 SHOWN = 4
@@ -57,7 +57,7 @@ def shown_masks(trace: LookTrace | None, image: Images | None, seen: Seen = OUTS
     if found is not None:
         trace, = found.records
     if not trace.masks:
-        raise ValueError(f"trace: nothing was looked at: {trace.nothing() or 'there is no record of a mask'}")
+        raise ValueError(f"trace: nothing was looked at: {trace.why_nothing_seen() or 'there is no record of a mask'}")
     sigmas = sorted(trace.masks, reverse=True)
     chosen = [sigmas[round(number * (len(sigmas) - 1) / max(1, min(SHOWN, len(sigmas)) - 1))]
               for number in range(min(SHOWN, len(sigmas)))]

@@ -15,17 +15,17 @@ import torch
 from einops import rearrange
 
 from ...attention import repeated_columns
+from ...backbones.unet import COND, Layer, Row, Structure, halved
 from ...finite import REMEDY, finite
 from ...store import RunStore
 from ...subject import Conditioning, Subject
-from ...unet import COND, Layer, Row, Structure, halved
 from ...vico.block import ImageAttention
 from ...vico.mask import column, subject_mask
 from ...vico.settings import LookSettings, LookTrace
-from ..capture import evaluate
-from ..compiling import uncompiled
-from ..rows import RowBook
-from ..session import Session
+from ..model.capture import ode_derivative
+from ..model.compiling import uncompiled
+from ..sampling.rows import RowBook
+from ..sampling.session import Session
 from .sites import Blocks, look, transformer_blocks
 
 WHOLE = ("the prompt does not say where its subject's word stands, so all of the reference is looked at; encode it with "
@@ -137,7 +137,7 @@ class VicoSession(Session):
             level = torch.full((1,), sigma, device=clean.device)
             scaled = clean / base.model_sampling.calculate_input(level, torch.ones_like(clean))
             with uncompiled():  # dynamo gives up on frames that an exception passes
-                seen = look(self.sites, partial(evaluate, base, text, scaled, sigma))
+                seen = look(self.sites, partial(ode_derivative, base, text, scaled, sigma))
             if not all(finite(one.states) for one in seen.values()):
                 raise ValueError(f"model: what it makes of the reference at sigma {sigma:.3g} holds NaN or infinity; {REMEDY}")
             for site, one in seen.items():

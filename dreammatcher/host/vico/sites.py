@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ...unet import Layer, Structure, structure_of, transformer_blocks
+from ...backbones.unet import Layer, Structure, structure_of, transformer_blocks
 from ...vico.block import sites_of
 from ...vico.mask import text_attention
 from ...vico.recipe import Seen

@@ -6,21 +6,22 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from ...backbones.unet import Layer
 from ...subject import Conditioning
-from ...training.denoising import AttentionLayer
 from ...training.sets import TrainingSet
 from ...training.settings import ObjectiveSettings, TrainingOptions, TrainingSettings
 from ...training.textual_inversion import token_rows
-from ...training.trainables import StandIns, TokenRows
-from ...unet import Layer
+from ...training.trainables import TokenRows
 from ...vico.block import begun
 from ...vico.learned import ViCo, tensors_of
 from ...vico.mask import map_of
 from ...vico.recipe import Seen, VicoRecipe, VicoSettings
+from ...watch import AttentionLayer
+from ...weights import WeightOverrides
+from ..text.towers import check_one
 from ..training.learn import has_masks
 from ..training.model import HostDenoiser
 from ..training.run import check_pictures, job_of, ready, run
-from ..training.towers import check_one
 from .sites import blocks_of, changed, states_of, widths_of
 
 
@@ -33,7 +34,7 @@ class LookingHost:
         self.alpha_bars, self.prediction, self.device = denoiser.alpha_bars, denoiser.prediction, denoiser.device
         self.unet, self.text = denoiser.unet, denoiser.text
 
-    def encode(self, captions: list[str], weights: StandIns | None = None,
+    def encode(self, captions: list[str], weights: WeightOverrides | None = None,
                rows: Mapping[str, TokenRows] | None = None) -> Conditioning:
         return self.denoiser.encode(captions, weights, rows)
 

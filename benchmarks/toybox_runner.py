@@ -1,0 +1,99 @@
+"""One way to make every picture that the benchmarks measure: Toybox in the real host."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from harness.boot import Host
+from toybox.evaluation import Case
+from toybox.vocab import TOKENIZER_DIR
+
+STEPS, CFG = 50, 7.5
+
+
+class ToyboxRunner:
+    """Toybox in the host, and one way to sample for every arm."""
+
+    def __init__(self, host: Host, weights: Path | None = None, cfg: float = CFG):
+        """``weights``: another Toybox file than the shipped one."""
+        self.host, self.module, self.cfg = host, host.pack().module, cfg
+        if weights:
+            toybox = self.module("toybox.host")
+            self.model, self.clip, self.vae = toybox.load(weights, TOKENIZER_DIR, toybox.embedding_folders())
+        else:
+            self.model, self.clip, self.vae = host.nodes["ToyboxLoader"]().load()
+
+    def encode(self, picture: np.ndarray) -> dict:
+        return {"samples": self.vae.encode(torch.from_numpy(np.array(picture)).float()[None] / 255)}
+
+    def decode(self, latent: dict) -> np.ndarray:
+        return (self.vae.decode(latent["samples"])[0].clamp(0, 1) * 255).round().byte().numpy()
+
+    def sample(self, model, positive: list, negative: list, seed: int, width: int = 16) -> np.ndarray:
+        empty = {"samples": torch.zeros(1, 4, 16, width)}
+        latent = self.host.nodes["KSampler"]().sample(
+            model, seed, STEPS, self.cfg, "ddim", "ddim_uniform", positive, negative, empty, 1.0)[0]
+        return self.decode(latent)
+
+    def prepare(self, case: Case) -> SimpleNamespace:
+        """Reference, prompts and masks of a case."""
+        picture, parts = case.reference()
+        reference, subject = self.reference(picture, case.reference_prompt(), case.subject.kind)
+        target, wanted = self.prompt(case.prompt(), case.subject.kind)
+        mask = self.module("dreammatcher.matching.settings").MaskSettings(subject, wanted)
+        return SimpleNamespace(picture=picture, parts=parts, reference=reference, mask=mask, target=target,
+                               negative=self.prompt("")[0], prompts=(case.reference_prompt(), case.prompt()))
+
+    def prompt(self, text: str, word: str | None = None) -> tuple[list, object]:
+        """CONDITIONING, and the subject that ``word`` names in it."""
+        conditioning = self.module("dreammatcher.host.text.conditioning")
+        subject = conditioning.subject_of(self.clip, text, word) if word else None
+        return conditioning.encode(self.clip, text, subject), subject
+
+    def named(self, ready: SimpleNamespace, shared: bool) -> dict[str, object]:
+        """Subjects of both prompts when nobody names them: words that both share, or all that each shows."""
+        found = [self.module("dreammatcher.host.text.conditioning").subject_of(self.clip, text, "") for text in ready.prompts]
+        if shared:
+            found = self.module("dreammatcher.host.matching.masks").shared_subjects(*found)[:2]
+        return {"reference_subject": found[0], "target_subject": found[1]}
+
+    def reference(self, picture: np.ndarray, text: str, word: str) -> tuple[object, object]:
+        """An inverted picture, whose feature store every arm shares, and its subject."""
+        positive, subject = self.prompt(text, word)
+        made, _ = self.module("dreammatcher.host.matching.invert").invert_reference(
+            self.model, self.encode(picture), positive, self.prompt("")[0], STEPS, "ddim_uniform")
+        return made, subject
+
+    def ahead(self, ready: SimpleNamespace, **options) -> SimpleNamespace:
+        """The same with every feature made ahead of sampling, so that arms compare in time."""
+        options = self.module("dreammatcher.matching.features").FeatureOptions(**options)
+        made = self.module("dreammatcher.host.matching.invert").prepare_features(self.model, ready.reference, ready.mask, options)
+        return SimpleNamespace(**{**vars(ready), "reference": made})
+
+    def guided(self, model, **settings):
+        chosen = self.module("dreammatcher.matching.guidance").GuidanceSettings(**settings)
+        return self.module("dreammatcher.host.matching.guide").guide(model, chosen)
+
+    def blocks(self) -> list[str]:
+        """The output blocks of each matched level, coarse to fine, as DreamMatcher Apply takes them."""
+        found = self.module("dreammatcher.backbones.unet").structure_of(self.model.model).self_attention
+        return [",".join(sorted({str(number) for (_, number, _), own in found.items() if own == level}))
+                for level in sorted(set(found.values()), reverse=True)]
+
+    def matched(self, ready: SimpleNamespace, mask: dict | None = None, effort: dict | None = None, layers: str = "", **settings):
+        """The model with one arm's settings; ``mask`` and ``effort`` change those settings of the default."""
+        chosen = self.module("dreammatcher.matching.settings").ApplySettings(**settings)
+        chosen = replace(chosen, effort=replace(chosen.effort, **(effort or {})))
+        return self.module("dreammatcher.host.matching.apply").apply(
+            self.model, ready.reference, replace(ready.mask, **(mask or {})), chosen, layers)[0]
+
+
+def save_strip(folder: Path, number: int, pictures: list[np.ndarray]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(pictures, 1)).save(folder / f"{number:03}.png")

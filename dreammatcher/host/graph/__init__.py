@@ -1,0 +1,1 @@
+"""What the host hands from node to node: pictures, masks, files, records, messages."""

@@ -1,0 +1,155 @@
+"""Gradient checkpointing (Chen et al. 2016): blocks of the host's UNet keep their inputs alone and run again for the gradient.
+
+Other than the recomputation of guidance, which needs no gradient of weights, this one serves weights that learn, attention too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy.ldm.modules.attention import BasicTransformerBlock
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+
+from ...weights import LowRank, WeightOverrides
+from .gradients import ordinary
+from .hooks import with_overrides
+
+BLOCKS = (ResBlock, BasicTransformerBlock)  # all that keeps much
+#: what a block is run inside of
+Inside = Callable[[torch.nn.Module], AbstractContextManager]
+
+
+@contextmanager
+def recomputed(unet: torch.nn.Module, inside: Inside, overrides: WeightOverrides, found: list[torch.Tensor]) -> Iterator[None]:
+    """Inside, blocks run without a graph, and again in the backward pass, then within ``inside(block)``.
+
+    ``overrides`` of the UNet's weights are in their places already; a block that runs again gets its low-rank ones by itself.
+    Hooks that others have on a block see its output as ever. What patches inside of a block append to ``found`` has a gradient
+    too, and so has a tensor among the transformer options that needs one.
+    """
+    hooks = []
+    low = {name: value for name, value in overrides.items() if isinstance(value, LowRank)}
+    try:
+        for path, block in unet.named_modules():
+            if isinstance(block, BLOCKS):
+                again = _Again(inside, {name.removeprefix(f"{path}."): value for name, value in low.items()
+                                        if name.startswith(f"{path}.")}, found)
+                hooks += [block.register_forward_pre_hook(again.before, with_kwargs=True),
+                          block.register_forward_hook(again.after, prepend=True)]
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """One call of a block, without its tensors."""
+
+    block: torch.nn.Module
+    inside: Inside
+    arguments: tuple  # tensors replaced by their number
+    named: Mapping[str, Any]
+    weights: tuple[str, ...]
+    low: Mapping[str, float]  # low-rank overrides, and their scales
+    autocast: tuple[str, torch.dtype, bool]
+    found: list[torch.Tensor]  # what patches find in a block
+
+    def run(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The output, and what was found. ``tensors``: inputs, the block's weights, then the factors A and B of each low-rank
+        override."""
+        factors = len(tensors) - 2 * len(self.low)
+        inputs, weights = tensors[:factors - len(self.weights)], tensors[factors - len(self.weights):factors]
+        low = {name: LowRank(down, up, scale)
+               for (name, scale), down, up in zip(self.low.items(), tensors[factors::2], tensors[factors + 1::2])}
+
+        def given(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: given(part) for name, part in value.items()}
+            if not isinstance(value, _Place):
+                return value
+            return inputs[value.number].clone()  # the host works on it in place
+
+        arguments, named = [given(value) for value in self.arguments], {name: given(value) for name, value in self.named.items()}
+        device, dtype, enabled = self.autocast
+        before = len(self.found)
+        with torch.autocast(device, dtype, enabled, cache_enabled=False), self.inside(self.block):
+            output = with_overrides(self.block, dict(zip(self.weights, weights)), low,
+                                    lambda: self.block.forward(*arguments, **named))
+        found = self.found[before:]
+        del self.found[before:]
+        return [output, *found]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Stands for a tensor among a call's arguments."""
+
+    number: int
+
+
+class _Again:
+    """The hooks of one block."""
+
+    def __init__(self, inside: Inside, low: Mapping[str, LowRank], found: list[torch.Tensor]):
+        self.inside, self.low, self.found, self.waiting, self.begun = inside, low, found, None, 0
+
+    def before(self, block: torch.nn.Module, arguments: tuple, named: dict) -> tuple[tuple, dict] | None:
+        names, weights = zip(*block.named_parameters())
+        inputs: list[torch.Tensor] = []
+
+        def placed(value: Any) -> Any:
+            if isinstance(value, dict):  # a copy: the host goes on writing into its options
+                return {name: placed(part) if torch.is_tensor(part) and part.requires_grad else part
+                        for name, part in value.items()}
+            if not torch.is_tensor(value):
+                return value
+            inputs.append(value)
+            return _Place(len(inputs) - 1)
+
+        places, named_places = tuple(map(placed, arguments)), {name: placed(value) for name, value in named.items()}
+        learns = (*weights, *(factor for value in self.low.values() for factor in (value.down, value.up)))
+        if not (torch.is_grad_enabled() and any(value.requires_grad for value in (*inputs, *learns))):
+            return None
+        device = inputs[0].device.type
+        autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+        # the host adds to inputs in place later on
+        kept = [value.clone() if value.is_floating_point() else value for value in inputs]
+        scales = {name: value.scale for name, value in self.low.items()}
+        call = _Call(block, self.inside, places, named_places, names, scales, autocast, self.found)
+        self.waiting, self.begun = (call, (*kept, *learns)), len(self.found)
+        torch.set_grad_enabled(False)
+        return None
+
+    def after(self, block: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+        if self.waiting is None:
+            return output
+        (call, tensors), self.waiting = self.waiting, None
+        torch.set_grad_enabled(True)
+        output, *self.found[self.begun:] = _Rerun.apply(call, [output, *self.found[self.begun:]], *tensors)
+        return output
+
+
+class _Rerun(torch.autograd.Function):
+    """``made`` as what a call makes of its tensors."""
+
+    @staticmethod
+    def forward(ctx, call: _Call, made: list[torch.Tensor], *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ctx.call = call
+        ctx.save_for_backward(*tensors)
+        return tuple(map(ordinary, made))
+
+    @staticmethod
+    def backward(ctx, *gradients: torch.Tensor) -> tuple:
+        needed = ctx.needs_input_grad[2:]
+        with torch.enable_grad():
+            leaves = [value.detach().requires_grad_(need) for value, need in zip(ctx.saved_tensors, needed)]
+            wanted = [leaf for leaf, need in zip(leaves, needed) if need]
+            made, given = zip(*((one, gradient.to(one.dtype)) for one, gradient in zip(ctx.call.run(leaves), gradients)
+                                if one.requires_grad))
+            found = iter(torch.autograd.grad(made, wanted, given, allow_unused=True))
+        return None, None, *(next(found) if need else None for need in needed)

@@ -1,0 +1,1 @@
+"""Scores of pictures in the graph."""

@@ -1,0 +1,1 @@
+"""Prompts: how the host cuts, encodes and carries them."""

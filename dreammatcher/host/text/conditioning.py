@@ -1,0 +1,159 @@
+"""From the host's CONDITIONING to the tensors a UNet call takes, and from prompts to the columns of a subject."""
+
+from __future__ import annotations
+
+import logging
+
+from ...finite import finite
+from ...subject import Conditioning, Subject
+from ..graph.notes import tell
+from .markup import Markup, advice_on, embeddings_of, words_asked_for, words_of
+from .subject_words import subject_words
+from .words import Text, find
+
+log = logging.getLogger(__name__)
+
+#: key under which DreamMatcherSubject leaves its columns in a CONDITIONING, for nodes further down
+SUBJECT_KEY = "dreammatcher_subject"
+
+#: key under which a prompt carries texts that stand in for it at some noise levels
+TEXTS_KEY = "dreammatcher_texts"
+
+
+def from_host(conditioning: list, name: str) -> tuple[Conditioning, Subject | None]:
+    """The first entry of a CONDITIONING as a value, and the subject it carries, if any, where it stands there.
+
+    Raises ValueError, naming the input, when it is empty.
+    """
+    if not conditioning or conditioning[0][0] is None:
+        raise ValueError(f"{name}: this CONDITIONING is empty; connect the output of a text encoder")
+    if len(conditioning) > 1:
+        log.warning("DreamMatcher: %s has %d parts (combined or regional prompts, or a schedule); the first one is used",
+                    name, len(conditioning))
+    tensor, options = conditioning[0]
+    if options.get("hooks") is not None:
+        log.warning("DreamMatcher: %s carries hooks; their change of the text is used, their change of the model is not. To "
+                    "invert with a LoRA, load it in front of this node", name)
+    pooled = options.get("pooled_output")
+    if not all(finite(part) for part in (tensor, pooled) if part is not None):
+        raise ValueError(f"{name}: this CONDITIONING holds NaN or infinity; check the text encoder and embeddings")
+    subject, remark = options.get(SUBJECT_KEY), ""
+    if subject is not None:
+        subject, remark = subject.located(tensor[0], True)
+    if remark:
+        tell(f"{name}: {remark}")
+    return Conditioning(tensor[:1].detach().clone(), None if pooled is None else pooled[:1].detach().clone()), subject
+
+
+def subject_of(clip, prompt: str, words: str) -> Subject:
+    """:func:`subject_and_remarks` without the remarks."""
+    return subject_and_remarks(clip, prompt, words)[0]
+
+
+def subject_and_remarks(clip, prompt: str, words: str) -> tuple[Subject, tuple[str, ...]]:
+    """The columns of ``words`` in the conditioning of ``prompt``, every piece of every occurrence of every word, and what to say
+    about them and about parts of the prompt that the host leaves out or does not replace.
+
+    Words are compared as tokens, so case, weights like ``(dog:1.2)`` and embeddings work; there is a remark for each that is
+    taken although it does not stand there as it is. With two text encoders a column counts where either has the word. Without
+    ``words`` those of the prompt that show something are the subject, but for medium and scene, with a remark; where only those
+    are there, with a warning on the node. Raises ValueError listing the prompt's words when one of ``words`` is not among them,
+    when one could mean two of them, or when the prompt has no word to take.
+    """
+    wanted, texts = words_asked_for(words), Text.all_of(clip, prompt)
+    about = _about_the_prompt(clip, prompt, texts)
+    if not wanted:
+        subject, more = _whole_content(texts, prompt)
+        return subject, (*about, *more)
+    columns, remarks = set(), []
+    for word in wanted:
+        found = [place for text in texts if (place := find(clip, text, prompt, word)) is not None]
+        if not found:
+            raise ValueError(_missing(clip, prompt, word))
+        columns |= {column for place in found for column in place.columns}
+        remarks += [f"subject_words: {place.remark}" for place in found[:1] if place.remark]
+    for remark in remarks:
+        log.info("DreamMatcher: %s", remark)
+    return Subject(words, prompt, tuple(sorted(columns)), _length(texts)), (*about, *remarks)
+
+
+def _length(texts: list[Text]) -> int:
+    """Of the longest; what a host cuts off is known when the prompt is encoded."""
+    return max(text.length for text in texts)
+
+
+def _missing(clip, prompt: str, word: str) -> str:
+    if _is_left_out(clip, word):
+        return (f"subject_words: {word!r} is an embedding of another kind of model, which ComfyUI leaves out of the prompt; use "
+                "one that was made for this model")
+    listed = ", ".join(words_of(prompt)) or "(the prompt is empty)"
+    return f"subject_words: {word!r} is not in the prompt; its words are: {listed}"
+
+
+def _is_left_out(clip, embedding: str) -> bool:
+    return all(text.left_out and not text.pieces for text in Text.all_of(clip, embedding))
+
+
+def _about_the_prompt(clip, prompt: str, texts: list[Text]) -> tuple[str, ...]:
+    """What an artist may not know about the words that the host reads, each logged as a warning."""
+    remarks = []
+    if parts := tuple(dict.fromkeys(Markup.of(prompt).parts)):
+        remarks.append(f"prompt: ComfyUI reads {', '.join(map(repr, parts))} as words, as they stand; {advice_on(parts)}")
+    for name in embeddings_of(prompt):
+        own = Text.all_of(clip, name)
+        lost = [text.tower for text in own if text.left_out]
+        if lost and len(texts) > len(lost):
+            remarks.append(f"prompt: {name!r} does not fit the text encoder {', '.join(lost)}, which leaves it out, so that "
+                           "words behind it stand in other places there")
+        elif lost:
+            remarks.append(f"prompt: {name!r} is of another kind of model; ComfyUI leaves it out")
+        elif not any(text.pieces for text in own):
+            remarks.append(f"prompt: {name!r} is not among ComfyUI's embeddings and is left out")
+    for remark in remarks:
+        log.warning("DreamMatcher: %s", remark)
+    return tuple(remarks)
+
+
+def _whole_content(texts: list[Text], prompt: str) -> tuple[Subject, tuple[str, ...]]:
+    found = [(content, said) for content, said in map(subject_words, texts) if content]
+    if not found:
+        raise ValueError("subject_words: none given, and the prompt has no words to take; describe the subject in the prompt")
+    places: dict[str, set[int]] = {}
+    for content, _ in found:
+        known = set().union(*places.values())
+        for word in content:
+            if word.spelling in places or not known.issuperset(word.columns):  # an embedding has a name for each text encoder
+                places.setdefault(word.spelling, set()).update(word.columns)
+    choices = tuple((word, tuple(sorted(columns))) for word, columns in places.items())
+    words, said = " ".join(places), found[0][1]
+    if said:
+        remark = f"subject_words: none given, and {said}; name the subject. These words are taken: {words}"
+        tell(remark)
+    else:
+        remark = f"subject_words: none given; these words of the prompt are taken: {words}"
+        log.info("DreamMatcher: %s", remark)
+    columns = sorted({column for _, own in choices for column in own})
+    return Subject(words, prompt, tuple(columns), _length(texts), choices), (remark,)
+
+
+def encode(clip, prompt: str, subject: Subject | None = None) -> list:
+    """CONDITIONING of a prompt as the host's CLIPTextEncode makes it; every entry carries the subject when given, with what the
+    text encoder made of it there.
+
+    Newer hosts encode with the hooks of the CLIP: it gets an entry for each span of their schedule.
+    """
+    tokens = clip.tokenize(prompt)
+    if hasattr(clip, "encode_from_tokens_scheduled"):
+        entries = clip.encode_from_tokens_scheduled(tokens)
+    else:
+        cond, pooled = clip.encode_from_tokens(tokens, return_pooled=True)
+        entries = [[cond, {"pooled_output": pooled}]]
+    if subject is None:
+        return [[cond, {**options}] for cond, options in entries]
+    return [[cond, {**options, SUBJECT_KEY: subject.encoded_as(cond[0])}] for cond, options in entries]
+
+
+def encode_subject(clip, prompt: str, subject: Subject) -> tuple[list, Subject]:
+    """:func:`encode` and the subject as its first entry carries it."""
+    entries = encode(clip, prompt, subject)
+    return entries, entries[0][1][SUBJECT_KEY]

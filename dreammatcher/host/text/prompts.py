@@ -1,0 +1,93 @@
+"""The positive prompts of a run, as the host's conditioning entries tell them.
+
+A run with one positive prompt needs none of this. With several (regions, schedules, combined prompts) a method serves those
+that name its subject: they carry the mark that DreamMatcher Subject leaves in a CONDITIONING.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from ...subject import Subject
+from .conditioning import SUBJECT_KEY, TEXTS_KEY
+
+DIFFERENT = "the pictures of a batch have prompts of their own, in which the subject {words!r} stands at different places"
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """One conditioning entry as it is sampled, before the host repeats it to the length of others."""
+
+    text: torch.Tensor | None  # [B, T, C]; None where the host does not tell
+    mark: Subject | None = None  # the subject that it carries
+    texts: object = None  # that stand in for it at some noise levels
+
+    def place(self, subject: Subject) -> tuple[Subject | None, str]:
+        """``subject`` where it stands in this text, None where nothing tells, and what is to be said about that.
+
+        Where the entry was encoded for the same subject, what it carries counts first: a schedule encodes a prompt anew for each
+        of its spans.
+        """
+        if self.text is None:
+            return subject, ""
+        candidates = [(subject, False)]
+        if self.mark is not None and self.mark.is_about(subject):
+            own = self.mark.limited({word for word, _ in subject.choices})
+            candidates = [(own, True), (subject, own.prompt == subject.prompt)]
+        found = [self._found(*candidate) for candidate in candidates]
+        sure = (place for place in found if place[0] is not None and not place[1])
+        return next(sure, next((place for place in found if place[0] is not None), found[0]))
+
+    def _found(self, subject: Subject, marked: bool) -> tuple[Subject | None, str]:
+        places = [subject.located(text, marked) for text in self.text]
+        if any(place != places[0] for place in places[1:]):
+            return None, DIFFERENT.format(words=subject.words)
+        return places[0]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One positive prompt of a run. One that a schedule encodes anew for each of its spans is still one prompt."""
+
+    names: tuple[Hashable, ...]  # of its conditioning entries, one for each span
+    subject: Subject | None
+    area: tuple | None  # of the picture, to which it is limited
+    masked: bool
+    spans: tuple[tuple[float, float], ...]  # noise levels from and to
+    encoded: Mapping[Hashable, Encoded] = field(default_factory=dict, compare=False)  # by name
+
+    @staticmethod
+    def of(entry: dict, name: Hashable) -> Prompt:
+        """The prompt of one conditioning entry, which calls of the UNet will refer to by ``name``."""
+        span = float(entry.get("timestep_start", math.inf)), float(entry.get("timestep_end", 0.0))
+        mark, text = entry.get(SUBJECT_KEY), entry.get("cross_attn")
+        return Prompt((name,), mark, entry.get("area"), entry.get("mask") is not None, (span,),
+                      {name: Encoded(text if torch.is_tensor(text) and text.ndim == 3 else None, mark, entry.get(TEXTS_KEY))})
+
+    def follows(self, other: Prompt) -> bool:
+        """Whether both are one prompt of a subject, encoded for different spans of the schedule."""
+        return (self.subject is not None and self.subject == other.subject and self.area == other.area
+                and not self.masked and not other.masked
+                and all(mine[0] <= theirs[1] or theirs[0] <= mine[1] for mine in self.spans for theirs in other.spans))
+
+    def is_about(self, subject: Subject | None) -> bool:
+        """Whether this prompt names the subject itself."""
+        return self.subject is not None and subject is not None and self.subject.is_about(subject)
+
+
+def joined(prompts: list[Prompt]) -> list[Prompt]:
+    """The same prompts, with those that are one prompt at different times made one."""
+    distinct: list[Prompt] = []
+    for prompt in prompts:
+        number = next((number for number, earlier in enumerate(distinct) if prompt.follows(earlier)), None)
+        if number is None:
+            distinct.append(prompt)
+        else:
+            earlier = distinct[number]
+            distinct[number] = replace(earlier, names=earlier.names + prompt.names, spans=earlier.spans + prompt.spans,
+                                       encoded={**earlier.encoded, **prompt.encoded})
+    return distinct

@@ -1,0 +1,30 @@
+"""What looks at a model's cross-attention while it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from .backbones.unet import Layer
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionLayer:
+    """One cross-attention of the UNet in the middle of a call."""
+
+    layer: Layer  # which it is
+    queries: torch.Tensor  # [B, H, N, d]
+    context: torch.Tensor  # [B, T, D], the prompt that keys are made of
+    keys: Callable[[torch.Tensor], torch.Tensor]  # of a prompt [B, T, D] -> [B, H, T, d]
+
+
+class Watch(Protocol):
+    """Sees every cross-attention of a call."""
+
+    found: list[torch.Tensor]  # what it has found so far; gradients reach it, whether activations are kept or made again
+
+    def __call__(self, layer: AttentionLayer) -> None:
+        """Sees one layer, and appends to ``found`` what it takes from it. It may be called again for the gradient."""

@@ -1,0 +1,44 @@
+"""Weights of a model by name, and what takes their places during a call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+#: weights of a model by name
+Weights = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """W + s B A in place of a linear layer's weight W, as what it adds to the layer's output: neither the sum nor its gradient is
+    ever made."""
+
+    down: torch.Tensor  # A [r, in]
+    up: torch.Tensor  # B [out, r]
+    scale: float
+
+    def added(self, x: torch.Tensor) -> torch.Tensor:
+        """s B A x of inputs [..., in], in their precision and where they are: hosts keep some text encoders on the processor."""
+        up = self.up if self.scale == 1 else self.scale * self.up  # smaller than the output
+        return F.linear(F.linear(x, self.down.to(x)), up.to(x))
+
+    def matrix(self) -> torch.Tensor:
+        """s B A, [out, in]."""
+        return self.scale * self.up @ self.down
+
+    def detach(self) -> LowRank:
+        return LowRank(self.down.detach(), self.up.detach(), self.scale)
+
+
+#: what takes the place of some weights of a model during a call, by name
+WeightOverrides = Mapping[str, torch.Tensor | LowRank]
+
+
+def dense(base: Weights, overrides: WeightOverrides) -> dict[str, torch.Tensor]:
+    """The weights of ``base`` with overrides in their places, low-rank ones added up."""
+    return {**base, **{name: base[name] + value.matrix().to(base[name]) if isinstance(value, LowRank) else value
+                       for name, value in overrides.items()}}
