@@ -87,13 +87,14 @@ def test_the_protocol_on_toybox_is_scored_from_the_archive_alone(pack, tmp_path)
     script = f"""
 import json, sys
 from pathlib import Path
-from dreammatcher.evaluation.__main__ import Choice, cases_of, compare, protocol_of
+from dreammatcher.cli.evaluate import Choice, benchmark, compare, reopened
+from dreammatcher.evaluation.protocols import cases_of
 from dreammatcher.evaluation.runner import Folder
 out, plan = Path({str(tmp_path)!r}), {{"protocol": "toybox", "data": ".", "limit": 2, "workflow": {{}}}}
-for case in cases_of(plan, protocol_of("toybox", out, out)):
+for case in cases_of(benchmark("toybox").protocol_in(out, out), limit=2):
     Folder(out).keep(case, {{}}, case.subject.pictures[0].read_bytes())
 (out / "plan.json").write_text(json.dumps(plan))
-compare([out], Choice(None, False), out)
+compare([reopened(out, Choice(None, False))], out)
 """
     assert "subject error" in run(pack, "-c", script) and (tmp_path / "report.html").is_file()
 
