@@ -104,6 +104,21 @@ def test_the_commands_of_the_archive_say_how_they_are_used(pack):
         assert "usage:" in run(pack, "-m", f"dreammatcher.{command}", "--help")
 
 
+def test_the_report_of_the_archive_names_the_host_and_its_packs_but_no_folder(pack):
+    other = pack.parent / "neighbour.py"
+    other.write_text("NODE_CLASS_MAPPINGS = {}\n")
+    try:
+        said = run(pack, "-m", "dreammatcher.cli.report")
+        elsewhere = run(pack, "-m", "dreammatcher.cli.report", "--comfyui", str(pack / "docs"))
+    finally:
+        other.unlink()
+    assert said.startswith("DreamMatcher Report\n- DreamMatcher: ") and "ComfyUI 0." in said
+    assert said.rstrip().endswith("- other packs: neighbour.py")
+    assert "- torch: " in elsewhere and elsewhere.rstrip().endswith("- host: --comfyui holds no ComfyUI")
+    for private in (str(Path.home()), str(ROOT), str(pack)):
+        assert private not in said + elsewhere
+
+
 def test_a_server_runs_the_easy_example_from_the_archive_alone(pack):
     folder = pack.parents[1]
     prompt = easy()
