@@ -25,5 +25,7 @@ export async function showInstallation() {
     }
     const shown = element("pre", { className: "dreammatcher-installation", textContent: text });
     Object.assign(shown.style, { whiteSpace: "pre-wrap", userSelect: "text", margin: "8px 0" });
-    app.ui.dialog.show(element("div", {}, element("div", { textContent: said }), shown));
+    const page = element("div", {}, element("div", { textContent: said }), shown);
+    page.style.color = "var(--input-text, #ddd)"; // the dialog's own colour is that of errors
+    app.ui.dialog.show(page);
 }
