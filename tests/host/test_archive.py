@@ -73,7 +73,8 @@ import importlib, pkgutil
 for name in ("dreammatcher", "toybox"):
     package = importlib.import_module(name)
     for module in pkgutil.walk_packages(package.__path__, name + "."):
-        if not module.name.startswith("dreammatcher.host") and not module.name.endswith(("toybox.host", "toybox.transformer", "__main__")):
+        hosts = ("dreammatcher.host", "toybox.host", "toybox.transformer")
+        if not module.name.startswith(hosts) and not module.name.endswith("__main__"):
             print(importlib.import_module(module.name).__file__)
 """
 
