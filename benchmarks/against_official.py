@@ -16,7 +16,8 @@ from types import SimpleNamespace
 import torch
 from safetensors.torch import load_file, save_file
 
-from dreammatcher.evaluation.report import markdown, table, write
+from dreammatcher.evaluation.report import write
+from dreammatcher.evaluation.statistics import summary
 from harness.boot import Host
 from harness.library import ROOT
 from toybox.evaluation import ERROR, Case, cases, protocol
@@ -123,8 +124,9 @@ def main() -> None:
             keep(folder, case, draw(runner, facts, ready, arms(runner, ready), drawn))
             print(f"case {number + 1} of {len(chosen)}", flush=True)
     measured = arms_in(folder, asked)
-    write(measured, FOLDER / "report", (ERROR,))
-    print(markdown(table(measured, (ERROR,))))
+    told = summary(measured, (ERROR,))
+    write(told, FOLDER / "report")
+    print(told.markdown())
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from dreammatcher.evaluation.report import markdown
-from dreammatcher.evaluation.report import table as report_table
+from dreammatcher.evaluation.statistics import summary
 from harness.boot import Host
 from harness.library import ROOT
 from toybox.evaluation import ERROR
@@ -59,7 +58,7 @@ def main() -> None:
     else:
         runner = quality.ToyboxRunner(Host(ROOT / "build" / "host"))
         arms = quality.run(runner, "trades", options.cases, options.first, quality.FOLDER / "trades")
-        print(markdown(report_table(arms, (ERROR,))))
+        print(summary(arms, (ERROR,)).markdown())
         table = {arm.name: {metric: arm.estimate(metric).mean for metric in (ERROR, quality.TIME)}
                  for arm in arms if arm.name != quality.RECOLOURED}
         FILE.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")

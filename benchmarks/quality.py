@@ -22,8 +22,9 @@ import torch
 from PIL import Image
 
 from dreammatcher.evaluation import protocols
-from dreammatcher.evaluation.report import Measured, markdown, table, write
+from dreammatcher.evaluation.report import write
 from dreammatcher.evaluation.runner import Folder
+from dreammatcher.evaluation.statistics import Measured, summary
 from harness.boot import Host
 from harness.library import ROOT
 from toybox.draw import render
@@ -140,8 +141,9 @@ def main() -> None:
         means = {arm.name: {metric: arm.estimate(metric).mean for metric in arm.metrics()} for arm in arms}
         FILE.write_text(json.dumps({**means, "bounds": limits}, indent=1) + "\n", encoding="utf-8")
         print(f"bounds of subject error: same subject {limits['floor']:.1f}, another subject {limits['ceiling']:.1f}")
-    write(arms, folder / "report", (ERROR,))
-    print(markdown(table(arms, (ERROR,))))
+    told = summary(arms, (ERROR,))
+    write(told, folder / "report")
+    print(told.markdown())
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from dreammatcher.evaluation.metrics import difference
+from dreammatcher.evaluation.statistics import difference
 
 #: measure -> its column's title and decimals
 Columns = Mapping[str, tuple[str, int]]

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dreammatcher.evaluation.report import Measured, markdown, table, write
+from dreammatcher.evaluation.report import write
+from dreammatcher.evaluation.statistics import Measured, summary
 from harness.boot import Host
 from harness.library import ROOT
 from toybox.draw import render
@@ -36,7 +37,7 @@ def measured_arms(folder: Path, rows: dict[str, dict[str, dict[str, float]]],
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pictures[name][key]).save(file)
         arms.append(Measured(name, scores, {key: key for key in scores}, files, {ERROR: "CIEDE2000, by Toybox's judge"}))
-    write(arms, folder / "report")
+    write(summary(arms), folder / "report")
     return arms
 
 
@@ -120,7 +121,7 @@ def main() -> None:
     with torch.inference_mode():
         for name, study in (("views", several_views), ("pairs", two_subjects)):
             if options.only in (None, name):
-                print(markdown(table(study(runner, judge, options.cases, ROOT / "build" / name))))
+                print(summary(study(runner, judge, options.cases, ROOT / "build" / name)).markdown())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the user sees."""
 
-from ..dreammatcher.host.graph.bypass import listen
+from ..dreammatcher.host.graph import bypass, report
 from . import (
     easy,
     evaluation,
@@ -28,4 +28,5 @@ for menu in MENUS:
 
 for node in NODE_CLASS_MAPPINGS.values():
     says_what_is_missing(node)
-listen(NODE_CLASS_MAPPINGS)
+bypass.listen(NODE_CLASS_MAPPINGS)
+report.listen()

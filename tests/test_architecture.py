@@ -13,6 +13,7 @@ from harness.library import ROOT
 
 PACKAGES = ("dreammatcher", "nodes", "toybox", "harness", "benchmarks")
 HOST_MODULES = ("comfy", "comfy_api", "comfy_extras", "folder_paths", "server", "execution", "app")
+CLI = "dreammatcher.cli"
 HOSTS = ("dreammatcher.host", "toybox.host", "toybox.transformer", "toybox.making")
 
 
@@ -68,9 +69,19 @@ def test_only_the_host_packages_import_comfyui(sources):
 
 
 def test_methods_import_neither_host_nor_nodes_nor_toybox(sources):
-    entries = ("dreammatcher.training.__main__", "dreammatcher.evaluation.__main__")  # put all of them together, for a terminal
-    assert not offenders(sources, lambda name: within(name, "dreammatcher") and not within(name, "dreammatcher.host", *entries),
+    assert not offenders(sources, lambda name: within(name, "dreammatcher") and not within(name, "dreammatcher.host", CLI),
                          lambda other: within(other, "dreammatcher.host", "nodes", "toybox", "harness", "benchmarks"))
+
+
+def test_commands_import_toybox_and_the_host_late_and_only_their_shims_import_them(sources):
+    assert {f"{CLI}.train", f"{CLI}.evaluate", f"{CLI}.report"} <= set(sources)
+    assert not offenders(sources, lambda name: within(name, CLI), lambda other: within(other, "nodes", "harness", "benchmarks"))
+    assert not offenders(sources, lambda name: within(name, CLI), lambda other: within(other, "dreammatcher.host", "toybox"),
+                         everywhere=False)
+    shims = ("dreammatcher.training.__main__", "dreammatcher.evaluation.__main__")
+    assert not offenders(sources, lambda name: not within(name, CLI, *shims), lambda other: within(other, CLI))
+    for shim in shims:
+        assert len(sources[shim].read_text(encoding="utf-8").splitlines()) < 12
 
 
 def test_what_ships_imports_nothing_of_tests_benchmarks_and_making(sources):

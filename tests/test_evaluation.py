@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 
@@ -12,9 +11,10 @@ from small_photos import photo
 
 from benchmarks.tables import compared
 from dreammatcher import devices
-from dreammatcher.evaluation import protocols, report, workflow
-from dreammatcher.evaluation.protocols import Case, Protocol, Subject, read_protocol, shard
+from dreammatcher.evaluation import report, server, workflow
+from dreammatcher.evaluation.protocols import Case, Protocol, Subject, cases_of, dreambooth, own, shard, vico
 from dreammatcher.evaluation.runner import Folder
+from dreammatcher.evaluation.statistics import Measured, summary
 
 PUBLISHED = """****************************************
 Classes
@@ -56,7 +56,7 @@ def data(tmp_path):
 
 
 def test_dreambooth_s_published_files_give_subjects_classes_and_the_prompts_of_their_kind(data):
-    protocol = read_protocol("dreambooth", data)
+    protocol = dreambooth(data)
     cases = list(protocol.cases())
     assert [subject.name for subject in protocol.subjects] == ["backpack", "dog"] and protocol.samples == 4
     assert len(cases) == 4 * (2 + 1) and len({case.key for case in cases}) == len(cases)
@@ -69,7 +69,7 @@ def test_vico_s_files_give_prompts_without_a_class(tmp_path):
         photo(tmp_path / "inputs" / name / "1.jpg")
     (tmp_path / "inputs" / "prompts_live_objects.txt").write_text("a {} wearing a hat\n\n")
     (tmp_path / "inputs" / "prompts_nonlive_objects.txt").write_text("a {} in the snow\na red {}\n")
-    protocol = read_protocol("vico", tmp_path)
+    protocol = vico(tmp_path)
     assert [(one.name, one.prompts) for one in protocol.subjects] == [
         ("black_cat", ("a {} wearing a hat",)), ("vase", ("a {} in the snow", "a red {}"))]
     case = next(protocol.cases())
@@ -80,20 +80,20 @@ def test_a_protocol_of_one_s_own_is_a_json_file(tmp_path):
     photo(tmp_path / "my_dog" / "a.png")
     file = tmp_path / "mine.json"
     file.write_text(json.dumps({"samples": 2, "prompts": ["a {} on the moon"], "subjects": {"my_dog": "dog"}}))
-    assert [case.key for case in read_protocol(str(file), tmp_path).cases()] == ["my_dog-00-0", "my_dog-00-1"]
+    assert [case.key for case in own(file, tmp_path).cases()] == ["my_dog-00-0", "my_dog-00-1"]
     for broken, said in (({"prompts": ["a dog"], "subjects": {}}, "has no {} in the subject's place"), ({}, "KeyError"),
                          ({"prompts": ["a {}"], "subjects": {"gone": "dog"}}, "'gone' has no pictures")):
         file.write_text(json.dumps(broken))
         with pytest.raises(ValueError, match=said):
-            read_protocol(str(file), tmp_path)
+            own(file, tmp_path)
 
 
 def test_missing_and_changed_files_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"prompts_and_classes.txt cannot be read.*google/dreambooth"):
-        read_protocol("dreambooth", tmp_path)
+        dreambooth(tmp_path)
     (tmp_path / "prompts_and_classes.txt").write_text("nothing")
     with pytest.raises(ValueError, match="has not the sections"):
-        read_protocol("dreambooth", tmp_path)
+        dreambooth(tmp_path)
 
 
 def test_shards_are_all_cases_each_once():
@@ -133,16 +133,16 @@ def test_a_workflow_s_inputs_are_found_by_title_by_kind_or_as_told(tmp_path):
         workflow.read_workflow(file, {}, None)
 
 
-def arm(tmp_path, name: str, more: float) -> report.Measured:
+def arm(tmp_path, name: str, more: float) -> Measured:
     keys = [f"{subject}-00-{sample}" for subject in ("dog", "cat") for sample in range(3)]
     pictures = {key: photo(tmp_path / name / f"{key}.png", seed=number) for number, key in enumerate(keys)}
-    return report.Measured(name, {key: {"DINO": 0.5 + 0.01 * number + more} for number, key in enumerate(keys)},
+    return Measured(name, {key: {"DINO": 0.5 + 0.01 * number + more} for number, key in enumerate(keys)},
                            {key: key.split("-")[0] for key in keys}, pictures, {"DINO": "dino-vits16 (dreambooth)"})
 
 
 def test_reports_hold_every_case_and_open_without_a_server(tmp_path):
     arms = [arm(tmp_path, "plain <b>", 0.0), arm(tmp_path, "ours", 0.1)]
-    files = {path.name: path for path in report.write(arms, tmp_path / "out")}
+    files = {path.name: path for path in report.write(summary(arms), tmp_path / "out")}
     rows = files["scores.csv"].read_text().splitlines()
     assert rows[0] == "arm,case,subject,DINO" and len(rows) == 13
     assert json.loads(files["scores.json"].read_text())["ours"]["means"]["DINO"]["mean"] == pytest.approx(0.625)
@@ -185,7 +185,7 @@ def test_benchmarks_compare_two_rows_subject_by_subject():
 
 
 def test_runs_in_folders_of_one_name_are_called_by_what_tells_them_apart(tmp_path):
-    command = importlib.import_module("dreammatcher.evaluation.__main__")
+    command = importlib.import_module("dreammatcher.cli.evaluate")
     runs = [tmp_path / name for name in ("one/run", "two/run", "two/other/run", "last")]
     for run in runs:
         run.mkdir(parents=True)
@@ -196,15 +196,15 @@ def test_runs_in_folders_of_one_name_are_called_by_what_tells_them_apart(tmp_pat
 
 
 def test_two_runs_in_folders_of_one_name_keep_their_scores_apart(tmp_path):
-    command = importlib.import_module("dreammatcher.evaluation.__main__")
+    command = importlib.import_module("dreammatcher.cli.evaluate")
     said = {"protocol": "toybox", "data": ".", "limit": 2, "workflow": {}}
-    cases = command.cases_of(said, command.protocol_of("toybox", tmp_path, tmp_path))
+    cases = cases_of(command.benchmark("toybox").protocol_in(tmp_path, tmp_path), limit=2)
     runs = [tmp_path / name / "out" for name in ("plain", "matched")]
     for run, source in zip(runs, (cases[0], cases[1])):
         for case in cases:
             Folder(run).keep(case, {}, source.subject.pictures[0].read_bytes())
         (run / "plan.json").write_text(json.dumps(said))
-    command.compare(runs, command.Choice(None, False), tmp_path / "report")
+    command.compare([command.reopened(run, command.Choice(None, False)) for run in runs], tmp_path / "report")
     said = json.loads((tmp_path / "report" / "scores.json").read_text())
     assert set(said) == {"plain/out", "matched/out"}
     first, second = (said[name]["cases"][cases[0].key] for name in ("plain/out", "matched/out"))
@@ -215,7 +215,7 @@ def test_two_runs_in_folders_of_one_name_keep_their_scores_apart(tmp_path):
 
 def test_a_report_of_two_arms_of_one_name_is_refused(tmp_path):
     with pytest.raises(ValueError, match="arms: two are called 'ours'"):
-        report.write([arm(tmp_path / "one", "ours", 0.0), arm(tmp_path / "two", "ours", 0.1)], tmp_path)
+        summary([arm(tmp_path / "one", "ours", 0.0), arm(tmp_path / "two", "ours", 0.1)])
 
 
 @pytest.mark.parametrize(("environment", "wanted"), [
@@ -235,13 +235,11 @@ def test_more_processes_than_cards_are_refused(seen):
 
 
 def test_a_server_is_started_with_the_card_of_its_process(tmp_path, monkeypatch):
-    command = importlib.import_module("dreammatcher.evaluation.__main__")
     (tmp_path / "main.py").write_text("import os, pathlib\npathlib.Path('seen').write_text(os.environ['CUDA_VISIBLE_DEVICES'])")
-    monkeypatch.setattr(command.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(server.torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    options = argparse.Namespace(servers=[], comfyui=tmp_path)
-    with pytest.raises(ValueError, match="does not start"), command.servers_of(options):
+    with pytest.raises(ValueError, match="does not start"), server.serving([], tmp_path):
         pass
     assert (tmp_path / "seen").read_text() == "6"
 
@@ -249,14 +247,14 @@ def test_a_server_is_started_with_the_card_of_its_process(tmp_path, monkeypatch)
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_files_of_the_command_are_read_in_the_encoding_that_their_mark_says(tmp_path, encoding):
     photo(tmp_path / "my_dog" / "0.png")
-    own, graph = tmp_path / "own.json", tmp_path / "graph.json"
-    own.write_text(json.dumps({"prompts": ["a {} on the beach"], "subjects": {"my_dog": "dog"}}), encoding=encoding)
+    given, graph = tmp_path / "own.json", tmp_path / "graph.json"
+    given.write_text(json.dumps({"prompts": ["a {} on the beach"], "subjects": {"my_dog": "dog"}}), encoding=encoding)
     graph.write_text(json.dumps(GRAPH), encoding=encoding)
-    assert protocols.read_protocol(str(own), tmp_path).subjects[0].class_word == "dog"
+    assert own(given, tmp_path).subjects[0].class_word == "dog"
     assert workflow.read_workflow(graph, {}, None).output == "5"
-    for path in (own, graph):
+    for path in (given, graph):
         path.write_bytes("{é".encode("cp1252"))
     with pytest.raises(ValueError, match=r"data: own\.json is no text in UTF-8"):
-        protocols.read_protocol(str(own), tmp_path)
+        own(given, tmp_path)
     with pytest.raises(ValueError, match=r"workflow: graph\.json is no text in UTF-8"):
         workflow.read_workflow(graph, {}, None)

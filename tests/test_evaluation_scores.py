@@ -12,7 +12,7 @@ from closeness import close
 from PIL import Image
 from small_photos import photo
 
-from dreammatcher.evaluation import encoders, metrics, protocols, scoring
+from dreammatcher.evaluation import encoders, metrics, protocols, scoring, statistics
 from dreammatcher.evaluation.protocols import Case, Protocol, Subject
 from dreammatcher.evaluation.runner import Folder
 
@@ -45,24 +45,24 @@ def test_fidelity_is_the_mean_cosine_to_every_reference():
 
 def test_the_interval_holds_the_mean_and_is_wider_where_pictures_of_a_subject_are_alike():
     values = np.random.default_rng(0).normal(0.6, 0.1, 400)
-    found = metrics.estimate(list(values))
+    found = statistics.estimate(list(values))
     assert found.low < values.mean() < found.high and found.high - found.low == pytest.approx(4 * 0.1 / 20, rel=0.15)
     alike = [0.1 * (number % 4) for number in range(400)]
     names = [str(number % 4) for number in range(400)]
-    assert metrics.estimate(alike, names).high - metrics.estimate(alike, names).low > 4 * (
-        metrics.estimate(alike).high - metrics.estimate(alike).low)
+    assert statistics.estimate(alike, names).high - statistics.estimate(alike, names).low > 4 * (
+        statistics.estimate(alike).high - statistics.estimate(alike).low)
     with pytest.raises(ValueError, match="there is none"):
-        metrics.estimate([])
+        statistics.estimate([])
 
 
 def test_paired_differences_see_what_means_alone_do_not():
     hard = np.random.default_rng(0).normal(0.5, 0.3, 60)
     one = {str(number): float(value) for number, value in enumerate(hard)}
     other = {key: value + 0.02 for key, value in one.items()} | {"more": 9.0}
-    found = metrics.difference(one, other)
+    found = statistics.difference(one, other)
     assert (found.mean, found.low, found.high) == pytest.approx((0.02,) * 3) and found.count == 60
     with pytest.raises(ValueError, match="share no case"):
-        metrics.difference({"a": 1.0}, {"b": 1.0})
+        statistics.difference({"a": 1.0}, {"b": 1.0})
 
 
 @pytest.fixture(scope="module")

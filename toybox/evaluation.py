@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image
 
 from dreammatcher.evaluation import protocols
+from dreammatcher.evaluation.runner import Folder
+from dreammatcher.evaluation.statistics import Scores
 from dreammatcher.files import atomic_write
 
 from .draw import render
@@ -134,3 +136,10 @@ def judged(pictures: Mapping[str, Path], plain: Mapping[str, Path] | None = None
         other = loaded(plain[key]) if plain and key in plain else None
         found[key] = measured(judge, loaded(path), truth, None if other is None else (other, look(judge, other)))
     return found
+
+
+def judge_run(cases: list[protocols.Case], folder: Folder, first: Folder) -> tuple[Scores, dict[str, str]]:
+    """A :class:`~dreammatcher.evaluation.scoring.Judge` of Toybox's pictures, which knows the truth. The measures of the layout
+    are against the ``first`` run, which is to be the plain model's."""
+    done, plain = ({case.key: own.picture(case) for case in cases if own.done(case)} for own in (folder, first))
+    return judged(done, None if first == folder else plain), {ERROR: "Toybox's judge"}

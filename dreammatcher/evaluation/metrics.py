@@ -1,10 +1,9 @@
-"""What the papers measure, on features of pictures and texts: mean cosines, and how sure they are."""
+"""What the papers measure, on features of pictures and texts: mean cosines."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -81,57 +80,3 @@ def spread(pictures: list[torch.Tensor], between: Callable[[torch.Tensor, torch.
     """
     found = [between(one, other) for one, other in itertools.combinations(pictures, 2)]
     return float(np.mean(found)) if found else 0.0
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with the interval in which it lies with a given confidence."""
-
-    mean: float
-    low: float
-    high: float
-    count: int
-
-    def __str__(self) -> str:
-        return f"{figure(self.mean)} [{figure(self.low)}, {figure(self.high)}]"
-
-    def signed(self) -> str:
-        """As a difference."""
-        return f"{figure(self.mean, '+')} [{figure(self.low, '+')}, {figure(self.high, '+')}]"
-
-
-def figure(value: float, sign: str = "") -> str:
-    """With about three digits: three decimals below 1, two below 10, else one."""
-    return f"{value:{sign}.{3 if abs(value) < 1 else 2 if abs(value) < 10 else 1}f}"
-
-
-def estimate(values: list[float], groups: list[str] | None = None, draws: int = 2000, level: float = 0.95) -> Estimate:
-    """Mean and bootstrap interval (Efron 1979).
-
-    With ``groups``, as the subject of each value, whole groups are drawn: pictures of one subject are alike, and more of them
-    make the figure no surer. Raises ValueError when there is no value.
-    """
-    if not values:
-        raise ValueError("values: there is none to take a mean of")
-    numbers, generator = np.asarray(values, float), np.random.default_rng(0)
-    if groups is None:
-        drawn = numbers[generator.integers(len(numbers), size=(draws, len(numbers)))].mean(1)
-    else:
-        names = sorted(set(groups))
-        sums = np.array([numbers[[group == name for group in groups]].sum() for name in names])
-        counts = np.array([groups.count(name) for name in names])
-        chosen = generator.integers(len(names), size=(draws, len(names)))
-        drawn = sums[chosen].sum(1) / counts[chosen].sum(1)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(numbers.mean()), float(low), float(high), len(numbers))
-
-
-def difference(one: dict[str, float], other: dict[str, float], groups: dict[str, str] | None = None) -> Estimate:
-    """Mean of ``other`` less ``one`` over the cases that both have, with its interval: paired, since the cases are the same.
-
-    Raises ValueError when they share no case.
-    """
-    shared = [key for key in one if key in other]
-    if not shared:
-        raise ValueError("arms: they share no case, so they cannot be compared")
-    return estimate([other[key] - one[key] for key in shared], [groups[key] for key in shared] if groups else None)

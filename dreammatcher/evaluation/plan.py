@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,23 @@ def identity_of(arm: Arm, protocol: Protocol) -> dict[str, str]:
             "protocol": _hash([protocol.samples, subjects])}
 
 
+def begin(out: Path, plan: dict[str, Any], arm: Arm, protocol: Protocol, cases: list[Case]) -> Callable[[], str]:
+    """Writes the plan of a run, or finds the same one there. Returns what to ask before every case: why none is to be made any
+    more, or an empty string.
+
+    ``protocol`` is the whole one, of which ``cases`` are chosen. Raises ValueError when the folder holds pictures of another
+    plan, and when another process has begun a different one meanwhile.
+    """
+    identity = identity_of(arm, protocol)
+    check_plan(out, identity, arm, cases)
+    with atomic_write(out / PLAN) as partial_file:
+        partial_file.write_text(json.dumps({**plan, "pictures": identity}, indent=1), encoding="utf-8")
+    changed = partial(another_plan, out, identity)
+    if reason := changed():
+        raise ValueError(reason)
+    return changed
+
+
 def check_plan(out: Path, identity: dict[str, str], arm: Arm, cases: list[Case]) -> None:
     """Raises ValueError when a folder holds pictures of another plan than of this ``identity``, naming what differs.
 
@@ -48,14 +67,6 @@ def check_plan(out: Path, identity: dict[str, str], arm: Arm, cases: list[Case])
     if different:
         raise ValueError(f"out: {out} holds pictures of another plan, whose {', and '.join(different)} differ from this one's; "
                          "give each plan a folder of its own, or delete this one to begin anew")
-
-
-def write_plan(out: Path, plan: dict[str, Any]) -> None:
-    """Writes the plan. Raises ValueError when another process has begun a different one in the same folder meanwhile."""
-    with atomic_write(out / PLAN) as partial:
-        partial.write_text(json.dumps(plan, indent=1), encoding="utf-8")
-    if reason := another_plan(out, plan["pictures"]):
-        raise ValueError(reason)
 
 
 def another_plan(out: Path, identity: dict[str, str]) -> str:

@@ -98,20 +98,16 @@ def with_prior(protocol: Protocol, samples: int) -> Protocol:
     return replace(protocol, subjects=(*protocol.subjects, *classes))
 
 
+def cases_of(protocol: Protocol, prior: int = 0, limit: int = 0) -> list[Case]:
+    """Cases of a protocol and ``prior`` pictures of each subject's class alone; only the first ``limit``, or all for 0."""
+    return list((with_prior(protocol, prior) if prior else protocol).cases())[:limit or None]
+
+
 def shard(cases: list[Case], number: int, count: int) -> list[Case]:
     """Every ``count``-th case from ``number`` on, 0 <= number < count: together the shards are all cases, each once."""
     if not 0 <= number < count:
         raise ValueError(f"shard: {number} is outside 0..{count - 1}")
     return cases[number::count]
-
-
-def read_protocol(name: str, data: Path) -> Protocol:
-    """A published protocol by its name, or one's own by the path of its JSON file. ``data``: the folder of its files."""
-    if name == DREAMBOOTH:
-        return dreambooth(data)
-    if name == VICO:
-        return vico(data)
-    return own(Path(name), data)
 
 
 def pictures_in(folder: Path) -> tuple[Path, ...]:
@@ -169,7 +165,7 @@ def own(path: Path, data: Path) -> Protocol:
     Pictures lie in folders of the subjects' names, in ``data`` or beside the file.
     """
     try:
-        said = json.loads(_text(path, "the command: --protocol is dreambooth, vico, toybox or a JSON file"))
+        said = json.loads(_text(path, "the command: --protocol is a name of its --help, or a JSON file"))
         prompts = tuple(str(prompt) for prompt in said["prompts"])
         wrong = [prompt for prompt in prompts if "{}" not in prompt]
         if wrong:

@@ -7,94 +7,33 @@ import csv
 import html
 import io
 import json
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .metrics import Estimate, difference, estimate, figure
-from .scoring import Scores
+from .statistics import Measured, Summary
 
 MARGIN = 4
 
 
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """One arm."""
-
-    name: str
-    scores: Scores
-    subjects: dict[str, str]  # case -> subject
-    pictures: dict[str, Path]  # case -> file
-    encoders: dict[str, str]  # metric -> what it is of
-
-    def metrics(self) -> list[str]:
-        return list(dict.fromkeys(metric for row in self.scores.values() for metric in row))
-
-    def column(self, metric: str) -> dict[str, float]:
-        return {key: row[metric] for key, row in self.scores.items() if metric in row}
-
-    def estimate(self, metric: str) -> Estimate:
-        """Mean over the cases; its interval draws subjects."""
-        column = self.column(metric)
-        return estimate(list(column.values()), [self.subjects[key] for key in column])
-
-
-def table(arms: list[Measured], compared: Collection[str] | None = None) -> list[list[str]]:
-    """A head and a row for each arm: the mean of every metric, with its interval and the difference from the first arm for those
-    that are ``compared``, or for all."""
-    metrics = list(dict.fromkeys(metric for arm in arms for metric in arm.metrics()))
-    chosen = [metric for metric in metrics if len(arms) > 1 and (compared is None or metric in compared)]
-    rows = [["arm", "pictures", *metrics, *(f"{metric} against {arms[0].name}" for metric in chosen)]]
-    for arm in arms:
-        own = [_mean(arm, metric, compared is None or metric in compared) for metric in metrics]
-        against = [_against(arms[0], arm, metric) for metric in chosen]
-        rows.append([arm.name, str(len(arm.scores)), *own, *against])
-    return rows
-
-
-def _mean(arm: Measured, metric: str, interval: bool) -> str:
-    if not arm.column(metric):
-        return ""
-    found = arm.estimate(metric)
-    return str(found) if interval else figure(found.mean)
-
-
-def _against(first: Measured, arm: Measured, metric: str) -> str:
-    if arm is first or not set(first.column(metric)) & set(arm.column(metric)):
-        return ""
-    return difference(first.column(metric), arm.column(metric), arm.subjects).signed()
-
-
-def markdown(rows: list[list[str]]) -> str:
-    return "\n".join([f"| {' | '.join(rows[0])} |", "|" + "---|" * len(rows[0]), *(f"| {' | '.join(row)} |" for row in rows[1:])])
-
-
-def write(arms: list[Measured], folder: Path, compared: Collection[str] | None = None) -> list[Path]:
-    """scores.csv, scores.json, table.md, sheet.png and report.html; returns their paths.
-
-    Raises ValueError for two arms of one name: files tell them apart by nothing else.
-    """
-    names = [arm.name for arm in arms]
-    if len(set(names)) < len(names):
-        raise ValueError(f"arms: two are called {max(names, key=names.count)!r}; give each a name of its own")
+def write(of: Summary, folder: Path) -> list[Path]:
+    """scores.csv, scores.json, table.md, sheet.png and report.html; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows, page = table(arms, compared), sheet(arms)
+    arms, page = of.arms, sheet(of.arms)
     files = {name: folder / name for name in ("scores.csv", "scores.json", "table.md", "sheet.png", "report.html")}
     with files["scores.csv"].open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        metrics = list(dict.fromkeys(metric for arm in arms for metric in arm.metrics()))
-        writer.writerow(["arm", "case", "subject", *metrics])
+        writer.writerow(["arm", "case", "subject", *of.metrics])
         for arm in arms:
-            writer.writerows([arm.name, key, arm.subjects[key], *(row.get(metric, "") for metric in metrics)]
+            writer.writerows([arm.name, key, arm.subjects[key], *(row.get(metric, "") for metric in of.metrics)]
                              for key, row in arm.scores.items())
-    said = {arm.name: {"encoders": arm.encoders, "means": {metric: asdict(arm.estimate(metric)) for metric in arm.metrics()},
+    said = {arm.name: {"encoders": arm.encoders, "means": {metric: asdict(mean) for metric, mean in of.means[arm.name].items()},
                        "cases": arm.scores} for arm in arms}
     files["scores.json"].write_text(json.dumps(said, indent=1), encoding="utf-8")
-    files["table.md"].write_text(markdown(rows) + "\n", encoding="utf-8")
+    files["table.md"].write_text(of.markdown() + "\n", encoding="utf-8")
     page.save(files["sheet.png"])
-    files["report.html"].write_text(_page(arms, rows), encoding="utf-8")
+    files["report.html"].write_text(_page(of), encoding="utf-8")
     return list(files.values())
 
 
@@ -125,12 +64,13 @@ def _shown(arms: list[Measured], most: int) -> list[str]:
     return [key for _, key in sorted(order, key=lambda pair: pair[0])[:most]]
 
 
-def _page(arms: list[Measured], rows: list[list[str]]) -> str:
+def _page(of: Summary) -> str:
     """One file that opens without a server: pictures are inside."""
     def cells(row: list[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
 
-    parts = [cells(rows[0], "th"), *(cells(row, "td") for row in rows[1:])]
+    arms = of.arms
+    parts = [cells(of.rows[0], "th"), *(cells(row, "td") for row in of.rows[1:])]
     encoders = "; ".join(f"{metric}: {name}" for metric, name in arms[0].encoders.items())
     figures = []
     for key in _shown(arms, 60):

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 
+from ..devices import accelerator
 from ..pictures import rgb
-from .encoders import Distance, Encoder
-from .metrics import alignment, diversity, fidelity, spread
+from .encoders import CLIP_B32, DINO, DINO_2, Distance, Encoder, load_encoder, load_lpips
+from .metrics import DREAMBOOTH, alignment, diversity, fidelity, spread
 from .protocols import Case
 from .runner import Folder
+from .statistics import Measured, Scores
 
-#: case -> metric -> value
-Scores = dict[str, dict[str, float]]
+
+class Judge(Protocol):
+    """What gives the pictures of a run their scores."""
+
+    def __call__(self, cases: list[Case], folder: Folder, first: Folder) -> tuple[Scores, dict[str, str]]:
+        """Scores of the finished cases in ``folder``, and metric -> what it is of; ``first`` is the run to compare with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +45,35 @@ class Scorers:
         if self.clip is not None:
             named |= {"CLIP-I": self.clip.name, "CLIP-T": self.clip.name}
         return named if self.lpips is None else {**named, "DIV": self.lpips.name}
+
+
+@dataclass(frozen=True)
+class EncoderJudge:
+    """A :class:`Judge` of photos: encoders and LPIPS, loaded when pictures are to be scored."""
+
+    encoders: Path | None  # a folder that holds them
+    preparation: str = DREAMBOOTH  # of pictures for DINO, one of metrics.PREPARATIONS
+    lpips: bool = False
+
+    def __call__(self, cases: list[Case], folder: Folder, first: Folder) -> tuple[Scores, dict[str, str]]:
+        """Raises ValueError when there is no folder of encoders, or one of them is missing in it."""
+        if self.encoders is None:
+            raise ValueError("encoders: none are given, so nothing is scored; give --encoders FOLDER. The pictures are kept")
+        device = accelerator() or "cpu"
+        second = load_encoder(self.encoders, DINO_2, self.preparation, device) if (self.encoders / DINO_2).is_dir() else None
+        by = Scorers(load_encoder(self.encoders, DINO, self.preparation, device),
+                     load_encoder(self.encoders, CLIP_B32, device=device), second, load_lpips(device) if self.lpips else None)
+        scores = score(cases, folder, by)
+        measures = {metric for row in scores.values() for metric in row}
+        return scores, {metric: name for metric, name in by.names().items() if metric in measures}
+
+
+def measured(name: str, cases: list[Case], folder: Folder, first: Folder, judge: Judge) -> Measured:
+    """A run's scores under the ``name`` that reports call it by."""
+    scores, encoders = judge(cases, folder, first)
+    done = [case for case in cases if case.key in scores]
+    return Measured(name, scores, {case.key: case.subject.name for case in done},
+                    {case.key: folder.picture(case) for case in done}, encoders)
 
 
 def picture(path: Path) -> torch.Tensor:

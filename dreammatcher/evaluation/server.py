@@ -1,15 +1,26 @@
-"""A running ComfyUI, over its own HTTP interface."""
+"""A running ComfyUI, over its own HTTP interface, and one that is started for a process."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import torch
+
+from ..devices import accelerator, device_of_process
 
 
 class Refused(Exception):
@@ -89,3 +100,37 @@ def _reason(body: bytes) -> str:
         return "; ".join(part for part in parts if part)[:600]
     except (ValueError, AttributeError, KeyError, TypeError):
         return text[:300]
+
+
+@contextlib.contextmanager
+def serving(urls: list[str], comfyui: Path | None) -> Iterator[list[Server]]:
+    """The servers that are given, or one of the folder ``comfyui`` that runs as long as this process.
+
+    Raises ValueError for one that does not answer, and where there is neither.
+    """
+    if urls:
+        servers = [Server(url) for url in urls]
+        silent = [server.url for server in servers if not server.alive()]
+        if silent:
+            raise ValueError(f"servers: {silent[0]} does not answer; start ComfyUI there, or take it from the list")
+        yield servers
+        return
+    if comfyui is None:
+        raise ValueError("servers: none is given; name running ones with --servers, or a ComfyUI to start with --comfyui")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, **(device_of_process(os.environ) if torch.cuda.is_available() else {})}
+    flags = [] if accelerator() else ["--cpu"]
+    process = subprocess.Popen([sys.executable, "main.py", "--port", str(port), *flags], cwd=comfyui, env=environment,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = Server(f"http://127.0.0.1:{port}")
+    try:
+        while not server.alive():
+            if process.poll() is not None:
+                raise ValueError(f"comfyui: {comfyui} does not start; start it by hand and give --servers")
+            time.sleep(0.5)
+        yield [server]
+    finally:
+        process.terminate()
+        process.wait()

@@ -73,7 +73,8 @@ import importlib, pkgutil
 for name in ("dreammatcher", "toybox"):
     package = importlib.import_module(name)
     for module in pkgutil.walk_packages(package.__path__, name + "."):
-        if not module.name.startswith("dreammatcher.host") and not module.name.endswith(("toybox.host", "__main__")):
+        hosts = ("dreammatcher.host", "toybox.host", "toybox.transformer")
+        if not module.name.startswith(hosts) and not module.name.endswith("__main__"):
             print(importlib.import_module(module.name).__file__)
 """
 
@@ -87,13 +88,14 @@ def test_the_protocol_on_toybox_is_scored_from_the_archive_alone(pack, tmp_path)
     script = f"""
 import json, sys
 from pathlib import Path
-from dreammatcher.evaluation.__main__ import Choice, cases_of, compare, protocol_of
+from dreammatcher.cli.evaluate import Choice, benchmark, compare, reopened
+from dreammatcher.evaluation.protocols import cases_of
 from dreammatcher.evaluation.runner import Folder
 out, plan = Path({str(tmp_path)!r}), {{"protocol": "toybox", "data": ".", "limit": 2, "workflow": {{}}}}
-for case in cases_of(plan, protocol_of("toybox", out, out)):
+for case in cases_of(benchmark("toybox").protocol_in(out, out), limit=2):
     Folder(out).keep(case, {{}}, case.subject.pictures[0].read_bytes())
 (out / "plan.json").write_text(json.dumps(plan))
-compare([out], Choice(None, False), out)
+compare([reopened(out, Choice(None, False))], out)
 """
     assert "subject error" in run(pack, "-c", script) and (tmp_path / "report.html").is_file()
 
@@ -101,6 +103,21 @@ compare([out], Choice(None, False), out)
 def test_the_commands_of_the_archive_say_how_they_are_used(pack):
     for command in ("evaluation", "training"):
         assert "usage:" in run(pack, "-m", f"dreammatcher.{command}", "--help")
+
+
+def test_the_report_of_the_archive_names_the_host_and_its_packs_but_no_folder(pack):
+    other = pack.parent / "neighbour.py"
+    other.write_text("NODE_CLASS_MAPPINGS = {}\n")
+    try:
+        said = run(pack, "-m", "dreammatcher.cli.report")
+        elsewhere = run(pack, "-m", "dreammatcher.cli.report", "--comfyui", str(pack / "docs"))
+    finally:
+        other.unlink()
+    assert said.startswith("DreamMatcher Report\n- DreamMatcher: ") and "ComfyUI 0." in said
+    assert said.rstrip().endswith("- other packs: neighbour.py")
+    assert "- torch: " in elsewhere and elsewhere.rstrip().endswith("- host: --comfyui holds no ComfyUI")
+    for private in (str(Path.home()), str(ROOT), str(pack)):
+        assert private not in said + elsewhere
 
 
 def test_a_server_runs_the_easy_example_from_the_archive_alone(pack):

@@ -340,3 +340,17 @@ def test_our_widgets_add_no_input_to_what_is_queued(page):
     for node in prompt.values():
         declared = offered[node["class_type"]]
         assert set(node["inputs"]) <= set(declared["required"]) | set(declared.get("optional", {})), node
+
+
+def test_the_menu_of_our_nodes_shows_the_report_and_copies_it(page, server):
+    page.tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.load(workflow("dreammatcher_01_easy_toybox"))
+    page.show("DreamMatcherEasy")
+    page.tab.mouse.click(220, 90 - 15, button="right")
+    page.tab.get_by_text("DreamMatcher Report", exact=True).click()
+    shown = page.tab.locator(".dreammatcher-installation")
+    shown.wait_for(state="visible")
+    page.picture("report")
+    assert shown.inner_text().startswith("DreamMatcher Report\n- DreamMatcher: ") and "other packs" in shown.inner_text()
+    assert page.tab.get_by_text("Copied. Paste it into your bug report.").is_visible()
+    assert page.run("return navigator.clipboard.readText()") == shown.inner_text()

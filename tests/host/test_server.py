@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import platform
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
+import torch
 from bypassing import bypassed, switched
 
+from dreammatcher.installation import version
 from harness.examples import easy
 from harness.library import ROOT
 from harness.serving import get, running, wait_until
@@ -16,6 +20,11 @@ from harness.serving import get, running, wait_until
 
 @pytest.fixture(scope="module")
 def server():
+    packs = ROOT / "build" / "server-tests" / "custom_nodes"
+    for name in ("neighbour_pack", "sleeping_pack.disabled"):
+        (packs / name).mkdir(parents=True, exist_ok=True)
+        (packs / name / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
+    (packs / "neighbour_pack" / "pyproject.toml").write_text('[project]\nname = "neighbour"\nversion = "1.2.3"\n')
     with running(ROOT / "build" / "server-tests") as address:
         yield address
 
@@ -27,6 +36,20 @@ def test_the_server_offers_our_nodes_with_their_words(server):
     apply = offered["DreamMatcherApply"]
     assert apply["category"] == "DreamMatcher" and "appearance" in apply["description"]
     assert apply["input"]["required"]["strength"][1]["default"] == 1.0
+
+
+def test_the_server_gives_a_report_for_bug_reports_that_names_no_folder_and_no_user(host, server):
+    """A pack beside ours is listed with its version; one that is switched off is not."""
+    with urllib.request.urlopen(f"{server}/dreammatcher/report", timeout=30) as answer:
+        assert answer.headers.get_content_type() == "text/plain"
+        text = answer.read().decode()
+    said = dict(line[2:].split(": ", 1) for line in text.splitlines()[1:])
+    assert said["DreamMatcher"] == version() and said["torch"].startswith(torch.__version__)
+    assert said["host"].startswith("ComfyUI 0." if host.upstream else "packaged ComfyUI 0.")
+    assert said["device"].startswith("cpu, ") and said["loaded models"] == "none"
+    assert "neighbour_pack 1.2.3" in said["other packs"] and "sleeping" not in said["other packs"]
+    for private in (str(Path.home()), str(ROOT), str(Path.cwd()), platform.node()):
+        assert private not in text
 
 
 def test_the_server_runs_the_easy_example(server):

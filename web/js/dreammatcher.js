@@ -7,6 +7,7 @@ import { Picker } from "./picker.js";
 import { LivePicture } from "./live.js";
 import { Report } from "./report.js";
 import { clearNotes, note } from "./note.js";
+import { showInstallation } from "./installation.js";
 
 /** The prompts in which each node looks for its subject's words. */
 const PROMPTS = { DreamMatcherSubject: ["prompt"], DreamMatcherEasy: ["reference_prompt", "prompt"] };
@@ -18,6 +19,7 @@ const REPORTS = { DreamMatcherTrainingSet: 110, DreamMatcherPriorSet: 76, DreamM
 const SLOW = ["DreamMatcherLearn", "DreamMatcherPriorSet", "DreamMatcherDreamBooth", "DreamMatcherTextualInversion",
     "DreamMatcherCustomDiffusion", "DreamMatcherViCoTrain",
     "DreamMatcherSeFiTrain", "DreamMatcherTrainingJob"];
+const INSTALLATION = "DreamMatcher Report";
 const LIVE_EVENT = "dreammatcher.live";
 const NOTE_EVENT = "dreammatcher.note";
 
@@ -145,14 +147,22 @@ function showNote({ detail }) {
     if (node) note(node, detail.text);
 }
 
+/** An entry of our nodes' context menus, in both renderers. */
+function addInstallation(node) {
+    after(node, "getExtraMenuOptions", (_, options) => options.push({ content: INSTALLATION, callback: showInstallation }));
+}
+
 app.registerExtension({
     name: "DreamMatcher",
+    commands: [{ id: "DreamMatcher.Report", label: INSTALLATION, icon: "pi pi-clipboard", function: showInstallation }],
+    menuCommands: [{ path: ["Help"], commands: ["DreamMatcher.Report"] }], // of newer front ends
     setup() {
         api.addEventListener(LIVE_EVENT, showLive);
         api.addEventListener(NOTE_EVENT, showNote);
         api.addEventListener("execution_start", () => clearNotes(app.graph?._nodes ?? []));
     },
     nodeCreated(node) {
+        if (/^(DreamMatcher|Toybox)/.test(node.comfyClass)) addInstallation(node);
         if (node.comfyClass === "DreamMatcherPreview") addInspector(node);
         if (node.comfyClass === "DreamMatcherApply") addLive(node);
         if (node.comfyClass in PROMPTS) addPicker(node);

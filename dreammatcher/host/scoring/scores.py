@@ -13,8 +13,8 @@ from einops import rearrange
 
 from ...evaluation.chart import chart
 from ...evaluation.encoders import CLIP_B32, DINO, DINO_2, Encoder, load_encoder
-from ...evaluation.metrics import DREAMBOOTH, VICO, alignment, difference, diversity, fidelity
-from ...evaluation.report import markdown
+from ...evaluation.metrics import DREAMBOOTH, VICO, alignment, diversity, fidelity
+from ...evaluation.statistics import difference, markdown
 from ..graph.files import model_folders
 from ..graph.notes import not_connected
 from ..graph.pictures import Images, rgb_each, text_image

@@ -1,0 +1,1 @@
+"""Commands of a terminal. They put methods, host and Toybox together, and nothing but their shims imports them."""
