@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-import torch
+from typing import Any
 
 #: height and width in cells
 Grid = tuple[int, int]
@@ -64,9 +63,9 @@ def halved(size: Grid, level: int) -> Grid:
     return size
 
 
-def structure_of(base: torch.nn.Module) -> Structure:
+def structure_of(base: Any) -> Structure:
     """The structure of the host's BaseModel. Raises ValueError when it is no UNet with attention in its decoder."""
-    unet = getattr(base, "diffusion_model", None)
+    unet: Any = getattr(base, "diffusion_model", None)
     if not hasattr(unet, "output_blocks") or not hasattr(unet, "input_blocks"):
         found = type(base if unet is None else unet).__name__
         raise ValueError(f"model: {found} is not a UNet, and DreamMatcher works inside a UNet's self-attention; use an "
@@ -96,35 +95,35 @@ def structure_of(base: torch.nn.Module) -> Structure:
     )
 
 
-def attention_modules(base: torch.nn.Module, layers: frozenset[Layer]) -> dict[Layer, torch.nn.Module]:
+def attention_modules(base: Any, layers: frozenset[Layer]) -> dict[Layer, Any]:
     """The cross-attention module (to_q, to_k, heads) of each layer."""
     return {layer: block.attn2 for layer, block in transformer_blocks(base, layers).items()}
 
 
-def transformer_blocks(base: torch.nn.Module, layers: Iterable[Layer]) -> dict[Layer, torch.nn.Module]:
+def transformer_blocks(base: Any, layers: Iterable[Layer]) -> dict[Layer, Any]:
     """The block of self-attention, cross-attention and feed-forward of each layer."""
     return {layer: _transformer(_block(base.diffusion_model, layer)).transformer_blocks[layer[2]] for layer in layers}
 
 
-def _block(unet: torch.nn.Module, layer: Layer) -> torch.nn.Module:
+def _block(unet: Any, layer: Layer) -> Any:
     kind, number, _ = layer
     return unet.middle_block if kind == "middle" else getattr(unet, f"{kind}_blocks")[number]
 
 
-def _transformer(block: torch.nn.Module) -> torch.nn.Module | None:
+def _transformer(block: Any) -> Any:
     return next((module for module in block if hasattr(module, "transformer_blocks")), None)
 
 
-def _depth(block: torch.nn.Module | None) -> int:
+def _depth(block: Any) -> int:
     transformer = _transformer(block) if block is not None else None
     return len(transformer.transformer_blocks) if transformer is not None else 0
 
 
-def _resamples(block: torch.nn.Module, kind: str) -> bool:
+def _resamples(block: Any, kind: str) -> bool:
     return any(type(part).__name__ == kind or type(getattr(part, "h_upd", None)).__name__ == kind for part in block)
 
 
-def _family(base: torch.nn.Module, sites: int) -> str:
+def _family(base: Any, sites: int) -> str:
     unet = getattr(base.diffusion_model, "_orig_mod", base.diffusion_model)  # torch.compile's wrapper holds it there
     widths = [parameter.shape[1] for name, parameter in unet.named_parameters() if name.endswith("attn2.to_k.weight")]
     return (f"{type(unet).__name__} channels={unet.in_channels}x{unet.model_channels} "

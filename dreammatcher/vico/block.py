@@ -99,8 +99,8 @@ def begun(widths: Mapping[Layer, tuple[int, int]], generator: torch.Generator, z
     if zero:
         for block in blocks.values():
             for layer in (block.attn1.to_out[0], block.attn2.to_out[0], block.ff.net[2]):
-                nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)
+                for value in layer.parameters():
+                    nn.init.zeros_(value)
     return blocks
 
 

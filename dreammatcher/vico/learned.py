@@ -44,7 +44,7 @@ class ViCo:
 
     def sites(self) -> tuple[int, ...]:
         """Numbers of the output blocks it has blocks for."""
-        return tuple(sorted({int(NAME.fullmatch(name)[1]) for name in self.tensors}))
+        return tuple(sorted({int(found[1]) for name in self.tensors if (found := NAME.fullmatch(name))}))
 
     def blocks(self, widths: Mapping[Layer, tuple[int, int]]) -> dict[Layer, ImageAttention]:
         """Its blocks for a model whose sites have these widths and heads.
