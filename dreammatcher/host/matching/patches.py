@@ -12,13 +12,14 @@ from collections.abc import Hashable
 import torch
 
 from ...backbones.unet import COND, Grid, Layer, Row
+from ...sizes import spatial_size
 from ..model.capture import SubjectMaps, layer_of
 from ..model.compiling import hidden
 from ..sampling.lifecycle import names_of
-from ..sampling.runs import FOREIGN_KEY, INPUT_KEY, Installed, installed_on
+from ..sampling.runs import FOREIGN_KEY, INPUT_KEY, installed_on
 from ..sampling.session import noise_level
 from .call import Call
-from .session import MatchingSession
+from .session import InstalledPlan, MatchingSession
 
 #: where the calls of the current forward stand in its transformer options, one for each plan that takes part
 CALLS_KEY = "dreammatcher_calls"
@@ -69,7 +70,7 @@ def _begin_calls(h: torch.Tensor, options: dict) -> None:
     options[CALLS_KEY] = tuple(call for call in calls if call is not None)
 
 
-def _begin_call(installed: Installed, h: torch.Tensor, options: dict) -> Call | None:
+def _begin_call(installed: InstalledPlan, h: torch.Tensor, options: dict) -> Call | None:
     session, plan = installed.holder.session(), installed.plan
     if session is None:
         return None
@@ -82,7 +83,7 @@ def _begin_call(installed: Installed, h: torch.Tensor, options: dict) -> Call | 
     chunks = options.get(INPUT_KEY, h).detach().chunk(len(options["cond_or_uncond"]))
     names = names_of(options, session.rows)
     rows = session.arrive(sigma, options["sigmas"], names, chunks).rows
-    grid = tuple(h.shape[-2:])
+    grid = spatial_size(h)
     readers = _readers(session, names, rows, grid) if session.active(sigma) else {}
     detached = torch.is_grad_enabled() and h.requires_grad
     return Call(session, rows, grid, readers, rivals_of(installed, options, sigma), detached)
@@ -91,8 +92,8 @@ def _begin_call(installed: Installed, h: torch.Tensor, options: dict) -> Call | 
 def _readers(session: MatchingSession, names: list[Hashable | None], rows: tuple[Row | None, ...],
              grid: Grid) -> dict[int, SubjectMaps]:
     """What reads the subject's map of each positive chunk: its columns are those of the prompt that the chunk comes from."""
-    subject, readers = session.plan.mask.target_subject, {}
-    if session.plan.mask.target_mask is not None:
+    subject, readers = session.plan.mask.target_subject, dict[int, SubjectMaps]()
+    if session.plan.mask.target_mask is not None or subject is None:
         return readers
     for chunk, row in enumerate(rows):
         if row is not None and row[0] == COND and (own := session.place(names[chunk], subject)) is not None:
@@ -100,7 +101,7 @@ def _readers(session: MatchingSession, names: list[Hashable | None], rows: tuple
     return readers
 
 
-def rivals_of(installed: Installed, options: dict, sigma: float) -> list[MatchingSession]:
+def rivals_of(installed: InstalledPlan, options: dict, sigma: float) -> list[MatchingSession]:
     """Sessions of other subjects on the same model that are matched at ``sigma``."""
     others = (other.holder.session() for other in installed_on(options) if installed.plan.rivals(other.plan))
     return [session for session in others if session is not None and session.active(sigma)]

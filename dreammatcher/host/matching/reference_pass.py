@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 
@@ -11,6 +12,7 @@ from ...backbones.unet import COND, Layer, Structure
 from ...finite import REMEDY, finite
 from ...matching.features import RowFeatures
 from ...matching.reference import Reference
+from ...sizes import spatial_size
 from ...subject import Subject
 from ..model.capture import SubjectMaps, layer_of, ode_derivative
 from ..model.compiling import uncompiled
@@ -21,7 +23,7 @@ class _Recorded(BaseException):
 
 
 def reference_pass(
-    base: torch.nn.Module, structure: Structure, reference: Reference, kind: str, subject: Subject | None,
+    base: Any, structure: Structure, reference: Reference, kind: str, subject: Subject | None,
     sigma: float, device: torch.device,
 ) -> RowFeatures:
     """Runs the UNet on the reference at ``sigma`` with its own prompt and nobody else's patches.
@@ -30,7 +32,7 @@ def reference_pass(
     of all this is recorded: mostly in front of the last self-attention. Raises ValueError when it holds NaN or infinity.
     """
     x = reference.trajectory.at(sigma).to(device)
-    size = tuple(x.shape[-2:])
+    size = spatial_size(x)
     maps = SubjectMaps.of(base, structure, subject, size) if kind == COND and subject else None
     levels: dict[int, torch.Tensor] = {}
     hidden: dict[Layer, torch.Tensor] = {}
@@ -50,8 +52,8 @@ def reference_pass(
 
     def keep_map(n, context, value, extra):
         layer = layer_of(extra)
-        if maps and layer in maps.modules:
-            subject_maps.append(maps.read(layer, n, context, size))
+        if maps and layer in maps.modules and (found := maps.read(layer, n, context, size)) is not None:
+            subject_maps.append(found)
             end_with_the_last()
         return n, context, value
 
@@ -65,5 +67,5 @@ def reference_pass(
         ode_derivative(base, reference.positive if kind == COND else reference.negative, x, sigma, patches)
     if not all(map(finite, levels.values())):
         raise ValueError(f"model: what it makes of the reference at sigma {sigma:.3g} holds NaN or infinity; {REMEDY}")
-    mask = foreground(subject_maps, subject_maps[0].shape[-2:]) if subject_maps else None
+    mask = foreground(subject_maps, spatial_size(subject_maps[0])) if subject_maps else None
     return RowFeatures(tuple(levels[number] for number in structure.taps), hidden, mask)

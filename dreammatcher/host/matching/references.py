@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ from .reference_pass import reference_pass
 class References:
     """From this step, from a reference's store, or from a pass of the UNet."""
 
-    base: torch.nn.Module
+    base: Any
     structure: Structure
     views: tuple[View, ...]
     network: str  # identity of what the network computes, part of the feature store's keys

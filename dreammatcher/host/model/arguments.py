@@ -9,7 +9,7 @@ import torch
 from ...subject import Conditioning
 
 
-def model_arguments(base: torch.nn.Module, conditioning: Conditioning, x: torch.Tensor) -> dict[str, torch.Tensor]:
+def model_arguments(base: Any, conditioning: Conditioning, x: torch.Tensor) -> dict[str, torch.Tensor]:
     """Keyword arguments of ``base.apply_model`` for one prompt, made by the host's own ``extra_conds``.
 
     An inpainting model is told that everything is to be painted, which makes it a plain one. Raises ValueError when the

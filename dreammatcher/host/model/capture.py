@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -18,12 +19,12 @@ from .arguments import model_arguments
 class SubjectMaps:
     """Reads the subject's columns out of cross-attention, beside the attention itself."""
 
-    modules: dict[Layer, torch.nn.Module]
+    modules: dict[Layer, Any]
     levels: dict[Layer, int]
     subject: Subject
 
     @staticmethod
-    def of(base: torch.nn.Module, structure: Structure, subject: Subject, latent_size: tuple[int, int]) -> SubjectMaps:
+    def of(base: Any, structure: Structure, subject: Subject, latent_size: tuple[int, int]) -> SubjectMaps:
         layers = structure.map_layers(latent_size)
         return SubjectMaps(attention_modules(base, layers), structure.cross_attention, subject)
 
@@ -43,7 +44,7 @@ def layer_of(extra: dict) -> Layer:
 
 
 def ode_derivative(
-    base: torch.nn.Module, conditioning: Conditioning, x: torch.Tensor, sigma: float, patches: dict | None = None
+    base: Any, conditioning: Conditioning, x: torch.Tensor, sigma: float, patches: dict | None = None
 ) -> torch.Tensor:
     """Predicted noise at ``x`` [B, C, H, W]; ``patches`` are the only ones that run."""
     if not math.isfinite(sigma) or sigma <= 0:

@@ -15,7 +15,7 @@ from ...watch import AttentionLayer, Watch
 VALUES = "dreammatcher_values"
 
 
-def text_options(base: torch.nn.Module, values: torch.Tensor | None, watch: Watch | None) -> dict[str, Any]:
+def text_options(base: Any, values: torch.Tensor | None, watch: Watch | None) -> dict[str, Any]:
     """Transformer options of one call: a prompt of its own for the ``values`` [B, T, D], and a ``watch`` on every layer."""
     if values is None and watch is None:
         return {}

@@ -17,6 +17,7 @@ from einops import rearrange
 from ...attention import repeated_columns
 from ...backbones.unet import COND, Layer, Row, Structure, halved
 from ...finite import REMEDY, finite
+from ...sizes import spatial_size
 from ...store import RunStore
 from ...subject import Conditioning, Subject
 from ...vico.block import ImageAttention
@@ -154,7 +155,7 @@ class VicoSession(Session):
         return subject_mask(column(attention, places))
 
     def _record(self, sigma: float, seen: Remembered) -> None:
-        size, sites = tuple(self.plan.reference.shape[-2:]), self.plan.structure.cross_attention
+        size, sites = spatial_size(self.plan.reference), self.plan.structure.cross_attention
         first = {}
         for site, mask in seen.masks.items():
             height, width = halved(size, sites[site])

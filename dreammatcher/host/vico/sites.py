@@ -15,7 +15,7 @@ from ...vico.mask import text_attention
 from ...vico.recipe import Seen
 
 #: the host's transformer block of each site
-Blocks = Mapping[Layer, torch.nn.Module]
+Blocks = Mapping[Layer, Any]
 #: changes the states [B, N, D] behind a site's block, given the transformer options of the call
 Change = Callable[[Layer, torch.Tensor, dict[str, Any]], torch.Tensor]
 
@@ -32,7 +32,7 @@ def sites_in(structure: Structure) -> tuple[Layer, ...]:
     return sites
 
 
-def blocks_of(base: torch.nn.Module) -> dict[Layer, torch.nn.Module]:
+def blocks_of(base: Any) -> dict[Layer, Any]:
     """Raises ValueError as :func:`sites_in`, and for a model that is no UNet."""
     return transformer_blocks(base, sites_in(structure_of(base)))
 
@@ -47,7 +47,7 @@ def look(blocks: Blocks, call: Callable[[], Any]) -> dict[Layer, Seen]:
     attention: dict[Layer, torch.Tensor] = {}
 
     def read(site: Layer) -> Callable:
-        def hook(module: torch.nn.Module, inputs: tuple, named: dict) -> None:
+        def hook(module: Any, inputs: tuple, named: dict) -> None:
             context = named["context"] if "context" in named else inputs[1]
             attention[site] = text_attention(module.to_q(inputs[0]), module.to_k(context), module.heads)
         return hook
