@@ -47,6 +47,7 @@ pareto: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 # The pictures of the example workflows and of the help pages; needs a Chromium.
 pictures: $(STAMP)

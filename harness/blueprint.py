@@ -21,7 +21,7 @@ NAME = "DreamMatcher"
 INPUTS = {"model": ("MODEL",), "clip": ("CLIP",), "vae": ("VAE",), "reference": ("IMAGE",),
           "reference_prompt": ("STRING", "a photo of a dog"), "prompt": ("STRING", "a photo of a dog on the beach"),
           "negative": ("STRING", ""), "subject_words": ("STRING", "dog")}
-OUTPUTS = {"model": ["8", 0], "positive": ["3", 0], "negative": ["4", 0], "trace": ["7", 1]}
+OUTPUTS: dict[str, tuple[str, int]] = {"model": ("8", 0), "positive": ("3", 0), "negative": ("4", 0), "trace": ("7", 1)}
 WIDGETS = [name for name, declared in INPUTS.items() if len(declared) > 1]
 BEFORE, AFTER = -10, -20  # the front end's numbers of a subgraph's two ends
 
@@ -67,9 +67,10 @@ class Links:
         return [link["id"] for link in self.made if all(link[name] == value for name, value in wanted.items())]
 
 
-def inputs_inside(key: str, entry: dict[str, Any], kind: type, links: Links) -> tuple[list[dict], list[Any]]:
+def inputs_inside(key: str, entry: dict[str, Any], kind: type[Any], links: Links) -> tuple[list[dict], list[Any]]:
     """A node's slots, linked, and its widgets' values."""
-    slots, values = [], []
+    slots: list[dict] = []
+    values: list[Any] = []
     for name, declaration in inputs_of(kind).items():
         value, widget = entry["inputs"].get(name), is_widget(declaration)
         if widget:
@@ -85,7 +86,7 @@ def inputs_inside(key: str, entry: dict[str, Any], kind: type, links: Links) -> 
     return slots, values
 
 
-def definition(nodes: dict[str, type]) -> dict[str, Any]:
+def definition(nodes: dict[str, type[Any]]) -> dict[str, Any]:
     prompt, links, inner = wiring(), Links(), []
     for order, (key, entry) in enumerate(prompt.items()):
         slots, values = inputs_inside(key, entry, nodes[entry["class_type"]], links)
@@ -115,7 +116,7 @@ def definition(nodes: dict[str, type]) -> dict[str, Any]:
     }
 
 
-def blueprint(nodes: dict[str, type]) -> dict[str, Any]:
+def blueprint(nodes: dict[str, type[Any]]) -> dict[str, Any]:
     """A workflow of one node that holds the wiring."""
     made = definition(nodes)
     outside = {

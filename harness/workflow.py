@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
@@ -13,7 +14,7 @@ SHOWN = {"LoadImage": (WIDTH, 300), "SaveImage": (WIDTH, 320), "DreamMatcherPrev
          "DreamMatcherSubject": (WIDTH, 90), "DreamMatcherEasy": (WIDTH, 130), "DreamMatcherApply": (WIDTH, 40)}
 
 
-def inputs_of(node: type) -> dict[str, tuple]:
+def inputs_of(node: type[Any]) -> dict[str, tuple]:
     """Declared inputs in the order in which the front end makes their widgets."""
     declared = node.INPUT_TYPES()
     return {**declared.get("required", {}), **declared.get("optional", {})}
@@ -63,7 +64,7 @@ def _widen_columns(entries: list[dict[str, Any]]) -> None:
         left += max(entry["size"][0] for entry in members) + COLUMN - WIDTH
 
 
-def to_workflow(prompt: dict[str, Any], nodes: dict[str, type], notes: list[str] = ()) -> dict[str, Any]:
+def to_workflow(prompt: dict[str, Any], nodes: dict[str, type[Any]], notes: Sequence[str] = ()) -> dict[str, Any]:
     """A workflow that opens in the front end: one column for each distance from the sources, notes on the left."""
     depth: dict[str, int] = {}
 
@@ -73,7 +74,9 @@ def to_workflow(prompt: dict[str, Any], nodes: dict[str, type], notes: list[str]
             depth[number] = 1 + max(map(depth_of, sources), default=-1)
         return depth[number]
 
-    links, entries, heights = [], {}, {}
+    links: list[list[Any]] = []
+    entries: dict[str, dict[str, Any]] = {}
+    heights: dict[int, int] = {}
     for order, number in enumerate(sorted(prompt, key=lambda n: (depth_of(n), int(n)))):
         kind = nodes[prompt[number]["class_type"]]
         declared = inputs_of(kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -32,7 +33,7 @@ class View:
 class Plan:
     """One DreamMatcher Apply."""
 
-    base: torch.nn.Module
+    base: Any
     backbone: Backbone
     layers: tuple[Site, ...]
     views: tuple[View, ...]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -131,7 +132,9 @@ def save(reference: Reference, path: Path) -> None:
 
 def _said(subject: Subject | None) -> dict | None:
     """A subject in a file. What the text encoder made of it stands there as part of the positive prompt."""
-    return subject and {name: getattr(subject, name) for name in ("words", "prompt", "columns", "tokens")}
+    if subject is None:
+        return None
+    return {name: getattr(subject, name) for name in ("words", "prompt", "columns", "tokens")}
 
 
 def is_reference(path: Path) -> bool:
@@ -172,7 +175,7 @@ def _assemble(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> Ref
     latent = tensors["latent"]
     if latent.shape[1:] != trajectory.clean.shape[1:] or latent.ndim != 4:
         raise ValueError(f"latent {tuple(latent.shape)} and trajectory {tuple(trajectory.clean.shape)} differ")
-    conditionings = {}
+    conditionings: dict[str, Any] = {}
     for name in ("positive", "negative"):
         if tensors[name].ndim != 3:
             raise ValueError(f"{name} conditioning is {tuple(tensors[name].shape)}, not [1, T, C]")

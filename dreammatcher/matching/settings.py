@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -109,7 +110,7 @@ class Snapshot:
     best: torch.Tensor | None = None  # int64 [B, 1, H, W], which reference each position matches; None with only one
 
     def to(self, device: torch.device | str) -> Snapshot:
-        moved = {name: value.to(device) for name, value in vars(self).items() if torch.is_tensor(value)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in vars(self).items() if torch.is_tensor(value)}
         return replace(self, **moved, others=tuple((flow.to(device), size) for flow, size in self.others))
 
     def bytes(self) -> int:

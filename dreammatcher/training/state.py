@@ -114,7 +114,7 @@ def _stream(file: BinaryIO, tensors: dict[str, torch.Tensor], about: dict[str, s
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     for name in order:
-        file.write(memoryview(tensors[name].cpu().contiguous().flatten().view(torch.uint8).numpy()))
+        file.write(tensors[name].cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def _packed(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..backbones.unet import Layer
+from ..backbones.base import Site
 from ..training.settings import check
 
 
@@ -30,7 +30,7 @@ class LookSettings:
 class LookTrace:
     """What a run looked at. A copy of it is itself."""
 
-    masks: dict[float, dict[Layer, torch.Tensor]] = field(default_factory=dict)  # sigma -> site -> [h, w] of the reference
+    masks: dict[float, dict[Site, torch.Tensor]] = field(default_factory=dict)  # sigma -> site -> [h, w] of the reference
     looks: int = 0  # sites of calls in which the reference was looked at
     off: bool = False  # strength is 0
     missing: str = ""  # what was not connected, so that nothing could be looked at

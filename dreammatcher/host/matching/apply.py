@@ -18,6 +18,7 @@ from ..sampling.runs import INSTALLED_KEY, Installed, SessionHolder, installed_o
 from . import patches
 from .begin import begin
 from .live import SILENT, Live, watch
+from .session import InstalledPlan
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def apply(model: ModelPatcher, reference: Reference | ReferenceSet, mask: MaskSe
     plan = Plan(model.model, backbone, backbone.chosen(layers), views(reference, mask, tell), mask, settings,
                 Trace(owner=owner_here()))
     clone = model.clone()
-    installed = Installed(plan, SessionHolder())
+    installed: InstalledPlan = Installed(plan, SessionHolder())
     install(clone, installed.holder, partial(begin, plan))
     options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])
     options[INSTALLED_KEY] = (*installed_on(options), installed)

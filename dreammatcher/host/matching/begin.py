@@ -27,7 +27,8 @@ def begin(plan: Plan, start: Start) -> MatchingSession:
     for view in plan.views:
         view.store.start_run()
     shares = (plan.settings.start, plan.settings.end)
-    clock = Clock(start.sampling, *(float(start.sampling.percent_to_sigma(share)) for share in shares))
+    first, last = (float(start.sampling.percent_to_sigma(share)) for share in shares)
+    clock = Clock(start.sampling, first, last)
     network = "" if plan.trace.off else start.identity()  # nothing is asked of the references then
     references = References(start.base, plan.backbone, plan.views, network, share_of_memory(len(plan.views)))
     return MatchingSession(

@@ -11,7 +11,7 @@ import torch
 from ...matching.preview import enlarge, overlay, pixels
 from ...matching.settings import Snapshot
 from ..graph.notes import server as connected
-from ..sampling.runs import Installed
+from .session import InstalledPlan
 
 OFF, FOREGROUND, TRUSTED = "off", "foreground", "trusted"
 EVENT = "dreammatcher.live"
@@ -35,7 +35,7 @@ class Live:
 SILENT = Live()
 
 
-def watch(model, installed: Installed, live: Live) -> None:
+def watch(model, installed: InstalledPlan, live: Live) -> None:
     """Makes ``model``, which is nobody else's yet, show a plan's match while sampling; "off" adds nothing."""
     if live.kind == OFF:
         return
@@ -46,9 +46,9 @@ def watch(model, installed: Installed, live: Live) -> None:
         if session is None or server is None:
             return clean
         clock = session.clock
-        if clock.levels % EVERY or clock.read(arguments["sigma"]) != clock.sigma:
+        if clock.levels % EVERY or (sigma := clock.read(arguments["sigma"])) != clock.sigma:
             return clean
-        snapshot = installed.plan.trace.snapshots.get(clock.sigma)
+        snapshot = installed.plan.trace.snapshots.get(sigma)
         if snapshot is not None:
             image, text = drawn(clean, formats, snapshot, live.kind)
             server.send_sync(EVENT, {"node": live.node, "image": image, "text": text}, server.client_id)
@@ -61,7 +61,8 @@ def drawn(clean: torch.Tensor, formats: object, snapshot: Snapshot, kind: str) -
     """The first picture of ``clean`` [B, C, h, w] with an overlay, as a data URL, and a line about it."""
     mask, confidence = (values[:1].float().cpu() for values in (snapshot.target_mask, snapshot.confidence))
     picture = colours(clean[0].float().cpu(), formats)
-    size = tuple(round(SIDE * side / max(picture.shape[-2:])) for side in picture.shape[-2:])
+    height, width = (round(SIDE * side / max(picture.shape[-2:])) for side in picture.shape[-2:])
+    size = height, width
     shown = overlay(enlarge(picture[None], size)[0], enlarge(mask * confidence if kind == TRUSTED else mask, size))
     file = io.BytesIO()
     pixels(shown).save(file, "JPEG", quality=85)

@@ -6,10 +6,10 @@ from collections.abc import Hashable
 
 from . import mid_2024, wrappers
 from .rows import RowBook
-from .runs import Begin, SessionHolder
+from .runs import Begin, S, SessionHolder
 
 
-def install(model, holder: SessionHolder, begin: Begin) -> None:
+def install(model, holder: SessionHolder[S], begin: Begin[S]) -> None:
     """Makes ``model`` (a clone of the user's) begin and end sessions in ``holder``."""
     if wrappers.available(model):
         wrappers.install(model, holder, begin)

@@ -29,13 +29,13 @@ FOREIGN_KEY = "dreammatcher_foreign"
 class Start:
     """The start of a sampling run."""
 
-    base: torch.nn.Module  # the host's BaseModel that samples
+    base: Any  # the host's BaseModel that samples
     identity: Callable[[], str]  # of its network with everything patched into it
     sampling: NoiseSchedule
     size: Grid | None  # of the latent; None where the host does not tell
 
     @staticmethod
-    def of(base: torch.nn.Module, identity: Callable[[], str], sampling: NoiseSchedule, noise: torch.Tensor | None) -> Start:
+    def of(base: Any, identity: Callable[[], str], sampling: NoiseSchedule, noise: torch.Tensor | None) -> Start:
         size = (noise.shape[-2], noise.shape[-1]) if torch.is_tensor(noise) and noise.ndim == 4 else None
         return Start(base, identity, sampling, size)
 

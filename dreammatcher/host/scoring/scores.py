@@ -64,12 +64,13 @@ def evaluate(results: Images, references: Images, prompt: str | Sequence[str], c
                    for name, images in (("results", results), ("references", references)))
     prompts = _prompts(prompt, len(made))
     values: dict[str, torch.Tensor] = {}
-    if ENCODERS[choice] is None:
+    chosen = ENCODERS[choice]
+    if chosen is None:
         if clip_vision is None:
             raise ValueError("clip_vision: nothing is connected; connect Load CLIP Vision, or choose other encoders")
         dino, clip = None, _of_the_graph(clip_vision)
     else:
-        name, preparation = ENCODERS[choice]
+        name, preparation = chosen
         device = comfy.model_management.get_torch_device()
         dino = load_encoder(encoders_folder(name), name, preparation, device)
         clip = load_encoder(encoders_folder(CLIP_B32), CLIP_B32, device=device)

@@ -63,15 +63,15 @@ class SefiSession(Session):
         texts = self.rows.encoded(name).texts
         return texts if isinstance(texts, StagedText) and self.plan.word in texts.words else None
 
-    def places(self, name: object, length: int) -> list[int]:
-        """Where the staged text of a prompt begins in a context of ``length``: hosts repeat a shorter prompt, and other nodes
+    def places(self, name: object, staged: StagedText, length: int) -> list[int]:
+        """Where the ``staged`` text of a prompt begins in a context of ``length``: hosts repeat a shorter prompt, and other nodes
         join several. Empty, which is said, where they changed it."""
         entry = self.rows.encoded(name)
         if name not in self.starts:
-            self.starts[name] = [0] if entry.text is None else text_starts(entry.texts.plain[0], entry.text[0])
+            self.starts[name] = [0] if entry.text is None else text_starts(staged.plain[0], entry.text[0])
             if not self.starts[name]:
                 self.skip(CHANGED)
-        own = entry.texts.plain.shape[1] if entry.text is None else entry.text.shape[1]
+        own = staged.plain.shape[1] if entry.text is None else entry.text.shape[1]
         return [start + first for start in (range(0, length, own) if length % own == 0 else (0,)) for first in self.starts[name]]
 
     def on_device(self, text: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -108,7 +108,8 @@ def apply_sefi(model, sefi: SeFi, start: float, end: float) -> Any:
         raise ValueError(f"sefi: the word {sefi.word!r} has vectors of {sefi.keys.shape[1]} numbers and this model reads prompts "
                          f"of {', '.join(map(str, sorted(widths)))}; it was learned on another kind of model")
     plan = SefiPlan(sefi.word, start, end)
-    clone, installed = model.clone(), Installed(plan, SessionHolder())
+    clone = model.clone()
+    installed: Installed[SefiPlan, SefiSession] = Installed(plan, SessionHolder())
     options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])
     if PLANS_KEY not in options:
         around_calls(clone, PLANS_KEY, _around)
@@ -120,8 +121,10 @@ def apply_sefi(model, sefi: SeFi, start: float, end: float) -> Any:
 
 def _begin(plan: SefiPlan, start: Start) -> SefiSession:
     hide()
-    clock = Clock(start.sampling, *(float(start.sampling.percent_to_sigma(share)) for share in (plan.start, plan.end)))
-    reads, skipped = [0], []
+    first, last = (float(start.sampling.percent_to_sigma(share)) for share in (plan.start, plan.end))
+    clock = Clock(start.sampling, first, last)
+    reads = [0]
+    skipped: list[str] = []
     return SefiSession(start.base, clock, RowBook(None), CallWatch(), skipped, partial(_conclude, plan, reads, skipped),
                        plan=plan, reads=reads)
 
@@ -136,7 +139,8 @@ def _conclude(plan: SefiPlan, reads: list[int], skipped: list[str]) -> None:
 def _around(call: Callable, *arguments, **named) -> torch.Tensor:
     options = options_of(arguments, named)
     context = context_of(arguments, named)
-    sessions = [session for own in (options or {}).get(PLANS_KEY, ()) if (session := own.holder.session()) is not None]
+    plans: tuple[Installed[SefiPlan, SefiSession], ...] = options.get(PLANS_KEY, ())
+    sessions = [session for own in plans if (session := own.holder.session()) is not None]
     read = _read_as(sessions, options, context) if sessions and context is not None else None
     return call(*arguments, **named) if read is None else with_option(call, arguments, named, READ_KEY, read)
 
@@ -152,7 +156,7 @@ def _read_as(sessions: list[SefiSession], options: dict, context: torch.Tensor) 
             texts = session.texts(name)
             if texts is None:
                 continue
-            places = session.places(name, context.shape[1])
+            places = session.places(name, texts, context.shape[1])
             if not places:
                 continue
             number, found = texts.at(timestep), True

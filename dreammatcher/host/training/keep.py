@@ -91,7 +91,7 @@ def in_prompts(about: Mapping[str, str], files: Mapping[str, str]) -> str:
     """What to write for the subject: as its captions had it, with ``files`` (word -> embedding:NAME) in the places of words."""
     subject, known = about.get("subject", ""), [word for word in files if holds(about.get("subject", ""), word)]
     for word in known:
-        subject = re.sub(alone(word), lambda _, word=word: files[word], subject)
+        subject = files[word].join(re.split(alone(word), subject))
     if files and not known:
         return " and ".join(files.values())
     return subject or "the words that it was trained with"
@@ -149,7 +149,7 @@ def _numbered(name: str) -> Iterator[str]:
     yield from (f"{name}_{number}" for number in count(2))
 
 
-def write_whole(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, str]) -> None:
+def write_whole(path: Path, tensors: Mapping[str, torch.Tensor], about: dict[str, str]) -> None:
     """A safetensors file that appears whole or not at all."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_write(path) as partial:

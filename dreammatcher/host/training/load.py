@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 import torch
@@ -93,7 +94,7 @@ def load_learned(model, clip, name: str) -> Learned:
     path = find(name)
     try:
         safe = path.suffix.lower() in (".safetensors", ".sft")
-        content = read_tensors(path)[0] if safe else torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = read_tensors(path)[0] if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors have errors of their own
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"file: {name} cannot be read ({reason}); only weights are read, never code") from error
@@ -165,7 +166,7 @@ def _tensors(model, delta: Delta) -> dict[str, torch.Tensor]:
     for name, value in delta.weights.items():
         layer, _, kind = name.rpartition(".")
         file = names.get(f"{layer}.weight") if delta.original else f"lora_unet_{layer.replace('.', '_')}"
-        base = own.get(f"diffusion_model.{weights.get(file, '').removesuffix('weight')}{kind}")
+        base = own.get(f"diffusion_model.{weights.get(file or '', '').removesuffix('weight')}{kind}")
         if base is None:
             raise ValueError(f"{name}: this model has no such weight; the file belongs to another kind of model")
         shape = (value.up.shape[0], value.down.shape[1]) if isinstance(value, Product) else tuple(value.shape)

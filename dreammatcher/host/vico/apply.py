@@ -54,7 +54,8 @@ def apply_vico(model, vico: ViCo, reference: torch.Tensor, settings: LookSetting
         raise ValueError(f"vico: {error}") from error
     plan = VicoPlan(backbone, blocks, reference.detach().float().cpu().clone(), settings, subject,
                     LookTrace(off=settings.strength == 0, owner=owner_here()))
-    clone, installed = model.clone(), Installed(plan, SessionHolder())
+    clone = model.clone()
+    installed: Installed[VicoPlan, VicoSession] = Installed(plan, SessionHolder())
     options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])
     if PLANS_KEY not in options:
         around_calls(clone, PLANS_KEY, _around)
@@ -67,7 +68,8 @@ def _begin(plan: VicoPlan, start: Start) -> VicoSession:
     plan.trace.clear()
     plan.store.start_run()
     shares = (plan.settings.start, plan.settings.end)
-    clock = Clock(start.sampling, *(float(start.sampling.percent_to_sigma(share)) for share in shares))
+    first, last = (float(start.sampling.percent_to_sigma(share)) for share in shares)
+    clock = Clock(start.sampling, first, last)
     return VicoSession(start.base, clock, LookingRows(None, plan.subject), CallWatch(), plan.trace.skipped,
                        partial(_conclude, plan.trace, here()), plan=plan, network=start.identity(), room=share_of_memory())
 
@@ -95,7 +97,8 @@ def _change(site, states: torch.Tensor, options: dict) -> torch.Tensor:
 
 def _calls(options: dict, x: torch.Tensor, context: torch.Tensor | None) -> tuple[VicoCall, ...]:
     """What each plan of the model does in a call that sees ``x`` [K B, C, H, W]."""
-    sessions = [session for own in options[PLANS_KEY] if (session := own.holder.session()) is not None]
+    plans: tuple[Installed[VicoPlan, VicoSession], ...] = options[PLANS_KEY]
+    sessions = [session for own in plans if (session := own.holder.session()) is not None]
     if not sessions or context is None:
         return ()
     sigma = noise_level(options["sigmas"])

@@ -98,6 +98,8 @@ def weights_only(path: Path) -> Mapping:
     except Exception as error:  # pickle and zip have errors of their own
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"file: {path.name} cannot be read ({reason}); only weights are read, never code") from error
-    if not isinstance(content, Mapping) and not isinstance(content, torch.nn.ParameterDict):
+    if isinstance(content, torch.nn.ParameterDict):
+        return dict(content.items())
+    if not isinstance(content, Mapping):
         raise ValueError(f"file: {path.name} holds {type(content).__name__} and no weights by name")
     return content

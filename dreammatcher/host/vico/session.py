@@ -18,6 +18,7 @@ from ...attention import repeated_columns
 from ...backbones.base import Backbone, Site
 from ...finite import REMEDY, finite
 from ...guidance_rows import COND, Row
+from ...sizes import spatial_size
 from ...store import RunStore
 from ...subject import Conditioning, Subject
 from ...vico.block import ImageAttention
@@ -156,7 +157,7 @@ class VicoSession(Session):
         return subject_mask(column(attention, places))
 
     def _record(self, sigma: float, seen: Remembered) -> None:
-        size = tuple(self.plan.reference.shape[-2:])
+        size = spatial_size(self.plan.reference)
         first = {}
         for site, mask in seen.masks.items():
             height, width = self.plan.backbone.grid(site, size)
