@@ -153,12 +153,11 @@ class SaveNode:
 
 
 class LoadNode:
-    """Base of the nodes whose method ``load`` reads files of a shelf. ``FILES`` are the inputs that name them."""
+    """Base of the nodes whose method ``load`` reads a file of the shelf ``SHELF``."""
 
     FUNCTION = "load"
     SHELF: ClassVar[Shelf]
-    FILES: ClassVar[tuple[str, ...]] = ("file",)
 
     @classmethod
-    def IS_CHANGED(cls, **given):
-        return cls.SHELF.changes(*(given[name] for name in cls.FILES))
+    def IS_CHANGED(cls, file, **_):
+        return cls.SHELF.changes(file)

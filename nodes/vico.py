@@ -123,15 +123,15 @@ class DreamMatcherViCoSave(inputs.SaveNode):
         return self.written(vico, lambda: files.save_vico(vico, name))
 
 
-class DreamMatcherViCoLoad(inputs.LoadNode):
+class DreamMatcherViCoLoad:
     TITLE = "DreamMatcher ViCo Load"
     DESCRIPTION = ("Reads what ViCo learned: a file of DreamMatcher ViCo Save, or the two files of the authors' code, "
                    "cross_attention and embeddings_gs.")
     CATEGORY = CATEGORY
+    FUNCTION = "load"
     RETURN_TYPES = ("DM_VICO", "CLIP", "STRING")
     RETURN_NAMES = ("vico", "clip", "word")
     OUTPUT_TOOLTIPS = ("For DreamMatcher ViCo Apply.", "The text encoder, which knows the word.", "The word to write in prompts.")
-    SHELF, FILES = files.SHELF, ("file", "embedding")
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -142,6 +142,10 @@ class DreamMatcherViCoLoad(inputs.LoadNode):
             "embedding": ([files.IN_THE_FILE, *files.SHELF.names()], {"tooltip":
                           "For the authors' files: embeddings_gs-399.pt of the same training."}),
         }}
+
+    @classmethod
+    def IS_CHANGED(cls, file, embedding, **_):
+        return files.SHELF.changes(file, embedding)
 
     def load(self, clip, file, embedding):
         vico = files.load_vico(file, embedding)
