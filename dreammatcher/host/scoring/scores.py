@@ -17,7 +17,7 @@ from ...evaluation.metrics import DREAMBOOTH, VICO, alignment, difference, diver
 from ...evaluation.report import markdown
 from ..graph.files import model_folders
 from ..graph.notes import not_connected
-from ..graph.pictures import Images, rgb_each, text_image
+from ..graph.pictures import Images, image_of, rgb_each, text_image
 
 FOLDER = "evaluation"
 #: choice -> (DINO's folder, preparation)
@@ -140,4 +140,4 @@ def _cell(first: GraphScores, own: GraphScores, metric: str) -> str:
 def chart_image(arms: dict[str, GraphScores]) -> torch.Tensor:
     """Means of some arms as the host's IMAGE, [1, H, W, 3] in 0..1."""
     page = chart({name: {metric: own.mean(metric) for metric in own.values} for name, own in arms.items()})
-    return torch.from_numpy(np.array(page)).float()[None] / 255
+    return image_of(page)
