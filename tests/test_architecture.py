@@ -86,7 +86,8 @@ def test_the_core_of_the_host_knows_no_method(sources):
 
 def test_what_all_methods_share_knows_none_of_them(sources):
     shared = ("dreammatcher.subject", "dreammatcher.attention", "dreammatcher.backbones.unet", "dreammatcher.store",
-              "dreammatcher.files", "dreammatcher.texts", "dreammatcher.devices", "dreammatcher.pictures")
+              "dreammatcher.files", "dreammatcher.texts", "dreammatcher.devices", "dreammatcher.pictures",
+              "dreammatcher.uncopied")
     assert set(shared) <= set(sources)
     assert not offenders(sources, lambda name: name in shared,
                          lambda other: within(other, "dreammatcher") and other not in shared)
