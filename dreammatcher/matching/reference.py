@@ -10,6 +10,7 @@ import torch
 
 from ..files import metadata_if_any, read_tensors, refused_if_damaged, write_tensors
 from ..subject import Conditioning, Subject
+from ..uncopied import Uncopied
 from .features import FeatureStore
 from .inversion import Trajectory
 
@@ -17,7 +18,7 @@ FORMAT = "dreammatcher-reference-1"
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class Reference(Uncopied):
     """One inverted picture."""
 
     trajectory: Trajectory
@@ -31,9 +32,6 @@ class Reference:
 
     def with_store(self, store: FeatureStore) -> Reference:
         return replace(self, store=store)
-
-    def __deepcopy__(self, memo: dict) -> Reference:
-        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +50,7 @@ class Member:
 
 
 @dataclass(frozen=True, eq=False)
-class ReferenceSet:
+class ReferenceSet(Uncopied):
     """Several pictures of one subject, matched jointly."""
 
     members: tuple[Member, ...]
@@ -62,9 +60,6 @@ class ReferenceSet:
         if len(families) > 1:
             raise ValueError(f"references: they were made with different model families ({'; '.join(sorted(families))}); "
                              "invert all of them with one model")
-
-    def __deepcopy__(self, memo: dict) -> ReferenceSet:
-        return self
 
 
 def views_of(given: Reference | ReferenceSet) -> tuple[Member, ...]:

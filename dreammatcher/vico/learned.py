@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..backbones.unet import Layer
+from ..uncopied import Uncopied
 from .block import SUFFIX, ImageAttention, name_of
 
 #: of a tensor in the authors' files: output_blocks.4.1.image_cross_attention.attn1.to_q.weight
@@ -16,7 +17,7 @@ NAME = re.compile(rf"output_blocks\.(\d+)\.1\.{SUFFIX}\.(.+)")
 
 
 @dataclass(frozen=True, eq=False)
-class ViCo:
+class ViCo(Uncopied):
     """A subject as ViCo knows it. Belongs to no model object; fits every model of its family. A copy of it is itself."""
 
     tensors: dict[str, torch.Tensor]  # of all blocks, in float32
@@ -34,9 +35,6 @@ class ViCo:
         for name in self.tensors:
             if not NAME.fullmatch(name):
                 raise ValueError(f"{name} is no name of image attention; those begin like {name_of(('output', 4, 0))}")
-
-    def __deepcopy__(self, memo: dict) -> ViCo:
-        return self
 
     @property
     def word(self) -> str:

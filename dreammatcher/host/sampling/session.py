@@ -33,6 +33,10 @@ class NoiseSchedule(Protocol):
         """The noise level at a share 0..1 of the schedule."""
 
 
+def _sigmas(sampling: NoiseSchedule, start: float, end: float) -> tuple[float, float]:
+    return float(sampling.percent_to_sigma(start)), float(sampling.percent_to_sigma(end))
+
+
 @dataclass(eq=False)
 class Clock:
     """Noise levels and evaluations: where the run is, and which sigmas the user's shares of the schedule are."""
@@ -48,13 +52,18 @@ class Clock:
     _given: torch.Tensor | None = None  # the host's tensor that sigma was read from
     _spans: dict[tuple[float, float], tuple[float, float]] = field(default_factory=dict)
 
+    @classmethod
+    def between(cls, sampling: NoiseSchedule, start: float, end: float) -> Clock:
+        """The clock of a method that is at work between two shares of the schedule."""
+        return cls(sampling, *_sigmas(sampling, start, end))
+
     def in_range(self, sigma: float) -> bool:
         return self.end <= sigma <= self.start
 
     def within(self, sigma: float, start: float, end: float) -> bool:
         """Whether ``sigma`` lies between two shares of the schedule."""
         if (start, end) not in self._spans:
-            self._spans[start, end] = tuple(float(self.sampling.percent_to_sigma(share)) for share in (start, end))
+            self._spans[start, end] = _sigmas(self.sampling, start, end)
         first, last = self._spans[start, end]
         return last <= sigma <= first
 

@@ -15,6 +15,7 @@ from ...evaluation.chart import chart
 from ...evaluation.encoders import CLIP_B32, DINO, DINO_2, Encoder, load_encoder
 from ...evaluation.metrics import DREAMBOOTH, VICO, alignment, difference, diversity, fidelity
 from ...evaluation.report import markdown
+from ...uncopied import Uncopied
 from ..graph.files import model_folders
 from ..graph.notes import not_connected
 from ..graph.pictures import Images, image_of, rgb_each, text_image
@@ -26,14 +27,11 @@ ENCODERS = {"DINO and CLIP, as DreamBooth": (DINO, DREAMBOOTH), "DINO and CLIP, 
 
 
 @dataclass(frozen=True, eq=False)
-class GraphScores:
+class GraphScores(Uncopied):
     """Scores of some results. A copy of it is itself."""
 
     values: dict[str, list[float]]  # metric -> of each result
     encoders: str
-
-    def __deepcopy__(self, memo: dict) -> GraphScores:
-        return self
 
     def mean(self, metric: str) -> float:
         """Not a number where it was not measured."""

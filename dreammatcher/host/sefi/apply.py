@@ -13,12 +13,13 @@ from ...backbones.unet import attention_modules, structure_of
 from ...sefi.learned import SeFi
 from ...subject import text_starts
 from ...training.settings import check
+from ...uncopied import Uncopied
 from ..graph.notes import not_connected, tell
 from ..model.arguments import context_of
-from ..sampling.lifecycle import install, names_of
+from ..sampling.lifecycle import install_plan, names_of
 from ..sampling.model_calls import around_calls, options_of, with_option
 from ..sampling.rows import RowBook
-from ..sampling.runs import Installed, SessionHolder, Start
+from ..sampling.runs import Start
 from ..sampling.session import CallWatch, Clock, Session, noise_level
 from .prompt import StagedText
 
@@ -31,7 +32,7 @@ CHANGED = ("a prompt of DreamMatcher SeFi Prompt was averaged or changed by anot
 
 
 @dataclass(frozen=True, eq=False)
-class SefiPlan:
+class SefiPlan(Uncopied):
     """One SeFi Apply. A copy of it is itself."""
 
     word: str
@@ -41,9 +42,6 @@ class SefiPlan:
     def __post_init__(self) -> None:
         check("start", self.start, 0, 1)
         check("end", self.end, self.start, 1, "it must not lie in front of start")
-
-    def __deepcopy__(self, memo: dict) -> SefiPlan:
-        return self
 
 
 @dataclass(eq=False)
@@ -105,19 +103,17 @@ def apply_sefi(model, sefi: SeFi, start: float, end: float) -> Any:
     if widths and sefi.keys.shape[1] not in widths:
         raise ValueError(f"sefi: the word {sefi.word!r} has vectors of {sefi.keys.shape[1]} numbers and this model reads prompts "
                          f"of {', '.join(map(str, sorted(widths)))}; it was learned on another kind of model")
-    plan = SefiPlan(sefi.word, start, end)
-    clone, installed = model.clone(), Installed(plan, SessionHolder())
-    options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])
-    if PLANS_KEY not in options:
-        around_calls(clone, PLANS_KEY, _around)
-        clone.set_model_attn2_patch(_read)
-    options[PLANS_KEY] = (*options.get(PLANS_KEY, ()), installed)
-    install(clone, installed.holder, partial(_begin, plan))
+    clone, _ = install_plan(model, SefiPlan(sefi.word, start, end), PLANS_KEY, _begin, _watch_calls)
     return clone
 
 
+def _watch_calls(model) -> None:
+    around_calls(model, PLANS_KEY, _around)
+    model.set_model_attn2_patch(_read)
+
+
 def _begin(plan: SefiPlan, start: Start) -> SefiSession:
-    clock = Clock(start.sampling, *(float(start.sampling.percent_to_sigma(share)) for share in (plan.start, plan.end)))
+    clock = Clock.between(start.sampling, plan.start, plan.end)
     reads, skipped = [0], []
     return SefiSession(start.base, clock, RowBook(None), CallWatch(), skipped, partial(_conclude, plan, reads, skipped),
                        plan=plan, reads=reads)

@@ -19,6 +19,7 @@ from ...backbones.unet import COND, Layer, Row, Structure, halved
 from ...finite import REMEDY, finite
 from ...store import RunStore
 from ...subject import Conditioning, Subject
+from ...uncopied import Uncopied
 from ...vico.block import ImageAttention
 from ...vico.mask import column, subject_mask
 from ...vico.settings import LookSettings, LookTrace
@@ -48,7 +49,7 @@ class Remembered:
 
 
 @dataclass(frozen=True, eq=False)
-class VicoPlan:
+class VicoPlan(Uncopied):
     """One ViCo Apply. A copy of it is itself."""
 
     structure: Structure
@@ -58,9 +59,6 @@ class VicoPlan:
     subject: Subject | None  # for prompts that carry none of their own
     trace: LookTrace
     store: RunStore = field(default_factory=RunStore)
-
-    def __deepcopy__(self, memo: dict) -> VicoPlan:
-        return self
 
 
 @dataclass(eq=False)
