@@ -13,7 +13,7 @@ from typing import Any
 from .boot import Host
 from .examples import node
 from .library import ROOT
-from .workflow import COLUMN, GAP, inputs_of, is_widget, value_of
+from .workflow import COLUMN, GAP, inputs_of, is_widget, outputs_of, value_of
 
 FILE = ROOT / "subgraphs" / "DreamMatcher.json"
 NAME = "DreamMatcher"
@@ -98,9 +98,8 @@ def definition(nodes: dict[str, type[Any]]) -> dict[str, Any]:
         links.add(int(key), origin_slot, AFTER, slot, kinds[name])
     for entry in inner:
         kind = nodes[entry["type"]]
-        names = getattr(kind, "RETURN_NAMES", None) or kind.RETURN_TYPES
         entry["outputs"] = [{"name": name, "type": own, "links": links.numbers(origin_id=entry["id"], origin_slot=slot)}
-                            for slot, (name, own) in enumerate(zip(names, kind.RETURN_TYPES))]
+                            for slot, (name, own) in enumerate(zip(outputs_of(kind), kind.RETURN_TYPES))]
     return {
         "id": identity(NAME), "version": 1, "revision": 0, "config": {}, "name": NAME,
         "state": {"lastGroupId": 0, "lastNodeId": len(inner), "lastLinkId": len(links.made), "lastRerouteId": 0},

@@ -20,6 +20,11 @@ def inputs_of(node: type[Any]) -> dict[str, tuple]:
     return {**declared.get("required", {}), **declared.get("optional", {})}
 
 
+def outputs_of(node: type[Any]) -> tuple[str, ...]:
+    """Names of a node's outputs: their types where it gives none."""
+    return getattr(node, "RETURN_NAMES", None) or node.RETURN_TYPES
+
+
 def is_widget(declaration: tuple) -> bool:
     return isinstance(declaration[0], (list, tuple)) or declaration[0] in WIDGETS
 
@@ -91,13 +96,12 @@ def to_workflow(prompt: dict[str, Any], nodes: dict[str, type[Any]], notes: Sequ
         column = depth_of(number)
         top = heights.get(column, 0)
         heights[column] = top + height + GAP
-        names = getattr(kind, "RETURN_NAMES", None) or kind.RETURN_TYPES
         entries[number] = {
             "id": int(number), "type": prompt[number]["class_type"], "pos": [column * COLUMN, top], "size": [width, height],
             "flags": {}, "order": order, "mode": 0,
             "inputs": [{"name": name, "type": declared[name][0], "link": None} for name in slots],
             "outputs": [{"name": name, "type": kind_, "links": [], "slot_index": slot}
-                        for slot, (name, kind_) in enumerate(zip(names, kind.RETURN_TYPES))],
+                        for slot, (name, kind_) in enumerate(zip(outputs_of(kind), kind.RETURN_TYPES))],
             "properties": {"Node name for S&R": prompt[number]["class_type"]}, "widgets_values": values,
         }
     _widen_columns(list(entries.values()))

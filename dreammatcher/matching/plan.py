@@ -11,6 +11,7 @@ import torch
 
 from ..backbones.base import Backbone, Site
 from ..subject import Subject
+from ..uncopied import Uncopied
 from .features import FeatureStore
 from .reference import Member, Reference, ReferenceSet, views_of
 from .settings import ApplySettings, MaskSettings, Trace
@@ -30,7 +31,7 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class Plan(Uncopied):
     """One DreamMatcher Apply."""
 
     base: Any
@@ -40,9 +41,6 @@ class Plan:
     mask: MaskSettings
     settings: ApplySettings
     trace: Trace
-
-    def __deepcopy__(self, memo: dict) -> Plan:
-        return self
 
     def content_identity(self) -> tuple:
         """What it changes of a model."""

@@ -10,6 +10,7 @@ import torch
 
 from ..backbones.base import Site
 from ..backbones.unet import DECODER_PATH, decoder_path
+from ..uncopied import Uncopied
 from .block import SUFFIX, ImageAttention, name_of
 
 #: the name of a tensor in the authors' files: of a site's block, and in it
@@ -17,7 +18,7 @@ NAME = re.compile(rf"{DECODER_PATH}{SUFFIX}\.(.+)")
 
 
 @dataclass(frozen=True, eq=False)
-class ViCo:
+class ViCo(Uncopied):
     """A subject as ViCo knows it. Belongs to no model object; fits every model of its family. A copy of it is itself."""
 
     tensors: dict[str, torch.Tensor]  # of all blocks, in float32
@@ -35,9 +36,6 @@ class ViCo:
         for name in self.tensors:
             if not NAME.fullmatch(name):
                 raise ValueError(f"{name} is no name of image attention; those begin like {decoder_path(4)}.{SUFFIX}")
-
-    def __deepcopy__(self, memo: dict) -> ViCo:
-        return self
 
     @property
     def word(self) -> str:

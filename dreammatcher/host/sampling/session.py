@@ -36,6 +36,10 @@ class NoiseSchedule(Protocol):
         """The timestep at a noise level, which need not be a whole number."""
 
 
+def _sigmas(sampling: NoiseSchedule, start: float, end: float) -> tuple[float, float]:
+    return float(sampling.percent_to_sigma(start)), float(sampling.percent_to_sigma(end))
+
+
 @dataclass(eq=False)
 class Clock:
     """Noise levels and evaluations: where the run is, and which sigmas the user's shares of the schedule are."""
@@ -58,14 +62,18 @@ class Clock:
             raise RuntimeError("no call of the model has begun yet")
         return self.sigma
 
+    @classmethod
+    def between(cls, sampling: NoiseSchedule, start: float, end: float) -> Clock:
+        """The clock of a method that is at work between two shares of the schedule."""
+        return cls(sampling, *_sigmas(sampling, start, end))
+
     def in_range(self, sigma: float) -> bool:
         return self.end <= sigma <= self.start
 
     def within(self, sigma: float, start: float, end: float) -> bool:
         """Whether ``sigma`` lies between two shares of the schedule."""
         if (start, end) not in self._spans:
-            first, last = (float(self.sampling.percent_to_sigma(share)) for share in (start, end))
-            self._spans[start, end] = first, last
+            self._spans[start, end] = _sigmas(self.sampling, start, end)
         first, last = self._spans[start, end]
         return last <= sigma <= first
 

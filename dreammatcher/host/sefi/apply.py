@@ -13,15 +13,16 @@ from ...backbones.base import Site
 from ...sefi.learned import SeFi
 from ...subject import text_starts
 from ...training.settings import check
+from ...uncopied import Uncopied
 from ..graph.notes import not_connected, tell
 from ..model.arguments import context_of
 from ..model.compiling import hide
 from ..model.patch_points import Points, install_behind
 from ..model.text_patches import prompt_widths
-from ..sampling.lifecycle import install, names_of
+from ..sampling.lifecycle import install_plan, names_of
 from ..sampling.model_calls import around_calls, options_of, with_option
 from ..sampling.rows import RowBook
-from ..sampling.runs import Installed, SessionHolder, Start
+from ..sampling.runs import Installed, Start
 from ..sampling.session import CallWatch, Clock, Session, noise_level
 from .prompt import StagedText
 
@@ -34,7 +35,7 @@ CHANGED = ("a prompt of DreamMatcher SeFi Prompt was averaged or changed by anot
 
 
 @dataclass(frozen=True, eq=False)
-class SefiPlan:
+class SefiPlan(Uncopied):
     """One SeFi Apply. A copy of it is itself."""
 
     word: str
@@ -44,9 +45,6 @@ class SefiPlan:
     def __post_init__(self) -> None:
         check("start", self.start, 0, 1)
         check("end", self.end, self.start, 1, "it must not lie in front of start")
-
-    def __deepcopy__(self, memo: dict) -> SefiPlan:
-        return self
 
 
 @dataclass(eq=False)
@@ -107,22 +105,18 @@ def apply_sefi(model, sefi: SeFi, start: float, end: float) -> Any:
     if widths and sefi.keys.shape[1] not in widths:
         raise ValueError(f"sefi: the word {sefi.word!r} has vectors of {sefi.keys.shape[1]} numbers and this model reads prompts "
                          f"of {', '.join(map(str, sorted(widths)))}; it was learned on another kind of model")
-    plan = SefiPlan(sefi.word, start, end)
-    clone = model.clone()
-    installed: Installed[SefiPlan, SefiSession] = Installed(plan, SessionHolder())
-    options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])
-    if PLANS_KEY not in options:
-        around_calls(clone, PLANS_KEY, _around)
-        install_behind(clone, PATCHES)
-    options[PLANS_KEY] = (*options.get(PLANS_KEY, ()), installed)
-    install(clone, installed.holder, partial(_begin, plan))
+    clone, _ = install_plan(model, SefiPlan(sefi.word, start, end), PLANS_KEY, _begin, _watch_calls)
     return clone
+
+
+def _watch_calls(model) -> None:
+    around_calls(model, PLANS_KEY, _around)
+    install_behind(model, PATCHES)
 
 
 def _begin(plan: SefiPlan, start: Start) -> SefiSession:
     hide()
-    first, last = (float(start.sampling.percent_to_sigma(share)) for share in (plan.start, plan.end))
-    clock = Clock(start.sampling, first, last)
+    clock = Clock.between(start.sampling, plan.start, plan.end)
     reads = [0]
     skipped: list[str] = []
     return SefiSession(start.base, clock, RowBook(None), CallWatch(), skipped, partial(_conclude, plan, reads, skipped),

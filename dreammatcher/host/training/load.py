@@ -10,9 +10,8 @@ from typing import Any
 
 import folder_paths
 import torch
-from safetensors import SafetensorError, safe_open
 
-from ...files import read_tensors
+from ...files import metadata_if_any, read_tensors
 from ...training.bundle import NAME, TWO, bundled, rows_of
 from ...training.delta import Delta, Product, delta_of, is_delta
 from ...training.export import TOWERS, Learned
@@ -67,16 +66,7 @@ def _embedding(stem: str) -> Path | None:
 
 def _words_of(path: Path) -> dict[str, str]:
     """Word -> name of its embedding, of those that were saved with a LoRA of ours; only the file's head is read."""
-    return json.loads(_head(path).get(WORDS, "{}"))
-
-
-def _head(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file; nothing of what is none."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (OSError, SafetensorError):  # said when the node runs
-        return {}
+    return json.loads(metadata_if_any(path).get(WORDS, "{}"))  # a damaged file is refused when the node runs
 
 
 def _found(name: str) -> Path:
@@ -136,7 +126,7 @@ def load_learned(model, clip, name: str) -> Learned:
 
 def _words_beside(name: str, path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The words that were learned and saved together with a LoRA of ours, and what is known of them."""
-    about, words = _head(path), {}
+    about, words = metadata_if_any(path), {}
     for word, stem in _words_of(path).items():
         beside = _embedding(stem)
         if beside is None:

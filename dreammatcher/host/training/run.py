@@ -17,7 +17,6 @@ import torch
 from einops import rearrange
 from PIL import Image
 
-from ...sizes import spatial_size
 from ...texts import holds
 from ...training.curve import curve
 from ...training.data import LatentSet
@@ -28,6 +27,7 @@ from ...training.sets import TrainingSet
 from ...training.settings import Running, TrainingOptions, TrainingSettings
 from ...training.state import Checkpoint
 from ..graph.notes import tell
+from ..graph.pictures import rough_rgb
 from ..graph.progress import Interrupted
 from ..graph.vae import encoded
 from ..model.identity import beside_weights, weights_identity
@@ -220,19 +220,10 @@ def preview(recipe: Recipe[HostLearner], training: Training, options: TrainingOp
     if options.sample_prompt:
         channels, height, width = recipe.own.examples[0].latents.shape[1:]
         latents = sample(recipe, options.sample_prompt, (channels, height, width), training.settings.seed)
-        picture = rough_picture(recipe.model.denoiser.model.model.latent_format, latents)
+        colours = rough_rgb(latents[0].float().cpu(), recipe.model.denoiser.model.model.latent_format)
+        picture = Image.fromarray(rearrange(colours * 255, "c h w -> h w c").byte().numpy())
         both = Image.new("RGB", (page.width + page.height, page.height))
         both.paste(page)
         both.paste(picture.resize((page.height, page.height), Image.Resampling.BICUBIC), (page.width, 0))
         page = both
     return "JPEG", page, page.width
-
-
-def rough_picture(latent_format, latents: torch.Tensor) -> Image.Image:
-    """Latents [1, C, h, w] as a picture of a pixel for each cell, by the host's own linear map; grey where it has none."""
-    factors = getattr(latent_format, "latent_rgb_factors", None)
-    if factors is None:
-        return Image.new("RGB", spatial_size(latents)[::-1], (128, 128, 128))
-    colours = rearrange(latents[0].float(), "c h w -> h w c") @ torch.tensor(factors)
-    colours = colours + torch.tensor(getattr(latent_format, "latent_rgb_factors_bias", None) or (0.0, 0.0, 0.0))
-    return Image.fromarray(((colours + 1) / 2 * 255).clamp(0, 255).byte().numpy())

@@ -21,6 +21,7 @@ from ...guidance_rows import COND, Row
 from ...sizes import spatial_size
 from ...store import RunStore
 from ...subject import Conditioning, Subject
+from ...uncopied import Uncopied
 from ...vico.block import ImageAttention
 from ...vico.mask import column, subject_mask
 from ...vico.settings import LookSettings, LookTrace
@@ -51,7 +52,7 @@ class Remembered:
 
 
 @dataclass(frozen=True, eq=False)
-class VicoPlan:
+class VicoPlan(Uncopied):
     """One ViCo Apply. A copy of it is itself."""
 
     backbone: Backbone
@@ -61,9 +62,6 @@ class VicoPlan:
     subject: Subject | None  # for prompts that carry none of their own
     trace: LookTrace
     store: RunStore = field(default_factory=RunStore)
-
-    def __deepcopy__(self, memo: dict) -> VicoPlan:
-        return self
 
 
 @dataclass(eq=False)
