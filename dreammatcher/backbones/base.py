@@ -55,12 +55,10 @@ class Backbone(Protocol):
         """Matched sites by an artist's list of block numbers; empty means all. Raises ValueError for what is none of them."""
 
 
-def number_list(name: str, given: str, available: Collection[int], where: str) -> frozenset[int]:
-    """Numbers of a comma-separated list. Raises ValueError, naming the input, for anything that is not ``available``."""
-    wanted = [part.strip() for part in given.split(",") if part.strip()]
-    wrong = [part for part in wanted if not part.isdigit() or int(part) not in available]
-    if wrong or not wanted:
-        listed = ", ".join(map(str, sorted(available)))
-        raise ValueError(f"{name}: {', '.join(wrong) or repr(given)} is not among {where} {listed}; leave it empty for all of "
-                         "them")
-    return frozenset(map(int, wanted))
+def numbers_in(given: str, available: Collection[int]) -> tuple[frozenset[int], str]:
+    """The numbers of a comma-separated list, and its parts that are not ``available``: all of it where it holds none."""
+    parts = [part.strip() for part in given.split(",") if part.strip()]
+    wrong = [part for part in parts if not part.isdigit() or int(part) not in available]
+    if wrong or not parts:
+        return frozenset(), ", ".join(wrong) or repr(given)
+    return frozenset(map(int, parts)), ""

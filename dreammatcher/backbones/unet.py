@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .base import Grid, Site, number_list
+from .base import Grid, Site, numbers_in
 
 #: how the names of the weights end that read the prompt, and of those that any attention projects with
 KEYS_AND_VALUES = ("attn2.to_k.weight", "attn2.to_v.weight")
@@ -60,7 +60,10 @@ class UNetBackbone:
         if not names.strip():
             return self.matched
         available = frozenset(number for _, number, _ in self.self_attention)
-        wanted = number_list("layers", names, available, "this model's output blocks")
+        wanted, wrong = numbers_in(names, available)
+        if wrong:
+            raise ValueError(f"layers: {wrong} is not among this model's output blocks {', '.join(map(str, sorted(available)))}; "
+                             "leave it empty for all of them")
         return tuple(layer for layer in self.self_attention if layer[1] in wanted)
 
     def map_sites(self, latent: Grid) -> frozenset[Site]:
