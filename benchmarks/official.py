@@ -15,9 +15,10 @@ def official_model(timing):
     correspondence = timing.module("dreammatcher.matching.correspondence")
     appearance, foregrounds = timing.module("dreammatcher.matching.appearance"), timing.module("dreammatcher.attention")
     capture = timing.module("dreammatcher.host.model.capture")
-    structure = timing.module("dreammatcher.backbones.unet").structure_of(timing.model.model)
+    backbone = timing.module("dreammatcher.host.model.backbone").backbone_of(timing.model.model)
+    points = timing.module("dreammatcher.host.model.patch_points")
     trajectory = timing.reference.trajectory
-    maps = capture.SubjectMaps.of(timing.model.model, structure, timing.mask.target_subject, (timing.side, timing.side))
+    maps = capture.SubjectMaps.of(timing.model.model, backbone, timing.mask.target_subject, (timing.side, timing.side))
     state: dict = {"levels": None, "new": {}, "maps": []}
 
     def split(x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -25,18 +26,16 @@ def official_model(timing):
         size = (x.shape[0] - 2) // 2
         return [(x[2 * size + chunk: 2 * size + chunk + 1], x[chunk * size:(chunk + 1) * size]) for chunk in range(2)]
 
-    def read(n, context, value, extra):
-        layer = capture.layer_of(extra)
+    def read(layer, n, context, value, extra):
         if layer in maps.modules:
             rows = split(n)[-1][1].shape[0]
             state["maps"].append(maps.read(layer, n[rows:2 * rows], context[rows:2 * rows], (timing.side, timing.side)))
         return n, context, value
 
-    def inject(n, context, value, extra):
-        layer = capture.layer_of(extra)
-        if layer not in structure.self_attention or state["levels"] is None:
+    def inject(layer, n, context, value, extra):
+        if layer not in backbone.self_attention or state["levels"] is None:
             return n, context, value
-        side = timing.side >> structure.self_attention[layer]
+        side = timing.side >> backbone.self_attention[layer]
         mask = foregrounds.foreground(state["maps"], (side, side))
         made = []
         for (source, target), levels in zip(split(value), state["levels"]):
@@ -46,14 +45,12 @@ def official_model(timing):
             made.append(appearance.match_appearance(target, source, found.indices, weight))
         return n, context, torch.cat((*made, value[-2:]))
 
-    def keep(h, skip, options):
-        number = options["block"][1]
-        if number in structure.taps:
+    def keep(number, h, options):
+        if number in backbone.taps:
             state["new"][number] = h.clone()
-            if number == structure.taps[-1]:
-                levels = [split(state["new"][tap]) for tap in structure.taps]
+            if number == backbone.taps[-1]:
+                levels = [split(state["new"][tap]) for tap in backbone.taps]
                 state["levels"] = [[level[chunk] for level in levels] for chunk in range(2)]
-        return h, skip
 
     def carry(apply_model, options):
         x, sigma, c = options["input"], options["timestep"], dict(options["c"])
@@ -68,7 +65,5 @@ def official_model(timing):
 
     model = timing.model.clone()
     model.set_model_unet_function_wrapper(carry)
-    model.set_model_attn2_patch(read)
-    model.set_model_attn1_patch(inject)
-    model.set_model_output_block_patch(keep)
+    points.install_behind(model, points.Points(prompt=read, values=inject, feature=keep).patches())
     return model

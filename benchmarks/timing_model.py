@@ -133,7 +133,7 @@ class TimingModel:
         """The model with ViCo's blocks, of random weights, looking at a picture of the sample's size; its store is empty."""
         sites, block = self.module("dreammatcher.host.vico.sites"), self.module("dreammatcher.vico.block")
         learned = self.module("dreammatcher.vico.learned")
-        blocks = block.begun(sites.widths_of(sites.blocks_of(self.model.model)), torch.Generator().manual_seed(0))
+        blocks = block.begun(sites.widths(self.model.model), torch.Generator().manual_seed(0))
         made = learned.ViCo(learned.tensors_of(blocks), torch.ones(1, self.case.family.context), {"word": "sks"})
         reference = torch.randn(1, 4, self.side, self.side, generator=torch.Generator().manual_seed(7))
         settings = self.module("dreammatcher.vico.settings").LookSettings()

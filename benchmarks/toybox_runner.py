@@ -82,7 +82,7 @@ class ToyboxRunner:
 
     def blocks(self) -> list[str]:
         """The output blocks of each matched level, coarse to fine, as DreamMatcher Apply takes them."""
-        found = self.module("dreammatcher.backbones.unet").structure_of(self.model.model).self_attention
+        found = self.module("dreammatcher.host.model.backbone").backbone_of(self.model.model).self_attention
         return [",".join(sorted({str(number) for (_, number, _), own in found.items() if own == level}))
                 for level in sorted(set(found.values()), reverse=True)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..dreammatcher.host.graph.masks import one_mask
-from ..dreammatcher.host.graph.notes import not_connected
+from ..dreammatcher.host.graph.notes import not_connected, tell
 from ..dreammatcher.host.matching import invert
 from ..dreammatcher.host.matching.files import REFERENCES, load_reference, save_reference
 from ..dreammatcher.host.text.conditioning import encode_subject, subject_and_remarks
@@ -48,7 +48,7 @@ class DreamMatcherSubject:
         }}
 
     def encode(self, clip, prompt, subject_words):
-        subject, remarks = subject_and_remarks(clip, prompt, subject_words)
+        subject, remarks = subject_and_remarks(clip, prompt, subject_words, tell)
         return with_remarks(encode_subject(clip, prompt, subject), remarks)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 from pathlib import Path
 
@@ -88,19 +89,61 @@ def test_what_ships_imports_nothing_of_tests_benchmarks_and_making(sources):
     assert not offenders(sources, lambda name: not within(name, *making), lambda other: within(other, *making))
 
 
+#: rooms of the host -> their floor; a room imports from lower floors alone
+FLOORS = {"graph": 0, "text": 0, "model": 1, "sampling": 2, "matching": 3, "training": 3, "vico": 3, "sefi": 3, "scoring": 3}
+#: rooms whose method is trained by the engine of another one
+TRAINED_BY = {("vico", "training"), ("sefi", "training")}
+
+
+def room_of(name: str) -> str | None:
+    parts = name.split(".")
+    return parts[2] if parts[:2] == ["dreammatcher", "host"] and len(parts) > 2 else None
+
+
+def test_every_module_of_the_host_lies_in_a_room_of_the_plan(sources):
+    assert {room_of(name) for name in sources} - {None} == set(FLOORS)
+
+
+def test_rooms_of_the_host_import_from_lower_floors_alone(sources):
+    def upwards(name: str, other: str) -> bool:
+        own, its = room_of(name), room_of(other)
+        return bool(own and its) and own != its and FLOORS[its] >= FLOORS[own] and (own, its) not in TRAINED_BY
+
+    assert not [f"{name} imports {other}" for name, file in sources.items() for other in imports(name, file, sources)
+                if upwards(name, other)]
+    assert upwards("dreammatcher.host.graph.notes", "dreammatcher.host.text.words"), "the check itself sees an arrow"
+
+
 def test_the_core_of_the_host_knows_no_method(sources):
-    names = ("matching", "training", "vico", "sefi", "evaluation", "host.scoring")
-    methods = tuple(f"dreammatcher.{where}{method}" for where in ("", "host.") for method in names)
-    assert not offenders(sources, lambda name: within(name, "dreammatcher.host") and not within(name, *methods),
-                         lambda other: within(other, *methods))
+    core = tuple(f"dreammatcher.host.{room}" for room, floor in FLOORS.items() if floor < 3)
+    methods = tuple(f"dreammatcher.{method}" for method in ("matching", "training", "vico", "sefi", "evaluation"))
+    assert not offenders(sources, lambda name: within(name, *core), lambda other: within(other, *methods))
 
 
 def test_what_all_methods_share_knows_none_of_them(sources):
-    shared = ("dreammatcher.subject", "dreammatcher.attention", "dreammatcher.backbones.unet", "dreammatcher.store",
-              "dreammatcher.files", "dreammatcher.texts", "dreammatcher.devices", "dreammatcher.pictures")
-    assert set(shared) <= set(sources)
-    assert not offenders(sources, lambda name: name in shared,
-                         lambda other: within(other, "dreammatcher") and other not in shared)
+    def shared(name: str) -> bool:
+        return within(name, "dreammatcher.backbones") or (name.count(".") == 1 and sources[name].name != "__init__.py")
+
+    methods = [name for name in sources if name.startswith("dreammatcher.") and not shared(name)]
+    assert "dreammatcher.subject" in sources and len(methods) > 50
+    assert not offenders(sources, lambda name: name.startswith("dreammatcher.") and shared(name), lambda other: other in methods)
+
+
+def test_backbones_import_nothing_of_ours(sources):
+    assert not offenders(sources, lambda name: within(name, "dreammatcher.backbones"),
+                         lambda other: within(other, "dreammatcher") and not within(other, "dreammatcher.backbones"))
+
+
+#: how the networks' code names its blocks and their hooks
+BLOCKS = re.compile(r"attn[12]_patch|(in|out)put_block|middle_block|c_crossattn|ResBlock|BasicTransformerBlock|double_block")
+
+
+def test_only_backbones_and_the_model_room_name_kinds_of_blocks(sources):
+    allowed = ("dreammatcher.backbones", "dreammatcher.host.model")
+    assert BLOCKS.search(sources["dreammatcher.host.model.patch_points"].read_text(encoding="utf-8"))
+    assert not [f"{name}: {match[0]}" for name, file in sources.items()
+                if within(name, "dreammatcher", "nodes") and not within(name, *allowed)
+                for match in BLOCKS.finditer(file.read_text(encoding="utf-8"))]
 
 
 def test_nodes_import_no_tensor_library(sources):

@@ -39,7 +39,7 @@ def matcher(shown: tuple[torch.Tensor, ...], mask: torch.Tensor | None = None, w
 
 
 def matched(made: Matcher, target: tuple[torch.Tensor, ...]):
-    return made.match(made.describe("cond", 1.0, target), (SIDE, SIDE), 0)
+    return made.match(made.describe("cond", 1.0, target), (SIDE, SIDE), None)
 
 
 def test_the_reference_itself_is_matched_place_by_place_and_trusted_everywhere():

@@ -1,4 +1,7 @@
-"""Where a UNet keeps its attention and what its batch holds: from its modules, never from block numbers of one family."""
+"""UNets with attention (SD1.x, SD2.x, SDXL and their descendants) as a backbone.
+
+It is read from their modules, never from block numbers of one family.
+"""
 
 from __future__ import annotations
 
@@ -7,54 +10,67 @@ from dataclasses import dataclass
 
 import torch
 
-#: height and width in cells
-Grid = tuple[int, int]
-#: kinds of rows of the guidance pair
-COND, UNCOND = "cond", "uncond"
-#: a row of the guidance pair: its kind, and the number of the positive prompt it belongs to
-Row = tuple[str, int]
+from .base import Grid, number_list
+
 #: an attention layer: (block kind, block number, index in the block)
 Layer = tuple[str, int, int]
 
-#: how the names of the weights end that read the prompt
+#: how the names of the weights end that read the prompt, and of those that any attention projects with
 KEYS_AND_VALUES = ("attn2.to_k.weight", "attn2.to_v.weight")
-#: decoder levels that the method works on, as in the paper
-LEVELS = 2
-#: cross-attention maps are read at this share of the latent's side, but not under this many cells
-MAP_SHARE, MAP_MINIMUM = 4, 8
+PROJECTIONS = tuple(f"{attention}.{layer}.weight" for attention in ("attn1", "attn2")
+                    for layer in ("to_q", "to_k", "to_v", "to_out.0"))
 
 
 @dataclass(frozen=True)
-class Structure:
+class UNetBackbone:
     """The attention sites of one UNet. A level is a number of halvings: 0 is the latent's own grid."""
 
-    self_attention: dict[Layer, int]  # decoder layers of the two finest levels that have any -> level
+    self_attention: dict[Layer, int]  # decoder layers of the finest levels that have any -> level
     taps: tuple[int, ...]  # output blocks whose input is a decoder feature, coarse to fine
     cross_attention: dict[Layer, int]  # all layers that read the prompt -> level
-    family: str  # fingerprint: models of one family understand each other's references
+    family: str
+    map_share: int = 4  # subject maps are read at this share of the latent's side,
+    map_minimum: int = 8  # but not under this many cells
+
+    @property
+    def matched(self) -> tuple[Layer, ...]:
+        return tuple(self.self_attention)
+
+    @property
+    def readers(self) -> tuple[Layer, ...]:
+        return tuple(self.cross_attention)
+
+    @property
+    def coarsest(self) -> int:
+        return 2 ** max(self.cross_attention.values())
+
+    @property
+    def decoder_readers(self) -> tuple[Layer, ...]:
+        """The last site of each output block that reads the prompt, in the order in which they run."""
+        last = {number: (kind, number, index) for kind, number, index in sorted(self.cross_attention) if kind == "output"}
+        return tuple(last[number] for number in sorted(last))
+
+    def grid(self, site: Layer, latent: Grid) -> Grid:
+        return halved(latent, self.cross_attention[site])
+
+    def picture_tokens(self, site: Layer, latent: Grid, tokens: int) -> slice | None:
+        height, width = self.grid(site, latent)
+        return slice(None) if tokens == height * width else None
 
     def chosen(self, names: str) -> tuple[Layer, ...]:
-        """Layers by a comma-separated list of output block numbers; empty means all.
-
-        Raises ValueError for anything that is no such number.
-        """
         if not names.strip():
-            return tuple(self.self_attention)
-        available = sorted({number for _, number, _ in self.self_attention})
-        wanted = [part.strip() for part in names.split(",") if part.strip()]
-        wrong = [part for part in wanted if not part.isdigit() or int(part) not in available]
-        if wrong or not wanted:
-            raise ValueError(f"layers: {', '.join(wrong) or names!r} is not among this model's output blocks "
-                             f"{', '.join(map(str, available))}; leave it empty for all of them")
-        return tuple(layer for layer in self.self_attention if str(layer[1]) in wanted)
+            return self.matched
+        available = frozenset(number for _, number, _ in self.self_attention)
+        wanted = number_list("layers", names, available, "this model's output blocks")
+        return tuple(layer for layer in self.self_attention if layer[1] in wanted)
 
-    def map_layers(self, latent_size: Grid) -> frozenset[Layer]:
-        """Cross-attention layers whose grid is nearest a quarter of the latent's side, but not under 8 cells."""
-        side = min(latent_size)
-        grids = {level: min(halved(latent_size, level)) for level in self.cross_attention.values()}
-        fitting = [level for level, grid in grids.items() if grid >= min(MAP_MINIMUM, side)] or [min(grids)]
-        level = min(fitting, key=lambda candidate: abs(grids[candidate] - side / MAP_SHARE))
-        return frozenset(layer for layer, own in self.cross_attention.items() if own == level)
+    def map_sites(self, latent: Grid) -> frozenset[Layer]:
+        """Sites whose grid is nearest a quarter of the latent's side, but not under 8 cells."""
+        side = min(latent)
+        grids = {level: min(halved(latent, level)) for level in self.cross_attention.values()}
+        fitting = [level for level, grid in grids.items() if grid >= min(self.map_minimum, side)] or [min(grids)]
+        level = min(fitting, key=lambda candidate: abs(grids[candidate] - side / self.map_share))
+        return frozenset(layer for layer, its_level in self.cross_attention.items() if its_level == level)
 
 
 def halved(size: Grid, level: int) -> Grid:
@@ -64,13 +80,11 @@ def halved(size: Grid, level: int) -> Grid:
     return size
 
 
-def structure_of(base: torch.nn.Module) -> Structure:
-    """The structure of the host's BaseModel. Raises ValueError when it is no UNet with attention in its decoder."""
-    unet = getattr(base, "diffusion_model", None)
-    if not hasattr(unet, "output_blocks") or not hasattr(unet, "input_blocks"):
-        found = type(base if unet is None else unet).__name__
-        raise ValueError(f"model: {found} is not a UNet, and DreamMatcher works inside a UNet's self-attention; use an "
-                         "SD1.x, SD2.x or SDXL checkpoint")
+def backbone_of(unet: torch.nn.Module, prediction: str, finest: int = 2) -> UNetBackbone:
+    """The sites of a UNet, of which those on the ``finest`` levels of its decoder are matched (the paper's are two).
+
+    ``prediction`` names what it predicts, as a part of its family. Raises ValueError for one without attention in its decoder.
+    """
     cross: dict[Layer, int] = {}
     level = 0
     for number, block in enumerate(unet.input_blocks):
@@ -84,26 +98,34 @@ def structure_of(base: torch.nn.Module) -> Structure:
         decoder.update({("output", number, i): level for i in range(_depth(block))})
         level -= _resamples(block, "Upsample")
     cross.update(decoder)
-    finest = sorted(set(decoder.values()))[:LEVELS]
-    if not finest:
+    levels = sorted(set(decoder.values()))[:finest]
+    if not levels:
         raise ValueError("model: this UNet has no attention in its decoder, so there is nothing to match")
-    injected = {layer: own_level for layer, own_level in decoder.items() if own_level in finest}
-    return Structure(
-        self_attention=injected,
-        taps=tuple(first_blocks[own_level] for own_level in sorted(finest, reverse=True)),
+    return UNetBackbone(
+        self_attention={layer: its_level for layer, its_level in decoder.items() if its_level in levels},
+        taps=tuple(first_blocks[its_level] for its_level in sorted(levels, reverse=True)),
         cross_attention=cross,
-        family=_family(base, len(cross)),
+        family=_family(unet, len(cross), prediction),
     )
 
 
-def attention_modules(base: torch.nn.Module, layers: frozenset[Layer]) -> dict[Layer, torch.nn.Module]:
+def attention_modules(unet: torch.nn.Module, layers: Iterable[Layer]) -> dict[Layer, torch.nn.Module]:
     """The cross-attention module (to_q, to_k, heads) of each layer."""
-    return {layer: block.attn2 for layer, block in transformer_blocks(base, layers).items()}
+    return {layer: block.attn2 for layer, block in transformer_blocks(unet, layers).items()}
 
 
-def transformer_blocks(base: torch.nn.Module, layers: Iterable[Layer]) -> dict[Layer, torch.nn.Module]:
+def transformer_blocks(unet: torch.nn.Module, layers: Iterable[Layer]) -> dict[Layer, torch.nn.Module]:
     """The block of self-attention, cross-attention and feed-forward of each layer."""
-    return {layer: _transformer(_block(base.diffusion_model, layer)).transformer_blocks[layer[2]] for layer in layers}
+    return {layer: _transformer(_block(unet, layer)).transformer_blocks[layer[2]] for layer in layers}
+
+
+def decoder_path(layer: Layer | int) -> str:
+    """How files of the original code name the transformer of an output block, by a layer of it or the block's number."""
+    return f"output_blocks.{layer if isinstance(layer, int) else layer[1]}.1"
+
+
+#: such a name, and what stands behind it
+DECODER_PATH = r"output_blocks\.(\d+)\.1\."
 
 
 def _block(unet: torch.nn.Module, layer: Layer) -> torch.nn.Module:
@@ -124,8 +146,7 @@ def _resamples(block: torch.nn.Module, kind: str) -> bool:
     return any(type(part).__name__ == kind or type(getattr(part, "h_upd", None)).__name__ == kind for part in block)
 
 
-def _family(base: torch.nn.Module, sites: int) -> str:
-    unet = getattr(base.diffusion_model, "_orig_mod", base.diffusion_model)  # torch.compile's wrapper holds it there
+def _family(unet: torch.nn.Module, sites: int, prediction: str) -> str:
     widths = [parameter.shape[1] for name, parameter in unet.named_parameters() if name.endswith("attn2.to_k.weight")]
     return (f"{type(unet).__name__} channels={unet.in_channels}x{unet.model_channels} "
-            f"context={widths[0] if widths else 0} sites={sites} prediction={base.model_type.name}")
+            f"context={widths[0] if widths else 0} sites={sites} prediction={prediction}")

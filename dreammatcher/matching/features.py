@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from einops import rearrange
 
-from ..backbones.unet import Layer
+from ..backbones.base import Site
 from ..store import RunStore
 from .descriptors import principal_directions
 
@@ -71,7 +71,7 @@ class RowFeatures:
     """One row (cond or uncond) of one pass."""
 
     levels: tuple[torch.Tensor | LowRank, ...]  # decoder features [1, C_l, H_l, W_l], coarse to fine
-    hidden: dict[Layer, torch.Tensor]  # inputs of self-attention [1, N, C]
+    hidden: dict[Site, torch.Tensor]  # inputs of self-attention [1, N, C]
     subject: torch.Tensor | None  # soft foreground [1, 1, h, w] at the maps' own size; None on the uncond row
 
     def each(self, change: Change) -> RowFeatures:

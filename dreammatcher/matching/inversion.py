@@ -1,8 +1,8 @@
 """DDIM inversion of a reference and the trajectory it leaves (DreamMatcher, Sec. 3.2 and 4.1; Song et al. 2021).
 
-Noise levels are sigmas in the k-diffusion convention: ``x(sigma) = x0 + sigma * noise``. A denoiser is any callable
-``eps(x, sigma) -> noise`` on tensors [B, C, H, W] and a float. With abar = 1 / (1 + sigma^2) the DDPM latent of the
-papers is ``x * sqrt(abar)``.
+Noise levels are the host's sigmas, and x(sigma) is that of the model's noise process (:mod:`..backbones.process`). A derivative
+is any callable of a tensor [B, C, H, W] and a float that gives dx / dsigma: the predicted noise of models that are sampled as
+x0 + sigma n.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from ..backbones.process import EPS, NoiseProcess
 from ..finite import REMEDY, finite
 
-Denoiser = Callable[[torch.Tensor, float], torch.Tensor]
+Derivative = Callable[[torch.Tensor, float], torch.Tensor]
 Progress = Callable[[int, int], None]
 
 
@@ -27,6 +28,7 @@ class Trajectory:
     sigmas: tuple[float, ...]  # ascending
     clean: torch.Tensor  # [K, C, H, W], x0 at each sigma
     noise: torch.Tensor  # [K, C, H, W]
+    process: NoiseProcess = EPS
 
     def __post_init__(self) -> None:
         if len(self.sigmas) != len(self.clean) or self.clean.shape != self.noise.shape or not self.sigmas:
@@ -38,7 +40,11 @@ class Trajectory:
     def at(self, sigma: float) -> torch.Tensor:
         """x(sigma) [1, C, H, W]: the stored latent at a stored sigma, else linear in log sigma in (x0, noise)."""
         clean, noise = self._between(sigma)
-        return (clean + sigma * noise)[None]
+        return self.process.at(clean, noise, sigma)[None]
+
+    def on(self, device: torch.device | str) -> Trajectory:
+        """The same on a device."""
+        return replace(self, clean=self.clean.to(device), noise=self.noise.to(device))
 
     def _between(self, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
         upper = bisect.bisect_left(self.sigmas, sigma)
@@ -52,13 +58,12 @@ class Trajectory:
                 torch.lerp(self.noise[upper - 1], self.noise[upper], share))
 
 
-def invert(
-    eps: Denoiser, latent: torch.Tensor, sigmas: list[float], first_sigma: float, on_step: Progress | None = None
-) -> Trajectory:
+def invert(derivative: Derivative, latent: torch.Tensor, sigmas: list[float], first_sigma: float, process: NoiseProcess = EPS,
+           on_step: Progress | None = None) -> Trajectory:
     """DDIM inversion of ``latent`` [1, C, H, W] up through ascending ``sigmas``.
 
-    As the official code does, step k evaluates the network at the *coming* noise level sigma_k on the latent of the
-    level before it, and the clean latent counts as noise level ``first_sigma`` (the model's smallest).
+    As the official code does, step k evaluates the network at the *coming* noise level sigma_k, on what it sees of the level
+    before, and the clean latent counts as noise level ``first_sigma`` (the model's smallest).
 
     Raises ValueError for sigmas that do not ascend from above 0, for a batch, and, naming it, for a latent or a prediction of
     the model that holds NaN or infinity.
@@ -70,33 +75,28 @@ def invert(
                          "already; start ComfyUI with --fp32-vae, or take another VAE")
     if not sigmas or sigmas[0] <= 0 or any(b <= a for a, b in zip(sigmas, sigmas[1:])):
         raise ValueError(f"sigmas must ascend from above 0; got {sigmas[:3]} ...")
-    ddpm = latent.float()  # x * sqrt(abar), the scale in which the network sees it
+    seen = latent.float()  # in the scale in which the network sees it: DDPM's, or the flow's own
     level = first_sigma
-    clean, noise = [], []
+    cleans, noises = [], []
     for k, sigma in enumerate(sigmas):
-        predicted = eps(ddpm * _scale(sigma), sigma)
+        predicted = derivative(seen * process.spread(sigma), sigma)
         if not finite(predicted):
             raise ValueError(f"model: its prediction for the reference at sigma {sigma:.3g} holds NaN or infinity; {REMEDY}")
-        x0 = ddpm * _scale(level) - level * predicted
-        clean.append(x0)
-        noise.append(predicted)
-        ddpm, level = (x0 + sigma * predicted) / _scale(sigma), sigma
+        clean, noise, seen = process.inversion_step(seen, predicted, level, sigma)
+        cleans.append(clean)
+        noises.append(noise)
+        level = sigma
         if on_step:
             on_step(k + 1, len(sigmas))
-    return Trajectory(tuple(float(s) for s in sigmas), torch.cat(clean), torch.cat(noise))
+    return Trajectory(tuple(float(s) for s in sigmas), torch.cat(cleans), torch.cat(noises), process)
 
 
-def _scale(sigma: float) -> float:
-    """From a DDPM latent to x: 1 / sqrt(abar)."""
-    return math.sqrt(1.0 + sigma * sigma)
-
-
-def reconstruct(eps: Denoiser, trajectory: Trajectory, on_step: Progress | None = None) -> torch.Tensor:
-    """DDIM sampling (eta 0) from the trajectory's last latent down to a clean one, [1, C, H, W]."""
+def reconstruct(derivative: Derivative, trajectory: Trajectory, on_step: Progress | None = None) -> torch.Tensor:
+    """DDIM sampling (eta 0; Euler steps of the flow) from the trajectory's last latent down to a clean one, [1, C, H, W]."""
     x = trajectory.at(trajectory.sigmas[-1])
     levels = [*reversed(trajectory.sigmas), 0.0]
     for k, (sigma, following) in enumerate(zip(levels, levels[1:])):
-        x = x + (following - sigma) * eps(x, sigma)
+        x = x + (following - sigma) * derivative(x, sigma)
         if on_step:
             on_step(k + 1, len(levels) - 1)
     return x

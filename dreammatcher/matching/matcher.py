@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from ..attention import foreground, otsu
-from ..backbones.unet import Grid, Row, halved
+from ..backbones.base import Backbone, Grid, Site
+from ..guidance_rows import Row
 from .appearance import trusted
 from .correspondence import JointMatch, match
 from .descriptors import joint_descriptors, resize
@@ -51,6 +52,7 @@ class Matcher:
     mask: MaskSettings
     settings: ApplySettings
     references: ReferenceSource
+    backbone: Backbone | None = None  # needed for grids of sites
     memo: Memo = field(default_factory=Memo)
     _kept: dict[tuple[Row, Grid], _Kept] = field(default_factory=dict)
 
@@ -76,12 +78,13 @@ class Matcher:
         half = target[0].is_cuda and target[0].element_size() == 2  # bfloat16 would be too coarse for cosines
         return Described(*descriptors, torch.float16 if half else torch.float32)
 
-    def match(self, described: Described, grid: Grid, halvings: int) -> JointMatch:
-        """Correspondence at a target's ``grid``, which is ``halvings`` below its latent (Eq. 5)."""
+    def match(self, described: Described, grid: Grid, site: Site | None) -> JointMatch:
+        """Correspondence at a target's ``grid``: that of a ``site``, or of the latent itself where that is None (Eq. 5)."""
         wanted = resize(described.target, grid)
         matches = []
         for number, (view, source) in enumerate(zip(self.views, described.references)):
-            own_grid = halved(tuple(view.reference.latent.shape[-2:]), halvings)
+            latent = tuple(view.reference.latent.shape[-2:])
+            own_grid = latent if site is None else self.backbone.grid(site, latent)
             resized = resize(source, own_grid)
             matches.append(match(resized, wanted, reference_mask=self._limit(number, own_grid, source.device),
                                unit=resized is source and wanted is described.target, dtype=described.dtype))

@@ -1,4 +1,4 @@
-"""What does not change while sampling: the references, the model's structure and the user's choices."""
+"""A plan of matching: the references, the model's backbone and the artist's choices, none of which changes while it samples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..backbones.unet import Layer, Structure
+from ..backbones.base import Backbone, Site
 from ..subject import Subject
 from .features import FeatureStore
 from .reference import Member, Reference, ReferenceSet, views_of
@@ -33,8 +33,8 @@ class Plan:
     """One DreamMatcher Apply."""
 
     base: torch.nn.Module
-    structure: Structure
-    layers: tuple[Layer, ...]
+    backbone: Backbone
+    layers: tuple[Site, ...]
     views: tuple[View, ...]
     mask: MaskSettings
     settings: ApplySettings

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 
 import torch
 
+from ..backbones.unet import PROJECTIONS
 from .settings import LoraSettings
 from .trainables import Full, Lora
 
 #: weights that a LoRA changes (diffusers, train_dreambooth_lora.py): the projections of self- and cross-attention
-UNET_TARGETS = tuple(f"{attention}.{layer}.weight" for attention in ("attn1", "attn2")
-                     for layer in ("to_q", "to_k", "to_v", "to_out.0"))
+UNET_TARGETS = PROJECTIONS
 TEXT_TARGETS = tuple(f"self_attn.{layer}.weight" for layer in ("q_proj", "k_proj", "v_proj", "out_proj"))
 #: of a text encoder, what a full training leaves alone: the table of tokens and the projection, which the UNet never sees
 TEXT_KEPT = ("embeddings.", "text_projection.")

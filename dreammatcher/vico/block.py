@@ -12,19 +12,16 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from ..backbones.unet import Layer
+from ..backbones.base import Site
+from ..backbones.unet import Layer, decoder_path
 
-#: name of a block in files: that of the UNet's spatial transformer that it belongs to, and this
+#: how the name of a block ends in files, behind that of the transformer that it belongs to
 SUFFIX = "image_cross_attention"
 
 
-def sites_of(decoder: Sequence[Layer]) -> tuple[Layer, ...]:
-    """Every second of the decoder's attention sites, in the order in which they run: 8, 10, 12 and 14 of SD1's 0 to 15.
-
-    A site is an output block; of several layers in one the last counts.
-    """
-    last = {number: (kind, number, index) for kind, number, index in sorted(decoder)}
-    return tuple(last[number] for number in sorted(last))[1::2]
+def sites_of(readers: Sequence[Site]) -> tuple[Site, ...]:
+    """Every second of the decoder's sites that read the prompt, in their order: 8, 10, 12 and 14 of SD1's 0 to 15."""
+    return tuple(readers)[1::2]
 
 
 class Attention(nn.Module):
@@ -86,7 +83,7 @@ class ImageAttention(nn.Module):
         return x + self.ff(self.norm3(x))
 
 
-def begun(widths: Mapping[Layer, tuple[int, int]], generator: torch.Generator, zero: bool = False) -> dict[Layer, ImageAttention]:
+def begun(widths: Mapping[Site, tuple[int, int]], generator: torch.Generator, zero: bool = False) -> dict[Site, ImageAttention]:
     """A new block for each site, given its width and heads; weights are drawn with ``generator`` as torch's own are.
 
     ``zero``, which is not the authors': the last layer of each part begins at zero, so that training begins at the plain model.
@@ -105,5 +102,5 @@ def begun(widths: Mapping[Layer, tuple[int, int]], generator: torch.Generator, z
 
 
 def name_of(site: Layer) -> str:
-    """How the authors' files name the block of a site: output_blocks.4.1.image_cross_attention."""
-    return f"output_blocks.{site[1]}.1.{SUFFIX}"
+    """The name of a site's block in the authors' files."""
+    return f"{decoder_path(site)}.{SUFFIX}"

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..backbones.unet import Layer
+from ..backbones.unet import DECODER_PATH, Layer, decoder_path
 from .block import SUFFIX, ImageAttention, name_of
 
-#: of a tensor in the authors' files: output_blocks.4.1.image_cross_attention.attn1.to_q.weight
-NAME = re.compile(rf"output_blocks\.(\d+)\.1\.{SUFFIX}\.(.+)")
+#: the name of a tensor in the authors' files: of a site's block, and in it
+NAME = re.compile(rf"{DECODER_PATH}{SUFFIX}\.(.+)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class ViCo:
             raise ValueError(f"the word's vectors are {tuple(self.rows.shape)}, not [vectors, width]")
         for name in self.tensors:
             if not NAME.fullmatch(name):
-                raise ValueError(f"{name} is no name of image attention; those begin like {name_of(('output', 4, 0))}")
+                raise ValueError(f"{name} is no name of image attention; those begin like {decoder_path(4)}.{SUFFIX}")
 
     def __deepcopy__(self, memo: dict) -> ViCo:
         return self

@@ -97,7 +97,7 @@ def test_what_the_host_is_told_can_be_written_into_pictures_and_names_no_folder(
 def vico_of(pack, toybox):
     sites = pack.module("dreammatcher.host.vico.sites")
     learned, block = pack.module("dreammatcher.vico.learned"), pack.module("dreammatcher.vico.block")
-    blocks = block.begun(sites.widths_of(sites.blocks_of(toybox[0].model)), torch.Generator().manual_seed(0))
+    blocks = block.begun(sites.widths(toybox[0].model), torch.Generator().manual_seed(0))
     return learned.ViCo(learned.tensors_of(blocks), torch.ones(1, 96), {"word": "sks"})
 
 

@@ -89,10 +89,10 @@ def test_a_photograph_is_matched_at_256x384_by_a_stock_checkpoint(host, checkpoi
     assert sheet.height > 2 * 320 and sheet.width >= 3 * 320 * 256 // 384
 
 
-def test_the_structure_of_sd15_is_the_papers(host, pack, checkpoint):
+def test_the_backbone_of_sd15_is_the_papers(host, pack, checkpoint):
     model = host.nodes["CheckpointLoaderSimple"]().load_checkpoint(checkpoint)[0]
-    found = pack.module("dreammatcher.backbones.unet").structure_of(model.model)
+    found = pack.module("dreammatcher.host.model.backbone").backbone_of(model.model)
     assert sorted({number for _, number, _ in found.self_attention}) == [6, 7, 8, 9, 10, 11]
     assert found.taps == (6, 9)
-    assert sorted(found.map_layers((64, 64))) == [("input", 7, 0), ("input", 8, 0), ("output", 3, 0), ("output", 4, 0),
+    assert sorted(found.map_sites((64, 64))) == [("input", 7, 0), ("input", 8, 0), ("output", 3, 0), ("output", 4, 0),
                                                   ("output", 5, 0)]

@@ -57,26 +57,27 @@ def test_the_first_picture_costs_one_reference_row_when_shared_and_two_when_not(
 @pytest.mark.parametrize("kind", ["cond", "uncond"])
 @pytest.mark.parametrize("family, side", [("SD1.5", 8), ("SD1.5", 32), ("SDXL", 16)])
 def test_a_reference_pass_ends_with_the_last_feature_that_is_wanted(pack, family, side, kind):
-    capture, structures = pack.module("dreammatcher.host.model.capture"), pack.module("dreammatcher.backbones.unet")
+    capture, backbones = pack.module("dreammatcher.host.model.capture"), pack.module("dreammatcher.host.model.backbone")
     bench = Bench(pack, family_unet(family), height=side, width=side, steps=2, pooled=1280 if family == "SDXL" else None)
     base, reference, sigma = bench.model.model, bench.reference, bench.reference.trajectory.sigmas[0]
-    structure = structures.structure_of(base)
+    backbone = backbones.backbone_of(base)
     seen, ends = {}, []
+    points = pack.module("dreammatcher.host.model.patch_points").Points
 
-    def keep(n, context, value, extra):
-        seen[capture.layer_of(extra)] = n.clone()
+    def keep(site, n, context, value, extra):
+        seen[site] = n.clone()
         return n, context, value
 
     with torch.inference_mode():
         x = reference.trajectory.at(sigma)
         prompt = reference.positive if kind == "cond" else reference.negative
-        capture.ode_derivative(base, prompt, x, sigma, {"attn1_patch": [keep]})
+        capture.ode_derivative(base, prompt, x, sigma, points(values=keep))
         hook = base.diffusion_model.out.register_forward_hook(lambda *_: ends.append(1))
         reference_pass = pack.module("dreammatcher.host.matching.reference_pass").reference_pass
-        made = reference_pass(base, structure, reference, kind, bench.subjects[0], sigma, x.device)
+        made = reference_pass(base, backbone, reference, kind, bench.subjects[0], sigma, x.device)
         hook.remove()
-    assert not ends and (made.subject is not None) == (kind == "cond") and len(made.levels) == len(structure.taps)
-    assert made.hidden.keys() == structure.self_attention.keys()
+    assert not ends and (made.subject is not None) == (kind == "cond") and len(made.levels) == len(backbone.taps)
+    assert made.hidden.keys() == backbone.self_attention.keys()
     assert all(torch.equal(value, seen[layer]) for layer, value in made.hidden.items())
 
 

@@ -25,15 +25,15 @@ def family(request, pack):
     return request.param, Bench(pack, family_unet(request.param), height=16, width=24, steps=6, pooled=POOLED[request.param])
 
 
-def test_layers_are_found_from_the_models_own_structure(pack, family):
+def test_layers_are_found_from_the_models_own_modules(pack, family):
     name, bench = family
-    structure = pack.module("dreammatcher.backbones.unet").structure_of(bench.model.model)
+    backbone = pack.module("dreammatcher.host.model.backbone").backbone_of(bench.model.model)
     blocks, taps, map_level = EXPECTED[name]
-    assert sorted({number for _, number, _ in structure.self_attention}) == blocks
-    assert structure.taps == taps
-    assert {structure.cross_attention[layer] for layer in structure.map_layers((64, 64))} == {map_level}
+    assert sorted({number for _, number, _ in backbone.self_attention}) == blocks
+    assert backbone.taps == taps
+    assert {backbone.cross_attention[layer] for layer in backbone.map_sites((64, 64))} == {map_level}
     sites = sum(type(module).__name__ == "BasicTransformerBlock" for module in bench.model.model.diffusion_model.modules())
-    assert len(structure.cross_attention) == sites
+    assert len(backbone.cross_attention) == sites
 
 
 def test_the_family_is_matched_and_its_plain_picture_stays(family):
@@ -103,7 +103,7 @@ def test_a_transformer_is_refused_by_name(pack):
     family.set_inference_dtype(torch.float32, None)
     base = family.get_model({}, "", device="cpu")
     with pytest.raises(ValueError, match="is not a UNet.*SD1.x, SD2.x or SDXL"):
-        pack.module("dreammatcher.backbones.unet").structure_of(base)
+        pack.module("dreammatcher.host.model.backbone").backbone_of(base)
 
 
 def test_a_refiner_like_prompt_of_another_width_is_the_hosts_own_error(pack):

@@ -59,7 +59,7 @@ def test_a_graph_without_our_patches_is_noticed_and_the_run_goes_on_uncompiled(b
 
     expected = bench.sample(bench.apply()[0])
     bench.sample(compiled(bench.model))
-    monkeypatch.setattr(pack.module("dreammatcher.host.sampling.checks"), "marked", contextlib.nullcontext)
+    monkeypatch.setattr(pack.module("dreammatcher.host.sampling.model_calls"), "marked", contextlib.nullcontext)
     matched, trace = bench.apply()
     assert torch.equal(bench.sample(compiled(matched)), expected)
     assert any("made without DreamMatcher" in reason for reason in trace.skipped)

@@ -204,8 +204,8 @@ def test_a_photo_on_toybox_is_inverted_at_its_size(match):
 
 @pytest.mark.parametrize("name, least", [("SD1.5", 64), ("SDXL", 32), ("KOALA 700M", 32)])
 def test_the_least_side_is_one_cell_of_the_coarsest_level(pack, name, least):
-    structure = pack.module("dreammatcher.backbones.unet").structure_of(family_unet(name).model)
-    assert pack.module("dreammatcher.host.matching.easy").least_side(structure) == least
+    backbone = pack.module("dreammatcher.host.model.backbone").backbone_of(family_unet(name).model)
+    assert pack.module("dreammatcher.host.matching.easy").least_side(backbone) == least
 
 
 @pytest.mark.parametrize("width, height, words", [

@@ -22,7 +22,7 @@ class Looking:
         block = self.module("dreammatcher.vico.block")
         self.blocks = sites.blocks_of(model.model)
         learned = self.module("dreammatcher.vico.learned")
-        made = block.begun(sites.widths_of(self.blocks), torch.Generator().manual_seed(2))
+        made = block.begun(sites.widths(model.model), torch.Generator().manual_seed(2))
         self.vico = learned.ViCo(learned.tensors_of(made), torch.ones(1, 96), {"word": "sks"})
         self.reference = picture(7, 16, 24)
         Subject = self.module("dreammatcher.subject").Subject

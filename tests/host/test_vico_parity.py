@@ -39,7 +39,7 @@ class Official:
         unet.load_state_dict({name: drawn(name, value.shape) for name, value in unet.state_dict().items()})
         self.sites = self.sites_module.blocks_of(self.base)
         made = pack.module("dreammatcher.vico.block")
-        self.blocks = made.begun(self.sites_module.widths_of(self.sites), torch.Generator())
+        self.blocks = made.begun(self.sites_module.widths(self.base), torch.Generator())
         self.parameters = {f"{made.name_of(site)}.{name}": value for site, block in self.blocks.items()
                            for name, value in block.named_parameters()}
         for name, value in self.parameters.items():
@@ -98,7 +98,7 @@ def test_loss_regularisation_and_gradients_are_the_official_ones(official):
     layer_norms = official.base.diffusion_model
     from importlib import import_module
 
-    hooks = import_module(official.sites_module.__name__.replace("vico.sites", "training.hooks"))
+    hooks = import_module(official.sites_module.__name__.replace("vico.sites", "model.hooks"))
     with hooks.norms_keep_their_input(layer_norms):
         output, maps, _ = official.run(context)
         regularisation = official.loss.regularisation(list(maps.values()))

@@ -80,7 +80,7 @@ def test_it_learns_blocks_and_a_word_and_leaves_the_model_as_it_was(host, fresh,
 def test_every_parameter_moves_and_blocks_move_at_a_rate_of_their_own(host, pack, fresh, make_set):
     block, sites = pack.module("dreammatcher.vico.block"), pack.module("dreammatcher.host.vico.sites")
     with torch.inference_mode(False):
-        begun = block.begun(sites.widths_of(sites.blocks_of(fresh[0].model)), torch.Generator().manual_seed(1))
+        begun = block.begun(sites.widths(fresh[0].model), torch.Generator().manual_seed(1))
     first = pack.module("dreammatcher.vico.learned").tensors_of(begun)
     vico = learn(host, *fresh, make_set(), block_rate=1e-5)[0]
     moved = {name: (vico.tensors[name] - value).abs().max().item() for name, value in first.items()}

@@ -7,12 +7,12 @@ from functools import partial
 
 from comfy.model_patcher import ModelPatcher
 
-from ...backbones.unet import structure_of
 from ...matching.plan import Plan, views
 from ...matching.reference import Reference, ReferenceSet, views_of
 from ...matching.settings import ApplySettings, MaskSettings, Trace
 from ..graph.notes import not_connected, tell
 from ..graph.records import owner_here
+from ..model.backbone import backbone_of
 from ..sampling.lifecycle import install
 from ..sampling.runs import INSTALLED_KEY, Installed, SessionHolder, installed_on
 from . import patches
@@ -48,18 +48,17 @@ def apply(model: ModelPatcher, reference: Reference | ReferenceSet, mask: MaskSe
           live: Live = SILENT) -> tuple[ModelPatcher, Trace]:
     """A clone of ``model`` that matches ``reference`` while sampling, and the trace it fills.
 
-    Raises ValueError for a model that is no UNet, a reference of another family and layers the model does not have.
+    Raises ValueError for an unknown family of models, a reference of another one and layers the model does not have.
     """
-    structure = structure_of(model.model)
+    backbone = backbone_of(model.model)
     for member in views_of(reference):
-        check_family(member.reference, structure.family, model.model.latent_format.latent_channels)
-    plan = Plan(model.model, structure, structure.chosen(layers), views(reference, mask, tell), mask, settings,
+        check_family(member.reference, backbone.family, model.model.latent_format.latent_channels)
+    plan = Plan(model.model, backbone, backbone.chosen(layers), views(reference, mask, tell), mask, settings,
                 Trace(owner=owner_here()))
     clone = model.clone()
     installed = Installed(plan, SessionHolder())
     install(clone, installed.holder, partial(begin, plan))
     options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])
-    options["patches"] = dict(options.get("patches", {}))
     options[INSTALLED_KEY] = (*installed_on(options), installed)
     patches.install(clone)
     watch(clone, installed, live)

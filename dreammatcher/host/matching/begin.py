@@ -14,7 +14,7 @@ from ..model.memory import share_of_memory
 from ..sampling.rows import RowBook
 from ..sampling.runs import Start
 from ..sampling.session import CallWatch, Clock
-from .patches import PATCHES
+from .patches import POINTS_HEARD
 from .references import References
 from .session import MatchingSession
 
@@ -29,11 +29,11 @@ def begin(plan: Plan, start: Start) -> MatchingSession:
     shares = (plan.settings.start, plan.settings.end)
     clock = Clock(start.sampling, *(float(start.sampling.percent_to_sigma(share)) for share in shares))
     network = "" if plan.trace.off else start.identity()  # nothing is asked of the references then
-    references = References(start.base, plan.structure, plan.views, network, share_of_memory(len(plan.views)))
+    references = References(start.base, plan.backbone, plan.views, network, share_of_memory(len(plan.views)))
     return MatchingSession(
         start.base, clock, RowBook(start.size, plan.mask.target_subject),
-        CallWatch(frozenset((*PATCHES, *plan.layers))), plan.trace.skipped, partial(conclude, plan.trace, here()),
-        plan=plan, matcher=Matcher(plan.views, plan.mask, plan.settings, references))
+        CallWatch(frozenset((*POINTS_HEARD, *plan.layers))), plan.trace.skipped, partial(conclude, plan.trace, here()),
+        plan=plan, matcher=Matcher(plan.views, plan.mask, plan.settings, references, plan.backbone))
 
 
 def conclude(trace: Trace, place: Place) -> None:

@@ -1,6 +1,6 @@
-"""The work of one UNet call.
+"""The work of one call of the network.
 
-A call is one forward of the UNet: it may hold cond and uncond rows in any order, several prompts and several pictures
+A call is one forward: it may hold cond and uncond rows in any order, several prompts and several pictures
 each, and it is not a step.
 """
 
@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ...backbones.unet import COND, Grid, Layer, Row, halved
+from ...backbones.base import Grid, Site
+from ...guidance_rows import COND, Row
 from ...matching.appearance import match_appearance
 from ...matching.correspondence import JointMatch
 from ...matching.matcher import Described
@@ -21,7 +22,7 @@ from .session import MatchingSession
 
 @dataclass(eq=False)
 class Call:
-    """One forward of the UNet."""
+    """One forward of the network."""
 
     session: MatchingSession
     rows: tuple[Row | None, ...]  # of each chunk of the batch; None: this chunk takes no part
@@ -46,7 +47,7 @@ class Call:
         size = batch // len(self.rows)
         return slice(number * size, (number + 1) * size)
 
-    def read_map(self, layer: Layer, query: torch.Tensor, context: torch.Tensor) -> None:
+    def read_map(self, layer: Site, query: torch.Tensor, context: torch.Tensor) -> None:
         """Keeps the subject maps of the cond rows if this layer is one that is read."""
         for number, reader in self.readers.items():
             row = self.rows[number]
@@ -63,7 +64,7 @@ class Call:
 
     def keep_level(self, number: int, h: torch.Tensor) -> None:
         """Keeps a decoder feature; with the last one, the call's features become those that the next calls match."""
-        taps = self.session.plan.structure.taps
+        taps = self.session.plan.backbone.taps
         kept = self.levels[number] = {}
         for chunk, row in enumerate(self.rows):
             if row is not None and row not in kept and row not in self.repeated and self.session.source(row) == row:
@@ -80,11 +81,11 @@ class Call:
             seen.served.add(row)
             seen.sizes[row[1]] = self.latent_size
 
-    def inject(self, layer: Layer, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def inject(self, layer: Site, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Context and value of one self-attention layer, [batch, N, C], with the references' appearance matched in."""
-        level = self.session.plan.structure.self_attention[layer]
-        grid = halved(self.latent_size, level)
-        if value.shape[1] != grid[0] * grid[1]:
+        backbone = self.session.plan.backbone
+        grid = backbone.grid(layer, self.latent_size)
+        if backbone.picture_tokens(layer, self.latent_size, value.shape[1]) is None:
             self.session.skip(f"another pack changed the token count of {layer} to {value.shape[1]} from {grid[0] * grid[1]}; "
                           "the layer is left as it is")
             return context, value
@@ -97,9 +98,9 @@ class Call:
         chunks = list(value.split(size))
         for source, members in groups.items():
             if len(members) == len(chunks):
-                return context, self._match_rows(layer, source, grid, level, value, size)
+                return context, self._match_rows(layer, source, grid, value, size)
             together = torch.cat([chunks[number] for number in members])
-            matched = self._match_rows(layer, source, grid, level, together, size)
+            matched = self._match_rows(layer, source, grid, together, size)
             for number, part in zip(members, matched.split(size)):
                 chunks[number] = part
         return context, torch.cat(chunks)
@@ -112,11 +113,11 @@ class Call:
                 groups.setdefault(self.session.source(row), []).append(number)
         return groups
 
-    def _match_rows(self, layer: Layer, source: Row, grid: Grid, level: int, value: torch.Tensor, size: int) -> torch.Tensor:
+    def _match_rows(self, layer: Site, source: Row, grid: Grid, value: torch.Tensor, size: int) -> torch.Tensor:
         """Values [K * B, N, C] of K chunks of one group, B being ``size``."""
         session, plan = self.session, self.session.plan
         mask = session.foreground(source[1], grid, size, value.device, self.rivals)
-        match = None if mask is None else session.correspondence(source, grid, level, size, self.described)
+        match = None if mask is None else session.correspondence(source, grid, layer, size, self.described)
         if match is None:
             return value
         if plan.settings.injection == MATCHED_EVERYWHERE:
@@ -128,7 +129,7 @@ class Call:
         plan.trace.layers += 1
         return match_appearance(value, self._hidden(layer, source, value), match.indices, weight)
 
-    def _replace(self, layer: Layer, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _replace(self, layer: Site, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The ablation: keys and values of the reference as they are (MasaCtrl, Cao et al. 2023)."""
         size = value.shape[0] // len(self.rows)
         rows = [self._hidden(layer, self.session.source(row), value).expand(size, -1, -1) for row in self.rows]
@@ -136,7 +137,7 @@ class Call:
         hidden = torch.cat(rows).to(value.dtype)
         return hidden, hidden
 
-    def _hidden(self, layer: Layer, source: Row, like: torch.Tensor) -> torch.Tensor:
+    def _hidden(self, layer: Site, source: Row, like: torch.Tensor) -> torch.Tensor:
         """Attention inputs [1, M, C] of a row's references, end to end."""
         hidden = [features.hidden[layer] for features in self.session.matcher.references(source[0], self.sigma, like)]
         return hidden[0] if len(hidden) == 1 else torch.cat(hidden, 1)

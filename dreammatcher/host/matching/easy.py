@@ -8,12 +8,14 @@ import comfy.utils
 import torch
 from einops import rearrange
 
-from ...backbones.unet import Structure, structure_of
+from ...backbones.base import Backbone
 from ...matching.reference import Reference
 from ...matching.settings import ApplySettings, Trace
 from ...subject import Subject
+from ..graph.notes import tell
 from ..graph.pictures import rgb, subject_mask
 from ..graph.vae import encoded
+from ..model.backbone import backbone_of
 from ..model.digest import digest
 from ..model.family import native_side
 from ..model.identity import network_identity
@@ -42,9 +44,9 @@ class Kept:
         return self.reference
 
 
-def least_side(structure: Structure) -> int:
-    """Pixels of the shorter side that make one cell at the UNet's coarsest level."""
-    return CELL * 2 ** max(structure.cross_attention.values())
+def least_side(backbone: Backbone) -> int:
+    """Pixels of the shorter side that make one cell of the network's coarsest grid."""
+    return CELL * backbone.coarsest
 
 
 def sized(picture: torch.Tensor, side: int, least: int) -> torch.Tensor:
@@ -89,7 +91,7 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
     avoided = encode(clip, negative)
     if strength == 0:
         return (model, positive, avoided, Trace(off=True)), shared + remarks + more
-    picture = sized(rgb("reference", reference[:1]), native_side(model), least_side(structure_of(model.model)))
+    picture = sized(rgb("reference", reference[:1]), native_side(model), least_side(backbone_of(model.model)))
     if reference_mask is None:
         reference_mask = subject_mask("reference", reference[:1])
     shown = encode(clip, reference_prompt)
@@ -103,7 +105,7 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
 def _subject(clip, name: str, text: str, words: str) -> tuple[Subject, tuple[str, ...]]:
     """:func:`subject_and_remarks`, whose error and remarks say which of the two prompts they are about."""
     try:
-        subject, remarks = subject_and_remarks(clip, text, words)
+        subject, remarks = subject_and_remarks(clip, text, words, tell)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     return subject, tuple(f"{name}: {remark}" for remark in remarks)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...backbones.unet import COND, Grid, Row
+from ...backbones.base import Grid
 from ...devices import OutOfMemory
+from ...guidance_rows import COND, Row
 from ...matching.guidance import PAPER, GuidanceSettings, correction, lead, shortened, slope
 from ..graph.notes import tell
 from ..model.digest import standing_around

@@ -9,15 +9,16 @@ import comfy.model_management
 import comfy.samplers
 import torch
 
-from ...backbones.unet import COND, UNCOND, structure_of
+from ...guidance_rows import COND, UNCOND
 from ...matching.features import FeatureOptions, FeatureStore
-from ...matching.inversion import Trajectory, invert, psnr, reconstruct
+from ...matching.inversion import invert, psnr, reconstruct
 from ...matching.plan import members_in_use
 from ...matching.reference import Reference, ReferenceSet, combined
 from ...matching.settings import MaskSettings
 from ...subject import Conditioning, Subject
 from ..graph.notes import not_connected, tell
 from ..graph.progress import progress
+from ..model.backbone import backbone_of, process_of
 from ..model.capture import ode_derivative
 from ..model.identity import network_identity
 from ..text.conditioning import from_host
@@ -35,9 +36,9 @@ def invert_reference(model, latent: dict, positive: list, negative: list, steps:
     """DM_REFERENCE of a picture's LATENT, and the LATENT that the inversion leads back to.
 
     The inversion runs with the negative prompt, which the paper leaves empty. Raises ValueError, naming the input, for a
-    model that is no UNet, a latent that is not one finite picture of the model's channels, and empty conditionings.
+    model of an unknown family, a latent that is not one finite picture of the model's channels, and empty conditionings.
     """
-    structure = structure_of(model.model)
+    backbone = backbone_of(model.model)
     samples = latent["samples"]
     channels = model.model.latent_format.latent_channels
     if samples.ndim != 4 or samples.shape[0] != 1 or 0 in samples.shape:
@@ -45,7 +46,7 @@ def invert_reference(model, latent: dict, positive: list, negative: list, steps:
     if samples.shape[1] != channels:
         raise ValueError(f"reference LATENT: it has {samples.shape[1]} channels, this model takes {channels}; "
                          "encode the picture with this model's VAE")
-    (prompt, subject), (empty, _) = from_host(positive, "positive"), from_host(negative, "negative")
+    (prompt, subject), (empty, _) = from_host(positive, "positive", tell), from_host(negative, "negative", tell)
     base = load(model, samples)
     device = model.load_device
     clean = base.process_latent_in(samples.float()).to(device)
@@ -53,10 +54,10 @@ def invert_reference(model, latent: dict, positive: list, negative: list, steps:
     sigmas = [float(s) for s in comfy.samplers.calculate_sigmas(sampling, scheduler, steps).flip(0) if s > 0]
     denoise = _denoiser(base, empty)
     step = progress(2 * len(sigmas))
-    trajectory = invert(denoise, clean, sigmas, float(sampling.sigma_min), step)
+    trajectory = invert(denoise, clean, sigmas, float(sampling.sigma_min), process_of(sampling), step)
     back = reconstruct(denoise, trajectory, lambda done, total: step(total + done, 2 * total))
-    kept = Trajectory(trajectory.sigmas, trajectory.clean.cpu(), trajectory.noise.cpu())
-    reference = Reference(kept, clean.cpu(), prompt, empty, structure.family, subject, psnr(back, clean))
+    kept = trajectory.on("cpu")
+    reference = Reference(kept, clean.cpu(), prompt, empty, backbone.family, subject, psnr(back, clean))
     return reference, {"samples": base.process_latent_out(back.float()).cpu()}
 
 
@@ -105,14 +106,14 @@ def prepare_features(model, reference: Reference | ReferenceSet, mask: MaskSetti
 
 def _prepared(model, reference: Reference, subject: Subject | None, options: FeatureOptions,
               sigmas: tuple[float, ...], step: Callable[[int, int], None], before: int) -> Reference:
-    structure = structure_of(model.model)
-    check_family(reference, structure.family, model.model.latent_format.latent_channels)
+    backbone = backbone_of(model.model)
+    check_family(reference, backbone.family, model.model.latent_format.latent_channels)
     load(model, reference.latent)
     network = network_identity(model)
     store = FeatureStore(options, sigmas=sigmas)
     for done, sigma in enumerate(sigmas, 1):
         for kind in (COND, UNCOND) if options.both_rows else (COND,):
-            row = reference_pass(model.model, structure, reference, kind, subject, sigma, model.load_device)
+            row = reference_pass(model.model, backbone, reference, kind, subject, sigma, model.load_device)
             store.put((network, kind, sigma, subject), row, room=1 << 62)
         step(before + done, 0)
     store.capacity = 2 * store.held  # room for those of one other state of the network

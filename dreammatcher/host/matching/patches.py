@@ -11,9 +11,10 @@ from collections.abc import Hashable
 
 import torch
 
-from ...backbones.unet import COND, Grid, Layer, Row
-from ..model.capture import SubjectMaps, layer_of
-from ..model.compiling import hidden
+from ...backbones.base import Grid, Site, Tap
+from ...guidance_rows import COND, Row
+from ..model.capture import SubjectMaps
+from ..model.patch_points import Points, install_in_front
 from ..sampling.lifecycle import names_of
 from ..sampling.runs import FOREIGN_KEY, INPUT_KEY, Installed, installed_on
 from ..sampling.session import noise_level
@@ -22,39 +23,11 @@ from .session import MatchingSession
 
 #: where the calls of the current forward stand in its transformer options, one for each plan that takes part
 CALLS_KEY = "dreammatcher_calls"
+#: points of a call, as they are heard
+BEGIN, PROMPT, VALUES, FEATURE = "begin", "prompt", "values", "feature"
 
 
-def begin(h: torch.Tensor, options: dict) -> torch.Tensor:
-    hidden(_begin_calls, h, options)
-    return h
-
-
-def read_maps(n, context, value, extra: dict) -> tuple:
-    return hidden(_read_maps, n, context, value, extra)
-
-
-def inject(n, context, value, extra: dict) -> tuple:
-    return hidden(_inject, n, context, value, extra)
-
-
-def keep_level(h: torch.Tensor, skip: torch.Tensor, options: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    hidden(_keep_level, h, options)
-    return h, skip
-
-
-PATCHES = {"input_block_patch": begin, "attn2_patch": read_maps, "attn1_patch": inject, "output_block_patch": keep_level}
-
-
-def install(model) -> None:
-    """Puts the patches in front of those of other packs, which may regroup tokens: ours see them as the UNet made them."""
-    patches = model.model_options["transformer_options"]["patches"]
-    for name, patch in PATCHES.items():
-        if patch not in patches.get(name, ()):
-            model.set_model_patch(patch, name)
-            patches[name] = [patch, *(other for other in patches[name] if other is not patch)]
-
-
-def _hear(options: dict, *what: str | Layer) -> None:
+def _hear(options: dict, *what: Site) -> None:
     """Takes note that a patch runs in this call: torch.compile may have left it out."""
     session = next((session for own in installed_on(options) if (session := own.holder.session()) is not None), None)
     if session is not None:  # the one that verify asks
@@ -62,9 +35,7 @@ def _hear(options: dict, *what: str | Layer) -> None:
 
 
 def _begin_calls(h: torch.Tensor, options: dict) -> None:
-    if options["block"] != ("input", 0):
-        return
-    _hear(options, "input_block_patch")
+    _hear(options, BEGIN)
     calls = (_begin_call(installed, h, options) for installed in installed_on(options))
     options[CALLS_KEY] = tuple(call for call in calls if call is not None)
 
@@ -96,7 +67,7 @@ def _readers(session: MatchingSession, names: list[Hashable | None], rows: tuple
         return readers
     for chunk, row in enumerate(rows):
         if row is not None and row[0] == COND and (own := session.place(names[chunk], subject)) is not None:
-            readers[chunk] = SubjectMaps.of(session.base, session.plan.structure, own, grid)
+            readers[chunk] = SubjectMaps.of(session.base, session.plan.backbone, own, grid)
     return readers
 
 
@@ -113,34 +84,44 @@ def _detached(calls: tuple[Call, ...], *tensors) -> tuple:
     return tuple(tensor.detach() if torch.is_tensor(tensor) else tensor for tensor in tensors)
 
 
-def _read_maps(n, context, value, extra: dict) -> tuple:
-    _hear(extra, "attn2_patch")
-    calls, layer = extra.get(CALLS_KEY, ()), layer_of(extra)
+def _read_maps(site: Site, n, context, value, extra: dict) -> tuple:
+    _hear(extra, PROMPT)
+    calls = extra.get(CALLS_KEY, ())
     n, context, value = _detached(calls, n, context, value)
     with torch.no_grad():
         for call in calls:
-            call.read_map(layer, n, context)
+            call.read_map(site, n, context)
     return n, context, value
 
 
-def _inject(n, context, value, extra: dict) -> tuple:
-    calls, layer = extra.get(CALLS_KEY, ()), layer_of(extra)
-    _hear(extra, "attn1_patch", layer)
+def _inject(site: Site, n, context, value, extra: dict) -> tuple:
+    calls = extra.get(CALLS_KEY, ())
+    _hear(extra, VALUES, site)
     n, context, value = _detached(calls, n, context, value)
     with torch.no_grad():
         for call in calls:
-            if _takes_part(call, layer):
-                context, value = call.inject(layer, context, value)
+            if _takes_part(call, site):
+                context, value = call.inject(site, context, value)
     return n, context, value
 
 
-def _takes_part(call: Call, layer: Layer) -> bool:
-    return layer in call.session.plan.layers and call.session.active(call.sigma)
+def _takes_part(call: Call, site: Site) -> bool:
+    return site in call.session.plan.layers and call.session.active(call.sigma)
 
 
-def _keep_level(h: torch.Tensor, options: dict) -> None:
-    _hear(options, "output_block_patch")
-    if options["block"][1] not in installed_on(options)[0].plan.structure.taps:
+def _keep_feature(tap: Tap, h: torch.Tensor, options: dict) -> None:
+    _hear(options, FEATURE)
+    if tap not in installed_on(options)[0].plan.backbone.taps:
         return
     for call in options.get(CALLS_KEY, ()):
-        call.keep_level(options["block"][1], h)
+        call.keep_level(tap, h)
+
+
+#: the points of a call that must be heard, and what is done there
+POINTS_HEARD = (BEGIN, PROMPT, VALUES, FEATURE)
+PATCHES = Points(_begin_calls, _read_maps, _inject, _keep_feature).patches()
+
+
+def install(model) -> None:
+    """Puts the patches on a model, in front of those of other packs."""
+    install_in_front(model, PATCHES)

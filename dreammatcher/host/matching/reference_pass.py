@@ -1,4 +1,4 @@
-"""One pass of the UNet over the reference, and what is recorded in it (Sec. 4.1)."""
+"""One pass of the network over the reference, and what is recorded in it (Sec. 4.1)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import contextlib
 import torch
 
 from ...attention import foreground
-from ...backbones.unet import COND, Layer, Structure
+from ...backbones.base import Site
+from ...backbones.unet import UNetBackbone
 from ...finite import REMEDY, finite
+from ...guidance_rows import COND
 from ...matching.features import RowFeatures
 from ...matching.reference import Reference
 from ...subject import Subject
-from ..model.capture import SubjectMaps, layer_of, ode_derivative
+from ..model.capture import SubjectMaps, ode_derivative
 from ..model.compiling import uncompiled
+from ..model.patch_points import Points
 
 
 class _Recorded(BaseException):
@@ -21,49 +24,48 @@ class _Recorded(BaseException):
 
 
 def reference_pass(
-    base: torch.nn.Module, structure: Structure, reference: Reference, kind: str, subject: Subject | None,
+    base: torch.nn.Module, backbone: UNetBackbone, reference: Reference, kind: str, subject: Subject | None,
     sigma: float, device: torch.device,
 ) -> RowFeatures:
-    """Runs the UNet on the reference at ``sigma`` with its own prompt and nobody else's patches.
+    """Runs the network on the reference at ``sigma`` with its own prompt and nobody else's patches.
 
-    ``kind`` picks the positive or the negative prompt. Only the cond row has a subject map. The pass ends as soon as the last
-    of all this is recorded: mostly in front of the last self-attention. Raises ValueError when it holds NaN or infinity.
+    ``kind`` picks the positive or the negative prompt. Only the cond row has a subject map. The pass ends as soon as the last of
+    all this is recorded, mostly in front of the last matched site. Raises ValueError when it holds NaN or infinity.
     """
     x = reference.trajectory.at(sigma).to(device)
     size = tuple(x.shape[-2:])
-    maps = SubjectMaps.of(base, structure, subject, size) if kind == COND and subject else None
+    matched = frozenset(backbone.matched)
+    maps = SubjectMaps.of(base, backbone, subject, size) if kind == COND and subject else None
     levels: dict[int, torch.Tensor] = {}
-    hidden: dict[Layer, torch.Tensor] = {}
+    hidden: dict[Site, torch.Tensor] = {}
     subject_maps: list[torch.Tensor] = []
     wanted_maps = len(maps.modules) if maps else 0
 
     def end_with_the_last() -> None:
-        wanted = (len(structure.self_attention), len(structure.taps), wanted_maps)
+        wanted = (len(matched), len(backbone.taps), wanted_maps)
         if (len(hidden), len(levels), len(subject_maps)) == wanted:
             raise _Recorded
 
-    def keep_hidden(n, context, value, extra):
-        if layer_of(extra) in structure.self_attention:
-            hidden[layer_of(extra)] = n.clone()
+    def keep_hidden(site, n, context, value, extra):
+        if site in matched:
+            hidden[site] = n.clone()
             end_with_the_last()
         return n, context, value
 
-    def keep_map(n, context, value, extra):
-        layer = layer_of(extra)
-        if maps and layer in maps.modules:
-            subject_maps.append(maps.read(layer, n, context, size))
+    def keep_map(site, n, context, value, extra):
+        if maps and site in maps.modules:
+            subject_maps.append(maps.read(site, n, context, size))
             end_with_the_last()
         return n, context, value
 
-    def keep_level(h, skip, options):
-        if options["block"][1] in structure.taps:
-            levels[options["block"][1]] = h.clone()
-        return h, skip
+    def keep_level(tap, h, options):
+        if tap in backbone.taps:
+            levels[tap] = h.clone()
 
-    patches = {"attn1_patch": [keep_hidden], "attn2_patch": [keep_map], "output_block_patch": [keep_level]}
+    prompt = reference.positive if kind == COND else reference.negative
     with contextlib.suppress(_Recorded), uncompiled():  # dynamo gives up on frames that an exception passes
-        ode_derivative(base, reference.positive if kind == COND else reference.negative, x, sigma, patches)
+        ode_derivative(base, prompt, x, sigma, Points(prompt=keep_map, values=keep_hidden, feature=keep_level))
     if not all(map(finite, levels.values())):
         raise ValueError(f"model: what it makes of the reference at sigma {sigma:.3g} holds NaN or infinity; {REMEDY}")
     mask = foreground(subject_maps, subject_maps[0].shape[-2:]) if subject_maps else None
-    return RowFeatures(tuple(levels[number] for number in structure.taps), hidden, mask)
+    return RowFeatures(tuple(levels[tap] for tap in backbone.taps), hidden, mask)

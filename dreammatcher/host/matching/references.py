@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ...backbones.unet import Structure
+from ...backbones.unet import UNetBackbone
 from ...matching.features import RowFeatures
 from ...matching.plan import View
 from .reference_pass import reference_pass
@@ -17,7 +17,7 @@ class References:
     """From this step, from a reference's store, or from a pass of the UNet."""
 
     base: torch.nn.Module
-    structure: Structure
+    backbone: UNetBackbone
     views: tuple[View, ...]
     network: str  # identity of what the network computes, part of the feature store's keys
     room: int  # bytes that each store may fill
@@ -33,7 +33,7 @@ class References:
         if (number, key) not in self._current:
             row = view.store.get(key, like.device, like.dtype)
             if row is None:
-                row = reference_pass(self.base, self.structure, view.reference, kind, view.subject, sigma, like.device)
+                row = reference_pass(self.base, self.backbone, view.reference, kind, view.subject, sigma, like.device)
                 view.store.put(key, row, self.room)
                 row = row.to(like.device, like.dtype)
             self._current = {slot: value for slot, value in self._current.items()

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ...backbones.unet import COND, Grid, Row
+from ...backbones.base import Grid, Site
+from ...guidance_rows import COND, Row
 from ...matching.correspondence import JointMatch
 from ...matching.matcher import Described, Matcher
 from ...matching.plan import Plan
 from ..sampling.rows import Assignment
 from ..sampling.session import Session
 
-#: decoder features [B, C, H, W], coarse to fine
+#: features at the backbone's taps [B, C, H, W], coarse to fine
 Features = tuple[torch.Tensor, ...]
 
 
@@ -76,12 +77,12 @@ class MatchingSession(Session):
         """The row whose reference features and match ``row`` takes."""
         return (COND, row[1]) if self.plan.settings.effort.shared else row
 
-    def correspondence(self, row: Row, grid: Grid, halvings: int, size: int,
+    def correspondence(self, row: Row, grid: Grid, site: Site | None, size: int,
                        described: dict[Row, Described]) -> JointMatch | None:
         """Correspondence of ``size`` pictures at one grid, kept for as many evaluations as the effort says.
 
-        ``row`` is a :meth:`source`; ``described`` keeps descriptors for the next grid. The target's features are those of
-        the evaluation before, as in the official code: None where there are none.
+        ``row`` is a :meth:`source`; ``site`` has that grid, None for the latent's own; ``described`` keeps descriptors for the
+        next grid. The target's features are those of the evaluation before, as in the official code: None where there are none.
         """
         kept = self.matcher.kept(row, grid, size, self.clock.evaluations)
         if kept is not None:
@@ -91,7 +92,7 @@ class MatchingSession(Session):
             return None
         if row not in described:
             described[row] = self.matcher.describe(row[0], self.clock.sigma, features)
-        return self.matcher.keep(row, grid, self.clock.evaluations, self.matcher.match(described[row], grid, halvings))
+        return self.matcher.keep(row, grid, self.clock.evaluations, self.matcher.match(described[row], grid, site))
 
     def foreground(self, prompt: int, grid: Grid, size: int, device: torch.device,
                    rivals: list[MatchingSession]) -> torch.Tensor | None:
@@ -126,9 +127,9 @@ class MatchingSession(Session):
         batch, device = features[0].shape[0], features[0].device
         mask = self.foreground(row[1], size, batch, device, rivals)
         if self.plan.settings.effort.shared:
-            match = self.correspondence(source, size, 0, batch, {})
+            match = self.correspondence(source, size, None, batch, {})
         else:
-            match = self.matcher.match(self.matcher.describe(row[0], sigma, features), size, 0)
+            match = self.matcher.match(self.matcher.describe(row[0], sigma, features), size, None)
         if match is None or mask is None:
             return None
         trust, _ = self.matcher.trust(source, match, mask)

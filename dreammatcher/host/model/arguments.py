@@ -1,12 +1,19 @@
-"""From prompts to the arguments of the host's ``apply_model``."""
+"""From prompts to the arguments of the host's ``apply_model`` and of its network."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from comfy.ldm.modules import attention
 
 from ...subject import Conditioning
+
+#: the encoded prompts among the arguments
+PROMPT = "c_crossattn"
+#: attention of the host that trains fast and with little memory; others are replaced by torch's while a model learns, where the
+#: host allows it: some (sage, flash) have no gradient, some (basic, split, sub quadratic) keep every map for it
+SPARING = ("attention_pytorch", "attention_xformers")
 
 
 def model_arguments(base: torch.nn.Module, conditioning: Conditioning, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -30,4 +37,24 @@ def model_arguments(base: torch.nn.Module, conditioning: Conditioning, x: torch.
 
 def context_of(arguments: tuple, named: dict[str, Any]) -> torch.Tensor | None:
     """The encoded prompts among the arguments of the host's ``apply_model``: x, t, c_concat, c_crossattn and others."""
-    return named["c_crossattn"] if "c_crossattn" in named else next(iter(arguments[3:4]), None)
+    return named[PROMPT] if PROMPT in named else next(iter(arguments[3:4]), None)
+
+
+def batch_arguments(base: torch.nn.Module, conditioning: Conditioning, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    """:func:`model_arguments` of a batch whose prompts [B, T, D] are pictures' own."""
+    return {**model_arguments(base, conditioning, x), PROMPT: conditioning.cross_attention}
+
+
+def network_call(base: torch.nn.Module, noisy: torch.Tensor, times: torch.Tensor, arguments: dict[str, torch.Tensor],
+                 options: dict[str, Any]) -> torch.Tensor:
+    """What the network itself says of ``noisy`` [B, C, h, w], in the scale in which it sees it, at ``times`` [B]; float32."""
+    others = {name: value for name, value in arguments.items() if name not in ("c_concat", PROMPT)}
+    dtype = base.manual_cast_dtype or base.get_dtype()
+    concat = arguments.get("c_concat")
+    x = noisy if concat is None else torch.cat([noisy, concat.to(noisy)], 1)
+    others = {name: value.to(dtype) if value.is_floating_point() else value for name, value in others.items()}
+    options = {"cond_or_uncond": [0], "sigmas": times, "patches": {}, **options}
+    if attention.optimized_attention.__name__ not in SPARING:
+        options["optimized_attention_override"] = lambda _, *given, **named: attention.attention_pytorch(*given, **named)
+    return base.diffusion_model(x.to(dtype), times, context=arguments[PROMPT].to(dtype), transformer_options=options,
+                                **others).float()

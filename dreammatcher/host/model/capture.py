@@ -1,4 +1,4 @@
-"""What is read out of the UNet's attention, and the UNet called by itself."""
+"""Reads subject maps out of a network's attention to the prompt, and calls the network by itself."""
 
 from __future__ import annotations
 
@@ -9,45 +9,49 @@ import torch
 from einops import rearrange
 
 from ...attention import attention_columns, repeated_columns
-from ...backbones.unet import Layer, Structure, attention_modules, halved
+from ...backbones.base import Grid, Site
+from ...backbones.unet import UNetBackbone, attention_modules
 from ...subject import Conditioning, Subject
 from .arguments import model_arguments
+from .backbone import network_of
+from .patch_points import Points
 
 
 @dataclass(frozen=True, eq=False)
 class SubjectMaps:
     """Reads the subject's columns out of cross-attention, beside the attention itself."""
 
-    modules: dict[Layer, torch.nn.Module]
-    levels: dict[Layer, int]
+    modules: dict[Site, torch.nn.Module]
+    backbone: UNetBackbone
     subject: Subject
 
     @staticmethod
-    def of(base: torch.nn.Module, structure: Structure, subject: Subject, latent_size: tuple[int, int]) -> SubjectMaps:
-        layers = structure.map_layers(latent_size)
-        return SubjectMaps(attention_modules(base, layers), structure.cross_attention, subject)
+    def of(base: torch.nn.Module, backbone: UNetBackbone, subject: Subject, latent_size: Grid) -> SubjectMaps:
+        return SubjectMaps(attention_modules(network_of(base), backbone.map_sites(latent_size)), backbone, subject)
 
-    def read(self, layer: Layer, query: torch.Tensor, context: torch.Tensor, latent_size: tuple[int, int]) -> torch.Tensor | None:
-        """The map [B, 1, h, w] of one layer, or None when another pack changed its token count."""
-        height, width = halved(latent_size, self.levels[layer])
-        if query.shape[1] != height * width:
+    def read(self, site: Site, query: torch.Tensor, context: torch.Tensor, latent_size: Grid) -> torch.Tensor | None:
+        """The map [B, 1, h, w] of one site, or None when another pack changed its token count."""
+        picture = self.backbone.picture_tokens(site, latent_size, query.shape[1])
+        if picture is None:
             return None
-        module = self.modules[layer]
+        module = self.modules[site]
         columns = repeated_columns(self.subject.columns, self.subject.tokens, context.shape[1])
-        maps = attention_columns(module.to_q(query), module.to_k(context), module.heads, columns)
-        return rearrange(maps, "b (h w) -> b 1 h w", h=height)
-
-
-def layer_of(extra: dict) -> Layer:
-    return (*extra["block"], extra.get("block_index", 0))
+        maps = attention_columns(module.to_q(query[:, picture]), module.to_k(context), module.heads, columns)
+        return rearrange(maps, "b (h w) -> b 1 h w", h=self.backbone.grid(site, latent_size)[0])
 
 
 def ode_derivative(
-    base: torch.nn.Module, conditioning: Conditioning, x: torch.Tensor, sigma: float, patches: dict | None = None
+    base: torch.nn.Module, conditioning: Conditioning, x: torch.Tensor, sigma: float, points: Points | None = None
 ) -> torch.Tensor:
-    """Predicted noise at ``x`` [B, C, H, W]; ``patches`` are the only ones that run."""
+    """dx / dsigma of the probability flow at ``x`` [B, C, H, W] (Karras et al. 2022, Eq. 3).
+
+    That is the predicted noise, or the flow of a flow model. ``points`` are all that runs inside of the call.
+
+    Raises ValueError for a noise level that is not above 0.
+    """
     if not math.isfinite(sigma) or sigma <= 0:
         raise ValueError(f"sigma: {sigma} is not above 0")
-    options = {"patches": patches or {}, "cond_or_uncond": [0], "sigmas": torch.full((x.shape[0],), sigma, device=x.device)}
-    clean = base.apply_model(x, options["sigmas"], **model_arguments(base, conditioning, x), transformer_options=options)
+    sigmas = torch.full((x.shape[0],), sigma, device=x.device)
+    options = {"patches": points.alone() if points else {}, "cond_or_uncond": [0], "sigmas": sigmas}
+    clean = base.apply_model(x, sigmas, **model_arguments(base, conditioning, x), transformer_options=options)
     return (x - clean) / sigma

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from einops import rearrange
 
-from ...backbones.unet import attention_modules, structure_of
+from ...backbones.unet import Layer, attention_modules
 from ...watch import AttentionLayer, Watch
+from .backbone import backbone_of, network_of
+from .patch_points import Points
 
 #: in the transformer options: the prompt for the values. It lies there and not in the patch, so that a block that runs again for
 #: its gradient knows it as one of its inputs
@@ -19,16 +21,25 @@ def text_options(base: torch.nn.Module, values: torch.Tensor | None, watch: Watc
     """Transformer options of one call: a prompt of its own for the ``values`` [B, T, D], and a ``watch`` on every layer."""
     if values is None and watch is None:
         return {}
-    layers = attention_modules(base, frozenset(structure_of(base).cross_attention)) if watch else {}
+    layers = reading_modules(base) if watch else {}
 
-    def read(n: torch.Tensor, context: torch.Tensor, value: torch.Tensor, extra: dict) -> tuple:
+    def read(site: Layer, n: torch.Tensor, context: torch.Tensor, value: torch.Tensor, extra: dict[str, Any]) -> tuple:
         if watch is not None:
-            place = (*extra["block"], extra["block_index"])
-            own = layers[place]
-            watch(AttentionLayer(place, _heads(own.to_q(n), own.heads), context, lambda text: _heads(own.to_k(text), own.heads)))
+            own = layers[site]
+            watch(AttentionLayer(site, _heads(own.to_q(n), own.heads), context, lambda text: _heads(own.to_k(text), own.heads)))
         return n, context, extra[VALUES].to(value) if VALUES in extra else value
 
-    return {"patches": {"attn2_patch": [read]}, **({} if values is None else {VALUES: values})}
+    return {"patches": Points(prompt=read).alone(), **({} if values is None else {VALUES: values})}
+
+
+def reading_modules(base: torch.nn.Module) -> dict[Layer, torch.nn.Module]:
+    """The attention modules (to_q, to_k, heads) of all sites that read the prompt."""
+    return attention_modules(network_of(base), backbone_of(base).readers)
+
+
+def prompt_widths(base: torch.nn.Module) -> set[int]:
+    """Numbers of a prompt's token, as the sites of a network read it."""
+    return {module.to_k.in_features for module in reading_modules(base).values()}
 
 
 def _heads(projected: torch.Tensor, heads: int) -> torch.Tensor:

@@ -17,6 +17,7 @@ import comfy.conds
 import comfy.utils
 import torch
 
+from ..model.arguments import PROMPT
 from ..model.digest import standing_around
 from ..model.identity import network_identity
 from ..text.prompts import Prompt
@@ -63,7 +64,7 @@ def _install_encoding(model, holder: SessionHolder, begin: Begin) -> None:
         else:
             session.rows.add_negative(int(tag.cond), None)
         if kind == "positive" or not session.rows.prompts:  # others may outlive the sampling in a pack's hands
-            prompt = encoded["c_crossattn"]
+            prompt = encoded[PROMPT]
             prompt.dreammatcher_sessions = [*getattr(prompt, "dreammatcher_sessions", ()), session]
         return encoded
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ...backbones.unet import COND, UNCOND, Grid, Row
+from ...backbones.base import Grid
+from ...guidance_rows import COND, UNCOND, Row
 from ...subject import Subject
 from ..text.prompts import Encoded, Prompt, joined
 

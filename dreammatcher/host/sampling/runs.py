@@ -9,7 +9,7 @@ from weakref import ref
 
 import torch
 
-from ...backbones.unet import Grid
+from ...backbones.base import Grid
 from .session import NoiseSchedule, Session
 
 S = TypeVar("S", bound=Session)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from ...backbones.unet import COND
+from ...guidance_rows import COND
 from ...subject import Subject
 from ..graph.notes import tell
 from .rows import Assignment, RowBook

@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 
-from ...backbones.unet import attention_modules, structure_of
+from ...backbones.base import Site
 from ...sefi.learned import SeFi
 from ...subject import text_starts
 from ...training.settings import check
 from ..graph.notes import not_connected, tell
 from ..model.arguments import context_of
+from ..model.compiling import hide
+from ..model.patch_points import Points, install_behind
+from ..model.text_patches import prompt_widths
 from ..sampling.lifecycle import install, names_of
 from ..sampling.model_calls import around_calls, options_of, with_option
 from ..sampling.rows import RowBook
@@ -98,10 +101,9 @@ def apply_or_pass(model, sefi: SeFi | None, start: float, end: float) -> Any:
 def apply_sefi(model, sefi: SeFi, start: float, end: float) -> Any:
     """A clone of ``model`` that reads prompts of DreamMatcher SeFi Prompt with ``sefi``'s word by stages.
 
-    Raises ValueError for a model that is no UNet, and for one whose words have another width.
+    Raises ValueError for a model of another family than those known, and for one whose words have another width.
     """
-    widths = {module.to_k.in_features
-              for module in attention_modules(model.model, frozenset(structure_of(model.model).cross_attention)).values()}
+    widths = prompt_widths(model.model)
     if widths and sefi.keys.shape[1] not in widths:
         raise ValueError(f"sefi: the word {sefi.word!r} has vectors of {sefi.keys.shape[1]} numbers and this model reads prompts "
                          f"of {', '.join(map(str, sorted(widths)))}; it was learned on another kind of model")
@@ -110,13 +112,14 @@ def apply_sefi(model, sefi: SeFi, start: float, end: float) -> Any:
     options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])
     if PLANS_KEY not in options:
         around_calls(clone, PLANS_KEY, _around)
-        clone.set_model_attn2_patch(_read)
+        install_behind(clone, PATCHES)
     options[PLANS_KEY] = (*options.get(PLANS_KEY, ()), installed)
     install(clone, installed.holder, partial(_begin, plan))
     return clone
 
 
 def _begin(plan: SefiPlan, start: Start) -> SefiSession:
+    hide()
     clock = Clock(start.sampling, *(float(start.sampling.percent_to_sigma(share)) for share in (plan.start, plan.end)))
     reads, skipped = [0], []
     return SefiSession(start.base, clock, RowBook(None), CallWatch(), skipped, partial(_conclude, plan, reads, skipped),
@@ -167,9 +170,12 @@ def _in_place_of(context: torch.Tensor, text: torch.Tensor, places: list[int]) -
     return context
 
 
-def _read(n: torch.Tensor, context: torch.Tensor, value: torch.Tensor, extra: dict) -> tuple:
+def _read(_: Site, n: torch.Tensor, context: torch.Tensor, value: torch.Tensor, extra: dict) -> tuple:
     """The patch of cross-attention. A context that another pack has changed in front of it is left as it is."""
     read = extra.get(READ_KEY)
     if read is None or context.shape != read.keys.shape:
         return n, context, value
     return n, read.keys.to(context), read.values.to(context)
+
+
+PATCHES = Points(prompt=_read).patches()

@@ -11,7 +11,7 @@ from ...sefi.learned import SeFi
 from ...sefi.stages import TIMESTEPS, spans, stage_of
 from ...subject import Subject
 from ...texts import holds
-from ..graph.notes import not_connected
+from ..graph.notes import not_connected, tell
 from ..text.conditioning import SUBJECT_KEY, TEXTS_KEY, encode, encode_subject, subject_of
 from ..text.new_words import with_new_words
 
@@ -41,7 +41,7 @@ def staged_or_plain(clip, prompt: str, subjects: Sequence[SeFi]) -> tuple[list, 
         return staged_prompt(clip, prompt, subjects)
     source = "DreamMatcher SeFi Train or DreamMatcher SeFi Load"
     not_connected("sefi", source, "the prompt is encoded as it is, and no learned word is known in it")
-    return encode_subject(clip, prompt, subject_of(clip, prompt, ""))
+    return encode_subject(clip, prompt, subject_of(clip, prompt, "", tell))
 
 
 def staged_prompt(clip, prompt: str, subjects: Sequence[SeFi]) -> tuple[list, Subject]:
@@ -67,7 +67,7 @@ def staged_prompt(clip, prompt: str, subjects: Sequence[SeFi]) -> tuple[list, Su
             texts.append(encode(with_new_words(clip, own), prompt))
     middle = next(number for number, (_, end) in enumerate(parts) if end >= TIMESTEPS // 2)
     knows = with_new_words(clip, {one.word: one.at(len(one.keys) // 2)[0] for one in subjects})
-    subject = subject_of(knows, prompt, words[0])
+    subject = subject_of(knows, prompt, words[0], tell)
     made = []
     for entry, (tensor, options) in enumerate(keys[middle]):
         staged = StagedText(words, tuple(end for _, end in parts), tuple(text[entry][0] for text in keys),

@@ -1,17 +1,20 @@
-"""From the host's CONDITIONING to the tensors a UNet call takes, and from prompts to the columns of a subject."""
+"""From the host's CONDITIONING to tensors, and from prompts to the columns of a subject."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from ...finite import finite
 from ...subject import Conditioning, Subject
-from ..graph.notes import tell
 from .markup import Markup, advice_on, embeddings_of, words_asked_for, words_of
 from .subject_words import subject_words
 from .words import Text, find
 
 log = logging.getLogger(__name__)
+
+#: says what an artist must not overlook
+Warn = Callable[[str], None]
 
 #: key under which DreamMatcherSubject leaves its columns in a CONDITIONING, for nodes further down
 SUBJECT_KEY = "dreammatcher_subject"
@@ -20,7 +23,12 @@ SUBJECT_KEY = "dreammatcher_subject"
 TEXTS_KEY = "dreammatcher_texts"
 
 
-def from_host(conditioning: list, name: str) -> tuple[Conditioning, Subject | None]:
+def in_the_log(text: str) -> None:
+    """A warning in the console alone."""
+    log.warning("DreamMatcher: %s", text)
+
+
+def from_host(conditioning: list, name: str, warn: Warn = in_the_log) -> tuple[Conditioning, Subject | None]:
     """The first entry of a CONDITIONING as a value, and the subject it carries, if any, where it stands there.
 
     Raises ValueError, naming the input, when it is empty.
@@ -41,29 +49,29 @@ def from_host(conditioning: list, name: str) -> tuple[Conditioning, Subject | No
     if subject is not None:
         subject, remark = subject.located(tensor[0], True)
     if remark:
-        tell(f"{name}: {remark}")
+        warn(f"{name}: {remark}")
     return Conditioning(tensor[:1].detach().clone(), None if pooled is None else pooled[:1].detach().clone()), subject
 
 
-def subject_of(clip, prompt: str, words: str) -> Subject:
+def subject_of(clip, prompt: str, words: str, warn: Warn = in_the_log) -> Subject:
     """:func:`subject_and_remarks` without the remarks."""
-    return subject_and_remarks(clip, prompt, words)[0]
+    return subject_and_remarks(clip, prompt, words, warn)[0]
 
 
-def subject_and_remarks(clip, prompt: str, words: str) -> tuple[Subject, tuple[str, ...]]:
+def subject_and_remarks(clip, prompt: str, words: str, warn: Warn = in_the_log) -> tuple[Subject, tuple[str, ...]]:
     """The columns of ``words`` in the conditioning of ``prompt``, every piece of every occurrence of every word, and what to say
     about them and about parts of the prompt that the host leaves out or does not replace.
 
     Words are compared as tokens, so case, weights like ``(dog:1.2)`` and embeddings work; there is a remark for each that is
     taken although it does not stand there as it is. With two text encoders a column counts where either has the word. Without
     ``words`` those of the prompt that show something are the subject, but for medium and scene, with a remark; where only those
-    are there, with a warning on the node. Raises ValueError listing the prompt's words when one of ``words`` is not among them,
+    are there, with a warning by ``warn``. Raises ValueError listing the prompt's words when one of ``words`` is not among them,
     when one could mean two of them, or when the prompt has no word to take.
     """
     wanted, texts = words_asked_for(words), Text.all_of(clip, prompt)
     about = _about_the_prompt(clip, prompt, texts)
     if not wanted:
-        subject, more = _whole_content(texts, prompt)
+        subject, more = _whole_content(texts, prompt, warn)
         return subject, (*about, *more)
     columns, remarks = set(), []
     for word in wanted:
@@ -114,7 +122,7 @@ def _about_the_prompt(clip, prompt: str, texts: list[Text]) -> tuple[str, ...]:
     return tuple(remarks)
 
 
-def _whole_content(texts: list[Text], prompt: str) -> tuple[Subject, tuple[str, ...]]:
+def _whole_content(texts: list[Text], prompt: str, warn: Warn) -> tuple[Subject, tuple[str, ...]]:
     found = [(content, said) for content, said in map(subject_words, texts) if content]
     if not found:
         raise ValueError("subject_words: none given, and the prompt has no words to take; describe the subject in the prompt")
@@ -128,7 +136,7 @@ def _whole_content(texts: list[Text], prompt: str) -> tuple[Subject, tuple[str, 
     words, said = " ".join(places), found[0][1]
     if said:
         remark = f"subject_words: none given, and {said}; name the subject. These words are taken: {words}"
-        tell(remark)
+        warn(remark)
     else:
         remark = f"subject_words: none given; these words of the prompt are taken: {words}"
         log.info("DreamMatcher: %s", remark)

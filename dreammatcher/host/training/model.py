@@ -14,12 +14,10 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
-from typing import Any
 
 import comfy.model_management
 import comfy.model_sampling
 import torch
-from comfy.ldm.modules import attention
 from einops import rearrange
 
 from ...backbones.unet import KEYS_AND_VALUES
@@ -30,7 +28,7 @@ from ...training.objective import EPSILON, VELOCITY
 from ...training.trainables import TokenRows
 from ...watch import Watch
 from ...weights import WeightOverrides
-from ..model.arguments import model_arguments
+from ..model.arguments import batch_arguments, network_call
 from ..model.gradients import NoGradient, ordinary_weights, statically_loaded
 from ..model.hooks import norms_keep_their_input, outputs_changed, rows_in_place_of, with_overrides
 from ..model.recompute import recomputed
@@ -42,9 +40,6 @@ from ..text.words import as_columns, width_of
 #: how the host turns a prediction into a clean picture -> what it predicts
 PREDICTIONS = {comfy.model_sampling.EPS.calculate_denoised: EPSILON,
                comfy.model_sampling.V_PREDICTION.calculate_denoised: VELOCITY}
-#: attention of the host that trains fast and with little memory; others are replaced by torch's while a model learns, where the
-#: host allows it: some (sage, flash) have no gradient, some (basic, split, sub quadratic) keep every map for it
-SPARING = ("attention_pytorch", "attention_xformers")
 
 
 class HostDenoiser:
@@ -208,12 +203,10 @@ class HostDenoiser:
             if self.checkpointing:
                 found = [] if watch is None else watch.found
                 stack.enter_context(recomputed(base.diffusion_model, self._as_it_learns, weights, found))
-            arguments = model_arguments(base, conditioning, noisy)
-            arguments["c_crossattn"] = conditioning.cross_attention
-            arguments = {name: _normal(value) for name, value in arguments.items()}
+            arguments = {name: _normal(value) for name, value in batch_arguments(base, conditioning, noisy).items()}
+            times, options = self.times[timesteps.cpu()].to(noisy), text_options(base, values, watch)
             return with_overrides(base.diffusion_model, self.unet, weights,
-                                  lambda: self._call(base, _normal(noisy), self.times[timesteps.cpu()].to(noisy), arguments,
-                                                    text_options(base, values, watch)))
+                                  lambda: network_call(base, _normal(noisy), times, arguments, options))
 
     @contextmanager
     def _as_it_learns(self, module: torch.nn.Module) -> Iterator[None]:
@@ -223,19 +216,6 @@ class HostDenoiser:
     def _start_kept(self, module: torch.nn.Module) -> AbstractContextManager:
         """Inside, keys and values of the start token learn nothing, where that was asked for."""
         return outputs_changed(module, KEYS_AND_VALUES, first_token_constant) if self.constant_start else nullcontext()
-
-    @staticmethod
-    def _call(base: torch.nn.Module, noisy: torch.Tensor, times: torch.Tensor, arguments: dict,
-              text: dict[str, Any]) -> torch.Tensor:
-        concat, context = arguments.pop("c_concat", None), arguments.pop("c_crossattn")
-        dtype = base.manual_cast_dtype or base.get_dtype()
-        x = noisy if concat is None else torch.cat([noisy, concat.to(noisy)], 1)
-        others = {name: value.to(dtype) if value.is_floating_point() else value for name, value in arguments.items()}
-        options = {"cond_or_uncond": [0], "sigmas": times, "patches": {}, **text}
-        if attention.optimized_attention.__name__ not in SPARING:
-            options["optimized_attention_override"] = lambda _, *given, **named: attention.attention_pytorch(*given, **named)
-        return base.diffusion_model(x.to(dtype), times, context=context.to(dtype), transformer_options=options,
-                                    **others).float()
 
 
 def _with_marker(caption: str, word: str, vectors: int) -> str:

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from ...backbones.unet import structure_of
 from ...subject import Subject
 from ...vico.learned import ViCo
 from ...vico.settings import LookSettings, LookTrace
 from ..graph.notes import not_connected, tell
 from ..graph.records import RECORDS, Place, here, owner_here
 from ..model.arguments import context_of
+from ..model.backbone import backbone_of
+from ..model.blocks import changed
 from ..model.compiling import uncompiled
 from ..model.memory import share_of_memory
 from ..sampling.lifecycle import install, names_of
@@ -22,7 +23,7 @@ from ..sampling.model_calls import around_calls, options_of, with_option
 from ..sampling.runs import Installed, SessionHolder, Start
 from ..sampling.session import CallWatch, Clock, noise_level
 from .session import LookingRows, VicoCall, VicoPlan, VicoSession
-from .sites import changed, sites_in, transformer_blocks, widths_of
+from .sites import widths
 
 #: where the plans of a model stand in its transformer options, and the calls of the current forward
 PLANS_KEY, CALLS_KEY = "dreammatcher_vico", "dreammatcher_vico_calls"
@@ -41,17 +42,17 @@ def apply_vico(model, vico: ViCo, reference: torch.Tensor, settings: LookSetting
                subject: Subject | None) -> tuple[Any, LookTrace]:
     """A clone of ``model`` that looks at ``reference`` [R, C, h, w] while sampling, and the trace it fills.
 
-    Raises ValueError for a model that is no UNet or of another kind than the one that ``vico`` was learned on.
+    Raises ValueError for a model of an unknown family, or of another kind than the one that ``vico`` was learned on.
     """
-    structure = structure_of(model.model)
+    backbone = backbone_of(model.model)
     channels = model.model.latent_format.latent_channels
     if reference.shape[1] != channels:
         raise ValueError(f"reference: its latent has {reference.shape[1]} channels, this model takes {channels}")
     try:
-        blocks = vico.blocks(widths_of(transformer_blocks(model.model, sites_in(structure))))
+        blocks = vico.blocks(widths(model.model))
     except ValueError as error:
         raise ValueError(f"vico: {error}") from error
-    plan = VicoPlan(structure, blocks, reference.detach().float().cpu().clone(), settings, subject,
+    plan = VicoPlan(backbone, blocks, reference.detach().float().cpu().clone(), settings, subject,
                     LookTrace(off=settings.strength == 0, owner=owner_here()))
     clone, installed = model.clone(), Installed(plan, SessionHolder())
     options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])

@@ -1,6 +1,6 @@
 """One ViCo Apply while a model samples: what its sites see of the reference, and how they change the picture's states.
 
-What is seen depends on the noise level and the prompt and not on the picture, so it is one pass of the UNet for each, and kept
+What is seen depends on the noise level and the prompt and not on the picture, so it is one pass of the network for each, and kept
 for every picture of the batch and for the next seeds. The pass runs at the reference's own size; nobody else's patches run in it.
 """
 
@@ -15,18 +15,20 @@ import torch
 from einops import rearrange
 
 from ...attention import repeated_columns
-from ...backbones.unet import COND, Layer, Row, Structure, halved
+from ...backbones.base import Backbone, Site
 from ...finite import REMEDY, finite
+from ...guidance_rows import COND, Row
 from ...store import RunStore
 from ...subject import Conditioning, Subject
 from ...vico.block import ImageAttention
 from ...vico.mask import column, subject_mask
 from ...vico.settings import LookSettings, LookTrace
+from ..model.blocks import Blocks, blocks_at
 from ..model.capture import ode_derivative
 from ..model.compiling import uncompiled
 from ..sampling.rows import RowBook
 from ..sampling.session import Session
-from .sites import Blocks, look, transformer_blocks
+from .sites import look
 
 WHOLE = ("the prompt does not say where its subject's word stands, so all of the reference is looked at; encode it with "
          "DreamMatcher Subject, or connect its subject to DreamMatcher ViCo Apply")
@@ -36,8 +38,8 @@ WHOLE = ("the prompt does not say where its subject's word stands, so all of the
 class Remembered:
     """What all sites see of the references at one noise level, for one prompt."""
 
-    states: dict[Layer, torch.Tensor]  # [1 or B, M, D], all pictures of the reference end to end
-    masks: dict[Layer, torch.Tensor]  # [1 or B, M], true where the subject is
+    states: dict[Site, torch.Tensor]  # [1 or B, M, D], all pictures of the reference end to end
+    masks: dict[Site, torch.Tensor]  # [1 or B, M], true where the subject is
 
     def to(self, device: torch.device | str) -> Remembered:
         return Remembered({site: value.to(device) for site, value in self.states.items()},
@@ -51,8 +53,8 @@ class Remembered:
 class VicoPlan:
     """One ViCo Apply. A copy of it is itself."""
 
-    structure: Structure
-    blocks: dict[Layer, ImageAttention]  # in main memory
+    backbone: Backbone
+    blocks: dict[Site, ImageAttention]  # in main memory
     reference: torch.Tensor  # [R, C, h, w] in the model's scale
     settings: LookSettings
     subject: Subject | None  # for prompts that carry none of their own
@@ -85,13 +87,13 @@ class VicoSession(Session):
     plan: VicoPlan = field(kw_only=True)
     network: str = field(kw_only=True)  # identity of what the model's network computes
     room: int = field(kw_only=True)  # bytes that the store may fill
-    moved: dict[Layer, ImageAttention] = field(default_factory=dict)  # the blocks where and as the model computes
+    moved: dict[Site, ImageAttention] = field(default_factory=dict)  # the blocks where and as the model computes
     prompts: dict[Hashable, str] = field(default_factory=dict)  # entry -> what tells its encoded text from others
     current: dict[tuple, Remembered] = field(default_factory=dict)  # of the last noise level, on the device
 
     @property
     def sites(self) -> Blocks:
-        return transformer_blocks(self.base, self.plan.blocks)
+        return blocks_at(self.base, self.plan.blocks)
 
     def remembered(self, row: Row, name: Hashable, context: torch.Tensor, sigma: float) -> Remembered:
         """What the sites see for a chunk whose prompt is ``context`` [B, T, C]."""
@@ -130,8 +132,8 @@ class VicoSession(Session):
         """A pass for each picture of the reference; one prompt is enough where all of a batch are the same."""
         base, alike = self.base, bool((context == context[:1]).all())
         text = Conditioning(context[:1] if alike else context)
-        states: dict[Layer, list[torch.Tensor]] = {site: [] for site in self.plan.blocks}
-        masks: dict[Layer, list[torch.Tensor]] = {site: [] for site in self.plan.blocks}
+        states: dict[Site, list[torch.Tensor]] = {site: [] for site in self.plan.blocks}
+        masks: dict[Site, list[torch.Tensor]] = {site: [] for site in self.plan.blocks}
         for picture in self.plan.reference:
             clean = picture[None].to(context.device).expand(len(text.cross_attention), -1, -1, -1)
             level = torch.full((1,), sigma, device=clean.device)
@@ -154,14 +156,14 @@ class VicoSession(Session):
         return subject_mask(column(attention, places))
 
     def _record(self, sigma: float, seen: Remembered) -> None:
-        size, sites = tuple(self.plan.reference.shape[-2:]), self.plan.structure.cross_attention
+        size = tuple(self.plan.reference.shape[-2:])
         first = {}
         for site, mask in seen.masks.items():
-            height, width = halved(size, sites[site])
+            height, width = self.plan.backbone.grid(site, size)
             first[site] = rearrange(mask[0, :height * width], "(h w) -> h w", h=height).cpu()
         self.plan.trace.masks[sigma] = first
 
-    def block(self, site: Layer, like: torch.Tensor) -> ImageAttention:
+    def block(self, site: Site, like: torch.Tensor) -> ImageAttention:
         """The block of a site on the device and in the precision of ``like``."""
         if site not in self.moved:
             own = self.plan.blocks[site]
@@ -176,13 +178,13 @@ class VicoSession(Session):
 
 @dataclass(frozen=True, eq=False)
 class VicoCall:
-    """One call of the UNet: the chunks of its batch that look at the reference."""
+    """One call of the network: the chunks of its batch that look at the reference."""
 
     session: VicoSession
     chunks: int
     seen: dict[int, Remembered]  # chunk -> what its prompt's sites see
 
-    def change(self, site: Layer, states: torch.Tensor) -> torch.Tensor:
+    def change(self, site: Site, states: torch.Tensor) -> torch.Tensor:
         """``states`` [K B, N, D] with what the block of a site makes of those that take part."""
         size, strength = states.shape[0] // self.chunks, self.session.plan.settings.strength
         if states.shape[0] % self.chunks or site not in self.session.plan.blocks:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from ...backbones.unet import Layer
+from ...backbones.base import Site
 from ...subject import Conditioning
 from ...training.sets import TrainingSet
 from ...training.settings import ObjectiveSettings, TrainingOptions, TrainingSettings
@@ -18,11 +18,12 @@ from ...vico.mask import map_of
 from ...vico.recipe import Seen, VicoRecipe, VicoSettings
 from ...watch import AttentionLayer
 from ...weights import WeightOverrides
+from ..model.blocks import changed, states_of
 from ..text.towers import check_one
 from ..training.learn import has_masks
 from ..training.model import HostDenoiser
 from ..training.run import check_pictures, job_of, ready, run
-from .sites import blocks_of, changed, states_of, widths_of
+from .sites import blocks_of, widths
 
 
 class LookingHost:
@@ -42,14 +43,14 @@ class LookingHost:
         found = [self.denoiser.places(caption, word) for caption in captions]
         return torch.tensor([[own] for own, _ in found]), torch.tensor([[end] for _, end in found])
 
-    def look(self, reference: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> dict[Layer, Seen]:
+    def look(self, reference: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> dict[Site, Seen]:
         watch = Maps(tuple(self.sites))
         with torch.inference_mode(False), torch.enable_grad():
             states = states_of(self.sites, lambda: self.denoiser.predict(reference, timesteps, conditioning, {}, watch=watch))
         return {site: Seen(states[site], attention) for site, attention in zip(self.sites, watch.found, strict=True)}
 
     def predict_changed(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
-                        changes: Mapping[Layer, Callable[[torch.Tensor], torch.Tensor]]) -> torch.Tensor:
+                        changes: Mapping[Site, Callable[[torch.Tensor], torch.Tensor]]) -> torch.Tensor:
         with changed(self.sites, lambda site, states, _: changes[site](states.float()).to(states)):
             return self.denoiser.predict(noisy, timesteps, conditioning, {})
 
@@ -60,7 +61,7 @@ class Maps:
     The model is watched, and no hook is set on its layers: a hook is gone when a block runs again for the gradient.
     """
 
-    def __init__(self, sites: tuple[Layer, ...]):
+    def __init__(self, sites: tuple[Site, ...]):
         self.sites = sites
         self.found: list[torch.Tensor] = []
 
@@ -78,11 +79,11 @@ def train_vico(model, clip, vae, own: TrainingSet, initial_word: str, chosen: Vi
         raise ValueError("identifier: it is empty in the training set, so there is no word to learn; write one there")
     check_pictures(own)
     check_one(clip, "ViCo")
-    widths = widths_of(blocks_of(model.model))
+    sizes = widths(model.model)
     with ready(model, clip, vae, own, None, settings, options.running) as work:
         with torch.inference_mode(False):
             looking = LookingHost(work.denoiser)
-            blocks = begun(widths, torch.Generator().manual_seed(settings.seed), chosen.zero)
+            blocks = begun(sizes, torch.Generator().manual_seed(settings.seed), chosen.zero)
             rows = token_rows(work.denoiser.rows_of(initial_word), 1, chosen.word_rate)
             masked = has_masks(own)
             objective = ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=masked)

@@ -1,0 +1,64 @@
+"""The protocol of a model family: what the methods ask of a network, whatever its blocks are.
+
+A backbone is made from a network's modules once, and holds no tensor of it. A site is a place in the network, named as its family
+names it; only that family's module looks inside of such a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Protocol
+
+#: height and width in cells
+Grid = tuple[int, int]
+#: one attention layer of a network
+Site = Hashable
+#: a place in the network where a feature is taken
+Tap = Hashable
+
+
+class Backbone(Protocol):
+    """Where a network keeps what is matched."""
+
+    @property
+    def family(self) -> str:
+        """A fingerprint: models of one family understand each other's references."""
+
+    @property
+    def matched(self) -> tuple[Site, ...]:
+        """Sites whose values are matched, in the order in which they run."""
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """Places of the features that descriptors are made of, coarse to fine, in the order in which they run."""
+
+    @property
+    def readers(self) -> tuple[Site, ...]:
+        """Sites that read the prompt."""
+
+    @property
+    def coarsest(self) -> int:
+        """Cells of the latent on the side of one cell of the network's coarsest grid."""
+
+    def grid(self, site: Site, latent: Grid) -> Grid:
+        """The grid of a site's picture tokens, for a latent of this size."""
+
+    def picture_tokens(self, site: Site, latent: Grid, tokens: int) -> slice | None:
+        """Which of a site's ``tokens`` are the picture's; None where their number does not fit the latent."""
+
+    def map_sites(self, latent: Grid) -> frozenset[Site]:
+        """Sites whose attention to the prompt makes the subject's foreground."""
+
+    def chosen(self, names: str) -> tuple[Site, ...]:
+        """Matched sites by an artist's list of block numbers; empty means all. Raises ValueError for what is none of them."""
+
+
+def number_list(name: str, given: str, available: Mapping[int, object] | frozenset[int], where: str) -> frozenset[int]:
+    """Numbers of a comma-separated list. Raises ValueError, naming the input, for anything that is not ``available``."""
+    wanted = [part.strip() for part in given.split(",") if part.strip()]
+    wrong = [part for part in wanted if not part.isdigit() or int(part) not in available]
+    if wrong or not wanted:
+        listed = ", ".join(map(str, sorted(available)))
+        raise ValueError(f"{name}: {', '.join(wrong) or repr(given)} is not among {where} {listed}; leave it empty for all of "
+                         "them")
+    return frozenset(map(int, wanted))
