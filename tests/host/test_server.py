@@ -65,7 +65,7 @@ def test_the_server_runs_the_easy_example(server):
     assert entry["outputs"]["7"]["images"] and entry["outputs"]["8"]["images"]
     with urllib.request.urlopen(f"{server}/dreammatcher/report", timeout=30) as answer:
         loaded = re.search("- loaded models: (.*)", answer.read().decode())[1]
-    assert "Toybox (UNetModel channels=4x" in loaded and "prediction=V" in loaded
+    assert "ToyboxFamily (UNetModel channels=4x" in loaded and "prediction=EPS" in loaded
 
 
 def test_the_server_says_what_to_do_instead_of_bypassing_easy(host, server):
