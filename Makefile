@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export MALLOC_MMAP_MAX_ = 0
 export MALLOC_TRIM_THRESHOLD_ = 17179869184
 
-.PHONY: demo test quality samples learn learn-sefi views bench bench-training pareto lint pictures examples toybox
+.PHONY: demo test quality samples learn learn-sefi views bench bench-training pareto lint pictures examples locales toybox
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo
 
@@ -47,6 +47,7 @@ pareto: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 # The pictures of the example workflows and of the help pages; needs a Chromium.
 pictures: $(STAMP)
@@ -55,6 +56,10 @@ pictures: $(STAMP)
 examples: $(STAMP)
 	$(BIN)/python -m harness.examples
 	$(BIN)/python -m harness.blueprint
+
+# The English texts of the front end's translator, from the nodes.
+locales: $(STAMP)
+	$(BIN)/python -m harness.locales
 
 # Trains everything of Toybox anew.
 toybox: $(STAMP)

@@ -7,6 +7,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from .uncopied import Bystander
+
 
 class Sized(Protocol):
     """What a store can hold."""
@@ -15,7 +17,7 @@ class Sized(Protocol):
 
 
 @dataclass(eq=False)
-class RunStore:
+class RunStore(Bystander):
     """Values by key. When it is full, what no run since :meth:`start_run` has used goes first; after that nothing more is kept,
     so that a run that needs more than there is room for finds at least the first part of it next time.
 
@@ -25,12 +27,6 @@ class RunStore:
     rows: OrderedDict = field(default_factory=OrderedDict, repr=False, init=False)  # key -> (run of its last use, value)
     held: int = field(default=0, repr=False, init=False)  # bytes in rows
     run: int = field(default=0, init=False)
-
-    def __deepcopy__(self, memo: dict) -> RunStore:
-        return self
-
-    def content_identity(self) -> None:
-        """What is kept changes nothing of what a model computes."""
 
     def start_run(self) -> None:
         self.run += 1

@@ -8,14 +8,14 @@ from typing import Protocol
 
 import torch
 
-from .backbones.unet import Layer
+from .backbones.base import Site
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionLayer:
     """One cross-attention of the UNet in the middle of a call."""
 
-    layer: Layer  # which it is
+    layer: Site  # which it is
     queries: torch.Tensor  # [B, H, N, d]
     context: torch.Tensor  # [B, T, D], the prompt that keys are made of
     keys: Callable[[torch.Tensor], torch.Tensor]  # of a prompt [B, T, D] -> [B, H, T, d]

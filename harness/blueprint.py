@@ -13,7 +13,7 @@ from typing import Any
 from .boot import Host
 from .examples import node
 from .library import ROOT
-from .workflow import COLUMN, GAP, inputs_of, is_widget, value_of
+from .workflow import COLUMN, GAP, inputs_of, is_widget, outputs_of, value_of
 
 FILE = ROOT / "subgraphs" / "DreamMatcher.json"
 NAME = "DreamMatcher"
@@ -21,7 +21,7 @@ NAME = "DreamMatcher"
 INPUTS = {"model": ("MODEL",), "clip": ("CLIP",), "vae": ("VAE",), "reference": ("IMAGE",),
           "reference_prompt": ("STRING", "a photo of a dog"), "prompt": ("STRING", "a photo of a dog on the beach"),
           "negative": ("STRING", ""), "subject_words": ("STRING", "dog")}
-OUTPUTS = {"model": ["8", 0], "positive": ["3", 0], "negative": ["4", 0], "trace": ["7", 1]}
+OUTPUTS: dict[str, tuple[str, int]] = {"model": ("8", 0), "positive": ("3", 0), "negative": ("4", 0), "trace": ("7", 1)}
 WIDGETS = [name for name, declared in INPUTS.items() if len(declared) > 1]
 BEFORE, AFTER = -10, -20  # the front end's numbers of a subgraph's two ends
 
@@ -67,9 +67,10 @@ class Links:
         return [link["id"] for link in self.made if all(link[name] == value for name, value in wanted.items())]
 
 
-def inputs_inside(key: str, entry: dict[str, Any], kind: type, links: Links) -> tuple[list[dict], list[Any]]:
+def inputs_inside(key: str, entry: dict[str, Any], kind: type[Any], links: Links) -> tuple[list[dict], list[Any]]:
     """A node's slots, linked, and its widgets' values."""
-    slots, values = [], []
+    slots: list[dict] = []
+    values: list[Any] = []
     for name, declaration in inputs_of(kind).items():
         value, widget = entry["inputs"].get(name), is_widget(declaration)
         if widget:
@@ -85,7 +86,7 @@ def inputs_inside(key: str, entry: dict[str, Any], kind: type, links: Links) -> 
     return slots, values
 
 
-def definition(nodes: dict[str, type]) -> dict[str, Any]:
+def definition(nodes: dict[str, type[Any]]) -> dict[str, Any]:
     prompt, links, inner = wiring(), Links(), []
     for order, (key, entry) in enumerate(prompt.items()):
         slots, values = inputs_inside(key, entry, nodes[entry["class_type"]], links)
@@ -97,9 +98,8 @@ def definition(nodes: dict[str, type]) -> dict[str, Any]:
         links.add(int(key), origin_slot, AFTER, slot, kinds[name])
     for entry in inner:
         kind = nodes[entry["type"]]
-        names = getattr(kind, "RETURN_NAMES", None) or kind.RETURN_TYPES
         entry["outputs"] = [{"name": name, "type": own, "links": links.numbers(origin_id=entry["id"], origin_slot=slot)}
-                            for slot, (name, own) in enumerate(zip(names, kind.RETURN_TYPES))]
+                            for slot, (name, own) in enumerate(zip(outputs_of(kind), kind.RETURN_TYPES))]
     return {
         "id": identity(NAME), "version": 1, "revision": 0, "config": {}, "name": NAME,
         "state": {"lastGroupId": 0, "lastNodeId": len(inner), "lastLinkId": len(links.made), "lastRerouteId": 0},
@@ -115,7 +115,7 @@ def definition(nodes: dict[str, type]) -> dict[str, Any]:
     }
 
 
-def blueprint(nodes: dict[str, type]) -> dict[str, Any]:
+def blueprint(nodes: dict[str, type[Any]]) -> dict[str, Any]:
     """A workflow of one node that holds the wiring."""
     made = definition(nodes)
     outside = {

@@ -11,8 +11,12 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from .library import upstream_path
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 #: the browser's program, or None: CHROMIUM names one, or it is on the path
@@ -23,7 +27,7 @@ APP = "window.comfyAPI?.app?.app" if upstream_path() else "(await import('/scrip
 
 
 @contextmanager
-def browsing() -> Iterator[object]:
+def browsing() -> Iterator[Browser]:
     """A running browser of playwright's."""
     from playwright.sync_api import sync_playwright
 

@@ -36,7 +36,7 @@ def pictures(host: Host, prompt: dict) -> list[Image.Image]:
 def strip(shown: list[Image.Image]) -> Image.Image:
     made = Image.new("RGB", (len(shown) * (SIDE + GAP) - GAP, SIDE), "white")
     for number, picture in enumerate(shown):
-        made.paste(picture.convert("RGB").resize((SIDE, SIDE), Image.LANCZOS), (number * (SIDE + GAP), 0))
+        made.paste(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS), (number * (SIDE + GAP), 0))
     return made
 
 
@@ -59,7 +59,7 @@ def show_graphs(tab) -> None:
         if "toybox" not in name:
             run(tab, LOAD_AND_FIT, json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
             shown = shot(tab, {"x": 0, "y": 0, "width": 1600, "height": 560})  # graphs are wider than high
-            shown.resize((800, 280), Image.LANCZOS).save(FOLDER / f"{name}.jpg", quality=88)
+            shown.resize((800, 280), Image.Resampling.LANCZOS).save(FOLDER / f"{name}.jpg", quality=88)
 
 
 #: a new node at the top left, or the one of a class that is there; returns its box in the page

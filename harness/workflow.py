@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
@@ -13,10 +14,15 @@ SHOWN = {"LoadImage": (WIDTH, 300), "SaveImage": (WIDTH, 320), "DreamMatcherPrev
          "DreamMatcherSubject": (WIDTH, 90), "DreamMatcherEasy": (WIDTH, 130), "DreamMatcherApply": (WIDTH, 40)}
 
 
-def inputs_of(node: type) -> dict[str, tuple]:
+def inputs_of(node: type[Any]) -> dict[str, tuple]:
     """Declared inputs in the order in which the front end makes their widgets."""
     declared = node.INPUT_TYPES()
     return {**declared.get("required", {}), **declared.get("optional", {})}
+
+
+def outputs_of(node: type[Any]) -> tuple[str, ...]:
+    """Names of a node's outputs: their types where it gives none."""
+    return getattr(node, "RETURN_NAMES", None) or node.RETURN_TYPES
 
 
 def is_widget(declaration: tuple) -> bool:
@@ -63,7 +69,7 @@ def _widen_columns(entries: list[dict[str, Any]]) -> None:
         left += max(entry["size"][0] for entry in members) + COLUMN - WIDTH
 
 
-def to_workflow(prompt: dict[str, Any], nodes: dict[str, type], notes: list[str] = ()) -> dict[str, Any]:
+def to_workflow(prompt: dict[str, Any], nodes: dict[str, type[Any]], notes: Sequence[str] = ()) -> dict[str, Any]:
     """A workflow that opens in the front end: one column for each distance from the sources, notes on the left."""
     depth: dict[str, int] = {}
 
@@ -73,7 +79,9 @@ def to_workflow(prompt: dict[str, Any], nodes: dict[str, type], notes: list[str]
             depth[number] = 1 + max(map(depth_of, sources), default=-1)
         return depth[number]
 
-    links, entries, heights = [], {}, {}
+    links: list[list[Any]] = []
+    entries: dict[str, dict[str, Any]] = {}
+    heights: dict[int, int] = {}
     for order, number in enumerate(sorted(prompt, key=lambda n: (depth_of(n), int(n)))):
         kind = nodes[prompt[number]["class_type"]]
         declared = inputs_of(kind)
@@ -88,13 +96,12 @@ def to_workflow(prompt: dict[str, Any], nodes: dict[str, type], notes: list[str]
         column = depth_of(number)
         top = heights.get(column, 0)
         heights[column] = top + height + GAP
-        names = getattr(kind, "RETURN_NAMES", None) or kind.RETURN_TYPES
         entries[number] = {
             "id": int(number), "type": prompt[number]["class_type"], "pos": [column * COLUMN, top], "size": [width, height],
             "flags": {}, "order": order, "mode": 0,
             "inputs": [{"name": name, "type": declared[name][0], "link": None} for name in slots],
             "outputs": [{"name": name, "type": kind_, "links": [], "slot_index": slot}
-                        for slot, (name, kind_) in enumerate(zip(names, kind.RETURN_TYPES))],
+                        for slot, (name, kind_) in enumerate(zip(outputs_of(kind), kind.RETURN_TYPES))],
             "properties": {"Node name for S&R": prompt[number]["class_type"]}, "widgets_values": values,
         }
     _widen_columns(list(entries.values()))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from ..dreammatcher.host.matching.easy import Kept, match_subject
-from .reference import CATEGORY, with_remarks
+from . import inputs
+from .reference import with_remarks
 
 
 class DreamMatcherEasy:
     TITLE = "DreamMatcher (Easy)"
     DESCRIPTION = ("Everything at once: inverts the reference picture, finds the subject by its words and returns a model "
                    "and prompts ready for the sampler.")
-    CATEGORY = CATEGORY
+    CATEGORY = inputs.MATCHING
     FUNCTION = "match"
     RETURN_TYPES = ("MODEL", "CONDITIONING", "CONDITIONING", "DM_TRACE")
     RETURN_NAMES = ("model", "positive", "negative", "trace")
@@ -25,27 +26,26 @@ class DreamMatcherEasy:
 
     @classmethod
     def INPUT_TYPES(cls):
-        text = lambda default, tip, **more: ("STRING", {"default": default, "tooltip": tip, **more})  # noqa: E731
         return {"required": {
             "model": ("MODEL", {"tooltip": "An SD1.x, SD2.x or SDXL model."}),
-            "clip": ("CLIP", {"tooltip": "Its text encoder."}),
-            "vae": ("VAE", {"tooltip": "Its autoencoder."}),
+            "clip": inputs.CLIP,
+            "vae": inputs.VAE,
             "reference": ("IMAGE", {"tooltip":
                           "One photo of the subject. A large one is made smaller; the first of a batch is used. Transparent "
                           "parts are left out of the match."}),
-            "reference_prompt": text("a photo of a dog", "Describes the reference photo."),
-            "prompt": text("a photo of a dog on the beach", "The picture you want.", multiline=True, dynamicPrompts=True),
-            "negative": text("", "What you do not want. Empty, as in the paper, inverts best.", multiline=True),
-            "subject_words": text("dog", "The words that name the subject; they must stand in both prompts. Singular and plural "
-                                         "count as the same word. Empty, for prompts of tags: the words that both share."),
+            "reference_prompt": inputs.text("a photo of a dog", "Describes the reference photo."),
+            "prompt": inputs.text("a photo of a dog on the beach", "The picture you want.", multiline=True, dynamicPrompts=True),
+            "negative": inputs.text("", "What you do not want. Empty, as in the paper, inverts best.", multiline=True),
+            "subject_words": inputs.text("dog", "The words that name the subject; they must stand in both prompts. Singular and "
+                                                "plural count as the same word. Empty, for prompts of tags: the words that both "
+                                                "share."),
         }, "optional": {
             "reference_mask": ("MASK", {"tooltip":
                                "White where the subject is in the reference: matches stay inside. Used instead of the "
                                "reference's transparency. The MASK of Load Image is white where the picture is transparent: "
                                "put Invert Mask in between."}),
-            "strength": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip":
-                         "How much of the reference's appearance is taken. 0 is the plain picture: use it instead of bypassing "
-                         "this node, which makes the prompts too."}),
+            **inputs.strength("How much of the reference's appearance is taken. 0 is the plain picture: use it instead of "
+                              "bypassing this node, which makes the prompts too."),
         }}
 
     def match(self, model, clip, vae, reference, reference_prompt, prompt, negative, subject_words, reference_mask=None,

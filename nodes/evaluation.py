@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..dreammatcher.host.scoring.scores import ENCODERS, chart_image, compared, described, evaluate
+from . import inputs
 from .sets import takes_sets
 
 CATEGORY = "DreamMatcher/evaluation"
@@ -26,9 +27,8 @@ class DreamMatcherEvaluate:
         return {"required": {
             "results": ("IMAGE", {"tooltip": "Pictures that were made, as a batch or a list."}),
             "references": ("IMAGE", {"tooltip": "Photos of the subject: all that there are, as a batch or a list."}),
-            "prompt": ("STRING", {"default": "", "multiline": True, "tooltip":
-                       "What they should show, without the learned word: a dog on the beach; or a list of texts, one for each. "
-                       "Empty: no CLIP-T."}),
+            "prompt": inputs.text("", "What they should show, without the learned word: a dog on the beach; or a list of texts, "
+                                      "one for each. Empty: no CLIP-T.", multiline=True),
             "encoders": (list(ENCODERS), {"tooltip": "Which networks compare, from the folder models/evaluation, and how "
                                                      "pictures are prepared. Scores of different choices do not compare."}),
         }, "optional": {
@@ -37,9 +37,9 @@ class DreamMatcherEvaluate:
 
     def measure(self, results, references, prompt, encoders, clip_vision=None):
         scores = evaluate(results, references, prompt, encoders, clip_vision)
-        text = described(scores)
+        said = described(scores)
         means = [scores.mean(metric) for metric in ("DINO", "CLIP-I", "CLIP-T")]
-        return {"ui": {"text": [text]}, "result": (scores, text, *means, chart_image({"results": scores}))}
+        return {"ui": {"text": [said]}, "result": (scores, said, *means, chart_image({"results": scores}))}
 
 
 class DreamMatcherScoreSheet:
@@ -55,15 +55,15 @@ class DreamMatcherScoreSheet:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "name_1": ("STRING", {"default": "plain", "tooltip": "What it is called."}),
+            "name_1": inputs.text("plain", "What it is called."),
         }, "optional": {
             "scores_1": ("DM_SCORES", {"tooltip": "The first way, as the plain model."}),
             "scores_2": ("DM_SCORES", {"tooltip": "A second one."}),
-            "name_2": ("STRING", {"default": "DreamMatcher", "tooltip": "What it is called."}),
+            "name_2": inputs.text("DreamMatcher", "What it is called."),
             "scores_3": ("DM_SCORES", {"tooltip": "A third one."}),
-            "name_3": ("STRING", {"default": "third", "tooltip": "What it is called."}),
+            "name_3": inputs.text("third", "What it is called."),
             "scores_4": ("DM_SCORES", {"tooltip": "A fourth one."}),
-            "name_4": ("STRING", {"default": "fourth", "tooltip": "What it is called."}),
+            "name_4": inputs.text("fourth", "What it is called."),
         }}
 
     def compare(self, scores_1=None, name_1="plain", scores_2=None, name_2="DreamMatcher", scores_3=None, name_3="third",

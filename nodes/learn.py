@@ -4,38 +4,34 @@ from __future__ import annotations
 
 from ..dreammatcher.host.training.easy import EFFORTS, learn_subject
 from ..dreammatcher.host.training.keep import apply_learned, curve_image
+from . import inputs
 from .sets import takes_sets
-from .training import LEARNED, LEARNED_NAMES, LEARNED_TOOLTIPS, MODEL_INPUTS
-from .training_sets import CATEGORY, SEED, number
 
 
 @takes_sets("images", "masks")
-class DreamMatcherLearn:
+class DreamMatcherLearn(inputs.TrainingNode):
     TITLE = "DreamMatcher Learn (Easy)"
     DESCRIPTION = ("Photos of a subject and what kind of thing it is: the model learns it, as a LoRA with prior preservation. "
                    "Everything else is chosen.")
-    CATEGORY = CATEGORY
-    FUNCTION = "learn"
-    RETURN_TYPES, RETURN_NAMES = (*LEARNED, "STRING"), (*LEARNED_NAMES, "subject")
-    OUTPUT_TOOLTIPS = (*LEARNED_TOOLTIPS, "The words for the subject in your prompts.")
+    RETURN_TYPES, RETURN_NAMES = (*inputs.TrainingNode.RETURN_TYPES, "STRING"), (*inputs.TrainingNode.RETURN_NAMES, "subject")
+    OUTPUT_TOOLTIPS = (*inputs.TrainingNode.OUTPUT_TOOLTIPS, "The words for the subject in your prompts.")
 
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            **{name: MODEL_INPUTS[name] for name in ("model", "clip", "vae")},
+            **inputs.TRAINED,
             "images": ("IMAGE", {"tooltip":
                        "Three to five photos in different places and poses, as a batch or a list. Transparent parts are not "
                        "learned."}),
-            "class_word": ("STRING", {"default": "dog", "tooltip": "What kind of thing it is, as dog or toy."}),
+            "class_word": inputs.text("dog", "What kind of thing it is, as dog or toy."),
             "effort": (list(EFFORTS), {"default": "usual", "tooltip":
                        "quick: 250 steps and 24 class pictures, usual: 500 and 60, thorough: 1200 and 150."}),
-            "rate": number("FLOAT", 1e-4, 1e-7, 1.0, "How far weights move in a step. Toybox takes 0.002.", 1e-7),
-            "seed": SEED,
+            "rate": inputs.rate(1e-4, "How far weights move in a step. Toybox takes 0.002."),
+            "seed": inputs.SEED,
         }, "optional": {
             "masks": ("MASK", {"tooltip": "White where the subject is: only that is learned."}),
-            "identifier": ("STRING", {"default": "", "tooltip":
-                           "The word that will mean the subject. Empty: a rare one, drawn by the seed."}),
-            "sample_prompt": ("STRING", {"default": "", "tooltip": "Drawn roughly on the node while it trains."}),
+            "identifier": inputs.text("", "The word that will mean the subject. Empty: a rare one, drawn by the seed."),
+            "sample_prompt": inputs.text("", "Drawn roughly on the node while it trains."),
         }}
 
     def learn(self, model, clip, vae, images, class_word, effort, rate, seed, masks=None, identifier="", sample_prompt=""):

@@ -5,40 +5,24 @@ from __future__ import annotations
 from ..dreammatcher.host.graph.notes import not_connected
 from ..dreammatcher.host.training import load as loading
 from ..dreammatcher.host.training.keep import apply_learned, save_learned
-from .reference import nothing_saved
-from .training import CATEGORY, number
+from . import inputs
 
 
-class DreamMatcherSaveLearned:
+class DreamMatcherSaveLearned(inputs.SaveNode):
     TITLE = "DreamMatcher Save Learned"
     DESCRIPTION = ("Saves what was learned where ComfyUI looks for it: a LoRA for Load LoRA, or an embedding for "
                    "embedding:NAME in prompts.")
-    CATEGORY = CATEGORY
-    FUNCTION = "save"
-    RETURN_TYPES = ("STRING",)
-    RETURN_NAMES = ("file",)
-    OUTPUT_TOOLTIPS = ("Name of the file.",)
-    OUTPUT_NODE = True
+    CATEGORY = inputs.TRAINING
+    SAVED = {"learned": ("DM_LEARNED", {"tooltip": "From a training node."})}
 
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {
-            "name": ("STRING", {"default": "my_subject", "tooltip":
-                                "Name of the file. One that is there is not overwritten: a number is added."}),
-        }, "optional": {
-            "learned": ("DM_LEARNED", {"tooltip": "From a training node."}),
-        }}
+    def save(self, learned=None, name=inputs.DEFAULT_NAME):
+        return self.written(learned, lambda: save_learned(learned, name))
 
-    def save(self, learned=None, name="my_subject"):
-        if learned is None:
-            return nothing_saved("learned")
-        path, how = save_learned(learned, name)
-        return {"ui": {"text": [how]}, "result": (path.name,)}
 
 class DreamMatcherApplyLearned:
     TITLE = "DreamMatcher Apply Learned"
     DESCRIPTION = "Gives a model what was learned, at any strength."
-    CATEGORY = CATEGORY
+    CATEGORY = inputs.TRAINING
     FUNCTION = "apply"
     RETURN_TYPES = ("MODEL", "CLIP")
     RETURN_NAMES = ("model", "clip")
@@ -48,9 +32,8 @@ class DreamMatcherApplyLearned:
     def INPUT_TYPES(cls):
         return {"required": {
             "model": ("MODEL", {"tooltip": "A model of the family that was trained on."}),
-            "clip": ("CLIP", {"tooltip": "Its text encoder."}),
-            "strength_model": number("FLOAT", 1.0, -10.0, 10.0, "How much of it the model takes.", 0.05),
-            "strength_clip": number("FLOAT", 1.0, -10.0, 10.0, "How much of it the text encoder takes.", 0.05),
+            "clip": inputs.CLIP,
+            **inputs.STRENGTHS,
         }, "optional": {
             "learned": ("DM_LEARNED", {"tooltip": "From a training node. Without it model and clip go on as they are."}),
         }}
@@ -61,11 +44,12 @@ class DreamMatcherApplyLearned:
             return model, clip
         return apply_learned(model, clip, learned, strength_model, strength_clip)
 
+
 class DreamMatcherLoadLearned:
     TITLE = "DreamMatcher Load Learned"
     DESCRIPTION = ("Reads a subject that was learned elsewhere: Custom Diffusion's delta.bin and its other forms, a LoRA, or an "
                    "embedding.")
-    CATEGORY = CATEGORY
+    CATEGORY = inputs.TRAINING
     FUNCTION = "load"
     RETURN_TYPES = ("MODEL", "CLIP", "DM_LEARNED", "STRING")
     RETURN_NAMES = ("model", "clip", "learned", "words")
@@ -76,10 +60,9 @@ class DreamMatcherLoadLearned:
     def INPUT_TYPES(cls):
         return {"required": {
             "model": ("MODEL", {"tooltip": "The model that was learned on, as SD1.4."}),
-            "clip": ("CLIP", {"tooltip": "Its text encoder."}),
+            "clip": inputs.CLIP,
             "file": (loading.names(), {"tooltip": "A file in models/loras or models/embeddings."}),
-            "strength_model": number("FLOAT", 1.0, -10.0, 10.0, "How much of it the model takes.", 0.05),
-            "strength_clip": number("FLOAT", 1.0, -10.0, 10.0, "How much of it the text encoder takes.", 0.05),
+            **inputs.STRENGTHS,
         }}
 
     @classmethod

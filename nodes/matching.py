@@ -8,14 +8,17 @@ from ..dreammatcher.host.matching.live import FOREGROUND, OFF, TRUSTED, Live
 from ..dreammatcher.host.matching.masks import mask_settings, shared_subjects
 from ..dreammatcher.matching.guidance import FAST, PAPER, GuidanceSettings
 from ..dreammatcher.matching.settings import BALANCED, PRESETS, ApplySettings, effort_of
-from .reference import CATEGORY, with_remarks
+from . import inputs
+from .reference import with_remarks
+
+BEGIN = 0.08  # share of the schedule
 
 
 class DreamMatcherMask:
     TITLE = "DreamMatcher Mask"
     DESCRIPTION = ("Says where the subject is: in the picture to come by its words in the prompt or by a painted MASK, in the "
                    "reference by a painted MASK that keeps matches inside.")
-    CATEGORY = CATEGORY
+    CATEGORY = inputs.MATCHING
     FUNCTION = "make"
     RETURN_TYPES = ("DM_MASK",)
     RETURN_NAMES = ("mask",)
@@ -25,9 +28,8 @@ class DreamMatcherMask:
     def INPUT_TYPES(cls):
         return {
             "required": {
-                "cycle_threshold": ("FLOAT", {"default": 0.4, "min": 0.01, "max": 10.0, "step": 0.01, "tooltip":
-                                    "How far a match may miss on the way there and back. Lower trusts fewer matches. "
-                                    "The paper uses 0.4."}),
+                "cycle_threshold": inputs.number("FLOAT", 0.4, 0.01, 10.0, "How far a match may miss on the way there and back. "
+                                                 "Lower trusts fewer matches. The paper uses 0.4.", 0.01),
                 "binarise": (["soft", "otsu"], {"default": "otsu", "tooltip":
                              "A hard foreground by Otsu's threshold, which takes more of the reference, or a soft one as in "
                              "the paper."}),
@@ -35,7 +37,7 @@ class DreamMatcherMask:
             "optional": {
                 "reference_subject": ("DM_SUBJECT", {"tooltip": "The subject's words in the reference's prompt."}),
                 "target_subject": ("DM_SUBJECT", {"tooltip": "The subject's words in the prompt of the new picture."}),
-                "reference_mask": ("MASK", {"tooltip": "White where the subject is in the reference: matches stay inside."}),
+                "reference_mask": inputs.subject_mask(),
                 "target_mask": ("MASK", {"tooltip": "White where the subject will be: replaces the words' own map."}),
             },
         }
@@ -52,7 +54,7 @@ class DreamMatcherApply:
     TITLE = "DreamMatcher Apply"
     DESCRIPTION = ("Gives the model the reference's appearance: colours and textures are moved to where they belong in the "
                    "new picture, its layout stays. Works with any sampler, scheduler, LoRA and size.")
-    CATEGORY = CATEGORY
+    CATEGORY = inputs.MATCHING
     FUNCTION = "apply"
     RETURN_TYPES = ("MODEL", "DM_TRACE")
     RETURN_NAMES = ("model", "trace")
@@ -62,15 +64,11 @@ class DreamMatcherApply:
     def INPUT_TYPES(cls):
         return {"required": {
             "model": ("MODEL", {"tooltip": "An SD1.x, SD2.x or SDXL model, with LoRAs if you like."}),
-            "strength": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip":
-                         "How much of the reference's appearance is taken. 0 is the plain model."}),
-            "start": ("FLOAT", {"default": 0.08, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip":
-                      "Share of the schedule after which matching begins: earlier, layout is still being found."}),
-            "end": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip":
-                    "Share of the schedule at which matching stops."}),
-            "layers": ("STRING", {"default": "", "tooltip":
-                       "Numbers of the output blocks to match in, with commas. Empty, which fits every model: the two highest "
-                       "decoder levels that have self-attention, as in the paper."}),
+            **inputs.strength("How much of the reference's appearance is taken. 0 is the plain model."),
+            **inputs.span("after which matching begins: earlier, layout is still being found.", "at which matching stops.",
+                          BEGIN),
+            "layers": inputs.text("", "Numbers of the output blocks to match in, with commas. Empty, which fits every model: the "
+                                      "two highest decoder levels that have self-attention, as in the paper."),
         }, "optional": {
             "preset": (list(PRESETS), {"default": BALANCED, "tooltip":
                        "balanced: one reference pass and one match for both rows of the guidance pair, descriptors as they are. "
@@ -85,7 +83,7 @@ class DreamMatcherApply:
             "mask": ("DM_MASK", {"tooltip": "From DreamMatcher Mask. Without it the model goes on as it is."}),
         }, "hidden": {"unique_id": "UNIQUE_ID"}}
 
-    def apply(self, model, reference=None, mask=None, strength=1.0, start=0.08, end=1.0, layers="", preset=BALANCED,
+    def apply(self, model, reference=None, mask=None, strength=1.0, start=BEGIN, end=1.0, layers="", preset=BALANCED,
               live_preview=OFF, unique_id=""):
         settings = ApplySettings(strength, start, end, effort=effort_of(preset))
         return apply_or_pass(model, reference, mask, settings, layers, Live(live_preview, unique_id))
@@ -95,7 +93,7 @@ class DreamMatcherGuidance:
     TITLE = "DreamMatcher Guidance"
     DESCRIPTION = ("Leads the picture further towards the reference where the match is trusted. Optional: most of the "
                    "likeness comes from DreamMatcher Apply.")
-    CATEGORY = CATEGORY
+    CATEGORY = inputs.MATCHING
     FUNCTION = "guide"
     RETURN_TYPES = ("MODEL",)
     RETURN_NAMES = ("model",)
@@ -105,13 +103,11 @@ class DreamMatcherGuidance:
     def INPUT_TYPES(cls):
         return {"required": {
             "model": ("MODEL", {"tooltip": "The MODEL output of DreamMatcher Apply."}),
-            "weight": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 20.0, "step": 0.05, "tooltip":
-                       "How strongly the picture is led; 0 turns guidance off. In mode fast 1 goes a fifth of the way at every "
-                       "step and 5 all of it; in mode paper 1 is the authors' lambda of 50."}),
-            "start": ("FLOAT", {"default": 0.08, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip":
-                      "Share of the schedule after which guidance begins, within the span of DreamMatcher Apply."}),
-            "end": ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip":
-                    "Share of the schedule at which guidance stops."}),
+            "weight": inputs.number("FLOAT", 1.0, 0.0, 20.0, "How strongly the picture is led; 0 turns guidance off. In mode "
+                                                             "fast 1 goes a fifth of the way at every step and 5 all of it; in "
+                                                             "mode paper 1 is the authors' lambda of 50.", 0.05),
+            **inputs.span("after which guidance begins, within the span of DreamMatcher Apply.", "at which guidance stops.",
+                          BEGIN),
             "mode": ([FAST, PAPER], {"default": FAST, "tooltip":
                      "fast: no gradient, next to no cost. paper: the authors' gradient through the UNet, which takes "
                      "more time and memory."}),

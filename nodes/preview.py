@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..dreammatcher.host.graph.records import Seen
 from ..dreammatcher.host.matching.preview import show
-from .reference import CATEGORY
+from . import inputs
 from .sets import takes_sets
 
 
@@ -13,7 +13,7 @@ class DreamMatcherPreview:
     TITLE = "DreamMatcher Preview"
     DESCRIPTION = ("Shows the match behind each sampled picture: foregrounds, trusted matches, flow as a colour wheel, the "
                    "reference carried over, lines between matched points. Point at the result to see where it was taken from.")
-    CATEGORY = CATEGORY
+    CATEGORY = inputs.MATCHING
     FUNCTION = "preview"
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("panels",)

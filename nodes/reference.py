@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from ..dreammatcher.host.graph.masks import one_mask
-from ..dreammatcher.host.graph.notes import not_connected, tell
+from ..dreammatcher.host.graph.notes import tell
 from ..dreammatcher.host.matching import invert
 from ..dreammatcher.host.matching.files import REFERENCES, load_reference, save_reference
 from ..dreammatcher.host.text.conditioning import encode_subject, subject_and_remarks
 from ..dreammatcher.matching.features import PRECISIONS, FeatureOptions
+from . import inputs
 
-CATEGORY = "DreamMatcher"
 SCHEDULERS = ["ddim_uniform", "normal", "simple", "sgm_uniform", "karras", "exponential"]
 ROWS = ["one", "both"]
+PREFIX = "dreammatcher/reference"
 
 
 def with_remarks(outputs: tuple, remarks: tuple[str, ...]) -> dict:
@@ -19,16 +20,11 @@ def with_remarks(outputs: tuple, remarks: tuple[str, ...]) -> dict:
     return {"ui": {"text": list(remarks)}, "result": outputs}
 
 
-def nothing_saved(name: str) -> dict:
-    """What a saving node does whose input is missing: says so."""
-    return {"ui": {"text": [not_connected(name, "the node in front", "nothing is saved")]}, "result": ("",)}
-
-
 class DreamMatcherSubject:
     TITLE = "DreamMatcher Subject"
     DESCRIPTION = "Encodes a prompt and marks the words in it that name the subject."
     INSTEAD = "it makes the prompt, which ComfyUI cannot pass through; put CLIP Text Encode in its place"
-    CATEGORY = CATEGORY
+    CATEGORY = inputs.MATCHING
     FUNCTION = "encode"
     RETURN_TYPES = ("CONDITIONING", "DM_SUBJECT")
     RETURN_NAMES = ("conditioning", "subject")
@@ -39,12 +35,12 @@ class DreamMatcherSubject:
     def INPUT_TYPES(cls):
         return {"required": {
             "clip": ("CLIP", {"tooltip": "The text encoder of the checkpoint."}),
-            "prompt": ("STRING", {"default": "a photo of a dog", "multiline": True, "dynamicPrompts": True,
-                                  "tooltip": "The prompt, as for CLIP Text Encode: weights, embeddings and hooks work."}),
-            "subject_words": ("STRING", {"default": "dog", "tooltip":
-                              "The words of the prompt that name the subject, e.g. 'dog' or 'sks dog'. Singular and plural count "
-                              "as the same word. Empty: the words that show something, but for those about medium and scene; of "
-                              "these, DreamMatcher Mask takes what both prompts share."}),
+            "prompt": inputs.text("a photo of a dog", "The prompt, as for CLIP Text Encode: weights, embeddings and hooks "
+                                                      "work.", multiline=True, dynamicPrompts=True),
+            "subject_words": inputs.text("dog", "The words of the prompt that name the subject, e.g. 'dog' or 'sks dog'. "
+                                                "Singular and plural count as the same word. Empty: the words that show "
+                                                "something, but for those about medium and scene; of these, DreamMatcher Mask "
+                                                "takes what both prompts share."),
         }}
 
     def encode(self, clip, prompt, subject_words):
@@ -56,7 +52,7 @@ class DreamMatcherInvert:
     TITLE = "DreamMatcher Invert Reference"
     DESCRIPTION = ("Finds the noise that leads to a reference picture (DDIM inversion), once per picture. "
                    "The reconstruction shows how well that went: below about 20 dB, use more steps.")
-    CATEGORY = CATEGORY
+    CATEGORY = inputs.MATCHING
     FUNCTION = "invert"
     RETURN_TYPES = ("DM_REFERENCE", "LATENT", "FLOAT")
     RETURN_NAMES = ("reference", "reconstruction", "psnr")
@@ -71,7 +67,7 @@ class DreamMatcherInvert:
             "positive": ("CONDITIONING", {"tooltip": "A prompt that describes the reference picture."}),
             "negative": ("CONDITIONING", {"tooltip": "The prompt of the inversion and of the reference's negative "
                                           "row. The paper leaves it empty."}),
-            "steps": ("INT", {"default": 50, "min": 1, "max": 1000, "tooltip": "Inversion steps. The paper uses 50."}),
+            "steps": inputs.steps(50, "Inversion steps. The paper uses 50.", most=1000),
             "scheduler": (SCHEDULERS, {"default": "ddim_uniform", "tooltip":
                           "Noise levels of the inversion. Sampling may use any other scheduler."}),
         }}
@@ -85,7 +81,7 @@ class DreamMatcherFeatures:
     TITLE = "DreamMatcher Features"
     DESCRIPTION = ("Optional: makes the reference's features ahead of sampling, so that every picture after it costs "
                    "little more than a plain one. Without it they are made while the first picture samples.")
-    CATEGORY = CATEGORY
+    CATEGORY = inputs.MATCHING
     FUNCTION = "prepare"
     RETURN_TYPES = ("DM_REFERENCE",)
     RETURN_NAMES = ("reference",)
@@ -95,17 +91,15 @@ class DreamMatcherFeatures:
     def INPUT_TYPES(cls):
         return {"required": {
             "model": ("MODEL", {"tooltip": "The model that will sample."}),
-            "pca": ("INT", {"default": 256, "min": 0, "max": 4096, "tooltip":
-                    "Rank at which the reference's descriptors are stored, per level; less takes less memory. 0 stores them "
-                    "whole."}),
+            "pca": inputs.number("INT", 256, 0, 4096, "Rank at which the reference's descriptors are stored, per level; less "
+                                                      "takes less memory. 0 stores them whole."),
             "storage_device": (["cpu", "model"], {"default": "cpu", "tooltip":
                                "Where features wait between steps: main memory, or the model's device."}),
             "dtype": (list(PRECISIONS), {"default": "model", "tooltip":
                       "Precision of the stored features; 'model' keeps the model's own."}),
         }, "optional": {
-            "noise_levels": ("INT", {"default": 0, "min": 0, "max": 1000, "tooltip":
-                             "At how many noise levels features are made; sampling takes the nearest. Fewer take less memory. "
-                             "0: at each of the inversion's."}),
+            "noise_levels": inputs.number("INT", 0, 0, 1000, "At how many noise levels features are made; sampling takes the "
+                                                             "nearest. Fewer take less memory. 0: at each of the inversion's."),
             "rows": (ROWS, {"default": ROWS[0], "tooltip":
                      "one: for the positive prompt, as presets balanced and fast need. both: also for the negative prompt, as "
                      "preset paper needs."}),
@@ -123,7 +117,7 @@ class DreamMatcherCombine:
     TITLE = "DreamMatcher Combine References"
     DESCRIPTION = ("Several photos of one subject: every place in the new picture takes its best match among all of them. "
                    "Chain this node for more than two.")
-    CATEGORY = CATEGORY
+    CATEGORY = inputs.MATCHING
     FUNCTION = "combine"
     RETURN_TYPES = ("DM_REFERENCE",)
     RETURN_NAMES = ("reference",)
@@ -131,20 +125,17 @@ class DreamMatcherCombine:
 
     @classmethod
     def INPUT_TYPES(cls):
-        weight = lambda which: ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip":  # noqa: E731
-                                f"How much of the {which} reference's appearance is taken. 0 leaves it out."})
-        mask = lambda which: ("MASK", {"tooltip":  # noqa: E731
-                              f"White where the subject is in the {which} reference: matches stay inside."})
+        numbered = (("1", "first"), ("2", "second"))
         return {
             "required": {
-                "weight_1": weight("first"),
-                "weight_2": weight("second"),
+                f"weight_{place}": inputs.share(1.0, f"How much of the {which} reference's appearance is taken. 0 leaves it out.")
+                for place, which in numbered
             },
             "optional": {
                 "reference_1": ("DM_REFERENCE", {"tooltip": "A reference, or references that are combined already."}),
                 "reference_2": ("DM_REFERENCE", {"tooltip": "Another picture of the same subject. Without it the first goes on "
                                                             "alone."}),
-                "mask_1": mask("first"), "mask_2": mask("second"),
+                **{f"mask_{place}": inputs.subject_mask(f"the {which}") for place, which in numbered},
             },
         }
 
@@ -153,40 +144,35 @@ class DreamMatcherCombine:
                                        first_mask=one_mask("mask_1", mask_1), second_mask=one_mask("mask_2", mask_2)),)
 
 
-class DreamMatcherSaveReference:
+class DreamMatcherSaveReference(inputs.SaveNode):
     TITLE = "DreamMatcher Save Reference"
     DESCRIPTION = "Writes an inverted reference as safetensors into ComfyUI's output folder."
-    CATEGORY = CATEGORY
-    FUNCTION = "save"
-    RETURN_TYPES = ("STRING",)
+    CATEGORY = inputs.MATCHING
     RETURN_NAMES = ("path",)
     OUTPUT_TOOLTIPS = ("Where the file is.",)
-    OUTPUT_NODE = True
+    SAVED = {"reference": ("DM_REFERENCE", {"tooltip": "From DreamMatcher Invert Reference."})}
 
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "filename_prefix": ("STRING", {"default": "dreammatcher/reference", "tooltip":
-                                "Name in the output folder; a number is added."}),
-        }, "optional": {
-            "reference": ("DM_REFERENCE", {"tooltip": "From DreamMatcher Invert Reference."}),
-        }}
+            "filename_prefix": inputs.text(PREFIX, "Name in the output folder; a number is added."),
+        }, "optional": cls.SAVED}
 
-    def save(self, reference=None, filename_prefix="dreammatcher/reference"):
+    def save(self, reference=None, filename_prefix=PREFIX):
         if reference is None:
-            return nothing_saved("reference")
+            return inputs.nothing_saved("reference")
         path = save_reference(reference, filename_prefix)
         return {"ui": {"text": [str(path)]}, "result": (str(path),)}
 
 
-class DreamMatcherLoadReference:
+class DreamMatcherLoadReference(inputs.LoadNode):
     TITLE = "DreamMatcher Load Reference"
     DESCRIPTION = "Reads a saved reference from the output folder or from models/dreammatcher."
-    CATEGORY = CATEGORY
-    FUNCTION = "load"
+    CATEGORY = inputs.MATCHING
     RETURN_TYPES = ("DM_REFERENCE",)
     RETURN_NAMES = ("reference",)
     OUTPUT_TOOLTIPS = ("The reference, for DreamMatcher Apply with a model of the same family.",)
+    SHELF = REFERENCES
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -198,10 +184,6 @@ class DreamMatcherLoadReference:
     @classmethod
     def VALIDATE_INPUTS(cls, file):
         return True  # files saved after the page was loaded are welcome; a missing one is reported by load
-
-    @classmethod
-    def IS_CHANGED(cls, file):
-        return REFERENCES.changes(file)
 
     def load(self, file):
         return (load_reference(file),)

@@ -11,15 +11,13 @@ from ..dreammatcher.host.training.learn import DEFAULT_OPTIONS
 from ..dreammatcher.sefi.attention_loss import REDUCTION, SUMMED, WEIGHT, AttentionLoss
 from ..dreammatcher.sefi.recipe import NETWORK, TABLE, SefiSettings
 from ..dreammatcher.sefi.stages import STAGES
-from .reference import nothing_saved
-from .training import BFLOAT16, MODEL_INPUTS, OPTIONS
-from .training_sets import SEED, number
+from . import inputs
 
 CATEGORY = "DreamMatcher/SeFi-IDE"
 SEFI = ("DM_SEFI", {"tooltip": "From DreamMatcher SeFi Train or DreamMatcher SeFi Load."})
 ALL, SUBJECT = "all tokens", "the word's own"
-WEIGHT_INPUT = number("FLOAT", WEIGHT, 0.0, 1000.0, "How strongly the word's attention is drawn to the class word's. Less "
-                                                    "overfits the picture, more forgets the subject.", 1e-4)
+WEIGHT_INPUT = inputs.number("FLOAT", WEIGHT, 0.0, 1000.0, "How strongly the word's attention is drawn to the class word's. Less "
+                                                           "overfits the picture, more forgets the subject.", 1e-4)
 REDUCTION_INPUT = (list(SUMMED), {"default": REDUCTION, "tooltip":
                                   "How the differences of attention maps are summed up. The paper does not say."})
 COMPARED = ([ALL, SUBJECT], {"default": ALL, "tooltip": "Which tokens' attention is compared."})
@@ -38,29 +36,28 @@ class DreamMatcherSeFiTrain:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            **{name: declared for name, declared in MODEL_INPUTS.items() if name != "training_set"},
+            **inputs.TRAINED,
             "image": ("IMAGE", {"tooltip": "One picture. A transparent background is not learned."}),
-            "identifier": ("STRING", {"default": "<me>", "tooltip": "The word that will mean the subject."}),
-            "class_word": ("STRING", {"default": "toy", "tooltip": "What it is, in one word of one token: person, dog, toy."}),
-            "reference_prompt": ("STRING", {"default": "a photo of a toy", "tooltip":
-                                 "The picture's prompt with the class word: for faces, a photo of the face of person."}),
-            "resolution": number("INT", 512, 64, 4096, "What the model was made for: 512 for SD1.x, 128 for Toybox.", 64),
-            "steps": number("INT", 600, 1, 100_000, "Steps of learning. Its ancestor takes 600."),
-            "rate": number("FLOAT", 1e-4, 1e-7, 1.0, "How far it moves in a step: 0.0001 for the network, 0.005 for the table.",
-                           1e-7),
+            "identifier": inputs.text("<me>", "The word that will mean the subject."),
+            "class_word": inputs.text("toy", "What it is, in one word of one token: person, dog, toy."),
+            "reference_prompt": inputs.text("a photo of a toy", "The picture's prompt with the class word: for faces, a photo of "
+                                                                "the face of person."),
+            "resolution": inputs.resolution("512 for SD1.x, 128 for Toybox."),
+            "steps": inputs.steps(600, "Steps of learning. Its ancestor takes 600."),
+            "rate": inputs.rate(1e-4, "How far it moves in a step: 0.0001 for the network, 0.005 for the table."),
             "attention_weight": WEIGHT_INPUT,
-            "seed": SEED,
+            "seed": inputs.SEED,
         }, "optional": {
-            "stages": number("INT", STAGES, 1, 50, "Parts of the schedule with vectors of their own. The paper takes 5."),
-            "split": ("BOOLEAN", {"default": True, "tooltip": "Vectors of their own for keys and for values, as in the paper."}),
+            "stages": inputs.number("INT", STAGES, 1, 50, "Parts of the schedule with vectors of their own. The paper takes 5."),
+            "split": inputs.switch(True, "Vectors of their own for keys and for values, as in the paper."),
             "learns": ([NETWORK, TABLE], {"default": NETWORK, "tooltip":
                        "network: a small network makes the vectors, as in the paper. table: they learn by themselves."}),
-            "flip": ("BOOLEAN", {"default": True, "tooltip": "Half of the time mirrored. Not where left and right differ."}),
-            "batch": number("INT", 1, 1, 64, "Pictures in a step."),
+            "flip": inputs.switch(True, "Half of the time mirrored. Not where left and right differ."),
+            "batch": inputs.batch(),
             "reduction": REDUCTION_INPUT,
             "compared": COMPARED,
-            "bfloat16": BFLOAT16,
-            "options": OPTIONS,
+            "bfloat16": inputs.BFLOAT16,
+            "options": inputs.OPTIONS,
         }}
 
     def learn(self, model, clip, vae, image, identifier, class_word, reference_prompt, resolution, steps, rate, attention_weight,
@@ -88,8 +85,7 @@ class DreamMatcherSeFiPrompt:
     def INPUT_TYPES(cls):
         return {"required": {
             "clip": ("CLIP", {"tooltip": "The model's text encoder."}),
-            "prompt": ("STRING", {"default": "a photo of a <me>", "multiline": True, "tooltip":
-                       "Write the word of every subject that is connected."}),
+            "prompt": inputs.text("a photo of a <me>", "Write the word of every subject that is connected.", multiline=True),
         }, "optional": {
             "sefi": SEFI,
             "sefi_2": ("DM_SEFI", {"tooltip": "A second subject in the same prompt."}),
@@ -116,8 +112,7 @@ class DreamMatcherSeFiApply:
             "model": ("MODEL", {"tooltip": "A model of the kind that the subject was learned on."}),
         }, "optional": {
             "sefi": SEFI,
-            "start": number("FLOAT", 0.0, 0.0, 1.0, "Share of the schedule from which stages count.", 0.01),
-            "end": number("FLOAT", 1.0, 0.0, 1.0, "Share of the schedule to which they count.", 0.01),
+            **inputs.span("from which stages count.", "to which they count."),
         }}
 
     def apply(self, model, sefi=None, start=0.0, end=1.0):
@@ -137,7 +132,7 @@ class DreamMatcherSeFiLoss:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "class_word": ("STRING", {"default": "toy", "tooltip": "The known word, of one token, to compare the new one with."}),
+            "class_word": inputs.text("toy", "The known word, of one token, to compare the new one with."),
             "attention_weight": WEIGHT_INPUT,
             "reduction": REDUCTION_INPUT,
             "compared": COMPARED,
@@ -147,48 +142,28 @@ class DreamMatcherSeFiLoss:
         return (AttentionLoss(class_word, attention_weight, reduction, compared == SUBJECT),)
 
 
-class DreamMatcherSeFiSave:
+class DreamMatcherSeFiSave(inputs.SaveNode):
     TITLE = "DreamMatcher SeFi Save"
     DESCRIPTION = "Saves what SeFi-IDE has learned, and a plain embedding that holds less of it."
     CATEGORY = CATEGORY
-    FUNCTION = "save"
-    RETURN_TYPES = ("STRING",)
-    RETURN_NAMES = ("file",)
-    OUTPUT_TOOLTIPS = ("Name of the file.",)
-    OUTPUT_NODE = True
+    SAVED = {"sefi": SEFI}
 
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {
-            "name": ("STRING", {"default": "my_subject", "tooltip":
-                                "Name of the file. One that is there is not overwritten: a number is added."}),
-        }, "optional": {
-            "sefi": SEFI,
-        }}
-
-    def save(self, sefi=None, name="my_subject"):
-        if sefi is None:
-            return nothing_saved("sefi")
-        path, how = files.save_sefi(sefi, name)
-        return {"ui": {"text": [how]}, "result": (path.name,)}
+    def save(self, sefi=None, name=inputs.DEFAULT_NAME):
+        return self.written(sefi, lambda: files.save_sefi(sefi, name))
 
 
-class DreamMatcherSeFiLoad:
+class DreamMatcherSeFiLoad(inputs.LoadNode):
     TITLE = "DreamMatcher SeFi Load"
     DESCRIPTION = "Loads what SeFi-IDE has learned."
     CATEGORY = CATEGORY
-    FUNCTION = "load"
     RETURN_TYPES = ("DM_SEFI",)
     RETURN_NAMES = ("sefi",)
     OUTPUT_TOOLTIPS = ("For DreamMatcher SeFi Prompt and DreamMatcher SeFi Apply.",)
+    SHELF = files.SHELF
 
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {"file": (files.SHELF.names(), {"tooltip": "A file of models/sefi or output/sefi."})}}
-
-    @classmethod
-    def IS_CHANGED(cls, file):
-        return files.SHELF.changes(file)
 
     def load(self, file):
         return (files.load_sefi(file),)

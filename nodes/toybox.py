@@ -7,6 +7,7 @@ from pathlib import Path
 from ..toybox import host
 from ..toybox.picture import reference_picture
 from ..toybox.world import CLASSES, SCENES
+from . import inputs
 
 CATEGORY = "DreamMatcher/toybox"
 FOLDER = Path(__file__).resolve().parent.parent / "toybox"
@@ -41,9 +42,9 @@ class ToyboxReference:
     def INPUT_TYPES(cls):
         largest = 0xFFFFFFFFFFFFFFFF
         return {"required": {
-            "subject": ("INT", {"default": 1, "min": 0, "max": largest, "tooltip": "Which subject: its colours."}),
+            "subject": inputs.number("INT", 1, 0, largest, "Which subject: its colours."),
             "kind": (list(CLASSES), {"default": "robot", "tooltip": "What the subject is."}),
-            "pose": ("INT", {"default": 1, "min": 0, "max": largest, "tooltip": "Which pose."}),
+            "pose": inputs.number("INT", 1, 0, largest, "Which pose."),
             "background": (sorted(SCENES), {"default": "grass", "tooltip": "Where it stands."}),
         }}
 

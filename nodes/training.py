@@ -22,57 +22,34 @@ from ..dreammatcher.training.settings import (
     Running,
     TrainingOptions,
 )
-from .training_sets import CATEGORY, SEED, number
+from . import inputs
 
-LEARNED = ("MODEL", "CLIP", "DM_LEARNED", "IMAGE")
-LEARNED_NAMES = ("model", "clip", "learned", "loss")
-LEARNED_TOOLTIPS = ("The model with what was learned.", "The text encoder with what was learned.",
-                    "What was learned, to save or to apply to another model.", "The loss of every step.")
-MODEL_INPUTS = {
-    "model": ("MODEL", {"tooltip": "An SD1.x, SD2.x or SDXL model. LoRAs on it are seen, not changed."}),
-    "clip": ("CLIP", {"tooltip": "Its text encoder."}),
-    "vae": ("VAE", {"tooltip": "Its autoencoder."}),
-    "training_set": ("DM_TRAINING_SET", {"tooltip": "The subject's pictures."}),
-}
-BATCH = number("INT", 1, 1, 64, "Pictures in a step.")
-BFLOAT16 = ("BOOLEAN", {"default": False, "tooltip":
-                        "Compute in bfloat16: less memory and time, on cards and processors that have it."})
-PRIOR = "Pictures of the class, best made by the model itself: they keep it from forgetting what other dogs look like."
 GO_ON, KEEP = "go on when queued again", "keep what is learned"
-OPTIONS = ("DM_TRAINING_OPTIONS", {"tooltip": "From DreamMatcher Training Options: what is seldom changed."})
-ATTENTION_LOSS = ("DM_ATTENTION_LOSS", {"tooltip": "From DreamMatcher SeFi Attention Loss: keeps the word on the subject."})
-WORD_RATE = number("FLOAT", 0.0, 0.0, 1.0, "Custom Diffusion: how far the word moves in a step. 0: as far as rate says, as in "
-                   "the authors' code. Toybox takes 0.02.", 1e-7)
 
 
-class DreamMatcherDreamBooth:
+class DreamMatcherDreamBooth(inputs.TrainingNode):
     TITLE = "DreamMatcher DreamBooth"
     DESCRIPTION = ("Teaches the model a subject from a few pictures: a LoRA or all weights learn the identifier. DreamMatcher "
                    "Apply then brings over what they miss.")
-    CATEGORY = CATEGORY
-    FUNCTION = "learn"
-    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = LEARNED, LEARNED_NAMES, LEARNED_TOOLTIPS
 
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            **MODEL_INPUTS,
+            **inputs.TRAINED,
+            "training_set": inputs.TRAINING_SET,
             "kind": ([LORA, FULL], {"default": LORA, "tooltip":
                                     "LoRA: a small file, little memory. full: every weight, as in the paper."}),
-            "steps": number("INT", 500, 1, 100_000, "Each picture is seen steps times batch, divided by the number of pictures."),
-            "rate": number("FLOAT", 1e-4, 1e-7, 1.0, "How far weights move in a step: 0.0001 for a LoRA, 0.000005 for full.",
-                           1e-7),
-            "seed": SEED,
+            "steps": inputs.steps(500, "Each picture is seen steps times batch, divided by the number of pictures."),
+            "rate": inputs.rate(1e-4, "How far weights move in a step: 0.0001 for a LoRA, 0.000005 for full."),
+            "seed": inputs.SEED,
         }, "optional": {
-            "prior_set": ("DM_TRAINING_SET", {"tooltip": PRIOR}),
-            "prior_weight": number("FLOAT", 1.0, 0.0, 100.0, "How much the class's pictures count. The paper uses 1.", 0.05),
-            "rank": number("INT", 4, 1, 256, "Size of the LoRA."),
-            "batch": BATCH,
-            "text_encoder": ("BOOLEAN", {"default": False, "tooltip":
-                                         "Teach the text encoder too: nearer, and it forgets more."}),
-            "masked": ("BOOLEAN", {"default": False, "tooltip": "Only what the masks cover counts."}),
-            "bfloat16": BFLOAT16,
-            "options": OPTIONS,
+            **inputs.prior(),
+            "rank": inputs.RANK,
+            "batch": inputs.batch(),
+            "text_encoder": inputs.switch(False, "Teach the text encoder too: nearer, and it forgets more."),
+            "masked": inputs.switch(False, "Only what the masks cover counts."),
+            "bfloat16": inputs.BFLOAT16,
+            "options": inputs.OPTIONS,
         }}
 
     def learn(self, model, clip, vae, training_set, kind, steps, rate, seed, prior_set=None, prior_weight=1.0, rank=4,
@@ -84,29 +61,26 @@ class DreamMatcherDreamBooth:
         return *apply_learned(model, clip, learned), learned, curve_image(losses, steps)
 
 
-class DreamMatcherTextualInversion:
+class DreamMatcherTextualInversion(inputs.TrainingNode):
     TITLE = "DreamMatcher Textual Inversion"
     DESCRIPTION = ("Teaches the model one new word and nothing else: a tiny file that leaves the model as it is. Save it, and "
                    "write embedding:NAME in prompts.")
-    CATEGORY = CATEGORY
-    FUNCTION = "learn"
-    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = LEARNED, LEARNED_NAMES, LEARNED_TOOLTIPS
 
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            **MODEL_INPUTS,
-            "initial_word": ("STRING", {"default": "toy", "tooltip":
-                                        "A coarse word for the subject, from which learning begins."}),
-            "vectors": number("INT", 1, 1, 32, "Tokens that the word takes. More hold more, and are harder to combine."),
-            "steps": number("INT", 3000, 1, 100_000, "Steps of learning."),
-            "rate": number("FLOAT", 5e-3, 1e-6, 1.0, "How far the word moves in a step.", 1e-6),
-            "seed": SEED,
+            **inputs.TRAINED,
+            "training_set": inputs.TRAINING_SET,
+            "initial_word": inputs.INITIAL_WORD,
+            "vectors": inputs.vectors("Tokens that the word takes. More hold more, and are harder to combine."),
+            "steps": inputs.steps(3000),
+            "rate": inputs.rate(5e-3, "How far the word moves in a step.", 1e-6),
+            "seed": inputs.SEED,
         }, "optional": {
-            "batch": BATCH,
-            "bfloat16": BFLOAT16,
-            "options": OPTIONS,
-            "attention_loss": ATTENTION_LOSS,
+            "batch": inputs.batch(),
+            "bfloat16": inputs.BFLOAT16,
+            "options": inputs.OPTIONS,
+            "attention_loss": inputs.ATTENTION_LOSS,
         }}
 
     def learn(self, model, clip, vae, training_set, initial_word, vectors, steps, rate, seed, batch=1, bfloat16=False,
@@ -117,35 +91,29 @@ class DreamMatcherTextualInversion:
         return *apply_learned(model, clip, learned), learned, curve_image(losses, steps)
 
 
-class DreamMatcherCustomDiffusion:
+class DreamMatcherCustomDiffusion(inputs.TrainingNode):
     TITLE = "DreamMatcher Custom Diffusion"
     DESCRIPTION = ("Teaches the model a subject through the weights that read the text, and one new word: smaller than "
                    "DreamBooth. Save it, and write embedding:NAME in prompts.")
-    CATEGORY = CATEGORY
-    FUNCTION = "learn"
-    RETURN_TYPES, RETURN_NAMES, OUTPUT_TOOLTIPS = LEARNED, LEARNED_NAMES, LEARNED_TOOLTIPS
 
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            **MODEL_INPUTS,
-            "initial_word": ("STRING", {"default": "ktn", "tooltip":
-                                        "The word from which the new one begins: the authors take a rare one."}),
-            "steps": number("INT", 500, 1, 100_000, "Steps of learning."),
-            "rate": number("FLOAT", 4e-5, 1e-7, 1.0, "How far weights and word move in a step. The authors' command comes to "
-                           "0.00004 on one GPU: 0.00001 times 2 pictures, twice with a prior. Without a prior 0.00002.", 1e-7),
-            "seed": SEED,
+            **inputs.TRAINED,
+            "training_set": inputs.TRAINING_SET,
+            "initial_word": inputs.text("ktn", "The word from which the new one begins: the authors take a rare one."),
+            "steps": inputs.steps(500),
+            "rate": inputs.rate(4e-5, "How far weights and word move in a step. The authors' command comes to 0.00004 on one "
+                                      "GPU: 0.00001 times 2 pictures, twice with a prior. Without a prior 0.00002."),
+            "seed": inputs.SEED,
         }, "optional": {
-            "prior_set": ("DM_TRAINING_SET", {"tooltip": PRIOR}),
-            "prior_weight": number("FLOAT", 1.0, 0.0, 100.0, "How much the class's pictures count. The paper uses 1. The "
-                                   "authors' diffusers script counts the subject four times: 0.25.", 0.05),
-            "sizes": ("BOOLEAN", {"default": True, "tooltip":
-                                  "Learn every picture at several sizes, with captions that say so, as in the paper."}),
-            "batch": number("INT", 2, 1, 64, "Pictures in a step."),
-            "bfloat16": BFLOAT16,
-            "options": OPTIONS,
-            "attention_loss": ATTENTION_LOSS,
-            "word_rate": WORD_RATE,
+            **inputs.prior(" The authors' diffusers script counts the subject four times: 0.25."),
+            "sizes": inputs.switch(True, "Learn every picture at several sizes, with captions that say so, as in the paper."),
+            "batch": inputs.batch(2),
+            "bfloat16": inputs.BFLOAT16,
+            "options": inputs.OPTIONS,
+            "attention_loss": inputs.ATTENTION_LOSS,
+            "word_rate": inputs.WORD_RATE,
         }}
 
     def learn(self, model, clip, vae, training_set, initial_word, steps, rate, seed, prior_set=None, prior_weight=1.0, sizes=True,
@@ -160,7 +128,7 @@ class DreamMatcherCustomDiffusion:
 class DreamMatcherTrainingOptions:
     TITLE = "DreamMatcher Training Options"
     DESCRIPTION = "What is seldom changed in a training: the optimiser, its schedule, averages, and samples while it trains."
-    CATEGORY = CATEGORY
+    CATEGORY = inputs.TRAINING
     FUNCTION = "make"
     RETURN_TYPES = ("DM_TRAINING_OPTIONS",)
     RETURN_NAMES = ("options",)
@@ -173,24 +141,24 @@ class DreamMatcherTrainingOptions:
                           "AdamW is the methods' own. Adafactor takes less memory; Prodigy finds its rate (set rate to 1); the "
                           "last two need their packages."}),
             "schedule": (list(SCHEDULES), {"default": SCHEDULES[0], "tooltip": "How the rate falls to the end."}),
-            "warmup": number("INT", 0, 0, 100_000, "Steps in which the rate rises from 0."),
-            "weight_decay": number("FLOAT", 0.01, 0.0, 1.0, "How much weights are drawn to zero.", 0.001),
-            "clip_norm": number("FLOAT", 1.0, 0.0, 1000.0, "Largest norm of a step's gradients; 0 does not limit it.", 0.1),
-            "accumulate": number("INT", 1, 1, 64, "Batches in a step: a larger batch without more memory."),
-            "average": number("FLOAT", 0.0, 0.0, 0.9999, "Decay of a moving average of the weights, as 0.995; 0 keeps none.",
-                              0.001),
-            "min_snr_gamma": number("FLOAT", 0.0, 0.0, 100.0, "Weighs noise levels; 5 in the paper, 0 turns it off.", 0.5),
-            "lora_alpha": number("FLOAT", 0.0, 0.0, 1000.0, "A LoRA's scale times its rank; 0 means a scale of 1.", 0.5),
-            "sample_prompt": ("STRING", {"default": "", "multiline": True, "tooltip":
-                              "Drawn roughly on the node while it trains, with the loss so far."}),
-            "sample_every": number("INT", 0, 0, 100_000, "Steps between samples; 0 shows none."),
+            "warmup": inputs.number("INT", 0, 0, 100_000, "Steps in which the rate rises from 0."),
+            "weight_decay": inputs.number("FLOAT", 0.01, 0.0, 1.0, "How much weights are drawn to zero.", 0.001),
+            "clip_norm": inputs.number("FLOAT", 1.0, 0.0, 1000.0, "Largest norm of a step's gradients; 0 does not limit it.",
+                                       0.1),
+            "accumulate": inputs.number("INT", 1, 1, 64, "Batches in a step: a larger batch without more memory."),
+            "average": inputs.number("FLOAT", 0.0, 0.0, 0.9999, "Decay of a moving average of the weights, as 0.995; 0 keeps "
+                                                                "none.", 0.001),
+            "min_snr_gamma": inputs.number("FLOAT", 0.0, 0.0, 100.0, "Weighs noise levels; 5 in the paper, 0 turns it off.", 0.5),
+            "lora_alpha": inputs.number("FLOAT", 0.0, 0.0, 1000.0, "A LoRA's scale times its rank; 0 means a scale of 1.", 0.5),
+            "sample_prompt": inputs.text("", "Drawn roughly on the node while it trains, with the loss so far.", multiline=True),
+            "sample_every": inputs.number("INT", 0, 0, 100_000, "Steps between samples; 0 shows none."),
             "when_stopped": ([GO_ON, KEEP], {"default": GO_ON, "tooltip":
                              "What a stopped run does: go on when it is queued again, or give what it has learned so far."}),
         }, "optional": {
-            "gradient_checkpointing": ("BOOLEAN", {"default": False, "tooltip":
-                                       "Make activations again for the gradient: much less memory, more time."}),
-            "keep_minutes": number("FLOAT", 10.0, 0.0, 1440.0, "Minutes between safety states on disk, from which a run goes on "
-                                   "after a crash. 0: only when it is stopped.", 0.5),
+            "gradient_checkpointing": inputs.switch(
+                False, "Make activations again for the gradient: much less memory, more time."),
+            "keep_minutes": inputs.number("FLOAT", 10.0, 0.0, 1440.0, "Minutes between safety states on disk, from which a run "
+                                                                      "goes on after a crash. 0: only when it is stopped.", 0.5),
         }}
 
     def make(self, optimiser, schedule, warmup, weight_decay, clip_norm, accumulate, average, min_snr_gamma, lora_alpha,

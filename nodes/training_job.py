@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from ..dreammatcher.host.training.job import checkpoints, write_job
+from ..dreammatcher.host.training.learn import DEFAULT_OPTIONS
 from ..dreammatcher.training.job import METHODS, Choices
-from .training import BATCH, BFLOAT16, DEFAULT_OPTIONS, OPTIONS, PRIOR, WORD_RATE
-from .training_sets import CATEGORY, SEED, number
+from . import inputs
 
 
 class DreamMatcherTrainingJob:
     TITLE = "DreamMatcher Training Job"
     DESCRIPTION = ("Writes a training to a folder instead of running it: for a terminal, several cards, or a cluster. It says "
                    "which command runs it.")
-    CATEGORY = CATEGORY
+    CATEGORY = inputs.TRAINING
     FUNCTION = "write"
     RETURN_TYPES = ("STRING",)
     RETURN_NAMES = ("job",)
@@ -25,25 +25,23 @@ class DreamMatcherTrainingJob:
             "ckpt_name": (checkpoints(), {"tooltip": "The checkpoint that learns. LoRAs of the graph have no part in it."}),
             "training_set": ("DM_TRAINING_SET", {"tooltip": "The subject's pictures. They are written beside the job."}),
             "method": (list(METHODS), {"default": METHODS[0], "tooltip": "How it is learned, as the node of that name does."}),
-            "name": ("STRING", {"default": "my_subject", "tooltip": "Name of the job's folder and of the file that is learned."}),
-            "steps": number("INT", 500, 1, 100_000, "Steps of learning."),
-            "rate": number("FLOAT", 1e-4, 1e-7, 1.0, "How far weights move in a step: 0.0001 for a LoRA, 0.000005 for full, "
-                                                     "0.005 for a word, 0.00004 for Custom Diffusion.", 1e-7),
-            "seed": SEED,
+            "name": inputs.text(inputs.DEFAULT_NAME, "Name of the job's folder and of the file that is learned."),
+            "steps": inputs.steps(500),
+            "rate": inputs.rate(1e-4, "How far weights move in a step: 0.0001 for a LoRA, 0.000005 for full, 0.005 for a word, "
+                                      "0.00004 for Custom Diffusion."),
+            "seed": inputs.SEED,
         }, "optional": {
-            "prior_set": ("DM_TRAINING_SET", {"tooltip": PRIOR}),
-            "prior_weight": number("FLOAT", 1.0, 0.0, 100.0, "How much the class's pictures count. The paper uses 1.", 0.05),
-            "batch": (BATCH[0], {**BATCH[1], "tooltip": "Pictures in a step of each process: two processes learn from twice as "
-                                                        "many."}),
-            "rank": number("INT", 4, 1, 256, "Size of the LoRA."),
-            "text_encoder": ("BOOLEAN", {"default": False, "tooltip": "DreamBooth: teach the text encoder too."}),
-            "masked": ("BOOLEAN", {"default": False, "tooltip": "DreamBooth: only what the masks cover counts."}),
-            "initial_word": ("STRING", {"default": "", "tooltip": "Where a new word begins; empty: the class word."}),
-            "vectors": number("INT", 1, 1, 32, "Textual Inversion: tokens that the word takes."),
-            "sizes": ("BOOLEAN", {"default": True, "tooltip": "Custom Diffusion: learn every picture at several sizes."}),
-            "bfloat16": BFLOAT16,
-            "options": OPTIONS,
-            "word_rate": WORD_RATE,
+            **inputs.prior(),
+            "batch": inputs.batch(tip="Pictures in a step of each process: two processes learn from twice as many."),
+            "rank": inputs.RANK,
+            "text_encoder": inputs.switch(False, "DreamBooth: teach the text encoder too."),
+            "masked": inputs.switch(False, "DreamBooth: only what the masks cover counts."),
+            "initial_word": inputs.text("", "Where a new word begins; empty: the class word."),
+            "vectors": inputs.vectors("Textual Inversion: tokens that the word takes."),
+            "sizes": inputs.switch(True, "Custom Diffusion: learn every picture at several sizes."),
+            "bfloat16": inputs.BFLOAT16,
+            "options": inputs.OPTIONS,
+            "word_rate": inputs.WORD_RATE,
         }}
 
     def write(self, ckpt_name, training_set, method, name, steps, rate, seed, prior_set=None, prior_weight=1.0, batch=1, rank=4,

@@ -7,24 +7,15 @@ from ..dreammatcher.host.training.prior import SAMPLERS, SCHEDULERS, PriorSettin
 from ..dreammatcher.host.training.sets import training_set
 from ..dreammatcher.training.captions import TEMPLATES
 from ..dreammatcher.training.data import Preparation
-from ..dreammatcher.training.settings import LARGEST_SEED
+from . import inputs
 from .sets import listed, takes_sets
-
-CATEGORY = "DreamMatcher/training"
-
-
-def number(kind: str, default: float, low: float, high: float, tip: str, step: float | None = None) -> tuple:
-    return kind, {"default": default, "min": low, "max": high, "tooltip": tip, **({"step": step} if step else {})}
-
-
-SEED = number("INT", 0, 0, LARGEST_SEED, "The same seed gives the same result.")
 
 
 @takes_sets("images", "masks", "captions")
 class DreamMatcherTrainingSet:
     TITLE = "DreamMatcher Training Set"
     DESCRIPTION = "Three to five pictures of a subject and what they are called, to learn from; or pictures of its class."
-    CATEGORY = CATEGORY
+    CATEGORY = inputs.TRAINING
     FUNCTION = "make"
     RETURN_TYPES = ("DM_TRAINING_SET",)
     RETURN_NAMES = ("training_set",)
@@ -34,26 +25,24 @@ class DreamMatcherTrainingSet:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "identifier": ("STRING", {"default": "sks", "tooltip":
-                           "The word that will mean the subject: a rare one. Empty in a set of class pictures."}),
-            "class_word": ("STRING", {"default": "", "tooltip": "What kind of thing it is, as dog or toy."}),
+            "identifier": inputs.text("sks", "The word that will mean the subject: a rare one. Empty in a set of class "
+                                             "pictures."),
+            "class_word": inputs.text("", "What kind of thing it is, as dog or toy."),
             "template": (list(TEMPLATES), {"default": "photo", "tooltip":
                          "photo: a photo of a sks dog. object: 27 sentences for things, style: 19 for styles, one drawn each "
                          "time."}),
-            "resolution": number("INT", 512, 64, 4096, "What the model was made for: 512 for SD1.x, 1024 for SDXL, 128 for "
-                                                       "Toybox.", 64),
+            "resolution": inputs.resolution("512 for SD1.x, 1024 for SDXL, 128 for Toybox."),
         }, "optional": {
             "images": ("IMAGE", {"tooltip":
                        "Pictures of the subject, as a batch or a list. Transparent parts become grey; the rest is the mask."}),
             "masks": ("MASK", {"tooltip": "White where the subject is, one for each picture or one for all."}),
-            "captions": ("STRING", {"default": "", "multiline": True, "tooltip":
-                         "One line for each picture, or a list of texts, each with the identifier, instead of the template."}),
-            "buckets": ("BOOLEAN", {"default": True, "tooltip": "Keep each picture's shape. Off: all are cut to squares."}),
-            "flip": ("BOOLEAN", {"default": False, "tooltip":
-                     "Half of the time mirrored. Not for subjects whose left and right differ."}),
-            "folder": ("STRING", {"default": "", "tooltip":
-                       "A folder in ComfyUI's input folder: its pictures are taken too, captions from .txt files beside them."}),
-            "repeats": number("INT", 1, 1, 1000, "How often these pictures come for each time that those of others come."),
+            "captions": inputs.text("", "One line for each picture, or a list of texts, each with the identifier, instead of the "
+                                        "template.", multiline=True),
+            "buckets": inputs.switch(True, "Keep each picture's shape. Off: all are cut to squares."),
+            "flip": inputs.switch(False, "Half of the time mirrored. Not for subjects whose left and right differ."),
+            "folder": inputs.text("", "A folder in ComfyUI's input folder: its pictures are taken too, captions from .txt files "
+                                      "beside them."),
+            "repeats": inputs.number("INT", 1, 1, 1000, "How often these pictures come for each time that those of others come."),
             "others": ("DM_TRAINING_SET", {"tooltip": "More pictures of the same subject, as from another folder."}),
         }}
 
@@ -73,7 +62,7 @@ class DreamMatcherPriorSet:
     TITLE = "DreamMatcher Prior Set"
     DESCRIPTION = ("Draws pictures of the subject's class with the model itself, before it learns: they keep it from forgetting "
                    "what others of the class look like. They are kept on disk.")
-    CATEGORY = CATEGORY
+    CATEGORY = inputs.TRAINING
     FUNCTION = "make"
     RETURN_TYPES = ("DM_TRAINING_SET",)
     RETURN_NAMES = ("prior_set",)
@@ -83,15 +72,15 @@ class DreamMatcherPriorSet:
     def INPUT_TYPES(cls):
         return {"required": {
             "model": ("MODEL", {"tooltip": "The model that will learn, as it is before."}),
-            "clip": ("CLIP", {"tooltip": "Its text encoder."}),
-            "vae": ("VAE", {"tooltip": "Its autoencoder."}),
+            "clip": inputs.CLIP,
+            "vae": inputs.VAE,
             "training_set": ("DM_TRAINING_SET", {"tooltip": "The subject's pictures, for their class, captions and size."}),
-            "count": number("INT", 100, 1, 10_000, "Pictures. The paper takes 1000, the scripts 100 to 200."),
-            "steps": number("INT", 25, 1, 1000, "Sampling steps of each."),
-            "cfg": number("FLOAT", 7.5, 1.0, 30.0, "Classifier-free guidance.", 0.5),
+            "count": inputs.number("INT", 100, 1, 10_000, "Pictures. The paper takes 1000, the scripts 100 to 200."),
+            "steps": inputs.steps(25, "Sampling steps of each.", most=1000),
+            "cfg": inputs.number("FLOAT", 7.5, 1.0, 30.0, "Classifier-free guidance.", 0.5),
             "sampler_name": (SAMPLERS, {"default": "euler_ancestral", "tooltip": "The paper takes an ancestral one."}),
             "scheduler": (SCHEDULERS, {"default": "normal", "tooltip": "How noise levels are spread."}),
-            "seed": SEED,
+            "seed": inputs.SEED,
         }}
 
     def make(self, model, clip, vae, training_set, count, steps, cfg, sampler_name, scheduler, seed):

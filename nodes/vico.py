@@ -12,10 +12,8 @@ from ..dreammatcher.host.vico.pictures import reference_latent, shown_masks
 from ..dreammatcher.host.vico.train import train_vico
 from ..dreammatcher.vico.recipe import VicoSettings
 from ..dreammatcher.vico.settings import LookSettings
-from .reference import nothing_saved
+from . import inputs
 from .sets import takes_sets
-from .training import BFLOAT16, MODEL_INPUTS, OPTIONS
-from .training_sets import SEED, number
 
 CATEGORY = "DreamMatcher/ViCo"
 VICO = ("DM_VICO", {"tooltip": "From DreamMatcher ViCo Train or DreamMatcher ViCo Load."})
@@ -35,22 +33,22 @@ class DreamMatcherViCoTrain:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            **MODEL_INPUTS,
-            "initial_word": ("STRING", {"default": "toy", "tooltip":
-                                        "A coarse word for the subject, from which learning begins."}),
-            "steps": number("INT", 400, 1, 100_000, "Steps of learning. The paper takes 400."),
-            "word_rate": number("FLOAT", 2e-2, 1e-6, 1.0, "How far the word moves in a step. The authors take 0.005 for each "
-                                "picture of it: 0.02 for 4 on their four GPUs, 0.005 for one.", 1e-6),
-            "block_rate": number("FLOAT", 1e-5, 1e-7, 1.0, "How far the blocks move in a step.", 1e-7),
-            "seed": SEED,
+            **inputs.TRAINED,
+            "training_set": inputs.TRAINING_SET,
+            "initial_word": inputs.INITIAL_WORD,
+            "steps": inputs.steps(400, "Steps of learning. The paper takes 400."),
+            "word_rate": inputs.rate(2e-2, "How far the word moves in a step. The authors take 0.005 for each picture of it: "
+                                           "0.02 for 4 on their four GPUs, 0.005 for one.", 1e-6),
+            "block_rate": inputs.rate(1e-5, "How far the blocks move in a step."),
+            "seed": inputs.SEED,
         }, "optional": {
-            "batch": number("INT", 4, 1, 64, "Pictures in a step. The authors' four GPUs make 4."),
-            "regularisation": number("FLOAT", 5e-4, 0.0, 10.0, "How strongly the word is kept on the subject.", 1e-4),
-            "masked": ("BOOLEAN", {"default": True, "tooltip": "Blocks see the reference's subject only, as in the paper."}),
-            "zero_start": ("BOOLEAN", {"default": False, "tooltip":
-                           "Blocks begin without effect, so that training begins at the plain model. Not the paper's."}),
-            "bfloat16": BFLOAT16,
-            "options": OPTIONS,
+            "batch": inputs.batch(4, "Pictures in a step. The authors' four GPUs make 4."),
+            "regularisation": inputs.number("FLOAT", 5e-4, 0.0, 10.0, "How strongly the word is kept on the subject.", 1e-4),
+            "masked": inputs.switch(True, "Blocks see the reference's subject only, as in the paper."),
+            "zero_start": inputs.switch(False, "Blocks begin without effect, so that training begins at the plain model. Not the "
+                                               "paper's."),
+            "bfloat16": inputs.BFLOAT16,
+            "options": inputs.OPTIONS,
         }}
 
     def learn(self, model, clip, vae, training_set, initial_word, steps, word_rate, block_rate, seed, batch=4,
@@ -76,10 +74,8 @@ class DreamMatcherViCoApply:
     def INPUT_TYPES(cls):
         return {"required": {
             "model": ("MODEL", {"tooltip": "A model of the family that ViCo was trained on."}),
-            "strength": number("FLOAT", 1.0, 0.0, 2.0, "How much of what is seen is taken. 1 is the paper, 0 the plain model.",
-                               0.01),
-            "start": number("FLOAT", 0.0, 0.0, 1.0, "Share of the schedule after which the reference is looked at.", 0.01),
-            "end": number("FLOAT", 1.0, 0.0, 1.0, "Share of the schedule at which that stops.", 0.01),
+            **inputs.strength("How much of what is seen is taken. 1 is the paper, 0 the plain model.", 2.0),
+            **inputs.span("after which the reference is looked at.", "at which that stops."),
         }, "optional": {
             "image": ("IMAGE", {"tooltip": "The reference: one of the pictures that were learned from, any size."}),
             "vae": ("VAE", {"tooltip": "The checkpoint's autoencoder, for image."}),
@@ -117,30 +113,14 @@ class DreamMatcherViCoMasks:
         return (shown_masks(trace, image, Seen(prompt, unique_id, "samples")),)
 
 
-class DreamMatcherViCoSave:
+class DreamMatcherViCoSave(inputs.SaveNode):
     TITLE = "DreamMatcher ViCo Save"
     DESCRIPTION = "Saves what ViCo learned: its blocks, and its word for embedding:NAME in prompts."
     CATEGORY = CATEGORY
-    FUNCTION = "save"
-    RETURN_TYPES = ("STRING",)
-    RETURN_NAMES = ("file",)
-    OUTPUT_TOOLTIPS = ("Name of the file.",)
-    OUTPUT_NODE = True
+    SAVED = {"vico": VICO}
 
-    @classmethod
-    def INPUT_TYPES(cls):
-        return {"required": {
-            "name": ("STRING", {"default": "my_subject", "tooltip":
-                                "Name of the file. One that is there is not overwritten: a number is added."}),
-        }, "optional": {
-            "vico": VICO,
-        }}
-
-    def save(self, vico=None, name="my_subject"):
-        if vico is None:
-            return nothing_saved("vico")
-        path, how = files.save_vico(vico, name)
-        return {"ui": {"text": [how]}, "result": (path.name,)}
+    def save(self, vico=None, name=inputs.DEFAULT_NAME):
+        return self.written(vico, lambda: files.save_vico(vico, name))
 
 
 class DreamMatcherViCoLoad:

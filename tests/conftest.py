@@ -15,6 +15,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))  # for small_training.py and small_photos.py
 sys.path.insert(0, str(Path(__file__).parent / "host"))  # for world.py, the small models
 
+from world import robots
+
 from harness.boot import CACHES, Host
 from harness.library import ROOT
 
@@ -82,6 +84,33 @@ def executor(host, request):
 def fresh(host):
     """MODEL, CLIP and VAE of Toybox that no other test has."""
     return host.nodes["ToyboxLoader"]().load()
+
+
+@pytest.fixture(scope="module")
+def pictures(host):
+    """Two of Toybox's robots."""
+    return robots(host, 2)
+
+
+@pytest.fixture
+def make_set(host, pictures):
+    """A training set of the pictures; the node's inputs may be others."""
+    def made(**changes):
+        chosen = dict(images=pictures, identifier="sks", class_word="robot", template="photo", resolution=128)
+        return host.nodes["DreamMatcherTrainingSet"]().make(**{**chosen, **changes})["result"][0]
+    return made
+
+
+@pytest.fixture
+def own(make_set):
+    return make_set()
+
+
+@pytest.fixture
+def gradients():
+    """Hosts switch them off for the process."""
+    with torch.enable_grad():
+        yield
 
 
 @pytest.fixture

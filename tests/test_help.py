@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from harness.library import ROOT
-from harness.workflow import inputs_of
+from harness.locales import english, file_of
+from harness.locales import texts as texts_of
+from harness.workflow import inputs_of, outputs_of
 
-DOCS, LOCALES = ROOT / "web" / "docs", ROOT / "locales"
+DOCS = ROOT / "web" / "docs"
 TRANSLATIONS = ("zh", "ja", "ko")
 LONGEST_PAGE = 60  # lines
 SHORT = 12  # texts up to this length may be the same word in two languages
@@ -24,22 +26,9 @@ def nodes(pack) -> dict[str, type]:
 
 
 @pytest.fixture(scope="module")
-def texts(pack, nodes) -> dict[str, dict]:
-    """What the code says, in the form of a locale's nodeDefs.json."""
-    titles = pack.module("nodes").NODE_DISPLAY_NAME_MAPPINGS
-    return {name: {"display_name": titles[name], "description": kind.DESCRIPTION,
-                   "inputs": {own: entry(own, declared[1]["tooltip"]) for own, declared in inputs_of(kind).items()},
-                   "outputs": {str(number): entry(*pair) for number, pair in
-                               enumerate(zip(outputs_of(kind), kind.OUTPUT_TOOLTIPS, strict=True))}}
-            for name, kind in nodes.items()}
-
-
-def entry(name: str, tooltip: str) -> dict[str, str]:
-    return {"name": name, "tooltip": tooltip}
-
-
-def outputs_of(kind: type) -> tuple[str, ...]:
-    return getattr(kind, "RETURN_NAMES", kind.RETURN_TYPES)
+def texts(nodes) -> dict[str, dict]:
+    """The texts of the code, in the form of a locale's nodeDefs.json."""
+    return texts_of(nodes)
 
 
 def page(name: str) -> str:
@@ -65,7 +54,7 @@ def shown_default(declared: tuple) -> str:
 
 
 def locale(language: str) -> dict[str, dict]:
-    return json.loads((LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    return json.loads(file_of(language).read_text(encoding="utf-8"))
 
 
 def leaves(tree: dict | str, place: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
@@ -131,8 +120,12 @@ def test_messages_that_a_page_quotes_are_those_of_the_code(nodes):
                 assert any(part.strip() in text for text in known), f"{name}: no message of the code holds {part.strip()!r}"
 
 
-def test_the_english_locale_is_what_the_code_says(texts):
-    assert leaves(locale("en")) == leaves(texts)
+def test_the_english_locale_is_the_one_that_python_m_harness_locales_writes(nodes):
+    assert file_of("en").read_text(encoding="utf-8") == english(nodes)
+
+
+def test_a_node_is_shown_by_its_title(pack, nodes):
+    assert {name: kind.TITLE for name, kind in nodes.items()} == pack.module("nodes").NODE_DISPLAY_NAME_MAPPINGS
 
 
 @pytest.mark.parametrize("language", TRANSLATIONS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from dreammatcher.backbones.unet import UNetBackbone
 from dreammatcher.matching.features import RowFeatures
 from dreammatcher.matching.inversion import Trajectory
 from dreammatcher.matching.matcher import Matcher
@@ -35,7 +36,7 @@ def matcher(shown: tuple[torch.Tensor, ...], mask: torch.Tensor | None = None, w
     view = View(own, own.store, None, mask, weight)
     settings = MaskSettings(None, SUBJECT, target_mask=target_mask, otsu=otsu)
     return Matcher((view,), settings, ApplySettings(effort=Effort(**effort)),
-                   lambda kind, sigma, like: [RowFeatures(shown, {}, None)])
+                   lambda kind, sigma, like: [RowFeatures(shown, {}, None)], UNetBackbone({}, (), {}, ""))
 
 
 def matched(made: Matcher, target: tuple[torch.Tensor, ...]):

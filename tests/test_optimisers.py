@@ -31,10 +31,7 @@ from dreammatcher.training.trainables import Group, TokenRows
 STEPS = 40
 
 
-@pytest.fixture(autouse=True)
-def _gradients():
-    with torch.enable_grad():  # hosts switch them off for the process
-        yield
+pytestmark = pytest.mark.usefixtures("gradients")
 
 
 def recipe(kind: str, rate: float) -> SubjectRecipe:

@@ -7,6 +7,7 @@ import torch
 from closeness import close
 from hypothesis import given
 from hypothesis import strategies as st
+from small_training import seeded
 
 from dreammatcher.sefi.attention_loss import (
     REDUCTION,
@@ -19,15 +20,7 @@ from dreammatcher.sefi.attention_loss import (
 from dreammatcher.sefi.learned import SeFi
 from dreammatcher.sefi.stages import Producer, Table, spans, stage_of
 
-
-@pytest.fixture(autouse=True)
-def _gradients():
-    with torch.enable_grad():  # hosts switch them off for the process
-        yield
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+pytestmark = pytest.mark.usefixtures("gradients")
 
 
 @pytest.mark.parametrize(("timestep", "stage"), [(0, 0), (199, 0), (200, 1), (399, 1), (400, 2), (800, 4), (999, 4)])

@@ -34,11 +34,7 @@ from dreammatcher.training.state import Checkpoint
 from dreammatcher.training.trainables import Full, Lora
 from dreammatcher.weights import dense
 
-
-@pytest.fixture(autouse=True)
-def _gradients():
-    with torch.enable_grad():  # hosts switch them off for the process
-        yield
+pytestmark = pytest.mark.usefixtures("gradients")
 
 
 ALPHAS = torch.tensor([0.9, 0.25])

@@ -9,21 +9,14 @@ import torch
 from closeness import close
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_training import seeded
 
 from dreammatcher.training.captions import OBJECT_TEMPLATES, STYLE_TEMPLATES, Naming
 from dreammatcher.training.custom_diffusion import at_sizes, first_token_constant, keys_and_values_of
 from dreammatcher.training.data import Example, LatentSet, Preparation, Prepared, fitted, prepare
 from dreammatcher.training.sets import TrainingSet
 
-
-@pytest.fixture(autouse=True)
-def _gradients():
-    with torch.enable_grad():  # hosts switch them off for the process
-        yield
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+pytestmark = pytest.mark.usefixtures("gradients")
 
 
 def test_captions_are_made_of_templates_identifier_and_class():

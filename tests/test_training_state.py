@@ -18,11 +18,7 @@ from dreammatcher.training.loop import Training, train
 from dreammatcher.training.settings import Running, TrainingSettings
 from dreammatcher.training.state import Checkpoint
 
-
-@pytest.fixture(autouse=True)
-def _gradients():
-    with torch.enable_grad():  # hosts switch them off for the process
-        yield
+pytestmark = pytest.mark.usefixtures("gradients")
 
 
 FORMATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,

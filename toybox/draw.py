@@ -53,7 +53,7 @@ def _place(polygon: list[tuple[float, float]], pose: Pose, size: int) -> list[tu
 def render(subject: Subject, pose: Pose, scene: Scene, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
     """The picture, uint8 [size, size, 3], and its labels, uint8 [size, size], indices into ``PART_LABELS``."""
     large = size * SUPERSAMPLE
-    background = Image.fromarray(draw_scene(scene, size)).resize((large, large), Image.BILINEAR)
+    background = Image.fromarray(draw_scene(scene, size)).resize((large, large), Image.Resampling.BILINEAR)
     labels = Image.new("L", (large, large), 0)
     paint, mark = ImageDraw.Draw(background), ImageDraw.Draw(labels)
     width = max(1, round(large * 0.0085))
@@ -63,6 +63,6 @@ def render(subject: Subject, pose: Pose, scene: Scene, size: int = SIZE) -> tupl
         paint.polygon(points, fill=colour)
         paint.line(points + [points[0], points[1]], fill=OUTLINE, width=width, joint="curve")
         mark.polygon(points, fill=PART_LABELS.index(f"{subject.kind}/{part.label}"))
-    picture = background.resize((size, size), Image.BOX)
+    picture = background.resize((size, size), Image.Resampling.BOX)
     centre = np.asarray(labels)[SUPERSAMPLE // 2 :: SUPERSAMPLE, SUPERSAMPLE // 2 :: SUPERSAMPLE]
     return np.asarray(picture), centre

@@ -171,8 +171,9 @@ def text_and_vae(path: Path, parts: dict[str, dict[str, torch.Tensor]], tokenize
     return clip, comfy.sd.VAE(sd=parts[VAE_PREFIX])
 
 
-def _text_patcher(path: Path, *arguments, disable_dynamic: bool = False):
-    return text_and_vae(path, read(path, (CLIP_PREFIX, VAE_PREFIX)), *arguments, disable_dynamic)[0].patcher
+def _text_patcher(path: Path, tokenizer_dir: Path, embedding_directory=None, disable_dynamic: bool = False):
+    parts = read(path, (CLIP_PREFIX, VAE_PREFIX))
+    return text_and_vae(path, parts, tokenizer_dir, embedding_directory, disable_dynamic)[0].patcher
 
 
 def embedding_folders() -> list[str]:

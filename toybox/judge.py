@@ -60,7 +60,7 @@ class Judge(nn.Module):
     def at_half_size(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The same with parts as [B, 34 * 4, 64, 64]: the four pixels of a 2x2 block are channels."""
         x = F.relu(self.stem(pictures * 2 - 1))
-        skips = []
+        skips: list[torch.Tensor] = []
         for stage in self.down:
             x = stage(x if not skips else F.max_pool2d(x, 2))
             skips.append(x)
@@ -184,5 +184,5 @@ def colours_followed(picture: np.ndarray, parts: np.ndarray, kind: str, named: d
         own = [found[label] for label in found if PART_ROLES[kind][label] == role]
         if own:
             mean = np.average([median for median, _ in own], axis=0, weights=[area for _, area in own])
-            hits.append(_colour_distance(mean, plain_colour(name)) <= NAMED)
+            hits.append(_colour_distance(mean, np.array(plain_colour(name))) <= NAMED)
     return float(np.mean(hits)) if hits else None

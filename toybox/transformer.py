@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import comfy.model_base
 import comfy.supported_models_base
@@ -33,7 +34,7 @@ class ToyboxZFamily(comfy.supported_models_base.BASE):
 
     side = 128  # pixels of its pictures
     unet_config = CONFIG
-    unet_extra_config = {}
+    unet_extra_config: dict[str, Any] = {}
     sampling_settings = {"multiplier": 1.0, "shift": 1.0}
     latent_format = ToyboxLatents
     memory_usage_factor = 1.4

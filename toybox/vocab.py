@@ -38,7 +38,7 @@ def prefixes() -> list[str]:
 def pieces_of(word: str, ranks: dict[tuple[str, str], int]) -> list[str]:
     """The tokens of one word by byte-pair encoding (Sennrich et al. 2016): the pair of lowest rank is merged first."""
     pieces = [*word[:-1], word[-1] + "</w>"]
-    while pair := min((pair for pair in zip(pieces, pieces[1:]) if pair in ranks), key=ranks.get, default=None):
+    while pair := min((pair for pair in zip(pieces, pieces[1:]) if pair in ranks), key=ranks.__getitem__, default=None):
         merged, rest = [], pieces
         while rest:
             length = 2 if tuple(rest[:2]) == pair else 1

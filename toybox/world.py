@@ -98,8 +98,8 @@ def random_subject(rng: random.Random, kind: str | None = None) -> Subject:
     if kind is not None and kind not in CLASSES:
         raise ValueError(f"kind: {kind!r} is not a Toybox class; choose one of {', '.join(CLASSES)}")
     kind = kind or rng.choice(CLASSES)
-    names = tuple(rng.sample(sorted(COLOURS), 3))
-    return Subject(kind, names, tuple(_jittered(name, rng) for name in names))
+    one, two, three = rng.sample(sorted(COLOURS), 3)
+    return Subject(kind, (one, two, three), (_jittered(one, rng), _jittered(two, rng), _jittered(three, rng)))
 
 
 def random_pose(rng: random.Random) -> Pose:

@@ -1,20 +1,19 @@
 """The protocol of a model family: what the methods ask of a network, whatever its blocks are.
 
-A backbone is made from a network's modules once, and holds no tensor of it. A site is a place in the network, named as its family
-names it; only that family's module looks inside of such a name.
+A backbone is read from a network's modules once, and holds nothing of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Protocol
+from collections.abc import Collection, Iterable
+from typing import Any, Protocol
 
 #: height and width in cells
 Grid = tuple[int, int]
-#: one attention layer of a network
-Site = Hashable
-#: a place in the network where a feature is taken
-Tap = Hashable
+#: one attention layer of a network: the kind of its block, the block's number, and the layer's index in the block
+Site = tuple[str, int, int]
+#: the number of a block whose input is a feature
+Tap = int
 
 
 class Backbone(Protocol):
@@ -49,11 +48,14 @@ class Backbone(Protocol):
     def map_sites(self, latent: Grid) -> frozenset[Site]:
         """Sites whose attention to the prompt makes the subject's foreground."""
 
+    def prompt_attention(self, network: Any, sites: Iterable[Site]) -> dict[Site, Any]:
+        """The modules of sites that read the prompt: ``to_q``, ``to_k`` and the number of ``heads``."""
+
     def chosen(self, names: str) -> tuple[Site, ...]:
         """Matched sites by an artist's list of block numbers; empty means all. Raises ValueError for what is none of them."""
 
 
-def number_list(name: str, given: str, available: Mapping[int, object] | frozenset[int], where: str) -> frozenset[int]:
+def number_list(name: str, given: str, available: Collection[int], where: str) -> frozenset[int]:
     """Numbers of a comma-separated list. Raises ValueError, naming the input, for anything that is not ``available``."""
     wanted = [part.strip() for part in given.split(",") if part.strip()]
     wrong = [part for part in wanted if not part.isdigit() or int(part) not in available]

@@ -7,13 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-
-from .base import Grid, number_list
-
-#: an attention layer: (block kind, block number, index in the block)
-Layer = tuple[str, int, int]
+from .base import Grid, Site, number_list
 
 #: how the names of the weights end that read the prompt, and of those that any attention projects with
 KEYS_AND_VALUES = ("attn2.to_k.weight", "attn2.to_v.weight")
@@ -25,19 +21,19 @@ PROJECTIONS = tuple(f"{attention}.{layer}.weight" for attention in ("attn1", "at
 class UNetBackbone:
     """The attention sites of one UNet. A level is a number of halvings: 0 is the latent's own grid."""
 
-    self_attention: dict[Layer, int]  # decoder layers of the finest levels that have any -> level
+    self_attention: dict[Site, int]  # decoder layers of the finest levels that have any -> level
     taps: tuple[int, ...]  # output blocks whose input is a decoder feature, coarse to fine
-    cross_attention: dict[Layer, int]  # all layers that read the prompt -> level
+    cross_attention: dict[Site, int]  # all layers that read the prompt -> level
     family: str
     map_share: int = 4  # subject maps are read at this share of the latent's side,
     map_minimum: int = 8  # but not under this many cells
 
     @property
-    def matched(self) -> tuple[Layer, ...]:
+    def matched(self) -> tuple[Site, ...]:
         return tuple(self.self_attention)
 
     @property
-    def readers(self) -> tuple[Layer, ...]:
+    def readers(self) -> tuple[Site, ...]:
         return tuple(self.cross_attention)
 
     @property
@@ -45,26 +41,29 @@ class UNetBackbone:
         return 2 ** max(self.cross_attention.values())
 
     @property
-    def decoder_readers(self) -> tuple[Layer, ...]:
+    def decoder_readers(self) -> tuple[Site, ...]:
         """The last site of each output block that reads the prompt, in the order in which they run."""
         last = {number: (kind, number, index) for kind, number, index in sorted(self.cross_attention) if kind == "output"}
         return tuple(last[number] for number in sorted(last))
 
-    def grid(self, site: Layer, latent: Grid) -> Grid:
+    def grid(self, site: Site, latent: Grid) -> Grid:
         return halved(latent, self.cross_attention[site])
 
-    def picture_tokens(self, site: Layer, latent: Grid, tokens: int) -> slice | None:
+    def picture_tokens(self, site: Site, latent: Grid, tokens: int) -> slice | None:
         height, width = self.grid(site, latent)
         return slice(None) if tokens == height * width else None
 
-    def chosen(self, names: str) -> tuple[Layer, ...]:
+    def prompt_attention(self, network: Any, sites: Iterable[Site]) -> dict[Site, Any]:
+        return {site: block.attn2 for site, block in transformer_blocks(network, sites).items()}
+
+    def chosen(self, names: str) -> tuple[Site, ...]:
         if not names.strip():
             return self.matched
         available = frozenset(number for _, number, _ in self.self_attention)
         wanted = number_list("layers", names, available, "this model's output blocks")
         return tuple(layer for layer in self.self_attention if layer[1] in wanted)
 
-    def map_sites(self, latent: Grid) -> frozenset[Layer]:
+    def map_sites(self, latent: Grid) -> frozenset[Site]:
         """Sites whose grid is nearest a quarter of the latent's side, but not under 8 cells."""
         side = min(latent)
         grids = {level: min(halved(latent, level)) for level in self.cross_attention.values()}
@@ -80,18 +79,18 @@ def halved(size: Grid, level: int) -> Grid:
     return size
 
 
-def backbone_of(unet: torch.nn.Module, prediction: str, finest: int = 2) -> UNetBackbone:
+def backbone_of(unet: Any, prediction: str, finest: int = 2) -> UNetBackbone:
     """The sites of a UNet, of which those on the ``finest`` levels of its decoder are matched (the paper's are two).
 
     ``prediction`` names what it predicts, as a part of its family. Raises ValueError for one without attention in its decoder.
     """
-    cross: dict[Layer, int] = {}
+    cross: dict[Site, int] = {}
     level = 0
     for number, block in enumerate(unet.input_blocks):
         level += _resamples(block, "Downsample")
         cross.update({("input", number, i): level for i in range(_depth(block))})
     cross.update({("middle", 0, i): level for i in range(_depth(unet.middle_block))})
-    decoder: dict[Layer, int] = {}
+    decoder: dict[Site, int] = {}
     first_blocks: dict[int, int] = {}
     for number, block in enumerate(unet.output_blocks):
         first_blocks.setdefault(level, number)
@@ -109,17 +108,12 @@ def backbone_of(unet: torch.nn.Module, prediction: str, finest: int = 2) -> UNet
     )
 
 
-def attention_modules(unet: torch.nn.Module, layers: Iterable[Layer]) -> dict[Layer, torch.nn.Module]:
-    """The cross-attention module (to_q, to_k, heads) of each layer."""
-    return {layer: block.attn2 for layer, block in transformer_blocks(unet, layers).items()}
-
-
-def transformer_blocks(unet: torch.nn.Module, layers: Iterable[Layer]) -> dict[Layer, torch.nn.Module]:
+def transformer_blocks(unet: Any, layers: Iterable[Site]) -> dict[Site, Any]:
     """The block of self-attention, cross-attention and feed-forward of each layer."""
     return {layer: _transformer(_block(unet, layer)).transformer_blocks[layer[2]] for layer in layers}
 
 
-def decoder_path(layer: Layer | int) -> str:
+def decoder_path(layer: Site | int) -> str:
     """How files of the original code name the transformer of an output block, by a layer of it or the block's number."""
     return f"output_blocks.{layer if isinstance(layer, int) else layer[1]}.1"
 
@@ -128,25 +122,25 @@ def decoder_path(layer: Layer | int) -> str:
 DECODER_PATH = r"output_blocks\.(\d+)\.1\."
 
 
-def _block(unet: torch.nn.Module, layer: Layer) -> torch.nn.Module:
+def _block(unet: Any, layer: Site) -> Any:
     kind, number, _ = layer
     return unet.middle_block if kind == "middle" else getattr(unet, f"{kind}_blocks")[number]
 
 
-def _transformer(block: torch.nn.Module) -> torch.nn.Module | None:
+def _transformer(block: Any) -> Any:
     return next((module for module in block if hasattr(module, "transformer_blocks")), None)
 
 
-def _depth(block: torch.nn.Module | None) -> int:
+def _depth(block: Any) -> int:
     transformer = _transformer(block) if block is not None else None
     return len(transformer.transformer_blocks) if transformer is not None else 0
 
 
-def _resamples(block: torch.nn.Module, kind: str) -> bool:
+def _resamples(block: Any, kind: str) -> bool:
     return any(type(part).__name__ == kind or type(getattr(part, "h_upd", None)).__name__ == kind for part in block)
 
 
-def _family(unet: torch.nn.Module, sites: int, prediction: str) -> str:
+def _family(unet: Any, sites: int, prediction: str) -> str:
     widths = [parameter.shape[1] for name, parameter in unet.named_parameters() if name.endswith("attn2.to_k.weight")]
     return (f"{type(unet).__name__} channels={unet.in_channels}x{unet.model_channels} "
             f"context={widths[0] if widths else 0} sites={sites} prediction={prediction}")

@@ -62,12 +62,13 @@ class Arm:
 def make(case: Case, arm: Arm, server: Server, folder: Folder) -> str:
     """Makes and keeps one case; returns what went wrong, or an empty string."""
     begun = time.perf_counter()
-    said = {"subject": case.subject.name, "prompt": case.text(arm.identifier), "plain_prompt": case.plain_text(),
+    prompt = case.text(arm.identifier)
+    said = {"subject": case.subject.name, "prompt": prompt, "plain_prompt": case.plain_text(),
             "seed": case.seed}
     reference = case.subject.pictures[0]
     try:
         name = server.upload(f"{case.subject.name}_{reference.name}", reference.read_bytes())
-        made = server.pictures(arm.workflow.with_case(name, said["prompt"], case.seed), arm.workflow.output)
+        made = server.pictures(arm.workflow.with_case(name, prompt, case.seed), arm.workflow.output)
     except (Refused, OSError, KeyError, ValueError) as error:
         folder.keep(case, {**said, "error": str(error)}, None)
         return str(error)

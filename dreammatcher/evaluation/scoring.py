@@ -37,7 +37,7 @@ class Scorers:
 
     def names(self) -> dict[str, str]:
         """Metric -> what it is of, for reports."""
-        named = {}
+        named: dict[str, str] = {}
         if self.dino is not None:
             named |= {"DINO": self.dino.name, "PRES": self.dino.name, "DIV": self.dino.name}
         if self.dino2 is not None:
@@ -110,7 +110,8 @@ def _of_subject(own: list[Case], results: list[torch.Tensor], references: list[t
     if by.clip is not None:
         features = by.clip.pictures(results)
         columns["CLIP-I"] = fidelity(features, by.clip.pictures(references))
-        columns["CLIP-T"] = alignment(features, by.clip.texts([case.plain_text() for case in own]))
+        if by.clip.texts is not None:
+            columns["CLIP-T"] = alignment(features, by.clip.texts([case.plain_text() for case in own]))
     return columns
 
 

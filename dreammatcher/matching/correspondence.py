@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
+from ..sizes import spatial_size
+
 #: side of the blocks in which the similarity matrix is computed: 16 MB in float32
 DEFAULT_TILE = 2048
 
@@ -29,7 +31,7 @@ class Match:
     @property
     def target_size(self) -> tuple[int, int]:
         """(Ht, Wt)."""
-        return tuple(self.similarity.shape[-2:])
+        return spatial_size(self.similarity)
 
     @cached_property
     def flow(self) -> torch.Tensor:
@@ -102,7 +104,7 @@ def match(
             _keep_better(best_value[:, rows], best_index[:, rows], similarity, dim=2, offset=s)
 
     similarity = rearrange(best_value.float(), "b (h w) -> b 1 h w", h=height, w=width)
-    return Match(best_index, back_index, similarity, tuple(reference.shape[-2:]))
+    return Match(best_index, back_index, similarity, spatial_size(reference))
 
 
 def _check(reference: torch.Tensor, target: torch.Tensor) -> None:
@@ -179,6 +181,8 @@ class JointMatch:
     def pick(self, values: list[torch.Tensor]) -> torch.Tensor:
         """At every position the value [B|1, C, Ht, Wt] of its own reference."""
         picked = values[0]
+        if self.best is None:
+            return picked
         for number, value in enumerate(values[1:], 1):
             picked = torch.where(self.best == number, value, picked)
         return picked

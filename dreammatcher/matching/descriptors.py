@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
+from ..sizes import spatial_size
+
 #: rank of the paper's PCA, per level
 PAPER_PCA = 256
 POWER_ITERATIONS = 2
@@ -44,7 +46,7 @@ def joint_descriptors(
         raise ValueError(f"pca: {pca} is not a positive rank; use None for no projection")
     batch = target_levels[0].shape[0]
     images = [*references, target_levels]
-    sizes = [tuple(levels[-1].shape[-2:]) for levels in images]
+    sizes = [spatial_size(levels[-1]) for levels in images]
     for number, level in enumerate(target_levels):
         for levels in references:
             if levels[number].shape[1] != level.shape[1]:

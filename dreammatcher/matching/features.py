@@ -52,8 +52,12 @@ class LowRank:
             return level
         mean = tokens.mean(1, keepdim=True)
         directions = principal_directions((tokens - mean)[0], rank)
-        parts = (mean, directions, (tokens - mean) @ directions)
-        return LowRank(*(part.to(level.dtype) for part in parts), level.shape[-2])
+        mean, directions, values = (part.to(level.dtype) for part in (mean, directions, (tokens - mean) @ directions))
+        return LowRank(mean, directions, values, level.shape[-2])
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
 
     def each(self, change: Change) -> LowRank:
         return LowRank(change(self.mean), change(self.directions), change(self.values), self.height)
@@ -85,10 +89,14 @@ class RowFeatures:
 
     def packed(self, rank: int | None) -> RowFeatures:
         """With levels at low rank."""
-        return self if rank is None else replace(self, levels=tuple(LowRank.of(level, rank) for level in self.levels))
+        return self if rank is None else replace(self, levels=tuple(LowRank.of(level, rank) for level in self.whole_levels()))
 
     def unpacked(self) -> RowFeatures:
-        return replace(self, levels=tuple(x.whole() if isinstance(x, LowRank) else x for x in self.levels))
+        return replace(self, levels=tuple(self.whole_levels()))
+
+    def whole_levels(self) -> list[torch.Tensor]:
+        """Every level as a tensor [1, C, H, W]."""
+        return [level.whole() if isinstance(level, LowRank) else level for level in self.levels]
 
     def bytes(self) -> int:
         levels = sum(level.bytes() if isinstance(level, LowRank) else level.numel() * level.element_size()

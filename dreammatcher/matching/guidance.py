@@ -10,6 +10,7 @@ distance down (the paper's Eq. 10 taken literally, with the full gradient, pushe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 
@@ -85,7 +86,8 @@ def shortened(
     """
     flat = (1, 2, 3)
     length = change.pow(2).sum(flat, keepdim=True).sqrt()
-    distance = sum((trust * (clean - warped)).pow(2).sum(flat, keepdim=True) for warped, trust in goals).sqrt()
+    squares = ((trust * (clean - warped)).pow(2).sum(flat, keepdim=True) for warped, trust in goals)
+    distance = reduce(torch.add, squares).sqrt()
     finite = torch.isfinite(length)
     scale = torch.where(length > 2 * distance, distance / length.clamp_min(1e-30), torch.ones_like(length))
     return torch.where(finite, change * scale, torch.zeros_like(change)), finite.flatten()

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from ..attention import foreground, otsu
 from ..backbones.base import Backbone, Grid, Site
 from ..guidance_rows import Row
+from ..sizes import spatial_size
 from .appearance import trusted
 from .correspondence import JointMatch, match
 from .descriptors import joint_descriptors, resize
@@ -52,7 +53,7 @@ class Matcher:
     mask: MaskSettings
     settings: ApplySettings
     references: ReferenceSource
-    backbone: Backbone | None = None  # needed for grids of sites
+    backbone: Backbone
     memo: Memo = field(default_factory=Memo)
     _kept: dict[tuple[Row, Grid], _Kept] = field(default_factory=dict)
 
@@ -73,7 +74,7 @@ class Matcher:
 
     def describe(self, kind: str, sigma: float, target: tuple[torch.Tensor, ...]) -> Described:
         """Joint descriptors of the references and of the ``target``'s decoder features [B, C, H, W], one per level (Eq. 4)."""
-        references = [list(row.levels) for row in self.references(kind, sigma, target[0])]
+        references = [row.whole_levels() for row in self.references(kind, sigma, target[0])]
         descriptors = joint_descriptors(references, list(target), pca=self.settings.effort.pca)
         half = target[0].is_cuda and target[0].element_size() == 2  # bfloat16 would be too coarse for cosines
         return Described(*descriptors, torch.float16 if half else torch.float32)
@@ -83,7 +84,7 @@ class Matcher:
         wanted = resize(described.target, grid)
         matches = []
         for number, (view, source) in enumerate(zip(self.views, described.references)):
-            latent = tuple(view.reference.latent.shape[-2:])
+            latent = spatial_size(view.reference.latent)
             own_grid = latent if site is None else self.backbone.grid(site, latent)
             resized = resize(source, own_grid)
             matches.append(match(resized, wanted, reference_mask=self._limit(number, own_grid, source.device),
@@ -101,6 +102,8 @@ class Matcher:
     def painted_foreground(self, grid: Grid, size: int, device: torch.device) -> torch.Tensor:
         """The painted target MASK at one grid, [size, 1, H, W]."""
         painted = self.mask.target_mask
+        if painted is None:
+            raise ValueError("target_mask: there is none")
         return self.memo.get(("painted", grid, size, device), (painted,), lambda: self._painted(painted.to(device), grid, size))
 
     def _painted(self, mask: torch.Tensor, grid: Grid, size: int) -> torch.Tensor:
@@ -110,7 +113,7 @@ class Matcher:
 
     def mapped_foreground(self, prompt: int, maps: list[torch.Tensor], grid: Grid) -> torch.Tensor:
         """M at one grid, [B, 1, H, W], of the subject maps [B, 1, h, w] that were read for a prompt (Sec. 4.2)."""
-        whole = self.memo.get(("map", prompt), tuple(maps), lambda: self._sharpened(foreground(maps, maps[0].shape[-2:])))
+        whole = self.memo.get(("map", prompt), tuple(maps), lambda: self._sharpened(foreground(maps, spatial_size(maps[0]))))
         return self.memo.get(("mask", prompt, grid), (whole,), lambda: F.interpolate(whole, size=grid, mode="nearest"))
 
     def _sharpened(self, soft: torch.Tensor) -> torch.Tensor:

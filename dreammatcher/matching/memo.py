@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Made = TypeVar("Made")
 
@@ -12,7 +12,7 @@ class Memo:
     """Keeps one value per key for as long as what it was made from stays the same objects."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple, tuple[tuple, object]] = {}
+        self._kept: dict[tuple, tuple[tuple, Any]] = {}
 
     def get(self, key: tuple, sources: tuple, make: Callable[[], Made]) -> Made:
         """The value of ``key``, made anew when one of ``sources`` is another object than last time."""

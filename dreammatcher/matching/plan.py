@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ..backbones.base import Backbone, Site
 from ..subject import Subject
+from ..uncopied import Uncopied
 from .features import FeatureStore
 from .reference import Member, Reference, ReferenceSet, views_of
 from .settings import ApplySettings, MaskSettings, Trace
@@ -29,19 +31,16 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class Plan(Uncopied):
     """One DreamMatcher Apply."""
 
-    base: torch.nn.Module
+    base: Any
     backbone: Backbone
     layers: tuple[Site, ...]
     views: tuple[View, ...]
     mask: MaskSettings
     settings: ApplySettings
     trace: Trace
-
-    def __deepcopy__(self, memo: dict) -> Plan:
-        return self
 
     def content_identity(self) -> tuple:
         """What it changes of a model."""

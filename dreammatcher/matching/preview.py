@@ -13,6 +13,7 @@ from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 
 from ..pictures import INK, MARGIN, PAPER
+from ..sizes import spatial_size
 from .correspondence import grid_of
 from .settings import Snapshot
 
@@ -28,7 +29,7 @@ def panels(snapshot: Snapshot, picture: torch.Tensor, references: list[torch.Ten
     given is grey. In order: first reference's foreground, target foreground, confidence, flow as a colour wheel, references
     warped onto the target, correspondence lines into the first reference.
     """
-    size = tuple(picture.shape[-2:])
+    size = spatial_size(picture)
     item = index % snapshot.flow.shape[0]
     flow = snapshot.flow[item:item + 1].float().cpu()
     mask = snapshot.target_mask[item:item + 1].float().cpu()
@@ -69,7 +70,7 @@ def sheet(shown: list[torch.Tensor]) -> Image.Image:
     for number, (panel, caption) in enumerate(zip(shown, CAPTIONS)):
         x, y = MARGIN + number % 3 * step_x, MARGIN + number // 3 * step_y
         draw.text((x, y + 3), caption, INK, font)
-        how = Image.NEAREST if factor >= 1 else Image.LANCZOS
+        how = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS
         page.paste(pixels(panel).resize((width, height), how), (x, y + CAPTION))
     _legend(page, draw, font, 2 * step_y + MARGIN)
     return page
@@ -169,7 +170,7 @@ def lines(picture: torch.Tensor, reference: torch.Tensor, flow: torch.Tensor, tr
         for px, py in (start, end):
             radius = max(2, height // 90)
             draw.ellipse((px - radius, py - radius, px + radius, py + radius), outline=colour, width=max(1, radius // 2))
-    side = image.resize((width, height // 2), Image.LANCZOS)
+    side = image.resize((width, height // 2), Image.Resampling.LANCZOS)
     framed = Image.new("RGB", (width, height), (24, 24, 28))
     framed.paste(side, (0, (height - side.height) // 2))
     data = torch.frombuffer(bytearray(framed.tobytes()), dtype=torch.uint8)
@@ -181,7 +182,7 @@ def spread(trust: torch.Tensor, count: int) -> list[tuple[int, int]]:
     left = trust.clone()
     rows, columns = torch.meshgrid(*(torch.arange(n) for n in trust.shape), indexing="ij")
     apart = max(1.0, (trust.numel() / count) ** 0.5 * 0.6)
-    chosen = []
+    chosen: list[tuple[int, int]] = []
     while len(chosen) < count and left.max() > 0:
         y, x = divmod(int(left.argmax()), trust.shape[1])
         chosen.append((y, x))

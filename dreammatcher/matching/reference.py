@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from ..files import atomic_write
+from ..files import metadata_if_any, read_tensors, refused_if_damaged, write_tensors
 from ..subject import Conditioning, Subject
+from ..uncopied import Uncopied
 from .features import FeatureStore
 from .inversion import Trajectory
 
@@ -19,7 +19,7 @@ FORMAT = "dreammatcher-reference-1"
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class Reference(Uncopied):
     """One inverted picture."""
 
     trajectory: Trajectory
@@ -33,9 +33,6 @@ class Reference:
 
     def with_store(self, store: FeatureStore) -> Reference:
         return replace(self, store=store)
-
-    def __deepcopy__(self, memo: dict) -> Reference:
-        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +51,7 @@ class Member:
 
 
 @dataclass(frozen=True, eq=False)
-class ReferenceSet:
+class ReferenceSet(Uncopied):
     """Several pictures of one subject, matched jointly."""
 
     members: tuple[Member, ...]
@@ -64,9 +61,6 @@ class ReferenceSet:
         if len(families) > 1:
             raise ValueError(f"references: they were made with different model families ({'; '.join(sorted(families))}); "
                              "invert all of them with one model")
-
-    def __deepcopy__(self, memo: dict) -> ReferenceSet:
-        return self
 
 
 def views_of(given: Reference | ReferenceSet) -> tuple[Member, ...]:
@@ -124,23 +118,19 @@ def save(reference: Reference, path: Path) -> None:
         "psnr": repr(reference.psnr),
         "subject": json.dumps(_said(reference.subject)),
     }
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with atomic_write(path) as partial:
-        save_file(plain, partial, metadata)
+    write_tensors(path, {name: tensor.contiguous().clone() for name, tensor in tensors.items()}, metadata)
 
 
 def _said(subject: Subject | None) -> dict | None:
     """A subject in a file. What the text encoder made of it stands there as part of the positive prompt."""
-    return subject and {name: getattr(subject, name) for name in ("words", "prompt", "columns", "tokens")}
+    if subject is None:
+        return None
+    return {name: getattr(subject, name) for name in ("words", "prompt", "columns", "tokens")}
 
 
 def is_reference(path: Path) -> bool:
     """Whether :func:`save` wrote a file; only its head is read."""
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return (file.metadata() or {}).get("format") == FORMAT
-    except (OSError, SafetensorError):
-        return False
+    return metadata_if_any(path).get("format") == FORMAT
 
 
 def load(path: Path) -> Reference:
@@ -151,15 +141,14 @@ def load(path: Path) -> Reference:
     """
     if not path.is_file():
         raise FileNotFoundError(f"reference file {path} does not exist")
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise ValueError(f"{path} is a safetensors file but no DreamMatcher reference: its format is "
-                                 f"{metadata.get('format')!r}, not {FORMAT!r}")
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  safe_open is no dict
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); save the reference again") from error
+
+    def expect(metadata: dict[str, str]) -> None:
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"{path} is a safetensors file but no DreamMatcher reference: its format is "
+                             f"{metadata.get('format')!r}, not {FORMAT!r}")
+
+    with refused_if_damaged(path, "save the reference again"):
+        tensors, metadata = read_tensors(path, expect)
     try:
         return _assemble(tensors, metadata)
     except (KeyError, TypeError, json.JSONDecodeError, ValueError) as error:
@@ -172,7 +161,7 @@ def _assemble(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> Ref
     latent = tensors["latent"]
     if latent.shape[1:] != trajectory.clean.shape[1:] or latent.ndim != 4:
         raise ValueError(f"latent {tuple(latent.shape)} and trajectory {tuple(trajectory.clean.shape)} differ")
-    conditionings = {}
+    conditionings: dict[str, Any] = {}
     for name in ("positive", "negative"):
         if tensors[name].ndim != 3:
             raise ValueError(f"{name} conditioning is {tuple(tensors[name].shape)}, not [1, T, C]")

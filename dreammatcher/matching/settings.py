@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
 from ..subject import Subject
+from ..uncopied import Bystander, Uncopied
 from .descriptors import PAPER_PCA
 
 
 @dataclass(frozen=True, eq=False)
-class MaskSettings:
+class MaskSettings(Uncopied):
     """Where the subject is, and how strictly a match is trusted."""
 
     reference_subject: Subject | None = None
@@ -29,9 +31,6 @@ class MaskSettings:
         for name, mask in (("reference", self.reference_mask), ("target", self.target_mask)):
             if mask is not None and not bool((mask > 0.5).any()):
                 raise ValueError(f"{name} MASK: it is empty, so there would be nothing to match; paint the subject white")
-
-    def __deepcopy__(self, memo: dict) -> MaskSettings:
-        return self
 
 
 def check_span(start: float, end: float) -> None:
@@ -109,7 +108,7 @@ class Snapshot:
     best: torch.Tensor | None = None  # int64 [B, 1, H, W], which reference each position matches; None with only one
 
     def to(self, device: torch.device | str) -> Snapshot:
-        moved = {name: value.to(device) for name, value in vars(self).items() if torch.is_tensor(value)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in vars(self).items() if torch.is_tensor(value)}
         return replace(self, **moved, others=tuple((flow.to(device), size) for flow, size in self.others))
 
     def bytes(self) -> int:
@@ -118,7 +117,7 @@ class Snapshot:
 
 
 @dataclass(eq=False)
-class Trace:
+class Trace(Bystander):
     """What the last run did; filled while sampling, read by the preview. A copy of it is itself."""
 
     snapshots: dict[float, Snapshot] = field(default_factory=dict)
@@ -128,12 +127,6 @@ class Trace:
     levels: int = 0  # noise levels between start and end
     layers: int = 0  # of all calls together, that took over something of the reference
     owner: str = ""  # whose runs these are, among the records of all
-
-    def __deepcopy__(self, memo: dict) -> Trace:
-        return self
-
-    def content_identity(self) -> None:
-        """A record changes nothing of what a model computes."""
 
     def clear(self) -> None:
         self.snapshots.clear()

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..uncopied import Uncopied
+
 KEYS, VALUES = "sefi.k", "sefi.v"
 FORMAT = "sefi-ide"
 
 
 @dataclass(frozen=True, eq=False)
-class SeFi:
+class SeFi(Uncopied):
     """A subject as SeFi-IDE knows it. Fits every model whose words have its width. A copy of it is itself.
 
     Raises ValueError for vectors that are not finite, or of different shapes.
@@ -31,9 +33,6 @@ class SeFi:
         if self.keys.shape != self.values.shape:
             raise ValueError(f"{KEYS} and {VALUES} are of different shapes, {tuple(self.keys.shape)} and "
                              f"{tuple(self.values.shape)}")
-
-    def __deepcopy__(self, memo: dict) -> SeFi:
-        return self
 
     @property
     def word(self) -> str:

@@ -7,6 +7,7 @@ prompt with the stage's vectors in the word's place, through the whole text enco
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from ..subject import Conditioning
 from ..training.data import LatentSet
 from ..training.denoising import CAPTION, Around, Denoiser, errors
 from ..training.parallel import ALONE, Share
-from ..training.recipe import LOSS_SCALE
+from ..training.recipe import LOSS_SCALE, Learner
 from ..training.settings import ObjectiveSettings, check
 from ..training.trainables import Group
 from ..weights import WeightOverrides
@@ -43,13 +44,13 @@ class SefiSettings:
             raise ValueError(f"rate: {self.rate} is outside 0..1; 0.0001 suits the network, 0.005 the table")
 
 
-class SefiRecipe:
+class SefiRecipe(Generic[Learner]):
     """The vectors of the stages, and the attention loss if it is wanted."""
 
     unet = text = None
     streams = 1
 
-    def __init__(self, model: Denoiser, own: LatentSet, word: str, vectors: StageVectors, objective: ObjectiveSettings,
+    def __init__(self, model: Learner, own: LatentSet, word: str, vectors: StageVectors, objective: ObjectiveSettings,
                  attention: AttentionLoss | None):
         self.model, self.own, self.word, self.vectors = model, own, word, vectors
         self.objective, self.attention = objective, attention
@@ -72,7 +73,7 @@ class SefiRecipe:
                 demand(text, CAPTION)
             raise
         loss = (error * weight).mean()
-        if staged.watching is None:
+        if staged.watching is None or self.attention is None:
             return loss
         drawn = staged.watching.loss()
         demand(drawn, "attention_weight: the attention loss")
@@ -82,9 +83,15 @@ class SefiRecipe:
         """The model, reading captions with the vectors of each picture's stage."""
         return Staged(self.model, self.word, captions, table, self.vectors.split, self.attention)
 
-    def showing(self, prompt: str) -> Staged:
-        """The model as it is now, for drawing ``prompt``."""
-        return Staged(self.model, self.word, [prompt], self.vectors.table(), self.vectors.split, None)
+    def reading(self, prompt: str) -> Conditioning:
+        """Nothing: the stages read a prompt by themselves."""
+        return NOTHING
+
+    def showing(self, prompt: str) -> tuple[Staged, Staged]:
+        """The model as it is now, for drawing ``prompt``, and for the empty prompt."""
+        table = self.vectors.table()
+        drawing, empty = (Staged(self.model, self.word, [text], table, self.vectors.split, None) for text in (prompt, ""))
+        return drawing, empty
 
 
 #: what the objective hands on as the prompt: the stages read their captions by themselves
@@ -95,6 +102,7 @@ NOTHING = Conditioning(torch.empty(0))
 class Staged(Around):
     """A model whose prompts depend on the timestep."""
 
+    model: Denoiser
     word: str
     captions: list[str]
     table: tuple[torch.Tensor, torch.Tensor]
@@ -126,6 +134,4 @@ class Staged(Around):
                 pooled = None if made.pooled is None else made.pooled[place:place + 1]
                 read[caption, row] = Conditioning(made.cross_attention[place:place + 1], pooled)
         keys, *values = ([read[key] for key in part] for part in wanted)
-        pooled = None if keys[0].pooled is None else torch.cat([one.pooled for one in keys])
-        return (Conditioning(torch.cat([one.cross_attention for one in keys]), pooled),
-                torch.cat([one.cross_attention for one in values[0]]) if values else None)
+        return Conditioning.stacked(keys), torch.cat([one.cross_attention for one in values[0]]) if values else None

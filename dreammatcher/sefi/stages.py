@@ -66,6 +66,8 @@ class Producer(StageVectors):
     have no queries and keys here.
     """
 
+    word: torch.Tensor  # [1, D]
+
     def __init__(self, initial: torch.Tensor, stages: int, split: bool, rate: float, generator: torch.Generator):
         super().__init__()
         self.rate, self.stages, self.split = rate, stages, split

@@ -43,9 +43,13 @@ def at_sizes(example: Example, side: int, count: int, generator: torch.Generator
     versions: list[Example] = []
     while len(versions) < count:
         version = _at_size(picture, mask, example.captions, generator)
-        if bool((version.mask > 0.5).any()) or not bool((mask > 0.5).any()):  # else the subject is outside of what is shown
+        if _shows(version.mask) or not _shows(mask):  # else the subject is outside of what is shown
             versions.append(version)
     return versions
+
+
+def _shows(mask: torch.Tensor | None) -> bool:
+    return mask is None or bool((mask > 0.5).any())
 
 
 def _at_size(picture: torch.Tensor, mask: torch.Tensor, captions: tuple[str, ...], generator: torch.Generator) -> Example:

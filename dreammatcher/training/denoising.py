@@ -18,18 +18,35 @@ from .settings import ObjectiveSettings
 from .trainables import TokenRows
 
 
-class Denoiser(Protocol):
+class FrozenModel(Protocol):
     """A frozen model. Nothing that is passed to it is written to it."""
 
-    alpha_bars: torch.Tensor  # [T], of every timestep
-    prediction: str  # what it predicts: see objective
-    device: torch.device
-    unet: Weights  # its weights by name
-    text: Weights  # its text encoder's, by name
+    @property
+    def alpha_bars(self) -> torch.Tensor:
+        """[T], of every timestep."""
+
+    @property
+    def prediction(self) -> str:
+        """What it predicts: see :mod:`.objective`."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def unet(self) -> Weights:
+        """Its weights by name."""
+
+    @property
+    def text(self) -> Weights:
+        """Its text encoder's, by name."""
 
     def encode(self, captions: list[str], weights: WeightOverrides | None = None,
                rows: Mapping[str, TokenRows] | None = None) -> Conditioning:
         """The captions' conditioning [B, L, D], with overrides for weights of the text encoder and rows for new words."""
+
+
+class Denoiser(FrozenModel, Protocol):
+    """A frozen model that predicts."""
 
     def encode_each(self, caption: str, word: str, vectors: torch.Tensor) -> Conditioning:
         """The conditioning [V, L, D] of one caption, in which ``word`` stands for each of ``vectors`` [V, D] in turn."""
@@ -45,11 +62,31 @@ class Denoiser(Protocol):
         """
 
 
+class Predictor(Protocol):
+    """A model as the common objective sees it."""
+
+    @property
+    def alpha_bars(self) -> torch.Tensor: ...
+
+    @property
+    def prediction(self) -> str: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
+                weights: WeightOverrides) -> torch.Tensor: ...
+
+
 class Penalty(Protocol):
     """A further loss, of what cross-attention does while a batch is predicted."""
 
-    weight: float
-    class_word: str  # the known word that the learned one is compared with
+    @property
+    def weight(self) -> float: ...
+
+    @property
+    def class_word(self) -> str:
+        """The known word that the learned one is compared with."""
 
     def watching(self, model: Denoiser, captions: list[str], word: str) -> Watching:
         """Its view of one call whose prompts are ``captions``."""
@@ -64,7 +101,7 @@ class Watching(Watch, Protocol):
 class Around:
     """A model as the common objective sees it, with something of a method's own around its predictions."""
 
-    model: Denoiser
+    model: FrozenModel
 
     @property
     def alpha_bars(self) -> torch.Tensor:
@@ -83,6 +120,7 @@ class Around:
 class Watched(Around):
     """A model whose cross-attention is watched."""
 
+    model: Denoiser
     watch: Watch
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
@@ -94,7 +132,7 @@ class Watched(Around):
 CAPTION = "clip: a caption as the text encoder reads it, with what is learned,"
 
 
-def errors(model: Denoiser, batch: Batch, conditioning: Conditioning, weights: WeightOverrides, objective: ObjectiveSettings,
+def errors(model: Predictor, batch: Batch, conditioning: Conditioning, weights: WeightOverrides, objective: ObjectiveSettings,
            generator: torch.Generator, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Prediction error [R] of some ``rows`` [R] of a batch, each at a timestep of its own, drawn evenly (DDPM, Algorithm 1), and
     its weight [R]. ``conditioning`` is of these rows.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..uncopied import Uncopied
 from .trainables import Full, Lora, Trainable
 
 #: in ``about``: which text encoders a word is for, and how wide its vectors are in each, as "clip_l:768,clip_g:1280"
@@ -14,15 +15,12 @@ TOWERS = "towers"
 
 
 @dataclass(frozen=True, eq=False)
-class Learned:
+class Learned(Uncopied):
     """The result of a training. A copy of it is itself."""
 
     lora: dict[str, torch.Tensor]  # tensors of a LoRA file
     embeddings: dict[str, torch.Tensor] = field(default_factory=dict)  # word -> rows [V, D] of the token table
     about: dict[str, str] = field(default_factory=dict)  # what it is, for the file's metadata
-
-    def __deepcopy__(self, memo: dict) -> Learned:
-        return self
 
     def size(self) -> int:
         """Numbers in it."""

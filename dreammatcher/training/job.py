@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 
-from ..files import atomic_write, read_tensors
+from ..files import atomic_write, read_tensors, write_tensors
 from .captions import Naming
 from .data import Example, Preparation
 from .sets import TrainingSet
@@ -63,8 +62,7 @@ class Job:
     def write(self, folder: Path) -> Path:
         """Writes the job into a folder, its description last; returns the description's path."""
         tensors = _tensors("own", self.own) | ({} if self.prior is None else _tensors("prior", self.prior))
-        with atomic_write(folder / PICTURES) as partial:
-            save_file(tensors, partial)
+        write_tensors(folder / PICTURES, tensors)
         with atomic_write(folder / FILE) as partial:
             partial.write_text(json.dumps(self.described(), indent=1), encoding="utf-8")
         return folder / FILE

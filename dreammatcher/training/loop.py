@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..finite import NotFinite
 from . import state as states
+from .denoising import FrozenModel
 from .optimisers import optimiser_of, rate_factor, schedule_of
 from .parallel import ALONE, Share
 from .recipe import Recipe
@@ -31,7 +32,7 @@ PATIENCE = 10
 class Training:
     """One training: the recipe, its optimiser, and how far it is."""
 
-    recipe: Recipe
+    recipe: Recipe[FrozenModel]
     settings: TrainingSettings
     step: int = 0
     losses: list[float] = field(default_factory=list)  # of each step
@@ -159,7 +160,7 @@ class Training:
             self.recipe.learned.load_state_dict(self.average.module.state_dict())
 
 
-def train(recipe: Recipe, settings: TrainingSettings, checkpoint: Checkpoint | None = None,
+def train(recipe: Recipe[FrozenModel], settings: TrainingSettings, checkpoint: Checkpoint | None = None,
           after_step: Callable[[Training], bool | None] = lambda training: None, share: Share = ALONE,
           begin: Callable[[Checkpoint], dict | None] = lambda checkpoint: states.read(checkpoint.path, checkpoint.job),
           warn: Callable[[str], None] = log.warning) -> Training:

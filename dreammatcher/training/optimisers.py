@@ -36,9 +36,9 @@ def optimiser_of(groups: list[Group], settings: OptimiserSettings) -> torch.opti
     if settings.name == PRODIGY:
         _check_prodigy([group.rate for group in groups])
     parameters = [{"params": group.parameters, "lr": group.rate} for group in groups]
-    common = {"weight_decay": settings.weight_decay}
+    decay = settings.weight_decay
     if settings.name == ADAMW:
-        return torch.optim.AdamW(parameters, betas=settings.betas, eps=settings.epsilon, **common)
+        return torch.optim.AdamW(parameters, betas=settings.betas, eps=settings.epsilon, weight_decay=decay)
     package, module, name = OTHERS[settings.name]
     try:
         chosen = getattr(importlib.import_module(module), name)
@@ -46,8 +46,8 @@ def optimiser_of(groups: list[Group], settings: OptimiserSettings) -> torch.opti
         raise ValueError(f"optimiser: {settings.name} needs the package {package}, which is not installed ({error}); install it "
                          f"into ComfyUI's environment or choose {ADAMW}") from error
     if settings.name == ADAFACTOR:
-        return chosen(parameters, **PLAIN_STEPS, **common)
-    return chosen(parameters, betas=settings.betas, eps=settings.epsilon, **common)
+        return chosen(parameters, **PLAIN_STEPS, weight_decay=decay)
+    return chosen(parameters, betas=settings.betas, eps=settings.epsilon, weight_decay=decay)
 
 
 def _check_prodigy(rates: list[float]) -> None:

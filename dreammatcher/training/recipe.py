@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import nn
 
 from ..finite import demand
+from ..subject import Conditioning
+from ..weights import WeightOverrides
 from .data import Batch, LatentSet
-from .denoising import Denoiser, Penalty, Watched, errors
+from .denoising import Denoiser, FrozenModel, Penalty, Predictor, Watched, errors
 from .objective import prior_preserving
 from .parallel import ALONE, Share
 from .settings import ObjectiveSettings
@@ -19,13 +21,44 @@ from .trainables import Group, TokenRows, Trainable
 #: of the loss on a model in float16, whose gradients would otherwise fall below its smallest numbers
 LOSS_SCALE = 1024.0
 
+Model = TypeVar("Model", bound=FrozenModel, covariant=True)
+Learner = TypeVar("Learner", bound=Denoiser)
 
-class Recipe(Protocol):
+
+class Recipe(Protocol[Model]):
     """A method: what is trained, and what its loss is."""
 
-    learned: nn.Module  # holds every parameter that learns, and nothing else
-    streams: int  # pictures that go through the model for each one of a batch
-    scale: float  # of the loss at first while gradients are made, so that half precision does not round small ones to zero
+    @property
+    def model(self) -> Model:
+        """What learns the subject; it is frozen."""
+
+    @property
+    def own(self) -> LatentSet:
+        """The subject's pictures."""
+
+    @property
+    def unet(self) -> Trainable | None:
+        """Differences to the UNet that learn."""
+
+    @property
+    def text(self) -> Trainable | None:
+        """Differences to the text encoder that learn."""
+
+    @property
+    def rows(self) -> Mapping[str, nn.Module]:
+        """Vectors of new words, or what makes them, which learn."""
+
+    @property
+    def learned(self) -> nn.Module:
+        """Holds every parameter that learns, and nothing else."""
+
+    @property
+    def streams(self) -> int:
+        """Pictures that go through the model for each one of a batch."""
+
+    @property
+    def scale(self) -> float:
+        """Of the loss at first while gradients are made, so that half precision does not round small ones to zero."""
 
     def groups(self) -> list[Group]:
         """Parameters with their learning rates."""
@@ -33,15 +66,21 @@ class Recipe(Protocol):
     def loss(self, batch: int, generator: torch.Generator, share: Share) -> torch.Tensor:
         """Loss of this process's ``batch`` pictures, drawn with ``generator`` and nothing else that is random."""
 
+    def reading(self, prompt: str) -> Conditioning:
+        """A prompt as the text encoder reads it now."""
 
-class SubjectRecipe:
+    def showing(self, prompt: str) -> tuple[Predictor, Predictor]:
+        """The model as it is now, for drawing ``prompt``, and for the empty prompt that guidance leads away from."""
+
+
+class SubjectRecipe(Generic[Learner]):
     """Differences to the UNet, to the text encoder, and rows for new words learn a subject from its pictures.
 
     With ``prior``, pictures of its class are drawn beside them in every step, with noise and timesteps of their own; of one size
     they share one call of the model. Min-SNR weights are for the subject's pictures alone, as in diffusers' train_dreambooth.py.
     """
 
-    def __init__(self, model: Denoiser, own: LatentSet, objective: ObjectiveSettings, *, unet: Trainable | None = None,
+    def __init__(self, model: Learner, own: LatentSet, objective: ObjectiveSettings, *, unet: Trainable | None = None,
                  text: Trainable | None = None, rows: Mapping[str, TokenRows] | None = None, prior: LatentSet | None = None,
                  penalty: Penalty | None = None):
         self.model, self.own, self.prior, self.objective = model, own, prior, objective
@@ -49,11 +88,13 @@ class SubjectRecipe:
         read = (*model.unet.values(), *(model.text.values() if text or rows else ()))
         self.streams = 2 if prior is not None and objective.prior_weight else 1
         self.scale = LOSS_SCALE if any(value.dtype == torch.float16 for value in read) else 1.0
-        parts = {"unet": unet, "text": text, **{f"word {number}": one for number, one in enumerate(self.rows.values())}}
-        self.learned = nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
+        parts: dict[str, Trainable | TokenRows | None] = {
+            "unet": unet, "text": text, **{f"word {number}": one for number, one in enumerate(self.rows.values())}}
+        self._parts = {name: part for name, part in parts.items() if part is not None}
+        self.learned = nn.ModuleDict(self._parts)
 
     def groups(self) -> list[Group]:
-        return [group for part in self.learned.values() for group in part.groups()]
+        return [group for part in self._parts.values() for group in part.groups()]
 
     def loss(self, batch: int, generator: torch.Generator, share: Share = ALONE) -> torch.Tensor:
         unet = self.unet.weights(self.model.unet) if self.unet else {}
@@ -68,11 +109,15 @@ class SubjectRecipe:
         other = None if prior is None else self._errors(prior, unet, generator, rows)[0]
         return prior_preserving(error * weight, other, self.objective.prior_weight) + more
 
-    def showing(self, prompt: str) -> Denoiser:
-        """The model that draws ``prompt`` while it trains."""
-        return self.model
+    def reading(self, prompt: str) -> Conditioning:
+        """A prompt as the text encoder reads it now."""
+        return self.model.encode([prompt], self.text.weights(self.model.text) if self.text else None, self.rows or None)
 
-    def _errors(self, batch: Batch, unet: dict[str, torch.Tensor], generator: torch.Generator,
+    def showing(self, prompt: str) -> tuple[Denoiser, Denoiser]:
+        """The model that draws ``prompt`` while it trains, twice: it takes the prompt as conditioning."""
+        return self.model, self.model
+
+    def _errors(self, batch: Batch, unet: WeightOverrides, generator: torch.Generator,
                 rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | float]:
         """Error and weight of each row, and the penalty."""
         text, captions = self.text.weights(self.model.text) if self.text else None, batch.said(rows)

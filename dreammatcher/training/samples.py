@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from ..subject import Conditioning
-from .denoising import Denoiser
+from ..weights import WeightOverrides
+from .denoising import FrozenModel, Predictor
 from .objective import EPSILON, per_picture
-from .recipe import SubjectRecipe
+from .recipe import Recipe
 
 STEPS, CFG = 16, 6.0
 
@@ -22,18 +23,20 @@ def clean_estimate(prediction: str, noisy: torch.Tensor, said: torch.Tensor,
     return kept.sqrt() * noisy - (1 - kept).sqrt() * said, kept.sqrt() * said + (1 - kept).sqrt() * noisy
 
 
-def sample(recipe: SubjectRecipe, prompt: str, shape: tuple[int, int, int], seed: int = 0) -> torch.Tensor:
+def sample(recipe: Recipe[FrozenModel], prompt: str, shape: tuple[int, int, int], seed: int = 0) -> torch.Tensor:
     """Latents [1, C, h, w] of ``prompt`` by DDIM without noise (Song et al. 2021, Eq. 12) and classifier-free guidance.
 
     ``shape``: channels, height and width. The training's own random numbers are left alone.
     """
-    model = recipe.showing(prompt)
-    weights, positive, negative = _reading(recipe, prompt)
+    models = recipe.showing(prompt)
+    model, texts = models[0], [recipe.reading(text).each(torch.Tensor.detach) for text in (prompt, "")]
+    unet = recipe.unet.weights(recipe.model.unet) if recipe.unet else {}
+    weights = {name: value.detach() for name, value in unet.items()}
     noisy = torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed)).to(model.device)
     times = torch.linspace(len(model.alpha_bars) - 1, 0, STEPS).round().long()
     for time, later in zip(times, (*times[1:], None)):
         alpha_bar = model.alpha_bars[time][None].to(model.device)
-        said = [_said(model, noisy, time, text, weights) for text in (positive, negative)]
+        said = [_said(each, noisy, time, text, weights) for each, text in zip(models, texts)]
         clean, noise = clean_estimate(model.prediction, noisy, said[1] + CFG * (said[0] - said[1]), alpha_bar)
         kept = torch.ones(1) if later is None else model.alpha_bars[later][None]
         kept = per_picture(kept.to(model.device), noisy)
@@ -41,14 +44,6 @@ def sample(recipe: SubjectRecipe, prompt: str, shape: tuple[int, int, int], seed
     return noisy.cpu()
 
 
-def _reading(recipe: SubjectRecipe, prompt: str) -> tuple[dict, Conditioning, Conditioning]:
-    """The UNet's weights as they are now, and the prompt and the empty prompt as the text encoder reads them now."""
-    weights = {name: value.detach() for name, value in (recipe.unet.weights(recipe.model.unet) if recipe.unet else {}).items()}
-    text = recipe.text.weights(recipe.model.text) if recipe.text else None
-    made = [recipe.model.encode([words], text, recipe.rows or None) for words in (prompt, "")]
-    return weights, *(Conditioning(one.cross_attention.detach(), None if one.pooled is None else one.pooled.detach())
-                      for one in made)
-
-
-def _said(model: Denoiser, noisy: torch.Tensor, time: torch.Tensor, text: Conditioning, weights: dict) -> torch.Tensor:
+def _said(model: Predictor, noisy: torch.Tensor, time: torch.Tensor, text: Conditioning,
+          weights: WeightOverrides) -> torch.Tensor:
     return model.predict(noisy, time[None].to(model.device), text, weights).detach()

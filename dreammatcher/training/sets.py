@@ -7,20 +7,18 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 
+from ..uncopied import Uncopied
 from .captions import Naming
 from .data import Encode, Example, LatentSet, Preparation, prepare
 
 
 @dataclass(frozen=True, eq=False)
-class TrainingSet:
+class TrainingSet(Uncopied):
     """Pictures of a subject, or of its class. A copy of it is itself."""
 
     examples: tuple[Example, ...]
     naming: Naming
     preparation: Preparation
-
-    def __deepcopy__(self, memo: dict) -> TrainingSet:
-        return self
 
     def prepared(self, encode: Encode) -> LatentSet:
         """Latents of every picture; one that comes several times is encoded once."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from ..files import atomic_write
+from ..files import atomic_write, read_metadata, read_tensors, refused_if_damaged
 
 FORMAT = "dreammatcher-training-1"
+ANEW = "delete it to begin anew"
 #: names of number formats in safetensors files
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
          torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}
@@ -75,30 +73,29 @@ def read(path: Path, job: str) -> dict[str, Any] | None:
     """
     if not path.is_file():
         return None
-    with _opened(path) as (file, metadata):
+
+    def expect(metadata: dict[str, str]) -> None:
+        _check(path, metadata)
         if metadata["job"] != job:
             raise ValueError(f"{path} belongs to a training with other pictures or settings; give this one another name, or "
                              "delete the file to begin anew")
-        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  safe_open is no dict
-        return _unpacked(json.loads(metadata["tree"]), tensors)
+
+    with refused_if_damaged(path, ANEW):
+        tensors, metadata = read_tensors(path, expect)
+    return _unpacked(json.loads(metadata["tree"]), tensors)
 
 
 def about(path: Path) -> Kept:
     """Raises ValueError when the file is damaged or no training's state."""
-    with _opened(path) as (_, metadata):
-        return Kept(metadata["job"], metadata.get("kin", ""), json.loads(metadata.get("stuck", "false")))
+    with refused_if_damaged(path, ANEW):
+        metadata = read_metadata(path)
+    _check(path, metadata)
+    return Kept(metadata["job"], metadata.get("kin", ""), json.loads(metadata.get("stuck", "false")))
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise ValueError(f"{path} is no state of a training: its format is {metadata.get('format')!r}, not {FORMAT!r}")
-            yield file, metadata
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); delete it to begin anew") from error
+def _check(path: Path, metadata: dict[str, str]) -> None:
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} is no state of a training: its format is {metadata.get('format')!r}, not {FORMAT!r}")
 
 
 def _stream(file: BinaryIO, tensors: dict[str, torch.Tensor], about: dict[str, str]) -> None:
@@ -114,7 +111,7 @@ def _stream(file: BinaryIO, tensors: dict[str, torch.Tensor], about: dict[str, s
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     for name in order:
-        file.write(memoryview(tensors[name].cpu().contiguous().flatten().view(torch.uint8).numpy()))
+        file.write(tensors[name].cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def _packed(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:

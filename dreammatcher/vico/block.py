@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import nn
 
 from ..backbones.base import Site
-from ..backbones.unet import Layer, decoder_path
+from ..backbones.unet import decoder_path
 
 #: how the name of a block ends in files, behind that of the transformer that it belongs to
 SUFFIX = "image_cross_attention"
@@ -96,11 +96,11 @@ def begun(widths: Mapping[Site, tuple[int, int]], generator: torch.Generator, ze
     if zero:
         for block in blocks.values():
             for layer in (block.attn1.to_out[0], block.attn2.to_out[0], block.ff.net[2]):
-                nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)
+                for value in layer.parameters():
+                    nn.init.zeros_(value)
     return blocks
 
 
-def name_of(site: Layer) -> str:
+def name_of(site: Site) -> str:
     """The name of a site's block in the authors' files."""
     return f"{decoder_path(site)}.{SUFFIX}"

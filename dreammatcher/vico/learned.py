@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..backbones.unet import DECODER_PATH, Layer, decoder_path
+from ..backbones.base import Site
+from ..backbones.unet import DECODER_PATH, decoder_path
+from ..uncopied import Uncopied
 from .block import SUFFIX, ImageAttention, name_of
 
 #: the name of a tensor in the authors' files: of a site's block, and in it
@@ -16,7 +18,7 @@ NAME = re.compile(rf"{DECODER_PATH}{SUFFIX}\.(.+)")
 
 
 @dataclass(frozen=True, eq=False)
-class ViCo:
+class ViCo(Uncopied):
     """A subject as ViCo knows it. Belongs to no model object; fits every model of its family. A copy of it is itself."""
 
     tensors: dict[str, torch.Tensor]  # of all blocks, in float32
@@ -35,18 +37,15 @@ class ViCo:
             if not NAME.fullmatch(name):
                 raise ValueError(f"{name} is no name of image attention; those begin like {decoder_path(4)}.{SUFFIX}")
 
-    def __deepcopy__(self, memo: dict) -> ViCo:
-        return self
-
     @property
     def word(self) -> str:
         return self.about.get("word", "")
 
     def sites(self) -> tuple[int, ...]:
         """Numbers of the output blocks it has blocks for."""
-        return tuple(sorted({int(NAME.fullmatch(name)[1]) for name in self.tensors}))
+        return tuple(sorted({int(found[1]) for name in self.tensors if (found := NAME.fullmatch(name))}))
 
-    def blocks(self, widths: Mapping[Layer, tuple[int, int]]) -> dict[Layer, ImageAttention]:
+    def blocks(self, widths: Mapping[Site, tuple[int, int]]) -> dict[Site, ImageAttention]:
         """Its blocks for a model whose sites have these widths and heads.
 
         Raises ValueError, naming the site or the tensor, when it was learned on another kind of model.
@@ -67,7 +66,7 @@ class ViCo:
         return made
 
 
-def tensors_of(blocks: Mapping[Layer, ImageAttention]) -> dict[str, torch.Tensor]:
+def tensors_of(blocks: Mapping[Site, ImageAttention]) -> dict[str, torch.Tensor]:
     """The tensors of some blocks under the authors' names, in main memory."""
     return {f"{name_of(site)}.{name}": value.detach().float().cpu().clone()
             for site, block in blocks.items() for name, value in block.state_dict().items()}

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import nn
 
-from ..backbones.unet import Layer
+from ..backbones.base import Site
 from ..finite import demand
 from ..subject import Conditioning
 from ..training.data import LatentSet
-from ..training.denoising import Around, Denoiser, errors
+from ..training.denoising import Around, FrozenModel, errors
 from ..training.parallel import ALONE, Share
 from ..training.recipe import LOSS_SCALE
 from ..training.settings import ObjectiveSettings, check
@@ -51,18 +51,21 @@ class Seen:
     attention: torch.Tensor  # [B, M, T], of its patches to the prompt, mean over the heads
 
 
-class LookingDenoiser(Denoiser, Protocol):
+class LookingDenoiser(FrozenModel, Protocol):
     """A frozen model that lets itself be changed behind some of its text blocks."""
 
     def places(self, captions: list[str], word: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Where ``word`` stands in each caption's conditioning, int64 [B, V], and the first end token [B, 1]."""
 
-    def look(self, reference: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> dict[Layer, Seen]:
+    def look(self, reference: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> dict[Site, Seen]:
         """What the sites see of a clean ``reference`` [B, C, h, w], told that it is as noisy as the picture is."""
 
     def predict_changed(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
-                        changes: Mapping[Layer, Callable[[torch.Tensor], torch.Tensor]]) -> torch.Tensor:
+                        changes: Mapping[Site, Callable[[torch.Tensor], torch.Tensor]]) -> torch.Tensor:
         """What the UNet predicts when its states [B, N, D] behind the text blocks of some sites are changed."""
+
+
+Learner = TypeVar("Learner", bound=LookingDenoiser)
 
 
 @dataclass(eq=False)
@@ -73,7 +76,7 @@ class Looking(Around):
     """
 
     model: LookingDenoiser
-    blocks: Mapping[Layer, ImageAttention]
+    blocks: Mapping[Site, ImageAttention]
     references: torch.Tensor  # [B, C, h, w]
     places: tuple[torch.Tensor, torch.Tensor]
     masked: bool
@@ -91,7 +94,7 @@ class Looking(Around):
         return self.model.predict_changed(noisy, timesteps, conditioning, changes)
 
 
-class VicoRecipe:
+class VicoRecipe(Generic[Learner]):
     """L = ||eps - eps_theta(x_t, t, c; reference)||^2 + w sum over the sites of the alignment (Eq. 5 to 7).
 
     Each picture is drawn with another one of the set as its reference, with the same prompt and timestep and without noise.
@@ -100,8 +103,8 @@ class VicoRecipe:
     unet = text = None  # nothing of the model learns
     streams = 2  # the picture and its reference
 
-    def __init__(self, model: LookingDenoiser, own: LatentSet, word: str, rows: TokenRows,
-                 blocks: Mapping[Layer, ImageAttention], settings: VicoSettings, objective: ObjectiveSettings):
+    def __init__(self, model: Learner, own: LatentSet, word: str, rows: TokenRows,
+                 blocks: Mapping[Site, ImageAttention], settings: VicoSettings, objective: ObjectiveSettings):
         self.model, self.own, self.word = model, own, word
         self.rows, self.blocks, self.settings, self.objective = {word: rows}, dict(blocks), settings, objective
         half = any(value.dtype == torch.float16 for value in (*model.unet.values(), *model.text.values()))
@@ -129,6 +132,12 @@ class VicoRecipe:
         """The model as it is now, with a reference [B, C, h, w] for each caption."""
         return Looking(self.model, self.blocks, references, self.model.places(captions, self.word), self.settings.masked, [])
 
-    def showing(self, prompt: str) -> Looking:
-        """The model as it is now, for drawing ``prompt``: it looks at the first picture of the set."""
-        return self.looking([prompt], self.own.examples[0].latents[:1])
+    def reading(self, prompt: str) -> Conditioning:
+        """A prompt as the text encoder reads it now."""
+        return self.model.encode([prompt], None, self.rows)
+
+    def showing(self, prompt: str) -> tuple[Looking, Looking]:
+        """The model as it is now, for drawing ``prompt``, twice: it looks at the first picture of the set, for the empty prompt
+        too where the word stands in ``prompt``."""
+        looking = self.looking([prompt], self.own.examples[0].latents[:1])
+        return looking, looking

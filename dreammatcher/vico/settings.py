@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..backbones.unet import Layer
+from ..backbones.base import Site
 from ..training.settings import check
+from ..uncopied import Bystander
 
 
 @dataclass(frozen=True)
@@ -27,21 +28,15 @@ class LookSettings:
 
 
 @dataclass(eq=False)
-class LookTrace:
+class LookTrace(Bystander):
     """What a run looked at. A copy of it is itself."""
 
-    masks: dict[float, dict[Layer, torch.Tensor]] = field(default_factory=dict)  # sigma -> site -> [h, w] of the reference
+    masks: dict[float, dict[Site, torch.Tensor]] = field(default_factory=dict)  # sigma -> site -> [h, w] of the reference
     looks: int = 0  # sites of calls in which the reference was looked at
     off: bool = False  # strength is 0
     missing: str = ""  # what was not connected, so that nothing could be looked at
     skipped: list[str] = field(default_factory=list)
     owner: str = ""  # whose runs these are, among the records of all
-
-    def __deepcopy__(self, memo: dict) -> LookTrace:
-        return self
-
-    def content_identity(self) -> None:
-        """A record changes nothing of what a model computes."""
 
     def clear(self) -> None:
         self.masks.clear()

@@ -7,16 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from world import robots
 
 pytestmark = pytest.mark.usefixtures("as_in_a_graph")
 
 STEPS, CLASS = 3, 2
-
-
-@pytest.fixture(scope="module")
-def pictures(host):
-    return robots(host, 2)
 
 
 @pytest.fixture

@@ -6,25 +6,11 @@ import pytest
 import torch
 from closeness import RUN, close
 from safetensors import safe_open
-from world import robots, same_weights, weights
+from world import same_weights, weights
 
 pytestmark = pytest.mark.usefixtures("as_in_a_graph")
 
 STEPS = 4
-
-
-@pytest.fixture(scope="module")
-def pictures(host):
-    return robots(host, 2)
-
-
-@pytest.fixture
-def make_set(host, pictures):
-    def made(**changes):
-        node = host.nodes["DreamMatcherTrainingSet"]()
-        chosen = dict(images=pictures, identifier="sks", class_word="robot", template="photo", resolution=128)
-        return node.make(**{**chosen, **changes})["result"][0]
-    return made
 
 
 def learn(host, model, clip, vae, training_set, name="DreamMatcherDreamBooth", **changes):

@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from world import robots
 
 pytestmark = pytest.mark.usefixtures("as_in_a_graph")
 
@@ -24,16 +23,6 @@ class Broken:
 
     def decode(self, latent):
         return self.vae.decode(latent) * (torch.nan if self.part == "decoder" else 1)
-
-
-@pytest.fixture(scope="module")
-def pictures(host):
-    return robots(host, 2)
-
-
-@pytest.fixture
-def own(host, pictures):
-    return host.nodes["DreamMatcherTrainingSet"]().make("sks", "robot", "photo", 128, pictures)["result"][0]
 
 
 def spoilt(module: torch.nn.Module, ending: str, value: float = torch.nan) -> None:

@@ -304,3 +304,19 @@ def test_a_prompt_without_the_word_and_vectors_of_another_model_are_named(host, 
     wide = pack.module("dreammatcher.sefi.learned").SeFi(torch.zeros(5, 768), torch.zeros(5, 768), {"word": "<me>"})
     with pytest.raises(ValueError, match="vectors of 768 numbers and this model's words have 96"):
         encode(toybox[1], "a <me>", wide)
+
+
+def test_a_sample_is_drawn_while_it_trains(pack, learn, monkeypatch):
+    import comfy.utils
+
+    shown, update = [], comfy.utils.ProgressBar.update_absolute
+
+    def look(bar, value, total=None, preview=None):
+        shown.extend([] if preview is None else [preview[1]])
+        update(bar, value, total, None)
+
+    options = pack.module("dreammatcher.training.settings").TrainingOptions(
+        sample_prompt="a photo of a <me> on grass", sample_every=1)
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", look)
+    learn(2, options=options)
+    assert len(shown) == 2

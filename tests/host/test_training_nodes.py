@@ -5,21 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from PIL import Image
-from world import robots, same_weights, weights
+from world import same_weights, weights
 
 pytestmark = pytest.mark.usefixtures("as_in_a_graph")
 
 STEPS = 4
-
-
-@pytest.fixture(scope="module")
-def pictures(host):
-    return robots(host, 2)
-
-
-@pytest.fixture
-def own(host, pictures):
-    return host.nodes["DreamMatcherTrainingSet"]().make("sks", "robot", "photo", 128, pictures)["result"][0]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,8 @@ def pictures(host):
 
 
 @pytest.fixture
-def make_set(host, pictures):
-    def made(**changes):
-        chosen = dict(images=pictures, identifier="sks", class_word="robot", template="object", resolution=128)
-        return host.nodes["DreamMatcherTrainingSet"]().make(**{**chosen, **changes})["result"][0]
-    return made
+def make_set(make_set):
+    return partial(make_set, template="object")
 
 
 def learn(host, model, clip, vae, training_set, **changes):

@@ -29,7 +29,7 @@ class Gap:
     text: str
 
 
-def listen(kinds: Mapping[str, type]) -> None:
+def listen(kinds: Mapping[str, type[Any]]) -> None:
     """Looks at every prompt that the host's server is sent, for bypassed nodes of ``kinds``; does nothing without a server."""
     running = notes.server_instance()
     if running is None or not hasattr(running, "add_on_prompt_handler"):
@@ -44,15 +44,15 @@ def listen(kinds: Mapping[str, type]) -> None:
     running.add_on_prompt_handler(look)
 
 
-def _known(running: object) -> Mapping[str, type]:
+def _known(running: object) -> Mapping[str, type[Any]]:
     """The host's nodes."""
     for place in (getattr(running, "nodes", None), sys.modules.get("nodes")):
-        if getattr(place, "NODE_CLASS_MAPPINGS", None):
-            return place.NODE_CLASS_MAPPINGS
+        if known := getattr(place, "NODE_CLASS_MAPPINGS", None):
+            return known
     return {}
 
 
-def gaps(sent: Mapping[str, Any], kinds: Mapping[str, type], known: Mapping[str, type]) -> list[Gap]:
+def gaps(sent: Mapping[str, Any], kinds: Mapping[str, type[Any]], known: Mapping[str, type[Any]]) -> list[Gap]:
     """The inputs that a prompt lacks because a node of ``kinds`` is bypassed, one text for each of these nodes.
 
     ``sent`` is what the front end posts: ``prompt``, and the workflow in ``extra_data``. ``known`` are the host's nodes, by
@@ -76,7 +76,7 @@ def gaps(sent: Mapping[str, Any], kinds: Mapping[str, type], known: Mapping[str,
 
 
 def _lacking(number: str, nodes: Mapping[str, dict], links: list[tuple[str, str, int]], prompt: Mapping[str, dict], prefix: str,
-             known: Mapping[str, type], seen: frozenset[str] = frozenset()) -> Iterator[str]:
+             known: Mapping[str, type[Any]], seen: frozenset[str] = frozenset()) -> Iterator[str]:
     """What follows a node, past others that are not in the prompt, and lacks an input that it needs."""
     for origin, target, slot in links:
         if origin != number or target not in nodes or target in seen:
@@ -90,7 +90,7 @@ def _lacking(number: str, nodes: Mapping[str, dict], links: list[tuple[str, str,
             yield f"{inputs[slot]['name']} of {node.get('title') or node['type']}"
 
 
-def _needed(known: Mapping[str, type], entry: Mapping[str, Any], name: str) -> bool:
+def _needed(known: Mapping[str, type[Any]], entry: Mapping[str, Any], name: str) -> bool:
     kind = known.get(entry["class_type"])
     return kind is None or name in kind.INPUT_TYPES().get("required", {})
 

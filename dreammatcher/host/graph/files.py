@@ -61,7 +61,7 @@ class Shelf:
         files = self._files()
         if None in names:
             return changes_of_all({name: [path] for name, path in files.items()})
-        return changes({name: [files.get(name.replace("\\", "/"), Path(name))] for name in names})
+        return changes({name: [files.get(name.replace("\\", "/"), Path(name))] for name in names if name is not None})
 
     def _is_one(self, path: Path) -> bool:
         """Whether a file of the output folder is of this kind: what others and we write there may have the same suffix."""

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import overload
 
 import torch
 
 #: a MASK, or a list of MASKs whose sizes may differ
 Masks = torch.Tensor | Sequence[torch.Tensor]
+
+
+@overload
+def mask_grid(name: str, mask: torch.Tensor) -> torch.Tensor: ...
+
+
+@overload
+def mask_grid(name: str, mask: None) -> None: ...
+
+
+@overload
+def mask_grid(name: str, mask: torch.Tensor | None) -> torch.Tensor | None: ...
 
 
 def mask_grid(name: str, mask: torch.Tensor | None) -> torch.Tensor | None:

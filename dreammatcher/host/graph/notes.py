@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any, Protocol
 
 log = logging.getLogger(__name__)
 
@@ -11,13 +12,21 @@ log = logging.getLogger(__name__)
 EVENT = "dreammatcher.note"
 
 
-def server_instance() -> object | None:
+class Server(Protocol):
+    """The host's server, as far as it is asked."""
+
+    client_id: str | None
+
+    def send_sync(self, event: str, data: dict[str, Any], sid: str | None) -> None: ...
+
+
+def server_instance() -> Server | None:
     """The host's server, when there is one."""
     places = (getattr(sys.modules.get(name), "PromptServer", None) for name in ("server", "comfy.cmd.server"))
     return next(filter(None, (getattr(place, "instance", None) for place in places)), None)
 
 
-def server() -> object | None:
+def server() -> Server | None:
     """The host's server, when it runs and someone is connected to it."""
     running = server_instance()
     return running if getattr(running, "client_id", None) is not None else None
@@ -28,11 +37,11 @@ def tell(text: str) -> None:
     log.warning("DreamMatcher: %s", text)
     running = server()
     node = getattr(running, "last_node_id", None)
-    if node is not None:
+    if running is not None and node is not None:
         show(running, node, text, running.client_id)
 
 
-def show(running: object, node: str, text: str, client: str | None) -> None:
+def show(running: Server, node: str, text: str, client: str | None) -> None:
     """Shows ``text`` on a node in the front end of a client of the host's server."""
     if hasattr(running, "send_progress_text"):  # since 2025
         running.send_progress_text(text, node, client)

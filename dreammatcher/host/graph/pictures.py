@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ...pictures import alpha_of, card, rgb
 
-__all__ = ["Images", "alpha_of", "each", "rgb", "rgb_each", "subject_mask", "text_image"]
+__all__ = ["Images", "alpha_of", "each", "image_of", "rgb", "rgb_each", "rough_rgb", "subject_mask", "text_image"]
 
 #: an IMAGE, or a list of IMAGEs whose sizes may differ
 Images = torch.Tensor | Sequence[torch.Tensor]
@@ -48,4 +49,21 @@ def subject_mask(name: str, image: torch.Tensor) -> torch.Tensor | None:
 
 def text_image(text: str) -> torch.Tensor:
     """IMAGE [1, H, W, 3] of a text, where there is no picture to show."""
-    return torch.from_numpy(np.array(card(text))).float()[None] / 255
+    return image_of(card(text))
+
+
+def image_of(page: Image.Image) -> torch.Tensor:
+    """IMAGE [1, H, W, 3] of a PIL picture in RGB."""
+    return torch.from_numpy(np.array(page)).float()[None] / 255
+
+
+def rough_rgb(latent: torch.Tensor, formats: object) -> torch.Tensor:
+    """A latent [C, h, w] as rough RGB [3, h, w] by the factors of the host's latent format, or as grey where that has none."""
+    factors = getattr(formats, "latent_rgb_factors", None)
+    if factors is None or len(factors) != latent.shape[0]:
+        return latent.mean(0, keepdim=True).expand(3, -1, -1).sigmoid()
+    colours = torch.einsum("chw,cr->rhw", latent, torch.tensor(factors))
+    bias = getattr(formats, "latent_rgb_factors_bias", None)
+    if bias is not None:
+        colours = colours + torch.tensor(bias)[:, None, None]
+    return ((colours + 1) / 2).clamp(0, 1)

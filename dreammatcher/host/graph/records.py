@@ -54,7 +54,8 @@ class Graph:
     """The nodes of a prompt, by number: class, inputs and links. Nodes that one has put in its own place count as that one."""
 
     def __init__(self, prompt: Any):
-        self._prompt, self._sources = prompt, {}
+        self._prompt = prompt
+        self._sources: dict[str, str] = {}
 
     def _entry(self, node: str) -> Mapping[str, Any]:
         """Class and inputs of a node; nothing where there is no such node."""
@@ -175,7 +176,9 @@ def first_of(name: str, batch: int, own: bool) -> int | None:
     Pictures of one run may come as a list: its elements together are then the run, or each of them is all of it once more.
     """
     element = _element.get()
-    counts = [len(one) for one in element.given.get(name, ())] if element is not None else []
+    if element is None:
+        return 0
+    counts = [len(one) for one in element.given.get(name, ())]
     if len(counts) < 2 or (own and element.number):
         return 0
     mine = counts[min(element.number, len(counts) - 1)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 
 from comfy.model_patcher import ModelPatcher
 
@@ -13,8 +12,8 @@ from ...matching.settings import ApplySettings, MaskSettings, Trace
 from ..graph.notes import not_connected, tell
 from ..graph.records import owner_here
 from ..model.backbone import backbone_of
-from ..sampling.lifecycle import install
-from ..sampling.runs import INSTALLED_KEY, Installed, SessionHolder, installed_on
+from ..sampling.lifecycle import install_plan
+from ..sampling.runs import INSTALLED_KEY
 from . import patches
 from .begin import begin
 from .live import SILENT, Live, watch
@@ -55,11 +54,7 @@ def apply(model: ModelPatcher, reference: Reference | ReferenceSet, mask: MaskSe
         check_family(member.reference, backbone.family, model.model.latent_format.latent_channels)
     plan = Plan(model.model, backbone, backbone.chosen(layers), views(reference, mask, tell), mask, settings,
                 Trace(owner=owner_here()))
-    clone = model.clone()
-    installed = Installed(plan, SessionHolder())
-    install(clone, installed.holder, partial(begin, plan))
-    options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])
-    options[INSTALLED_KEY] = (*installed_on(options), installed)
+    clone, installed = install_plan(model, plan, INSTALLED_KEY, begin)
     patches.install(clone)
     watch(clone, installed, live)
     return clone, plan.trace

@@ -26,8 +26,7 @@ def begin(plan: Plan, start: Start) -> MatchingSession:
     hide()
     for view in plan.views:
         view.store.start_run()
-    shares = (plan.settings.start, plan.settings.end)
-    clock = Clock(start.sampling, *(float(start.sampling.percent_to_sigma(share)) for share in shares))
+    clock = Clock.between(start.sampling, plan.settings.start, plan.settings.end)
     network = "" if plan.trace.off else start.identity()  # nothing is asked of the references then
     references = References(start.base, plan.backbone, plan.views, network, share_of_memory(len(plan.views)))
     return MatchingSession(

@@ -41,7 +41,7 @@ class Call:
 
     @property
     def sigma(self) -> float:
-        return self.session.clock.sigma
+        return self.session.clock.current
 
     def chunk(self, number: int, batch: int) -> slice:
         size = batch // len(self.rows)
@@ -51,7 +51,7 @@ class Call:
         """Keeps the subject maps of the cond rows if this layer is one that is read."""
         for number, reader in self.readers.items():
             row = self.rows[number]
-            if layer not in reader.modules or row in self.repeated or row in self.rows[:number]:
+            if row is None or layer not in reader.modules or row in self.repeated or row in self.rows[:number]:
                 continue
             part = self.chunk(number, query.shape[0])
             subject_map = reader.read(layer, query[part], context[part], self.latent_size)
@@ -117,7 +117,9 @@ class Call:
         """Values [K * B, N, C] of K chunks of one group, B being ``size``."""
         session, plan = self.session, self.session.plan
         mask = session.foreground(source[1], grid, size, value.device, self.rivals)
-        match = None if mask is None else session.correspondence(source, grid, layer, size, self.described)
+        if mask is None:
+            return value
+        match = session.correspondence(source, grid, layer, size, self.described)
         if match is None:
             return value
         if plan.settings.injection == MATCHED_EVERYWHERE:
@@ -132,7 +134,8 @@ class Call:
     def _replace(self, layer: Site, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The ablation: keys and values of the reference as they are (MasaCtrl, Cao et al. 2023)."""
         size = value.shape[0] // len(self.rows)
-        rows = [self._hidden(layer, self.session.source(row), value).expand(size, -1, -1) for row in self.rows]
+        rows = [self._hidden(layer, self.session.source(row), value).expand(size, -1, -1)
+                for row in self.rows if row is not None]
         self.session.plan.trace.layers += 1
         hidden = torch.cat(rows).to(value.dtype)
         return hidden, hidden

@@ -38,7 +38,7 @@ class Kept:
     def inverted(self, model, latent: torch.Tensor, positive: list, negative: list) -> Reference:
         load(model, latent)
         source = digest(network_identity(model), latent, positive[0], negative[0])
-        if self.source != source:
+        if self.reference is None or self.source != source:
             self.reference, _ = invert_reference(model, {"samples": latent}, positive, negative, STEPS, SCHEDULER)
             self.source = source
         return self.reference

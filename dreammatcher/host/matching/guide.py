@@ -13,14 +13,15 @@ from ...backbones.base import Grid
 from ...devices import OutOfMemory
 from ...guidance_rows import COND, Row
 from ...matching.guidance import PAPER, GuidanceSettings, correction, lead, shortened, slope
+from ...sizes import spatial_size
 from ..graph.notes import tell
 from ..model.digest import standing_around
 from ..model.gradients import NoGradient, statically_loaded, with_gradients
 from ..sampling.model_calls import WrappersMP, options_of
-from ..sampling.runs import INSTALLED_KEY, Installed, installed_on
+from ..sampling.runs import INSTALLED_KEY, installed_on
 from ..sampling.session import noise_level
 from .patches import rivals_of
-from .session import MatchingSession
+from .session import InstalledPlan, MatchingSession
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +63,13 @@ class GuidanceTarget:
     trust: torch.Tensor  # [B, 1, H, W]
 
 
-def _target(installed: Installed, everyone: tuple[Installed, ...], row: Row, rows: slice, sigma: float,
+#: a plan with its session, which is matched and guided at a noise level
+Guided = tuple[InstalledPlan, MatchingSession]
+
+
+def _target(guided: Guided, everyone: tuple[InstalledPlan, ...], row: Row, rows: slice, sigma: float,
             size: Grid) -> GuidanceTarget | None:
-    session = installed.holder.session()
+    installed, session = guided
     if session.seen.sizes.get(row[1]) != size:
         session.skip("guidance leads whole pictures only: a prompt limited to an area is left to appearance matching")
         return None
@@ -72,28 +77,28 @@ def _target(installed: Installed, everyone: tuple[Installed, ...], row: Row, row
     return None if target is None else GuidanceTarget(session, rows, *target)
 
 
-def _guided_at(sigma: float, everyone: tuple[Installed, ...], settings: GuidanceSettings) -> list[Installed]:
+def _guided_at(sigma: float, everyone: tuple[InstalledPlan, ...], settings: GuidanceSettings) -> list[Guided]:
     """Those whose session is matched and guided at ``sigma``."""
     running = [(installed, installed.holder.session()) for installed in everyone]
-    return [installed for installed, session in running
+    return [(installed, session) for installed, session in running
             if session is not None and session.active(sigma) and session.clock.within(sigma, settings.start, settings.end)]
 
 
 def _lead(arguments: dict, settings: GuidanceSettings) -> torch.Tensor:
     """Mode ``fast``, on the estimate after classifier-free guidance; also for calls that mode ``paper`` could not serve."""
     clean = arguments["denoised"]
-    everyone = installed_on(arguments["model_options"].get("transformer_options", {}))
+    everyone: tuple[InstalledPlan, ...] = installed_on(arguments["model_options"].get("transformer_options", {}))
     first = next((session for installed in everyone if (session := installed.holder.session()) is not None), None)
     if first is None:
         return clean
     sigma = first.clock.read(arguments["sigma"])
-    for installed in _guided_at(sigma, everyone, settings):
-        session = installed.holder.session()
+    for guided in _guided_at(sigma, everyone, settings):
+        _, session = guided
         if (settings.mode == PAPER and not session.without_gradient) or session.clock.sigma != sigma:
             continue
         for row in sorted(row for row, features in session.seen.features.items()
                           if row[0] == COND and features[0].shape[0] == clean.shape[0]):
-            target = _target(installed, everyone, row, slice(None), sigma, tuple(clean.shape[-2:]))
+            target = _target(guided, everyone, row, slice(None), sigma, spatial_size(clean))
             if target is not None:
                 clean = lead(clean, target.warped, target.trust, settings.weight)
     return clean
@@ -118,8 +123,8 @@ def _install_gradient(model, settings: GuidanceSettings) -> None:
 def _guided(base, apply_model, settings: GuidanceSettings, options: dict, x, t, args: tuple, kwargs: dict) -> torch.Tensor:
     """The clean estimate [B, C, H, W] of one call, corrected row by row."""
     sigma = noise_level(t)
-    everyone = installed_on(options)
-    guided = [own for own in _guided_at(sigma, everyone, settings) if not own.holder.session().without_gradient]
+    everyone: tuple[InstalledPlan, ...] = installed_on(options)
+    guided = [own for own in _guided_at(sigma, everyone, settings) if not own[1].without_gradient]
     if not guided:
         return apply_model(x, t, *args, **kwargs)
 
@@ -151,24 +156,23 @@ def _guided(base, apply_model, settings: GuidanceSettings, options: dict, x, t, 
         return apply_model(x, t, *args, **kwargs)
 
 
-def _give_up(guided: list[Installed], reason: str) -> None:
-    for installed in guided:
-        session = installed.holder.session()
+def _give_up(guided: list[Guided], reason: str) -> None:
+    for _, session in guided:
         session.without_gradient = True
         session.skip(f"mode paper is not possible here ({reason}); this run is guided in mode fast")
 
 
-def _call_targets(guided: list[Installed], everyone: tuple[Installed, ...], sigma: float,
+def _call_targets(guided: list[Guided], everyone: tuple[InstalledPlan, ...], sigma: float,
                   clean: torch.Tensor) -> list[GuidanceTarget]:
     """The targets of a call's chunks; what an earlier call of this evaluation had is not led again."""
     targets = []
-    for installed in guided:
-        chunks = installed.holder.session().rows.last
+    for each in guided:
+        chunks = each[1].rows.last
         size = clean.shape[0] // max(1, len(chunks))
         for number, row in enumerate(chunks):
             if row is not None:
                 rows = slice(number * size, (number + 1) * size)
-                targets.append(_target(installed, everyone, row, rows, sigma, tuple(clean.shape[-2:])))
+                targets.append(_target(each, everyone, row, rows, sigma, spatial_size(clean)))
     return [target for target in targets if target is not None]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import comfy.model_management
 import comfy.samplers
@@ -26,7 +27,7 @@ from .apply import check_family
 from .reference_pass import reference_pass
 
 
-def load(model, latent: torch.Tensor) -> torch.nn.Module:
+def load(model, latent: torch.Tensor) -> Any:
     """Puts the model where it computes, by the host's own management, and returns its BaseModel."""
     comfy.model_management.load_models_gpu([model], model.memory_required([2, *latent.shape[1:]]))
     return model.model
@@ -61,7 +62,7 @@ def invert_reference(model, latent: dict, positive: list, negative: list, steps:
     return reference, {"samples": base.process_latent_out(back.float()).cpu()}
 
 
-def _denoiser(base: torch.nn.Module, conditioning: Conditioning):
+def _denoiser(base: Any, conditioning: Conditioning):
     return lambda x, sigma: ode_derivative(base, conditioning, x, sigma)
 
 

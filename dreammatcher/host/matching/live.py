@@ -11,7 +11,8 @@ import torch
 from ...matching.preview import enlarge, overlay, pixels
 from ...matching.settings import Snapshot
 from ..graph.notes import server as connected
-from ..sampling.runs import Installed
+from ..graph.pictures import rough_rgb
+from .session import InstalledPlan
 
 OFF, FOREGROUND, TRUSTED = "off", "foreground", "trusted"
 EVENT = "dreammatcher.live"
@@ -35,7 +36,7 @@ class Live:
 SILENT = Live()
 
 
-def watch(model, installed: Installed, live: Live) -> None:
+def watch(model, installed: InstalledPlan, live: Live) -> None:
     """Makes ``model``, which is nobody else's yet, show a plan's match while sampling; "off" adds nothing."""
     if live.kind == OFF:
         return
@@ -46,9 +47,9 @@ def watch(model, installed: Installed, live: Live) -> None:
         if session is None or server is None:
             return clean
         clock = session.clock
-        if clock.levels % EVERY or clock.read(arguments["sigma"]) != clock.sigma:
+        if clock.levels % EVERY or (sigma := clock.read(arguments["sigma"])) != clock.sigma:
             return clean
-        snapshot = installed.plan.trace.snapshots.get(clock.sigma)
+        snapshot = installed.plan.trace.snapshots.get(sigma)
         if snapshot is not None:
             image, text = drawn(clean, formats, snapshot, live.kind)
             server.send_sync(EVENT, {"node": live.node, "image": image, "text": text}, server.client_id)
@@ -60,23 +61,12 @@ def watch(model, installed: Installed, live: Live) -> None:
 def drawn(clean: torch.Tensor, formats: object, snapshot: Snapshot, kind: str) -> tuple[str, str]:
     """The first picture of ``clean`` [B, C, h, w] with an overlay, as a data URL, and a line about it."""
     mask, confidence = (values[:1].float().cpu() for values in (snapshot.target_mask, snapshot.confidence))
-    picture = colours(clean[0].float().cpu(), formats)
-    size = tuple(round(SIDE * side / max(picture.shape[-2:])) for side in picture.shape[-2:])
+    picture = rough_rgb(clean[0].float().cpu(), formats)
+    height, width = (round(SIDE * side / max(picture.shape[-2:])) for side in picture.shape[-2:])
+    size = height, width
     shown = overlay(enlarge(picture[None], size)[0], enlarge(mask * confidence if kind == TRUSTED else mask, size))
     file = io.BytesIO()
     pixels(shown).save(file, "JPEG", quality=85)
     share = (mask * confidence).sum() / mask.sum().clamp_min(1e-6)
     return (f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}",
             f"{kind} at sigma {snapshot.sigma:.2f}: {100 * share.item():.0f}% of the subject is matched")
-
-
-def colours(latent: torch.Tensor, formats: object) -> torch.Tensor:
-    """A latent [C, h, w] as rough RGB [3, h, w] by the host's own factors, or as grey where it has none."""
-    factors = getattr(formats, "latent_rgb_factors", None)
-    if factors is None or len(factors) != latent.shape[0]:
-        return latent.mean(0, keepdim=True).expand(3, -1, -1).sigmoid()
-    rgb = torch.einsum("chw,cr->rhw", latent, torch.tensor(factors))
-    bias = getattr(formats, "latent_rgb_factors_bias", None)
-    if bias is not None:
-        rgb = rgb + torch.tensor(bias)[:, None, None]
-    return ((rgb + 1) / 2).clamp(0, 1)

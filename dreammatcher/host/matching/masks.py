@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import overload
 
 import torch
 
@@ -24,6 +25,15 @@ def mask_settings(
     """Raises ValueError, naming the input, for masks that are empty, not finite or not [B, H, W]."""
     return MaskSettings(reference_subject, target_subject, one_mask("reference_mask", reference_mask),
                         mask_grid("target_mask", target_mask), threshold, otsu)
+
+
+@overload
+def shared_subjects(reference: Subject, target: Subject) -> tuple[Subject, Subject, tuple[str, ...]]: ...
+
+
+@overload
+def shared_subjects(reference: Subject | None,
+                    target: Subject | None) -> tuple[Subject | None, Subject | None, tuple[str, ...]]: ...
 
 
 def shared_subjects(reference: Subject | None, target: Subject | None) -> tuple[Subject | None, Subject | None, tuple[str, ...]]:

@@ -13,13 +13,14 @@ import torch
 
 from ...backbones.base import Grid, Site, Tap
 from ...guidance_rows import COND, Row
+from ...sizes import spatial_size
 from ..model.capture import SubjectMaps
 from ..model.patch_points import Points, install_in_front
 from ..sampling.lifecycle import names_of
-from ..sampling.runs import FOREIGN_KEY, INPUT_KEY, Installed, installed_on
+from ..sampling.runs import FOREIGN_KEY, INPUT_KEY, installed_on
 from ..sampling.session import noise_level
 from .call import Call
-from .session import MatchingSession
+from .session import InstalledPlan, MatchingSession
 
 #: where the calls of the current forward stand in its transformer options, one for each plan that takes part
 CALLS_KEY = "dreammatcher_calls"
@@ -27,7 +28,7 @@ CALLS_KEY = "dreammatcher_calls"
 BEGIN, PROMPT, VALUES, FEATURE = "begin", "prompt", "values", "feature"
 
 
-def _hear(options: dict, *what: Site) -> None:
+def _hear(options: dict, *what: str | Site) -> None:
     """Takes note that a patch runs in this call: torch.compile may have left it out."""
     session = next((session for own in installed_on(options) if (session := own.holder.session()) is not None), None)
     if session is not None:  # the one that verify asks
@@ -40,7 +41,7 @@ def _begin_calls(h: torch.Tensor, options: dict) -> None:
     options[CALLS_KEY] = tuple(call for call in calls if call is not None)
 
 
-def _begin_call(installed: Installed, h: torch.Tensor, options: dict) -> Call | None:
+def _begin_call(installed: InstalledPlan, h: torch.Tensor, options: dict) -> Call | None:
     session, plan = installed.holder.session(), installed.plan
     if session is None:
         return None
@@ -53,7 +54,7 @@ def _begin_call(installed: Installed, h: torch.Tensor, options: dict) -> Call | 
     chunks = options.get(INPUT_KEY, h).detach().chunk(len(options["cond_or_uncond"]))
     names = names_of(options, session.rows)
     rows = session.arrive(sigma, options["sigmas"], names, chunks).rows
-    grid = tuple(h.shape[-2:])
+    grid = spatial_size(h)
     readers = _readers(session, names, rows, grid) if session.active(sigma) else {}
     detached = torch.is_grad_enabled() and h.requires_grad
     return Call(session, rows, grid, readers, rivals_of(installed, options, sigma), detached)
@@ -62,8 +63,8 @@ def _begin_call(installed: Installed, h: torch.Tensor, options: dict) -> Call | 
 def _readers(session: MatchingSession, names: list[Hashable | None], rows: tuple[Row | None, ...],
              grid: Grid) -> dict[int, SubjectMaps]:
     """What reads the subject's map of each positive chunk: its columns are those of the prompt that the chunk comes from."""
-    subject, readers = session.plan.mask.target_subject, {}
-    if session.plan.mask.target_mask is not None:
+    subject, readers = session.plan.mask.target_subject, dict[int, SubjectMaps]()
+    if session.plan.mask.target_mask is not None or subject is None:
         return readers
     for chunk, row in enumerate(rows):
         if row is not None and row[0] == COND and (own := session.place(names[chunk], subject)) is not None:
@@ -71,7 +72,7 @@ def _readers(session: MatchingSession, names: list[Hashable | None], rows: tuple
     return readers
 
 
-def rivals_of(installed: Installed, options: dict, sigma: float) -> list[MatchingSession]:
+def rivals_of(installed: InstalledPlan, options: dict, sigma: float) -> list[MatchingSession]:
     """Sessions of other subjects on the same model that are matched at ``sigma``."""
     others = (other.holder.session() for other in installed_on(options) if installed.plan.rivals(other.plan))
     return [session for session in others if session is not None and session.active(sigma)]

@@ -52,7 +52,8 @@ def show(trace: Trace | None, images: torch.Tensor, reference: Images, plain: to
     references = [*rgb_each("reference", reference), *([] if more is None else rgb_each("reference_2", more))]
     plain = None if plain is None else rgb("plain", plain)
     sources = [rearrange(picture, "h w c -> c h w").float().cpu() for picture in references]
-    folder, made, sheets = Temporary(), [], []
+    folder, sheets = Temporary(), []
+    made: list[torch.Tensor] = []
     for index, image in enumerate(images):
         row = panels(snapshot, rearrange(image, "h w c -> c h w").float().cpu(), sources, first + index)
         made.extend(rearrange(panel, "c h w -> h w c") for panel in row)
@@ -80,7 +81,7 @@ def recorded(trace: Trace, pictures: int) -> list[Snapshot]:
 def small(picture: torch.Tensor) -> Image.Image:
     """``picture`` [H, W, 3] in 0..1, at most 1024 pixels long."""
     made = pixels(rearrange(picture, "h w c -> c h w"))
-    made.thumbnail((INSPECTED_SIDE, INSPECTED_SIDE), Image.LANCZOS)
+    made.thumbnail((INSPECTED_SIDE, INSPECTED_SIDE), Image.Resampling.LANCZOS)
     return made
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 
 from ...attention import foreground
-from ...backbones.base import Site
-from ...backbones.unet import UNetBackbone
+from ...backbones.base import Backbone, Site
 from ...finite import REMEDY, finite
 from ...guidance_rows import COND
 from ...matching.features import RowFeatures
 from ...matching.reference import Reference
+from ...sizes import spatial_size
 from ...subject import Subject
 from ..model.capture import SubjectMaps, ode_derivative
 from ..model.compiling import uncompiled
@@ -24,7 +25,7 @@ class _Recorded(BaseException):
 
 
 def reference_pass(
-    base: torch.nn.Module, backbone: UNetBackbone, reference: Reference, kind: str, subject: Subject | None,
+    base: Any, backbone: Backbone, reference: Reference, kind: str, subject: Subject | None,
     sigma: float, device: torch.device,
 ) -> RowFeatures:
     """Runs the network on the reference at ``sigma`` with its own prompt and nobody else's patches.
@@ -33,7 +34,7 @@ def reference_pass(
     all this is recorded, mostly in front of the last matched site. Raises ValueError when it holds NaN or infinity.
     """
     x = reference.trajectory.at(sigma).to(device)
-    size = tuple(x.shape[-2:])
+    size = spatial_size(x)
     matched = frozenset(backbone.matched)
     maps = SubjectMaps.of(base, backbone, subject, size) if kind == COND and subject else None
     levels: dict[int, torch.Tensor] = {}
@@ -53,8 +54,8 @@ def reference_pass(
         return n, context, value
 
     def keep_map(site, n, context, value, extra):
-        if maps and site in maps.modules:
-            subject_maps.append(maps.read(site, n, context, size))
+        if maps and site in maps.modules and (found := maps.read(site, n, context, size)) is not None:
+            subject_maps.append(found)
             end_with_the_last()
         return n, context, value
 
@@ -67,5 +68,5 @@ def reference_pass(
         ode_derivative(base, prompt, x, sigma, Points(prompt=keep_map, values=keep_hidden, feature=keep_level))
     if not all(map(finite, levels.values())):
         raise ValueError(f"model: what it makes of the reference at sigma {sigma:.3g} holds NaN or infinity; {REMEDY}")
-    mask = foreground(subject_maps, subject_maps[0].shape[-2:]) if subject_maps else None
+    mask = foreground(subject_maps, spatial_size(subject_maps[0])) if subject_maps else None
     return RowFeatures(tuple(levels[tap] for tap in backbone.taps), hidden, mask)

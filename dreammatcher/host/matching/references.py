@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from ...backbones.unet import UNetBackbone
+from ...backbones.base import Backbone
 from ...matching.features import RowFeatures
 from ...matching.plan import View
 from .reference_pass import reference_pass
@@ -16,8 +17,8 @@ from .reference_pass import reference_pass
 class References:
     """From this step, from a reference's store, or from a pass of the UNet."""
 
-    base: torch.nn.Module
-    backbone: UNetBackbone
+    base: Any
+    backbone: Backbone
     views: tuple[View, ...]
     network: str  # identity of what the network computes, part of the feature store's keys
     room: int  # bytes that each store may fill

@@ -13,6 +13,7 @@ from ...matching.correspondence import JointMatch
 from ...matching.matcher import Described, Matcher
 from ...matching.plan import Plan
 from ..sampling.rows import Assignment
+from ..sampling.runs import Installed
 from ..sampling.session import Session
 
 #: features at the backbone's taps [B, C, H, W], coarse to fine
@@ -91,7 +92,7 @@ class MatchingSession(Session):
         if features is None:
             return None
         if row not in described:
-            described[row] = self.matcher.describe(row[0], self.clock.sigma, features)
+            described[row] = self.matcher.describe(row[0], self.clock.current, features)
         return self.matcher.keep(row, grid, self.clock.evaluations, self.matcher.match(described[row], grid, site))
 
     def foreground(self, prompt: int, grid: Grid, size: int, device: torch.device,
@@ -134,3 +135,7 @@ class MatchingSession(Session):
             return None
         trust, _ = self.matcher.trust(source, match, mask)
         return self.matcher.warped_references(match, mask.device), trust
+
+
+#: a plan on a model, and who holds its session
+InstalledPlan = Installed[Plan, MatchingSession]

@@ -16,7 +16,7 @@ PROMPT = "c_crossattn"
 SPARING = ("attention_pytorch", "attention_xformers")
 
 
-def model_arguments(base: torch.nn.Module, conditioning: Conditioning, x: torch.Tensor) -> dict[str, torch.Tensor]:
+def model_arguments(base: Any, conditioning: Conditioning, x: torch.Tensor) -> dict[str, torch.Tensor]:
     """Keyword arguments of ``base.apply_model`` for one prompt, made by the host's own ``extra_conds``.
 
     An inpainting model is told that everything is to be painted, which makes it a plain one. Raises ValueError when the
@@ -40,12 +40,12 @@ def context_of(arguments: tuple, named: dict[str, Any]) -> torch.Tensor | None:
     return named[PROMPT] if PROMPT in named else next(iter(arguments[3:4]), None)
 
 
-def batch_arguments(base: torch.nn.Module, conditioning: Conditioning, x: torch.Tensor) -> dict[str, torch.Tensor]:
+def batch_arguments(base: Any, conditioning: Conditioning, x: torch.Tensor) -> dict[str, torch.Tensor]:
     """:func:`model_arguments` of a batch whose prompts [B, T, D] are pictures' own."""
     return {**model_arguments(base, conditioning, x), PROMPT: conditioning.cross_attention}
 
 
-def network_call(base: torch.nn.Module, noisy: torch.Tensor, times: torch.Tensor, arguments: dict[str, torch.Tensor],
+def network_call(base: Any, noisy: torch.Tensor, times: torch.Tensor, arguments: dict[str, torch.Tensor],
                  options: dict[str, Any]) -> torch.Tensor:
     """What the network itself says of ``noisy`` [B, C, h, w], in the scale in which it sees it, at ``times`` [B]; float32."""
     others = {name: value for name, value in arguments.items() if name not in ("c_concat", PROMPT)}

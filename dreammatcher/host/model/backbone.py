@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import comfy.model_sampling
-import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 from ...backbones import unet
 from ...backbones.process import CONST, EPS, NoiseProcess, V
 
 #: class of the host -> what reads its sites: (network, what it predicts) -> backbone
-BACKBONES: dict[type[torch.nn.Module], Callable[[torch.nn.Module, str], unet.UNetBackbone]] = {UNetModel: unet.backbone_of}
+BACKBONES: dict[type, Callable[[Any, str], unet.UNetBackbone]] = {UNetModel: unet.backbone_of}
 #: families by the names that artists know them by
 KNOWN = "SD1.x, SD2.x or SDXL"
 #: how the host turns an answer of the network into a clean picture -> the process that this belongs to
@@ -20,13 +20,13 @@ PROCESSES = ((getattr(comfy.model_sampling, "CONST", None), CONST), (comfy.model
              (comfy.model_sampling.EPS, EPS))
 
 
-def network_of(base: torch.nn.Module) -> torch.nn.Module:
+def network_of(base: Any) -> Any:
     """The network of the host's BaseModel as it was before torch.compile."""
     network = getattr(base, "diffusion_model", base)
     return getattr(network, "_orig_mod", network)
 
 
-def backbone_of(base: torch.nn.Module) -> unet.UNetBackbone:
+def backbone_of(base: Any) -> unet.UNetBackbone:
     """The backbone of the host's BaseModel.
 
     Raises ValueError, listing the families that are known, for a class of network that is none of them, and for a network that

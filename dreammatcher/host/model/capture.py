@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
 
 from ...attention import attention_columns, repeated_columns
-from ...backbones.base import Grid, Site
-from ...backbones.unet import UNetBackbone, attention_modules
+from ...backbones.base import Backbone, Grid, Site
 from ...subject import Conditioning, Subject
 from .arguments import model_arguments
 from .backbone import network_of
@@ -21,13 +21,13 @@ from .patch_points import Points
 class SubjectMaps:
     """Reads the subject's columns out of cross-attention, beside the attention itself."""
 
-    modules: dict[Site, torch.nn.Module]
-    backbone: UNetBackbone
+    modules: dict[Site, Any]
+    backbone: Backbone
     subject: Subject
 
     @staticmethod
-    def of(base: torch.nn.Module, backbone: UNetBackbone, subject: Subject, latent_size: Grid) -> SubjectMaps:
-        return SubjectMaps(attention_modules(network_of(base), backbone.map_sites(latent_size)), backbone, subject)
+    def of(base: Any, backbone: Backbone, subject: Subject, latent_size: Grid) -> SubjectMaps:
+        return SubjectMaps(backbone.prompt_attention(network_of(base), backbone.map_sites(latent_size)), backbone, subject)
 
     def read(self, site: Site, query: torch.Tensor, context: torch.Tensor, latent_size: Grid) -> torch.Tensor | None:
         """The map [B, 1, h, w] of one site, or None when another pack changed its token count."""
@@ -41,7 +41,7 @@ class SubjectMaps:
 
 
 def ode_derivative(
-    base: torch.nn.Module, conditioning: Conditioning, x: torch.Tensor, sigma: float, points: Points | None = None
+    base: Any, conditioning: Conditioning, x: torch.Tensor, sigma: float, points: Points | None = None
 ) -> torch.Tensor:
     """dx / dsigma of the probability flow at ``x`` [B, C, H, W] (Karras et al. 2022, Eq. 3).
 

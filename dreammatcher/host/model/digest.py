@@ -125,7 +125,7 @@ def read_numbers(tensors: list[torch.Tensor]) -> list[str]:
 
 
 def _hash(numbers: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(numbers)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(numbers).data).hexdigest()
 
 
 class Reader:

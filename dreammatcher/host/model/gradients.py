@@ -41,7 +41,7 @@ def with_weights(module: torch.nn.Module, weights: Mapping[str, torch.Tensor], a
     return functional_call(_Around(module, action), {f"module.{name}": value for name, value in weights.items()}, ())
 
 
-def with_gradients(base: torch.nn.Module, x: torch.Tensor, arguments: Any, action: Callable[[torch.Tensor, Any], Any]) -> Any:
+def with_gradients(base: Any, x: torch.Tensor, arguments: Any, action: Callable[[torch.Tensor, Any], Any]) -> Any:
     """``action`` of a leaf copy of ``x`` that requires gradients and of ``arguments`` fit for a backward pass.
 
     Raises :class:`NoGradient` when weights wait on another device or are no plain tensors: what the host copies in for

@@ -61,7 +61,7 @@ def with_overrides(module: torch.nn.Module, own: Weights, overrides: WeightOverr
     """``action()`` while weights of ``module`` are those of ``own`` and, where there are any, their ``overrides``: low-rank ones
     add to the outputs of their layers."""
     low = {name: value for name, value in overrides.items() if isinstance(value, LowRank)}
-    whole = {name: value for name, value in overrides.items() if name not in low}
+    whole = {name: value for name, value in overrides.items() if not isinstance(value, LowRank)}
     with low_rank_added(module, low):
         return with_weights(module, {**own, **whole}, action)
 

@@ -144,7 +144,7 @@ def _not_ours(base: torch.nn.Module, replaced: dict[str, Any]) -> dict[str, Any]
 
 
 def _sampled(model) -> dict:
-    own = {name: getattr(model, name, None) for name in AROUND_IT}
+    own: dict[str, Any] = {name: getattr(model, name, None) for name in AROUND_IT}
     transformer = dict(own["model_options"].get("transformer_options", {}))
     for name in KEYED:
         transformer[name] = _values(transformer.get(name))

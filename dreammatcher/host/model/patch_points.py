@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from ...backbones.unet import Layer
+from ...backbones.base import Site
 from .compiling import hidden
 
 #: (site, n [B, N, C], context [B, T, D], value [B, T, D], options) -> the three as attention is to take them
-Attention = Callable[[Layer, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]], tuple]
+Attention = Callable[[Site, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]], tuple]
 #: the host's names of the patches
 FIRST_BLOCK, VALUES, PROMPT, FEATURES = "input_block_patch", "attn1_patch", "attn2_patch", "output_block_patch"
 

@@ -96,7 +96,8 @@ class _Again:
     """The hooks of one block."""
 
     def __init__(self, inside: Inside, low: Mapping[str, LowRank], found: list[torch.Tensor]):
-        self.inside, self.low, self.found, self.waiting, self.begun = inside, low, found, None, 0
+        self.inside, self.low, self.found, self.begun = inside, low, found, 0
+        self.waiting: tuple[_Call, tuple[torch.Tensor, ...]] | None = None
 
     def before(self, block: torch.nn.Module, arguments: tuple, named: dict) -> tuple[tuple, dict] | None:
         names, weights = zip(*block.named_parameters())

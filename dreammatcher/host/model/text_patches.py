@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from einops import rearrange
 
-from ...backbones.unet import Layer, attention_modules
+from ...backbones.base import Site
 from ...watch import AttentionLayer, Watch
 from .backbone import backbone_of, network_of
 from .patch_points import Points
@@ -17,13 +17,13 @@ from .patch_points import Points
 VALUES = "dreammatcher_values"
 
 
-def text_options(base: torch.nn.Module, values: torch.Tensor | None, watch: Watch | None) -> dict[str, Any]:
+def text_options(base: Any, values: torch.Tensor | None, watch: Watch | None) -> dict[str, Any]:
     """Transformer options of one call: a prompt of its own for the ``values`` [B, T, D], and a ``watch`` on every layer."""
     if values is None and watch is None:
         return {}
     layers = reading_modules(base) if watch else {}
 
-    def read(site: Layer, n: torch.Tensor, context: torch.Tensor, value: torch.Tensor, extra: dict[str, Any]) -> tuple:
+    def read(site: Site, n: torch.Tensor, context: torch.Tensor, value: torch.Tensor, extra: dict[str, Any]) -> tuple:
         if watch is not None:
             own = layers[site]
             watch(AttentionLayer(site, _heads(own.to_q(n), own.heads), context, lambda text: _heads(own.to_k(text), own.heads)))
@@ -32,12 +32,13 @@ def text_options(base: torch.nn.Module, values: torch.Tensor | None, watch: Watc
     return {"patches": Points(prompt=read).alone(), **({} if values is None else {VALUES: values})}
 
 
-def reading_modules(base: torch.nn.Module) -> dict[Layer, torch.nn.Module]:
+def reading_modules(base: Any) -> dict[Site, Any]:
     """The attention modules (to_q, to_k, heads) of all sites that read the prompt."""
-    return attention_modules(network_of(base), backbone_of(base).readers)
+    backbone = backbone_of(base)
+    return backbone.prompt_attention(network_of(base), backbone.readers)
 
 
-def prompt_widths(base: torch.nn.Module) -> set[int]:
+def prompt_widths(base: Any) -> set[int]:
     """Numbers of a prompt's token, as the sites of a network read it."""
     return {module.to_k.in_features for module in reading_modules(base).values()}
 

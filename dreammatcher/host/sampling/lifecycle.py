@@ -1,15 +1,35 @@
-"""When a sampling session starts and ends, on every host."""
+"""A plan on a clone of the user's model, and when its sampling sessions start and end, on every host."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import TypeVar
+
+from comfy.model_patcher import ModelPatcher
 
 from . import mid_2024, wrappers
 from .rows import RowBook
-from .runs import Begin, SessionHolder
+from .runs import Begin, Installed, P, S, SessionHolder, Start
+
+M = TypeVar("M", bound=ModelPatcher)
 
 
-def install(model, holder: SessionHolder, begin: Begin) -> None:
+def install_plan(model: M, plan: P, key: str, begin: Callable[[P, Start], S],
+                 first: Callable[[M], None] = lambda clone: None) -> tuple[M, Installed[P, S]]:
+    """A clone of ``model`` with ``plan``, behind the plans that stand under ``key`` in its transformer options, and what it is
+    there. ``begin`` makes its sessions; ``first`` is given the clone if no plan stands there yet."""
+    clone, installed = model.clone(), Installed(plan, SessionHolder[S]())
+    options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])
+    options["patches"] = dict(options.get("patches", {}))
+    if key not in options:
+        first(clone)
+    options[key] = (*options.get(key, ()), installed)
+    install(clone, installed.holder, partial(begin, plan))
+    return clone, installed
+
+
+def install(model, holder: SessionHolder[S], begin: Begin[S]) -> None:
     """Makes ``model`` (a clone of the user's) begin and end sessions in ``holder``."""
     if wrappers.available(model):
         wrappers.install(model, holder, begin)

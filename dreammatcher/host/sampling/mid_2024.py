@@ -21,7 +21,7 @@ from ..model.arguments import PROMPT
 from ..model.digest import standing_around
 from ..model.identity import network_identity
 from ..text.prompts import Prompt
-from .runs import INPUT_KEY, NAMES_KEY, Begin, SessionHolder, Start
+from .runs import INPUT_KEY, NAMES_KEY, Begin, S, SessionHolder, Start
 from .wrappers import on_evaluation_end
 
 #: name of our number among the tensors of an encoded prompt
@@ -36,16 +36,16 @@ class Tag(comfy.conds.CONDRegular):
         return self._copy_with(comfy.utils.repeat_to_batch_size(self.cond, batch_size))
 
 
-def install(model, holder: SessionHolder, begin: Begin) -> None:
+def install(model, holder: SessionHolder[S], begin: Begin[S]) -> None:
     """Watches ``model`` encode prompts, call the UNet and end evaluations."""
     _install_encoding(model, holder, begin)
     _install_calls(model)
     model.set_model_sampler_post_cfg_function(lambda arguments: on_evaluation_end(holder, arguments))
 
 
-def _install_encoding(model, holder: SessionHolder, begin: Begin) -> None:
+def _install_encoding(model, holder: SessionHolder[S], begin: Begin[S]) -> None:
     encode = model.get_model_object("extra_conds")
-    last = [None]  # kind of the prompt that was encoded last
+    last: list[str | None] = [None]  # kind of the prompt that was encoded last
 
     def extra_conds(**kwargs):
         encoded = encode(**kwargs)

@@ -90,7 +90,7 @@ def _with_pictures_told_apart(session: Session, arguments: tuple, named: dict[st
     foreign = options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {})
     if not foreign or session.calls.changed:
         return arguments, named
-    given = []
+    given: list[Any] = []
 
     def outer(executor, x, *rest, **more):
         given[:] = [x, False]

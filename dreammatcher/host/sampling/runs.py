@@ -10,6 +10,7 @@ from weakref import ref
 import torch
 
 from ...backbones.base import Grid
+from ...uncopied import Bystander, Uncopied
 from .session import NoiseSchedule, Session
 
 S = TypeVar("S", bound=Session)
@@ -29,13 +30,13 @@ FOREIGN_KEY = "dreammatcher_foreign"
 class Start:
     """The start of a sampling run."""
 
-    base: torch.nn.Module  # the host's BaseModel that samples
+    base: Any  # the host's BaseModel that samples
     identity: Callable[[], str]  # of its network with everything patched into it
     sampling: NoiseSchedule
     size: Grid | None  # of the latent; None where the host does not tell
 
     @staticmethod
-    def of(base: torch.nn.Module, identity: Callable[[], str], sampling: NoiseSchedule, noise: torch.Tensor | None) -> Start:
+    def of(base: Any, identity: Callable[[], str], sampling: NoiseSchedule, noise: torch.Tensor | None) -> Start:
         size = (noise.shape[-2], noise.shape[-1]) if torch.is_tensor(noise) and noise.ndim == 4 else None
         return Start(base, identity, sampling, size)
 
@@ -44,17 +45,11 @@ class Start:
 Begin = Callable[[Start], S]
 
 
-class SessionHolder(Generic[S]):
+class SessionHolder(Bystander, Generic[S]):
     """The current session of one patched model, or nothing between runs. A copy of a holder is the holder itself."""
 
     def __init__(self) -> None:
         self._session: Callable[[], S | None] = lambda: None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> SessionHolder[S]:
-        return self
-
-    def content_identity(self) -> None:
-        """Changes nothing of what a model computes."""
 
     def session(self) -> S | None:
         return self._session()
@@ -71,14 +66,11 @@ class SessionHolder(Generic[S]):
 
 
 @dataclass(frozen=True, eq=False)
-class Installed(Generic[P, S]):
+class Installed(Uncopied, Generic[P, S]):
     """A plan on a model, and who holds its session."""
 
     plan: P
     holder: SessionHolder[S]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Installed[P, S]:
-        return self
 
 
 def installed_on(options: dict[str, Any]) -> tuple[Installed[Any, Any], ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -32,6 +32,13 @@ class NoiseSchedule(Protocol):
     def percent_to_sigma(self, percent: float) -> float:
         """The noise level at a share 0..1 of the schedule."""
 
+    def timestep(self, sigma: torch.Tensor) -> torch.Tensor:
+        """The timestep at a noise level, which need not be a whole number."""
+
+
+def _sigmas(sampling: NoiseSchedule, start: float, end: float) -> tuple[float, float]:
+    return float(sampling.percent_to_sigma(start)), float(sampling.percent_to_sigma(end))
+
 
 @dataclass(eq=False)
 class Clock:
@@ -48,13 +55,25 @@ class Clock:
     _given: torch.Tensor | None = None  # the host's tensor that sigma was read from
     _spans: dict[tuple[float, float], tuple[float, float]] = field(default_factory=dict)
 
+    @property
+    def current(self) -> float:
+        """Sigma of the last call. Raises RuntimeError before the first one."""
+        if self.sigma is None:
+            raise RuntimeError("no call of the model has begun yet")
+        return self.sigma
+
+    @classmethod
+    def between(cls, sampling: NoiseSchedule, start: float, end: float) -> Clock:
+        """The clock of a method that is at work between two shares of the schedule."""
+        return cls(sampling, *_sigmas(sampling, start, end))
+
     def in_range(self, sigma: float) -> bool:
         return self.end <= sigma <= self.start
 
     def within(self, sigma: float, start: float, end: float) -> bool:
         """Whether ``sigma`` lies between two shares of the schedule."""
         if (start, end) not in self._spans:
-            self._spans[start, end] = tuple(float(self.sampling.percent_to_sigma(share)) for share in (start, end))
+            self._spans[start, end] = _sigmas(self.sampling, start, end)
         first, last = self._spans[start, end]
         return last <= sigma <= first
 
@@ -68,7 +87,7 @@ class Clock:
 
     def read(self, given: torch.Tensor) -> float:
         """The noise level in ``given``, without another look at the device where the last call had the same tensor."""
-        return self.sigma if given is self._given else noise_level(given)
+        return self.current if given is self._given else noise_level(given)
 
     def evaluate(self) -> None:
         """An evaluation of the model begins."""
@@ -93,7 +112,7 @@ class CallWatch:
 class Session:
     """One run of a method while a model samples."""
 
-    base: torch.nn.Module  # the host's BaseModel that samples: the one patched, or another with the same weights
+    base: Any  # the host's BaseModel that samples: the one patched, or another with the same weights
     clock: Clock
     rows: RowBook
     calls: CallWatch

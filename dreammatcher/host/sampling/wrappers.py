@@ -16,7 +16,7 @@ import torch
 from ..text.prompts import Prompt
 from .model_calls import KEY, WrappersMP, around_call, options_of
 from .rows import RowBook
-from .runs import INPUT_KEY, Begin, SessionHolder, Start
+from .runs import INPUT_KEY, Begin, S, SessionHolder, Start
 
 #: in the transformer options of a call: the list of the guider that each of the host's row numbers stands for
 LISTS_KEY = "dreammatcher_lists"
@@ -27,7 +27,7 @@ def available(model) -> bool:
     return WrappersMP is not None and hasattr(model, "add_wrapper_with_key")
 
 
-def install(model, holder: SessionHolder, begin: Begin) -> None:
+def install(model, holder: SessionHolder[S], begin: Begin[S]) -> None:
     """Wraps sampling, evaluations and calls of ``model``."""
     from ..model.identity import network_identity  # not above: names of chunks are read without a host too
 
@@ -80,7 +80,7 @@ def install(model, holder: SessionHolder, begin: Begin) -> None:
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _around_call)
 
 
-def on_evaluation_end(holder: SessionHolder, arguments: dict) -> torch.Tensor:
+def on_evaluation_end(holder: SessionHolder[Any], arguments: dict) -> torch.Tensor:
     """An evaluation has come to its end, but for what packs do behind it."""
     session = holder.session()
     if session is not None:
@@ -119,13 +119,18 @@ def names_of(options: dict, rows: RowBook) -> list[Hashable | None]:
     own = [lists[number] if number < len(lists) else None for number in numbers]
     if len(uuids) != len(numbers):
         return [_only_entry(rows, name) for name in own]
-    positive = {entry[1]: entry for prompt in rows.prompts for entry in prompt.names}
+    positive = {entry[1]: entry for entry in _entries(rows)}
     return [positive[entry] if name is None and entry in positive else (name, entry) for name, entry in zip(own, uuids)]
 
 
+def _entries(rows: RowBook) -> list[tuple]:
+    """The names of all positive entries: list and uuid."""
+    return [entry for prompt in rows.prompts for entry in prompt.names if isinstance(entry, tuple)]
+
+
 def _only_entry(rows: RowBook, name: str | None) -> Hashable | None:
-    positive = [entry for prompt in rows.prompts for entry in prompt.names if entry[0] == name]
-    negative = [entry for entry in rows.negatives if entry[0] == name]
+    positive = [entry for entry in _entries(rows) if entry[0] == name]
+    negative = [entry for entry in rows.negatives if isinstance(entry, tuple) and entry[0] == name]
     if positive:
         return positive[0] if len(rows.prompts) == 1 else None
     return negative[0] if negative and not rows.areas else None

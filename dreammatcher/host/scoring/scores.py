@@ -15,9 +15,10 @@ from ...evaluation.chart import chart
 from ...evaluation.encoders import CLIP_B32, DINO, DINO_2, Encoder, load_encoder
 from ...evaluation.metrics import DREAMBOOTH, VICO, alignment, diversity, fidelity
 from ...evaluation.statistics import difference, markdown
+from ...uncopied import Uncopied
 from ..graph.files import model_folders
 from ..graph.notes import not_connected
-from ..graph.pictures import Images, rgb_each, text_image
+from ..graph.pictures import Images, image_of, rgb_each, text_image
 
 FOLDER = "evaluation"
 #: choice -> (DINO's folder, preparation)
@@ -26,14 +27,11 @@ ENCODERS = {"DINO and CLIP, as DreamBooth": (DINO, DREAMBOOTH), "DINO and CLIP, 
 
 
 @dataclass(frozen=True, eq=False)
-class GraphScores:
+class GraphScores(Uncopied):
     """Scores of some results. A copy of it is itself."""
 
     values: dict[str, list[float]]  # metric -> of each result
     encoders: str
-
-    def __deepcopy__(self, memo: dict) -> GraphScores:
-        return self
 
     def mean(self, metric: str) -> float:
         """Not a number where it was not measured."""
@@ -64,12 +62,13 @@ def evaluate(results: Images, references: Images, prompt: str | Sequence[str], c
                    for name, images in (("results", results), ("references", references)))
     prompts = _prompts(prompt, len(made))
     values: dict[str, torch.Tensor] = {}
-    if ENCODERS[choice] is None:
+    chosen = ENCODERS[choice]
+    if chosen is None:
         if clip_vision is None:
             raise ValueError("clip_vision: nothing is connected; connect Load CLIP Vision, or choose other encoders")
         dino, clip = None, _of_the_graph(clip_vision)
     else:
-        name, preparation = ENCODERS[choice]
+        name, preparation = chosen
         device = comfy.model_management.get_torch_device()
         dino = load_encoder(encoders_folder(name), name, preparation, device)
         clip = load_encoder(encoders_folder(CLIP_B32), CLIP_B32, device=device)
@@ -140,4 +139,4 @@ def _cell(first: GraphScores, own: GraphScores, metric: str) -> str:
 def chart_image(arms: dict[str, GraphScores]) -> torch.Tensor:
     """Means of some arms as the host's IMAGE, [1, H, W, 3] in 0..1."""
     page = chart({name: {metric: own.mean(metric) for metric in own.values} for name, own in arms.items()})
-    return torch.from_numpy(np.array(page)).float()[None] / 255
+    return image_of(page)

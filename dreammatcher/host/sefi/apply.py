@@ -13,15 +13,16 @@ from ...backbones.base import Site
 from ...sefi.learned import SeFi
 from ...subject import text_starts
 from ...training.settings import check
+from ...uncopied import Uncopied
 from ..graph.notes import not_connected, tell
 from ..model.arguments import context_of
 from ..model.compiling import hide
 from ..model.patch_points import Points, install_behind
 from ..model.text_patches import prompt_widths
-from ..sampling.lifecycle import install, names_of
+from ..sampling.lifecycle import install_plan, names_of
 from ..sampling.model_calls import around_calls, options_of, with_option
 from ..sampling.rows import RowBook
-from ..sampling.runs import Installed, SessionHolder, Start
+from ..sampling.runs import Installed, Start
 from ..sampling.session import CallWatch, Clock, Session, noise_level
 from .prompt import StagedText
 
@@ -34,7 +35,7 @@ CHANGED = ("a prompt of DreamMatcher SeFi Prompt was averaged or changed by anot
 
 
 @dataclass(frozen=True, eq=False)
-class SefiPlan:
+class SefiPlan(Uncopied):
     """One SeFi Apply. A copy of it is itself."""
 
     word: str
@@ -44,9 +45,6 @@ class SefiPlan:
     def __post_init__(self) -> None:
         check("start", self.start, 0, 1)
         check("end", self.end, self.start, 1, "it must not lie in front of start")
-
-    def __deepcopy__(self, memo: dict) -> SefiPlan:
-        return self
 
 
 @dataclass(eq=False)
@@ -63,15 +61,15 @@ class SefiSession(Session):
         texts = self.rows.encoded(name).texts
         return texts if isinstance(texts, StagedText) and self.plan.word in texts.words else None
 
-    def places(self, name: object, length: int) -> list[int]:
-        """Where the staged text of a prompt begins in a context of ``length``: hosts repeat a shorter prompt, and other nodes
+    def places(self, name: object, staged: StagedText, length: int) -> list[int]:
+        """Where the ``staged`` text of a prompt begins in a context of ``length``: hosts repeat a shorter prompt, and other nodes
         join several. Empty, which is said, where they changed it."""
         entry = self.rows.encoded(name)
         if name not in self.starts:
-            self.starts[name] = [0] if entry.text is None else text_starts(entry.texts.plain[0], entry.text[0])
+            self.starts[name] = [0] if entry.text is None else text_starts(staged.plain[0], entry.text[0])
             if not self.starts[name]:
                 self.skip(CHANGED)
-        own = entry.texts.plain.shape[1] if entry.text is None else entry.text.shape[1]
+        own = staged.plain.shape[1] if entry.text is None else entry.text.shape[1]
         return [start + first for start in (range(0, length, own) if length % own == 0 else (0,)) for first in self.starts[name]]
 
     def on_device(self, text: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -107,21 +105,20 @@ def apply_sefi(model, sefi: SeFi, start: float, end: float) -> Any:
     if widths and sefi.keys.shape[1] not in widths:
         raise ValueError(f"sefi: the word {sefi.word!r} has vectors of {sefi.keys.shape[1]} numbers and this model reads prompts "
                          f"of {', '.join(map(str, sorted(widths)))}; it was learned on another kind of model")
-    plan = SefiPlan(sefi.word, start, end)
-    clone, installed = model.clone(), Installed(plan, SessionHolder())
-    options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])
-    if PLANS_KEY not in options:
-        around_calls(clone, PLANS_KEY, _around)
-        install_behind(clone, PATCHES)
-    options[PLANS_KEY] = (*options.get(PLANS_KEY, ()), installed)
-    install(clone, installed.holder, partial(_begin, plan))
+    clone, _ = install_plan(model, SefiPlan(sefi.word, start, end), PLANS_KEY, _begin, _watch_calls)
     return clone
+
+
+def _watch_calls(model) -> None:
+    around_calls(model, PLANS_KEY, _around)
+    install_behind(model, PATCHES)
 
 
 def _begin(plan: SefiPlan, start: Start) -> SefiSession:
     hide()
-    clock = Clock(start.sampling, *(float(start.sampling.percent_to_sigma(share)) for share in (plan.start, plan.end)))
-    reads, skipped = [0], []
+    clock = Clock.between(start.sampling, plan.start, plan.end)
+    reads = [0]
+    skipped: list[str] = []
     return SefiSession(start.base, clock, RowBook(None), CallWatch(), skipped, partial(_conclude, plan, reads, skipped),
                        plan=plan, reads=reads)
 
@@ -136,7 +133,8 @@ def _conclude(plan: SefiPlan, reads: list[int], skipped: list[str]) -> None:
 def _around(call: Callable, *arguments, **named) -> torch.Tensor:
     options = options_of(arguments, named)
     context = context_of(arguments, named)
-    sessions = [session for own in (options or {}).get(PLANS_KEY, ()) if (session := own.holder.session()) is not None]
+    plans: tuple[Installed[SefiPlan, SefiSession], ...] = options.get(PLANS_KEY, ())
+    sessions = [session for own in plans if (session := own.holder.session()) is not None]
     read = _read_as(sessions, options, context) if sessions and context is not None else None
     return call(*arguments, **named) if read is None else with_option(call, arguments, named, READ_KEY, read)
 
@@ -152,7 +150,7 @@ def _read_as(sessions: list[SefiSession], options: dict, context: torch.Tensor) 
             texts = session.texts(name)
             if texts is None:
                 continue
-            places = session.places(name, context.shape[1])
+            places = session.places(name, texts, context.shape[1])
             if not places:
                 continue
             number, found = texts.at(timestep), True

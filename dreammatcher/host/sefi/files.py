@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import folder_paths
-from safetensors import SafetensorError
 
-from ...files import read_tensors
+from ...files import read_tensors, refused_if_damaged
 from ...sefi.learned import FORMAT, KEYS, VALUES, SeFi
 from ...training.export import embedding_tensors
 from ..graph.files import Shelf
@@ -29,10 +28,8 @@ def save_sefi(sefi: SeFi, name: str) -> tuple[Path, str]:
 def load_sefi(name: str) -> SeFi:
     """Raises ValueError, naming the file, for one that is damaged or holds something else; and as :meth:`Shelf.find`."""
     path = SHELF.find(name)
-    try:
+    with refused_if_damaged(f"file: {path.name}", "save it again"):
         tensors, about = read_tensors(path)
-    except SafetensorError as error:
-        raise ValueError(f"file: {path.name} is not a whole safetensors file ({error}); save it again") from error
     if about.get("format") != FORMAT or set(tensors) != {KEYS, VALUES}:
         raise ValueError(f"file: {path.name} is no SeFi-IDE subject: it holds {', '.join(sorted(tensors)[:4]) or 'nothing'}, not "
                          f"{KEYS} and {VALUES}")

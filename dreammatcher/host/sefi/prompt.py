@@ -11,13 +11,14 @@ from ...sefi.learned import SeFi
 from ...sefi.stages import TIMESTEPS, spans, stage_of
 from ...subject import Subject
 from ...texts import holds
+from ...uncopied import Uncopied
 from ..graph.notes import not_connected, tell
 from ..text.conditioning import SUBJECT_KEY, TEXTS_KEY, encode, encode_subject, subject_of
 from ..text.new_words import with_new_words
 
 
 @dataclass(frozen=True, eq=False)
-class StagedText:
+class StagedText(Uncopied):
     """What a prompt says at every timestep. A copy of it is itself."""
 
     words: tuple[str, ...]  # the learned ones
@@ -25,9 +26,6 @@ class StagedText:
     keys: tuple[torch.Tensor, ...]  # [1, T, D] of each span
     values: tuple[torch.Tensor, ...]
     plain: torch.Tensor  # [1, T, D], what the CONDITIONING itself says
-
-    def __deepcopy__(self, memo: dict) -> StagedText:
-        return self
 
     def at(self, timestep: float) -> int:
         """Number of the span of a timestep, which need not be whole; one outside of 0..999 belongs to the nearest."""

@@ -18,7 +18,8 @@ def rare_word(clip, seed: int) -> str:
     """A word that is one rare token of ``clip``'s first tokenizer, drawn by ``seed``; "sks" where the vocabulary has none."""
     name, chunks = next(iter(clip.tokenize("").items()))
     tokenizer = getattr(clip.tokenizer, f"clip_{name}", None)
-    vocabulary = tokenizer.tokenizer.get_vocab() if hasattr(tokenizer, "tokenizer") else {}
+    inner = getattr(tokenizer, "tokenizer", None)
+    vocabulary = {} if inner is None else inner.get_vocab()
     rare = sorted(token.removesuffix(WORD_END) for token, number in vocabulary.items()
                   if number >= RARE_FROM and SHAPE.fullmatch(token))
     return random.Random(seed).choice(rare) if rare else DEFAULT

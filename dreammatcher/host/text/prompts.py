@@ -38,15 +38,16 @@ class Encoded:
         if self.mark is not None and self.mark.is_about(subject):
             own = self.mark.limited({word for word, _ in subject.choices})
             candidates = [(own, True), (subject, own.prompt == subject.prompt)]
-        found = [self._found(*candidate) for candidate in candidates]
+        found = [_located(self.text, *candidate) for candidate in candidates]
         sure = (place for place in found if place[0] is not None and not place[1])
         return next(sure, next((place for place in found if place[0] is not None), found[0]))
 
-    def _found(self, subject: Subject, marked: bool) -> tuple[Subject | None, str]:
-        places = [subject.located(text, marked) for text in self.text]
-        if any(place != places[0] for place in places[1:]):
-            return None, DIFFERENT.format(words=subject.words)
-        return places[0]
+
+def _located(texts: torch.Tensor, subject: Subject, marked: bool) -> tuple[Subject | None, str]:
+    places = [subject.located(text, marked) for text in texts]
+    if any(place != places[0] for place in places[1:]):
+        return None, DIFFERENT.format(words=subject.words)
+    return places[0]
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,8 @@ def content_words(text: Text) -> list[ContentWord]:
     words: list[list[Piece]] = []
     for piece in text.pieces:
         words.append([piece]) if piece.first else words[-1].append(piece)
-    found, phrase, together = [], _Phrase(), False
+    found: list[ContentWord] = []
+    phrase, together = _Phrase(), False
     for pieces in words:
         word, markup = _spelling(pieces), any(piece.markup for piece in pieces)
         scene = phrase.takes(None if word is None else word.lower()) and not markup
@@ -135,9 +136,8 @@ class _Phrase:
 
 
 def _spelling(pieces: list[Piece]) -> str | None:
-    if any(piece.text is None for piece in pieces):
-        return None
-    return "".join(piece.text.removesuffix(WORD_END) for piece in pieces)
+    spelled = [piece.text.removesuffix(WORD_END) for piece in pieces if piece.text is not None]
+    return "".join(spelled) if len(spelled) == len(pieces) else None
 
 
 def _name_of(pieces: list[Piece]) -> str:

@@ -17,7 +17,7 @@ class Tower:
     """One text encoder."""
 
     name: str  # the key of its tokens
-    table: torch.nn.Module  # of its tokens
+    table: torch.nn.Embedding  # of its tokens
     columns: slice  # its own of a word's vectors
 
     def part(self, vectors: torch.Tensor) -> torch.Tensor:
@@ -31,7 +31,7 @@ class Tower:
 def towers_of(clip: Any) -> tuple[Tower, ...]:
     """Raises ValueError for a model with other text encoders than CLIP's."""
     names = list(clip.tokenize(""))
-    models = {name: getattr(clip.cond_stage_model, f"clip_{name}", None) for name in names}
+    models: dict[str, Any] = {name: getattr(clip.cond_stage_model, f"clip_{name}", None) for name in names}
     strange = [name for name in names if name not in ORDER or models[name] is None]
     if strange:
         raise ValueError(f"clip: this model reads text with {', '.join(strange)}; words are learned and read with the text "

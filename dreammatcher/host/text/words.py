@@ -104,7 +104,8 @@ class Text:
 def width_of(clip, tower: str) -> int | None:
     """Numbers of a word's vector in one text encoder, None where that is not known."""
     model = getattr(getattr(clip, "cond_stage_model", None), f"clip_{tower}", None)
-    return model.transformer.get_input_embeddings().weight.shape[1] if hasattr(model, "transformer") else None
+    transformer = getattr(model, "transformer", None)
+    return None if transformer is None else transformer.get_input_embeddings().weight.shape[1]
 
 
 def as_encoded(chunk: list[tuple], width: int | None) -> list[tuple]:

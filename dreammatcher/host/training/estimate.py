@@ -7,19 +7,19 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import comfy.model_management
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ...subject import Conditioning
+from ...sizes import spatial_size
 from ...training.optimisers import state_per_number
 from ...training.recipe import Recipe
 from ...training.settings import TrainingSettings
 from ...weights import LowRank
 from ..graph.notes import tell
 from ..model.recompute import BLOCKS
+from .model import HostDenoiser, HostLearner
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,8 @@ class Need:
         return self.learned + self.activations
 
 
-def need_of(recipe: Recipe, model: Any, settings: TrainingSettings, rows: int, size: tuple[int, int]) -> Need:
+def need_of(recipe: Recipe[HostLearner], model: HostDenoiser, settings: TrainingSettings, rows: int,
+            size: tuple[int, int]) -> Need:
     """What training takes on ``rows`` latents of a ``size`` in cells at once."""
     count = sum(value.numel() for value in recipe.learned.parameters())
     each = 4 + 4 + state_per_number(settings.optimiser.name) + (4 if settings.average else 0)
@@ -54,8 +55,8 @@ def need_of(recipe: Recipe, model: Any, settings: TrainingSettings, rows: int, s
     return Need(each * count + 2 * overrides, activations(model, whole, low, text, rows, size, settings.bfloat16))
 
 
-def activations(model: Any, learning: list[str], low: Mapping[str, LowRank], text: bool, rows: int, size: tuple[int, int],
-                bfloat16: bool) -> int:
+def activations(model: HostDenoiser, learning: list[str], low: Mapping[str, LowRank], text: bool, rows: int,
+                size: tuple[int, int], bfloat16: bool) -> int:
     """Bytes that the UNet keeps for the gradient of some of its weights, whole or ``low`` in rank, and of the ``text`` if that
     learns.
 
@@ -70,10 +71,9 @@ def activations(model: Any, learning: list[str], low: Mapping[str, LowRank], tex
         times = torch.zeros(rows).long()
         with FakeTensorMode(allow_non_fake_inputs=True):
             weights = {name: _like(value).requires_grad_(name in learning) for name, value in model.unet.items()}
-            factors = {name: LowRank(*(_like(factor).requires_grad_() for factor in (value.down, value.up)), value.scale)
+            factors = {name: LowRank(_like(value.down).requires_grad_(), _like(value.up).requires_grad_(), value.scale)
                        for name, value in low.items()}
-            seen = Conditioning(*(None if value is None else torch.empty(rows, *value.shape[1:], device=value.device)
-                                  for value in (caption.cross_attention, caption.pooled)))
+            seen = caption.each(lambda value: torch.empty(rows, *value.shape[1:], device=value.device))
             seen.cross_attention.requires_grad_(text)
             noisy = torch.empty(rows, base.latent_format.latent_channels, *size, device=model.device)
             with torch.autograd.graph.saved_tensors_hooks(kept.note, _itself):
@@ -140,14 +140,14 @@ def free_on(device: torch.device) -> int:
     return comfy.model_management.get_free_memory(device)
 
 
-def make_room(size: int, model: Any) -> None:
+def make_room(size: int, model: HostDenoiser) -> None:
     """Has the host take other models off the device, as it does for every model that it loads."""
     own = (model.model, model.clip.patcher)
     kept = [loaded for loaded in comfy.model_management.current_loaded_models if any(loaded.model is one for one in own)]
     comfy.model_management.free_memory(size, model.device, keep_loaded=kept)
 
 
-def check_memory(recipe: Recipe, settings: TrainingSettings, refuse: bool = True) -> None:
+def check_memory(recipe: Recipe[HostLearner], settings: TrainingSettings, refuse: bool = True) -> None:
     """Prints the estimate, and turns checkpointing on where that is left to it and memory needs it.
 
     Raises ValueError, before anything is trained, when it does not fit what is free and what the host can free. Without
@@ -155,11 +155,11 @@ def check_memory(recipe: Recipe, settings: TrainingSettings, refuse: bool = True
     """
     model = recipe.model.denoiser
     open_choice, device = model.checkpointing is None, model.device
-    size = max((example.latents.shape[-2:] for example in recipe.own.examples), key=math.prod)
+    size = max((spatial_size(example.latents) for example in recipe.own.examples), key=math.prod)
     for checkpointing in (False, True) if open_choice else (model.checkpointing,):
         try:
             need = need_of(recipe, model.changed(checkpointing=checkpointing), settings, recipe.streams * settings.batch,
-                           tuple(size))
+                           size)
         except Exception as error:  # attention or packs that need real memory; no training fails for want of an estimate
             log.info("DreamMatcher: how much memory training takes is not known here (%s: %s)", type(error).__name__, error)
             return

@@ -10,15 +10,14 @@ from pathlib import Path
 
 import comfy.sd
 import folder_paths
-import numpy as np
 import torch
-from safetensors.torch import save_file
 
-from ...files import atomic_write
+from ...files import write_tensors
 from ...finite import finite
 from ...texts import alone, holds
 from ...training.curve import curve
 from ...training.export import Learned, embedding_tensors
+from ..graph.pictures import image_of
 from ..text.new_words import with_new_words
 
 #: in the head of a LoRA's file: the words that were learned with it, and the names of their embeddings
@@ -73,7 +72,7 @@ def save_learned(learned: Learned, name: str) -> tuple[Path, str]:
     beside: dict[str, str] = {}
     for word, rows in learned.embeddings.items():
         path = _free("embeddings", word_name(name))
-        write_whole(path, embedding_tensors(rows, learned.about), learned.about)
+        _write(path, embedding_tensors(rows, learned.about), learned.about)
         paths.append(path)
         files[word], beside[word] = f"embedding:{path.stem}", path.stem
         which = f", the word {word!r}" if len(learned.embeddings) > 1 else ""
@@ -81,7 +80,7 @@ def save_learned(learned: Learned, name: str) -> tuple[Path, str]:
     if learned.lora:
         path = _free("loras", name)
         halves = {key: half(value) if value.ndim else value for key, value in learned.lora.items()}
-        write_whole(path, halves, {**learned.about, WORDS: json.dumps(beside)} if beside else learned.about)
+        _write(path, halves, {**learned.about, WORDS: json.dumps(beside)} if beside else learned.about)
         paths.insert(0, path)
         said.append(f"Saved as {path}. Load it with Load LoRA, and write {in_prompts(learned.about, files)} in prompts.")
     return paths[0], "\n".join(said)
@@ -91,7 +90,7 @@ def in_prompts(about: Mapping[str, str], files: Mapping[str, str]) -> str:
     """What to write for the subject: as its captions had it, with ``files`` (word -> embedding:NAME) in the places of words."""
     subject, known = about.get("subject", ""), [word for word in files if holds(about.get("subject", ""), word)]
     for word in known:
-        subject = re.sub(alone(word), lambda _, word=word: files[word], subject)
+        subject = files[word].join(re.split(alone(word), subject))
     if files and not known:
         return " and ".join(files.values())
     return subject or "the words that it was trained with"
@@ -118,8 +117,8 @@ def save_with_word(folder: Path, name: str, tensors: Mapping[str, torch.Tensor],
     check_name(name)
     name = free_name(name.strip(), [(folder, str), (_folder("embeddings"), word_name)])
     paths = free_path(folder, name), _free("embeddings", word_name(name))
-    write_whole(paths[0], tensors, about)
-    write_whole(paths[1], word, about_word)
+    _write(paths[0], tensors, about)
+    _write(paths[1], word, about_word)
     return paths
 
 
@@ -149,13 +148,10 @@ def _numbered(name: str) -> Iterator[str]:
     yield from (f"{name}_{number}" for number in count(2))
 
 
-def write_whole(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, str]) -> None:
-    """A safetensors file that appears whole or not at all."""
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    with atomic_write(path) as partial:
-        save_file(plain, partial, {"format": "pt", **about})
+def _write(path: Path, tensors: Mapping[str, torch.Tensor], about: dict[str, str]) -> None:
+    write_tensors(path, tensors, {"format": "pt", **about})
 
 
 def curve_image(losses: list[float], steps: int) -> torch.Tensor:
     """The loss as the host's IMAGE, [1, H, W, 3] in 0..1."""
-    return torch.from_numpy(np.array(curve(losses, steps))).float()[None] / 255
+    return image_of(curve(losses, steps))

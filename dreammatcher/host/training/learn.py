@@ -73,7 +73,8 @@ def dreambooth(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, ch
     with ready(model, clip, vae, own, prior, settings, options.running) as work:
         recipe = _dreambooth_recipe(work, work.prior, names, chosen, objective, settings.seed)
         losses = run(recipe, settings, job_of(work.identity, "DreamBooth", own, prior, chosen, objective, settings), options)
-    lora = lora_tensors(recipe.unet, names["unet"]) | ({} if recipe.text is None else lora_tensors(recipe.text, names["text"]))
+    parts = ((recipe.unet, names["unet"]), (recipe.text, names["text"]))
+    lora = {name: value for part, known in parts if part is not None for name, value in lora_tensors(part, known).items()}
     return Learned(lora, about=_about("DreamBooth " + chosen.kind, own, settings, losses)), losses
 
 

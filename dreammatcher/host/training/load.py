@@ -6,12 +6,12 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 import torch
-from safetensors import SafetensorError, safe_open
 
-from ...files import read_tensors
+from ...files import metadata_if_any, read_tensors
 from ...training.bundle import NAME, TWO, bundled, rows_of
 from ...training.delta import Delta, Product, delta_of, is_delta
 from ...training.export import TOWERS, Learned
@@ -66,16 +66,7 @@ def _embedding(stem: str) -> Path | None:
 
 def _words_of(path: Path) -> dict[str, str]:
     """Word -> name of its embedding, of those that were saved with a LoRA of ours; only the file's head is read."""
-    return json.loads(_head(path).get(WORDS, "{}"))
-
-
-def _head(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file; nothing of what is none."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (OSError, SafetensorError):  # said when the node runs
-        return {}
+    return json.loads(metadata_if_any(path).get(WORDS, "{}"))  # a damaged file is refused when the node runs
 
 
 def _found(name: str) -> Path:
@@ -93,7 +84,7 @@ def load_learned(model, clip, name: str) -> Learned:
     path = find(name)
     try:
         safe = path.suffix.lower() in (".safetensors", ".sft")
-        content = read_tensors(path)[0] if safe else torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = read_tensors(path)[0] if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors have errors of their own
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"file: {name} cannot be read ({reason}); only weights are read, never code") from error
@@ -135,7 +126,7 @@ def load_learned(model, clip, name: str) -> Learned:
 
 def _words_beside(name: str, path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The words that were learned and saved together with a LoRA of ours, and what is known of them."""
-    about, words = _head(path), {}
+    about, words = metadata_if_any(path), {}
     for word, stem in _words_of(path).items():
         beside = _embedding(stem)
         if beside is None:
@@ -165,7 +156,7 @@ def _tensors(model, delta: Delta) -> dict[str, torch.Tensor]:
     for name, value in delta.weights.items():
         layer, _, kind = name.rpartition(".")
         file = names.get(f"{layer}.weight") if delta.original else f"lora_unet_{layer.replace('.', '_')}"
-        base = own.get(f"diffusion_model.{weights.get(file, '').removesuffix('weight')}{kind}")
+        base = own.get(f"diffusion_model.{weights.get(file or '', '').removesuffix('weight')}{kind}")
         if base is None:
             raise ValueError(f"{name}: this model has no such weight; the file belongs to another kind of model")
         shape = (value.up.shape[0], value.down.shape[1]) if isinstance(value, Product) else tuple(value.shape)

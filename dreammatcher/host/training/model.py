@@ -11,9 +11,10 @@ import copy
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
+from typing import Protocol
 
 import comfy.model_management
 import comfy.model_sampling
@@ -24,6 +25,7 @@ from ...backbones.unet import KEYS_AND_VALUES
 from ...subject import Conditioning
 from ...texts import alone, holds
 from ...training.custom_diffusion import first_token_constant
+from ...training.denoising import FrozenModel
 from ...training.objective import EPSILON, VELOCITY
 from ...training.trainables import TokenRows
 from ...watch import Watch
@@ -40,6 +42,14 @@ from ..text.words import as_columns, width_of
 #: how the host turns a prediction into a clean picture -> what it predicts
 PREDICTIONS = {comfy.model_sampling.EPS.calculate_denoised: EPSILON,
                comfy.model_sampling.V_PREDICTION.calculate_denoised: VELOCITY}
+
+
+class HostLearner(FrozenModel, Protocol):
+    """The host's model as a recipe has it: itself, or with a method's own around it."""
+
+    @property
+    def denoiser(self) -> HostDenoiser:
+        """The model itself."""
 
 
 class HostDenoiser:
@@ -92,16 +102,16 @@ class HostDenoiser:
 
         A caption is encoded once for a batch, and without overrides once for all.
         """
-        encoded = {} if weights or rows else self._encoded
+        known = rows or {}
+        encoded = {} if weights or known else self._encoded
         for caption in captions:
             if caption not in encoded:
-                word = next((word for word in rows or {} if holds(caption, word)), None)
-                encoded[caption] = self._encode(caption, weights or {}, word, rows[word].rows if word else None)
+                word = next((word for word in known if holds(caption, word)), None)
+                encoded[caption] = self._encode(caption, weights or {}, word, known[word].rows if word else None)
         made = [encoded[caption] for caption in captions]
         length = math.lcm(*(one.cross_attention.shape[1] for one in made))
-        texts = [one.cross_attention.repeat(1, length // one.cross_attention.shape[1], 1) for one in made]
-        pooled = None if made[0].pooled is None else torch.cat([one.pooled for one in made])
-        return Conditioning(torch.cat(texts), pooled)
+        return Conditioning.stacked([
+            Conditioning(one.cross_attention.repeat(1, length // one.cross_attention.shape[1], 1), one.pooled) for one in made])
 
     def encode_each(self, caption: str, word: str, vectors: torch.Tensor) -> Conditioning:
         """Conditioning [V, L, D] of one caption in which ``word`` stands for each of ``vectors`` [V, D] in turn, in one call."""
@@ -109,30 +119,29 @@ class HostDenoiser:
             return self.encode([caption] * len(vectors))
         pools = (getattr(self.model.model, "adm_channels", 0) or 0) > 0  # a call pools its first text only
         if len(vectors) == 1 or pools or len(self.towers) > 1:
-            made = [self._encode(caption, {}, word, vector[None]) for vector in vectors]
-            pooled = None if made[0].pooled is None else torch.cat([one.pooled for one in made])
-            return Conditioning(torch.cat([one.cross_attention for one in made]), pooled)
+            return Conditioning.stacked([self._encode(caption, {}, word, vector[None]) for vector in vectors])
         (name, chunks), = self.clip.tokenize(_with_marker(caption, word, 1)).items()
         places = sum(not torch.is_tensor(entry[0]) and entry[0] == self._markers[name] for chunk in chunks for entry in chunk)
         cond = self._run({name: chunks * len(vectors)}, {}, vectors.repeat_interleave(places, 0)).cross_attention
         return Conditioning(rearrange(cond, "1 (v l) d -> v l d", v=len(vectors)), None)
 
     def _encode(self, caption: str, weights: WeightOverrides, word: str | None, vectors: torch.Tensor | None) -> Conditioning:
-        text = caption if word is None else _with_marker(caption, word, len(vectors))
+        text = caption if word is None or vectors is None else _with_marker(caption, word, len(vectors))
         return self._run(self.clip.tokenize(text), weights, vectors)
 
     def _run(self, tokens: dict, weights: WeightOverrides, vectors: torch.Tensor | None) -> Conditioning:
         """Conditioning of a text that is cut already; ``vectors`` [V, D] stand in the marker's places in turn."""
         def run() -> Conditioning:
             cond, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
-            return Conditioning(cond.to(self.device), None if pooled is None else pooled.to(self.device))
+            return Conditioning(cond, pooled).each(lambda value: value.to(self.device))
 
         tower = self.clip.cond_stage_model
         learns = bool(weights) or vectors is not None
         with torch.inference_mode(False), torch.set_grad_enabled(learns), ExitStack() as stack:
             stack.enter_context(norms_keep_their_input(tower))
-            for each in () if vectors is None else self.towers:
-                stack.enter_context(rows_in_place_of(each.table, self._markers[each.name], each.part(vectors)))
+            if vectors is not None:
+                for each in self.towers:
+                    stack.enter_context(rows_in_place_of(each.table, self._markers[each.name], each.part(vectors)))
             return with_overrides(tower, self.text, weights, run)
 
     def rows_of(self, word: str) -> torch.Tensor:
@@ -175,8 +184,7 @@ class HostDenoiser:
         found = {}
         for (name, chunks), empty in zip(self.clip.tokenize(word).items(), self.clip.tokenize("").values()):
             end = empty[0][1][0]
-            found[name] = list(itertools.takewhile(lambda token, end=end: torch.is_tensor(token) or token != end,
-                                                   (token for token, *_ in chunks[0][1:])))
+            found[name] = _in_front_of(end, (token for token, *_ in chunks[0][1:]))
         return found
 
     def give_back(self) -> None:
@@ -189,7 +197,7 @@ class HostDenoiser:
     @cached_property
     def _markers(self) -> dict[str, int]:
         """The marker's token for every tower."""
-        return {name: tokens[0] for name, tokens in self._tokens(MARKER).items()}
+        return {name: token for name, (token, *_) in self._tokens(MARKER).items() if not torch.is_tensor(token)}
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, weights: WeightOverrides,
                 values: torch.Tensor | None = None, watch: Watch | None = None) -> torch.Tensor:
@@ -216,6 +224,10 @@ class HostDenoiser:
     def _start_kept(self, module: torch.nn.Module) -> AbstractContextManager:
         """Inside, keys and values of the start token learn nothing, where that was asked for."""
         return outputs_changed(module, KEYS_AND_VALUES, first_token_constant) if self.constant_start else nullcontext()
+
+
+def _in_front_of(end: int, tokens: Iterable[int | torch.Tensor]) -> list[int | torch.Tensor]:
+    return list(itertools.takewhile(lambda token: torch.is_tensor(token) or token != end, tokens))
 
 
 def _with_marker(caption: str, word: str, vectors: int) -> str:

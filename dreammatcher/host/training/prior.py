@@ -58,8 +58,9 @@ def prior_set(model, clip, vae, own: TrainingSet, settings: PriorSettings) -> tu
     key = _key(model, clip, vae, captions, own.preparation.resolution, settings)
     folder = Path(folder_paths.get_output_directory()) / FOLDER / key
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {number: _read(_file(folder, number)) for number in range(settings.count)}
-    missing = [number for number, picture in pictures.items() if picture is None or not _shows_something(picture)]
+    there = ((number, _read(_file(folder, number))) for number in range(settings.count))
+    pictures = {number: picture for number, picture in there if picture is not None and _shows_something(picture)}
+    missing = [number for number in range(settings.count) if number not in pictures]
     bar = comfy.utils.ProgressBar(max(1, len(missing)))
     said = {text: encode(clip, text) for text in (*dict.fromkeys(captions[number % len(captions)] for number in missing), "")}
     try:
@@ -67,14 +68,14 @@ def prior_set(model, clip, vae, own: TrainingSet, settings: PriorSettings) -> tu
             comfy.model_management.throw_exception_if_processing_interrupted()
             positive = said[captions[number % len(captions)]]
             _write(_draw(model, vae, positive, said[""], own.preparation.resolution, settings, number), _file(folder, number))
-            pictures[number] = _read(_file(folder, number))
+            pictures[number] = _read_again(_file(folder, number))
             bar.update_absolute(done + 1, len(missing))
     except Interrupted:
-        there = sum(_file(folder, number).is_file() for number in range(settings.count))
-        tell(f"stopped while class pictures are drawn: nothing is learned yet, so the graph stops. {there} of {settings.count} "
+        kept = sum(_file(folder, number).is_file() for number in range(settings.count))
+        tell(f"stopped while class pictures are drawn: nothing is learned yet, so the graph stops. {kept} of {settings.count} "
              "pictures are kept; queued again, only the others are drawn")
         raise
-    examples = tuple(Example(picture, (captions[number % len(captions)],)) for number, picture in pictures.items())
+    examples = tuple(Example(pictures[number], (captions[number % len(captions)],)) for number in range(settings.count))
     made = TrainingSet(examples, Naming("", own.naming.class_word, own.naming.templates), own.preparation)
     report = f"{settings.count} pictures of {own.naming.class_word!r}: {len(missing)} drawn now, the others were there\n{folder}"
     return made, report
@@ -117,3 +118,12 @@ def _read(path: Path) -> torch.Tensor | None:
     except OSError:
         return None
     return rearrange(pixels.half() / 255, "h w c -> c h w").contiguous()  # half: there may be a thousand of them
+
+
+def _read_again(path: Path) -> torch.Tensor:
+    """A picture that was just written. Raises ValueError, naming the file, when it is gone or damaged."""
+    picture = _read(path)
+    if picture is None:
+        raise ValueError(f"{path} was written and cannot be read; look whether the disk is full, or another program "
+                         "takes files away")
+    return picture

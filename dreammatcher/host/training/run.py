@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 import comfy.model_management
@@ -21,18 +21,19 @@ from ...texts import holds
 from ...training.curve import curve
 from ...training.data import LatentSet
 from ...training.loop import REMEDY, Training, train
-from ...training.recipe import SubjectRecipe
+from ...training.recipe import Recipe
 from ...training.samples import sample
 from ...training.sets import TrainingSet
 from ...training.settings import Running, TrainingOptions, TrainingSettings
 from ...training.state import Checkpoint
 from ..graph.notes import tell
+from ..graph.pictures import rough_rgb
 from ..graph.progress import Interrupted
 from ..graph.vae import encoded
 from ..model.identity import beside_weights, weights_identity
 from . import safety
 from .estimate import check_memory
-from .model import HostDenoiser
+from .model import HostDenoiser, HostLearner
 
 log = logging.getLogger(__name__)
 
@@ -111,23 +112,29 @@ def ready(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, setting
         return latents.clone()
 
     with torch.inference_mode(False):
-        sets = [None if each is None else each.same_way(own.preparation).prepared(encode) for each in (own, prior)]
+        learned = own.same_way(own.preparation).prepared(encode)
+        known = None if prior is None else prior.same_way(own.preparation).prepared(encode)
     side = own.preparation.resolution // 8
     denoiser = HostDenoiser(model, clip, (side, side), constant_start, running.checkpointing)
     try:
         towers = [weights_identity(module)
                   for module in (denoiser.model.model.diffusion_model, denoiser.clip.cond_stage_model)]
-        sums = [float(example.latents.double().sum()) for each in sets if each for example in each.examples]
-        yield Ready(denoiser, *sets, json.dumps([*towers, sums, beside_weights(denoiser.model)]))
+        sums = [float(example.latents.double().sum()) for each in (learned, known) if each for example in each.examples]
+        yield Ready(denoiser, learned, known, json.dumps([*towers, sums, beside_weights(denoiser.model)]))
     finally:
         denoiser.give_back()
 
 
 def job_of(identity: str, *choices: object) -> Name:
     """The name of a training with these choices on weights and latents of this ``identity``."""
-    said = [choice.fingerprint() if isinstance(choice, TrainingSet) else
-            asdict(choice) if hasattr(choice, "__dataclass_fields__") else choice for choice in (*choices, identity)]
+    said = [_said(choice) for choice in (*choices, identity)]
     return Name(_hash(said), _hash(_at_any_rate(said)))
+
+
+def _said(choice: object) -> Any:
+    if isinstance(choice, TrainingSet):
+        return choice.fingerprint()
+    return asdict(choice) if is_dataclass(choice) and not isinstance(choice, type) else choice
 
 
 def _hash(said: object) -> str:
@@ -140,7 +147,7 @@ def _at_any_rate(said: Any) -> Any:
     return [_at_any_rate(value) for value in said if not isinstance(value, Rate)] if isinstance(said, list) else said
 
 
-def run(recipe: SubjectRecipe, settings: TrainingSettings, name: Name, options: TrainingOptions) -> list[float]:
+def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, options: TrainingOptions) -> list[float]:
     """The loss of each step. A stopped run goes on from its last step when it is queued again.
 
     With ``keep_when_stopped`` the host's interrupt ends the training instead, and the graph goes on with what is learned. Before
@@ -207,24 +214,16 @@ def stop_if_interrupted(where: str) -> None:
         raise
 
 
-def preview(recipe: SubjectRecipe, training: Training, options: TrainingOptions) -> tuple:
+def preview(recipe: Recipe[HostLearner], training: Training, options: TrainingOptions) -> tuple:
     """What the host shows on a node while it works: the loss so far, and the sample beside it if a prompt is given."""
     page = curve(training.losses, training.settings.steps)
     if options.sample_prompt:
-        latents = sample(recipe, options.sample_prompt, tuple(recipe.own.examples[0].latents.shape[1:]), training.settings.seed)
-        picture = rough_picture(recipe.model.model.model.latent_format, latents)
+        channels, height, width = recipe.own.examples[0].latents.shape[1:]
+        latents = sample(recipe, options.sample_prompt, (channels, height, width), training.settings.seed)
+        colours = rough_rgb(latents[0].float().cpu(), recipe.model.denoiser.model.model.latent_format)
+        picture = Image.fromarray(rearrange(colours * 255, "c h w -> h w c").byte().numpy())
         both = Image.new("RGB", (page.width + page.height, page.height))
         both.paste(page)
         both.paste(picture.resize((page.height, page.height), Image.Resampling.BICUBIC), (page.width, 0))
         page = both
     return "JPEG", page, page.width
-
-
-def rough_picture(latent_format, latents: torch.Tensor) -> Image.Image:
-    """Latents [1, C, h, w] as a picture of a pixel for each cell, by the host's own linear map; grey where it has none."""
-    factors = getattr(latent_format, "latent_rgb_factors", None)
-    if factors is None:
-        return Image.new("RGB", latents.shape[:1:-1], (128, 128, 128))
-    colours = rearrange(latents[0].float(), "c h w -> h w c") @ torch.tensor(factors)
-    colours = colours + torch.tensor(getattr(latent_format, "latent_rgb_factors_bias", None) or (0.0, 0.0, 0.0))
-    return Image.fromarray(((colours + 1) / 2 * 255).clamp(0, 255).byte().numpy())

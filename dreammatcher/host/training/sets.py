@@ -58,7 +58,7 @@ def _own_masks(masks: Masks | None, pictures: list[torch.Tensor]) -> list[torch.
         if tuple(mask.shape[-2:]) != tuple(picture.shape[1:3]):
             raise ValueError(f"masks: they are {mask.shape[-1]}x{mask.shape[-2]} pixels and the pictures "
                              f"{picture.shape[2]}x{picture.shape[1]}; paint them on the pictures themselves")
-    return given
+    return list(given)
 
 
 def _own_captions(captions: str | Sequence[str], count: int, naming: Naming) -> list[tuple[str, ...]]:

@@ -18,9 +18,9 @@ from ..model.backbone import backbone_of
 from ..model.blocks import changed
 from ..model.compiling import uncompiled
 from ..model.memory import share_of_memory
-from ..sampling.lifecycle import install, names_of
+from ..sampling.lifecycle import install_plan, names_of
 from ..sampling.model_calls import around_calls, options_of, with_option
-from ..sampling.runs import Installed, SessionHolder, Start
+from ..sampling.runs import Installed, Start
 from ..sampling.session import CallWatch, Clock, noise_level
 from .session import LookingRows, VicoCall, VicoPlan, VicoSession
 from .sites import widths
@@ -54,20 +54,14 @@ def apply_vico(model, vico: ViCo, reference: torch.Tensor, settings: LookSetting
         raise ValueError(f"vico: {error}") from error
     plan = VicoPlan(backbone, blocks, reference.detach().float().cpu().clone(), settings, subject,
                     LookTrace(off=settings.strength == 0, owner=owner_here()))
-    clone, installed = model.clone(), Installed(plan, SessionHolder())
-    options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])
-    if PLANS_KEY not in options:
-        around_calls(clone, PLANS_KEY, _around)
-    options[PLANS_KEY] = (*options.get(PLANS_KEY, ()), installed)
-    install(clone, installed.holder, partial(_begin, plan))
+    clone, _ = install_plan(model, plan, PLANS_KEY, _begin, lambda clone: around_calls(clone, PLANS_KEY, _around))
     return clone, plan.trace
 
 
 def _begin(plan: VicoPlan, start: Start) -> VicoSession:
     plan.trace.clear()
     plan.store.start_run()
-    shares = (plan.settings.start, plan.settings.end)
-    clock = Clock(start.sampling, *(float(start.sampling.percent_to_sigma(share)) for share in shares))
+    clock = Clock.between(start.sampling, plan.settings.start, plan.settings.end)
     return VicoSession(start.base, clock, LookingRows(None, plan.subject), CallWatch(), plan.trace.skipped,
                        partial(_conclude, plan.trace, here()), plan=plan, network=start.identity(), room=share_of_memory())
 
@@ -95,7 +89,8 @@ def _change(site, states: torch.Tensor, options: dict) -> torch.Tensor:
 
 def _calls(options: dict, x: torch.Tensor, context: torch.Tensor | None) -> tuple[VicoCall, ...]:
     """What each plan of the model does in a call that sees ``x`` [K B, C, H, W]."""
-    sessions = [session for own in options[PLANS_KEY] if (session := own.holder.session()) is not None]
+    plans: tuple[Installed[VicoPlan, VicoSession], ...] = options[PLANS_KEY]
+    sessions = [session for own in plans if (session := own.holder.session()) is not None]
     if not sessions or context is None:
         return ()
     sigma = noise_level(options["sigmas"])

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import folder_paths
 import torch
-from safetensors import SafetensorError
 
-from ...files import read_tensors
+from ...files import read_tensors, refused_if_damaged
 from ...vico.learned import ViCo
 from ..graph.files import Shelf
 from ..training.keep import in_prompts, save_with_word
@@ -69,10 +68,8 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         if wrong is not None:
             raise ValueError(f"file: {path.name} holds {wrong!r}, which is no weight; choose the file cross_attention as file")
         return dict(content), {}
-    try:
+    with refused_if_damaged(f"file: {path.name}", "save it again"):
         return read_tensors(path)
-    except SafetensorError as error:
-        raise ValueError(f"file: {path.name} is not a whole safetensors file ({error}); save it again") from error
 
 
 def _word_of(path: Path) -> tuple[torch.Tensor, str]:
@@ -98,6 +95,8 @@ def weights_only(path: Path) -> Mapping:
     except Exception as error:  # pickle and zip have errors of their own
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"file: {path.name} cannot be read ({reason}); only weights are read, never code") from error
-    if not isinstance(content, Mapping) and not isinstance(content, torch.nn.ParameterDict):
+    if isinstance(content, torch.nn.ParameterDict):
+        return dict(content.items())
+    if not isinstance(content, Mapping):
         raise ValueError(f"file: {path.name} holds {type(content).__name__} and no weights by name")
     return content

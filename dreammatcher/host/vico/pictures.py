@@ -27,13 +27,14 @@ def reference_latent(model, image: Images | None, vae, latent: dict | None) -> t
     A picture keeps its shape and gets the size that the model was made for; further ones of a list are cut to the first one's.
     Raises ValueError, naming the input, when none or both are given, and when one is not finite.
     """
-    if (image is None) == (latent is None):
-        raise ValueError("image and latent: give the reference as one of them, not both" if latent is not None else
-                         "image: there is no reference; connect a picture with its VAE, or a latent")
+    if image is not None and latent is not None:
+        raise ValueError("image and latent: give the reference as one of them, not both")
     if latent is not None:
         if not finite(latent["samples"]):
             raise ValueError("latent: the reference holds NaN or infinity; look at the VAE and the picture that it is made of")
         return model.model.process_latent_in(latent["samples"].float())
+    if image is None:
+        raise ValueError("image: there is no reference; connect a picture with its VAE, or a latent")
     if vae is None:
         raise ValueError("vae: an image needs it to become a latent; connect the checkpoint's VAE")
     side = native_side(model)
@@ -62,9 +63,9 @@ def shown_masks(trace: LookTrace | None, image: Images | None, seen: Seen = OUTS
     chosen = [sigmas[round(number * (len(sigmas) - 1) / max(1, min(SHOWN, len(sigmas)) - 1))]
               for number in range(min(SHOWN, len(sigmas)))]
     finest = max((mask for mask in trace.masks[sigmas[0]].values()), key=torch.Tensor.numel)
-    size = tuple(side * 8 for side in finest.shape)
-    picture = torch.ones(3, *size) if image is None else fitted(
-        rearrange(rgb_each("image", image)[0], "h w c -> c h w").cpu(), size)
+    height, width = (side * 8 for side in finest.shape)
+    picture = torch.ones(3, height, width) if image is None else fitted(
+        rearrange(rgb_each("image", image)[0], "h w c -> c h w").cpu(), (height, width))
     rows = [[_dimmed(picture, mask) for mask in trace.masks[sigma].values()] for sigma in chosen]
     return rearrange(torch.stack([torch.cat(row, 2) for row in rows]), "n c h w -> n h w c")
 

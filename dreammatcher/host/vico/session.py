@@ -18,8 +18,10 @@ from ...attention import repeated_columns
 from ...backbones.base import Backbone, Site
 from ...finite import REMEDY, finite
 from ...guidance_rows import COND, Row
+from ...sizes import spatial_size
 from ...store import RunStore
 from ...subject import Conditioning, Subject
+from ...uncopied import Uncopied
 from ...vico.block import ImageAttention
 from ...vico.mask import column, subject_mask
 from ...vico.settings import LookSettings, LookTrace
@@ -50,7 +52,7 @@ class Remembered:
 
 
 @dataclass(frozen=True, eq=False)
-class VicoPlan:
+class VicoPlan(Uncopied):
     """One ViCo Apply. A copy of it is itself."""
 
     backbone: Backbone
@@ -60,9 +62,6 @@ class VicoPlan:
     subject: Subject | None  # for prompts that carry none of their own
     trace: LookTrace
     store: RunStore = field(default_factory=RunStore)
-
-    def __deepcopy__(self, memo: dict) -> VicoPlan:
-        return self
 
 
 @dataclass(eq=False)
@@ -156,7 +155,7 @@ class VicoSession(Session):
         return subject_mask(column(attention, places))
 
     def _record(self, sigma: float, seen: Remembered) -> None:
-        size = tuple(self.plan.reference.shape[-2:])
+        size = spatial_size(self.plan.reference)
         first = {}
         for site, mask in seen.masks.items():
             height, width = self.plan.backbone.grid(site, size)

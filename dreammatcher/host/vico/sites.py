@@ -15,7 +15,7 @@ from ..model.backbone import backbone_of
 from ..model.blocks import Blocks, blocks_at, prompt_read, states_of, widths_of
 
 
-def blocks_of(base: torch.nn.Module) -> dict[Site, torch.nn.Module]:
+def blocks_of(base: Any) -> dict[Site, Any]:
     """The host's block of each site.
 
     Raises ValueError for a model of another family than those known, and for one that reads the prompt in too few places.
@@ -26,7 +26,7 @@ def blocks_of(base: torch.nn.Module) -> dict[Site, torch.nn.Module]:
     return blocks_at(base, sites)
 
 
-def widths(base: torch.nn.Module) -> dict[Site, tuple[int, int]]:
+def widths(base: Any) -> dict[Site, tuple[int, int]]:
     """Width of the states and number of heads at each site. Raises ValueError as :func:`blocks_of`."""
     return widths_of(blocks_of(base))
 

@@ -1,0 +1,44 @@
+"""``python -m harness.locales``: writes locales/en/nodeDefs.json, the nodes' texts as the front end's translator reads them.
+
+The other languages are kept by hand; ``tests/test_help.py`` compares them with these texts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .boot import Host
+from .library import ROOT
+from .workflow import inputs_of, outputs_of
+
+LOCALES = ROOT / "locales"
+
+
+def file_of(language: str) -> Path:
+    return LOCALES / language / "nodeDefs.json"
+
+
+def texts(nodes: Mapping[str, type[Any]]) -> dict[str, dict]:
+    """Title, description, and names and tooltips of inputs and outputs, by node, in the form of a locale's nodeDefs.json."""
+    return {name: {"display_name": kind.TITLE, "description": kind.DESCRIPTION,
+                   "inputs": {own: _entry(own, declared[1]["tooltip"]) for own, declared in inputs_of(kind).items()},
+                   "outputs": {str(number): _entry(*pair) for number, pair in
+                               enumerate(zip(outputs_of(kind), kind.OUTPUT_TOOLTIPS, strict=True))}}
+            for name, kind in nodes.items()}
+
+
+def _entry(name: str, tooltip: str) -> dict[str, str]:
+    return {"name": name, "tooltip": tooltip}
+
+
+def english(nodes: Mapping[str, type[Any]]) -> str:
+    """The content of the English file."""
+    return json.dumps(texts(nodes), indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    pack = Host(ROOT / "build" / "host").pack()
+    file_of("en").write_text(english(pack.module("nodes").NODE_CLASS_MAPPINGS), encoding="utf-8")
