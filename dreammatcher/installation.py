@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pkgutil
 import platform
 import re
 from collections.abc import Iterable, Mapping
@@ -10,11 +9,7 @@ from pathlib import Path
 
 import torch
 
-from . import backbones
-
 PACK = Path(__file__).absolute().parent.parent
-#: modules of ``backbones`` that are no family of models
-SHARED = ("base", "process")
 
 
 def version(folder: Path = PACK) -> str:
@@ -24,11 +19,6 @@ def version(folder: Path = PACK) -> str:
     except (OSError, UnicodeDecodeError):
         return ""
     return found[1] if found else ""
-
-
-def families() -> list[str]:
-    """Names of the families of models that the pack reads, one module of ``backbones`` each."""
-    return sorted(module.name for module in pkgutil.iter_modules(backbones.__path__) if module.name not in SHARED)
 
 
 def packs(folders: Iterable[Path]) -> list[str]:
@@ -49,7 +39,7 @@ def software() -> dict[str, str]:
     """The pack, Python, system and torch."""
     built = {"CUDA": torch.version.cuda, "ROCm": torch.version.hip}
     backend = next((f" ({name} {number})" for name, number in built.items() if number), "")
-    return {"DreamMatcher": version() or "unknown version", "model families": ", ".join(families()),
+    return {"DreamMatcher": version() or "unknown version",
             "Python": platform.python_version(), "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
             "torch": torch.__version__ + ("" if "+" in torch.__version__ else backend)}
 

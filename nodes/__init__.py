@@ -1,6 +1,7 @@
 """What the user sees."""
 
-from ..dreammatcher.host.graph import bypass, report
+from ..dreammatcher.host.graph import bypass
+from ..dreammatcher.host.model import report
 from . import (
     easy,
     evaluation,

@@ -39,7 +39,7 @@ def main() -> None:
     around = PACK.parent.parent if PACK.parent.name == "custom_nodes" else code
     logging.disable(logging.INFO)  # of the host
     use_host(code, (options.base or around).absolute())
-    from ..host.graph.report import text  # now that there is a host
+    from ..host.model.report import text  # now that there is a host
 
     sys.stdout.write(text() + "\n")
 

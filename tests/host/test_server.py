@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -62,6 +63,9 @@ def test_the_server_runs_the_easy_example(server):
     entry = wait_until(lambda: get(f"{server}/history/{number}").get(number), 240)
     assert entry["status"]["status_str"] == "success", entry["status"]
     assert entry["outputs"]["7"]["images"] and entry["outputs"]["8"]["images"]
+    with urllib.request.urlopen(f"{server}/dreammatcher/report", timeout=30) as answer:
+        loaded = re.search("- loaded models: (.*)", answer.read().decode())[1]
+    assert "ToyboxFamily (UNetModel channels=4x" in loaded and "prediction=EPS" in loaded
 
 
 def test_the_server_says_what_to_do_instead_of_bypassing_easy(host, server):

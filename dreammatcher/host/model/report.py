@@ -10,7 +10,8 @@ import comfy.model_management as management
 import folder_paths
 
 from ...installation import gigabytes, packs, report, software
-from . import notes
+from ..graph import notes
+from .backbone import BACKBONES, backbone_of, network_of
 
 ROUTE = "/dreammatcher/report"
 
@@ -32,7 +33,8 @@ def text() -> str:
     name = management.get_torch_device_name(device)
     memory = f"{gigabytes(management.get_total_memory(device))} in all, {gigabytes(management.get_free_memory(device))} free"
     models = [_model(loaded) for loaded in management.current_loaded_models]
-    return report({**software(), "host": host(), "front end": _installed("comfyui-frontend-package"),
+    known = ", ".join(kind.__name__ for kind in BACKBONES)
+    return report({**software(), "model families": known, "host": host(), "front end": _installed("comfyui-frontend-package"),
                    "device": f"{name}, {memory}", "memory mode": management.vram_state.name,
                    "loaded models": ", ".join(filter(None, models)) or "none",
                    "other packs": ", ".join(packs(map(Path, folder_paths.get_folder_paths("custom_nodes")))) or "none"})
@@ -46,12 +48,17 @@ def _installed(package: str) -> str:
 
 
 def _model(loaded: object) -> str:
-    """The class of a loaded model, and its family where it has one."""
+    """The class of a loaded model, and the family as which it is matched where it is one that draws."""
     model = getattr(getattr(loaded, "model", None), "model", None)
     if model is None:
         return ""
-    config = getattr(model, "model_config", None)
-    return type(model).__name__ + (f" ({type(config).__name__})" if config is not None else "")
+    if not hasattr(model, "diffusion_model"):
+        return type(model).__name__
+    try:
+        family = backbone_of(model).family
+    except ValueError:
+        family = f"{type(network_of(model)).__name__}, which is not matched"
+    return f"{type(model.model_config).__name__} ({family})"
 
 
 def listen() -> None:
