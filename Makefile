@@ -48,6 +48,7 @@ pareto: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m harness.node_types
 
 # The pictures of the example workflows and of the help pages; needs a Chromium.
 pictures: $(STAMP)

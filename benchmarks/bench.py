@@ -50,7 +50,8 @@ class Peak:
     """Bytes that a run needs above what is held before it; None where this machine does not tell."""
 
     def __init__(self, device: torch.device):
-        self.cuda, self.extra = device.type == "cuda", None
+        self.cuda = device.type == "cuda"
+        self.extra: int | None = None
 
     def __enter__(self) -> Peak:
         if self.cuda:
@@ -81,6 +82,8 @@ def import_seconds() -> float:
     """What the pack adds to the host's start: its modules once more, under another name."""
     spec = importlib.util.spec_from_file_location("dreammatcher_again", ROOT / "__init__.py",
                                                   submodule_search_locations=[str(ROOT)])
+    if spec is None or spec.loader is None:
+        raise RuntimeError(f"{ROOT} holds no pack")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     started = time.perf_counter()
     spec.loader.exec_module(module)
@@ -116,7 +119,7 @@ def measure(timing: TimingModel, rounds: int) -> dict[str, dict]:
 
 def peak_bytes(timing: TimingModel) -> dict[str, int | None]:
     """Of the plain run, a cached one and one in mode paper; in runs of their own, since what is measured slows them down."""
-    found = {}
+    found: dict[str, int | None] = {}
     for name, make in arms(timing).items():
         if name in timing.case.arms and name in (PLAIN, CACHED, PAPER):
             with Peak(timing.device) as peak:

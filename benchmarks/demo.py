@@ -73,7 +73,7 @@ def sheet_of(rows: list[list[Image.Image]], side: int = 192, gap: int = 6, head:
     for number, row in enumerate(rows):
         for column, picture in enumerate(row):
             place = (gap + column * (side + gap), head + number * (side + gap))
-            sheet.paste(picture.convert("RGB").resize((side, side), Image.LANCZOS), place)
+            sheet.paste(picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS), place)
     return sheet
 
 

@@ -41,26 +41,26 @@ MEASURES = {ERROR: "subject_error", SILHOUETTE: "silhouette_iou", SCENE: "scene"
 
 def reference_of(runner: MethodRunner, taught: Taught, case: SubjectCase):
     """The first of the learned pictures, inverted with a prompt that names it, and the subject in that prompt."""
-    runner = runner.runner
+    toybox = runner.runner
     prompt = f"a photo of a {WORD} {case.subject.kind} {SCENES[case.scenes[0]]}"
-    conditioning = runner.module("dreammatcher.host.text.conditioning")
-    subject = conditioning.subject_of(runner.clip, prompt, case.subject.kind)
+    conditioning = toybox.module("dreammatcher.host.text.conditioning")
+    subject = conditioning.subject_of(toybox.clip, prompt, case.subject.kind)
     (tensor, options), = taught.encode(prompt)
-    reference, _ = runner.module("dreammatcher.host.matching.invert").invert_reference(
-        taught.model, runner.encode(case.pictures[0]), [[tensor, {**options, conditioning.SUBJECT_KEY: subject}]],
-        runner.prompt("")[0], 50, "ddim_uniform")
+    reference, _ = toybox.module("dreammatcher.host.matching.invert").invert_reference(
+        taught.model, toybox.encode(case.pictures[0]), [[tensor, {**options, conditioning.SUBJECT_KEY: subject}]],
+        toybox.prompt("")[0], 50, "ddim_uniform")
     return reference, subject
 
 
 def matched(runner: MethodRunner, taught: Taught, case: SubjectCase, reference, prompt: str, guided: bool):
     """The model with DreamMatcher on top, for what :func:`reference_of` gave."""
-    runner = runner.runner
+    toybox = runner.runner
     inverted, subject = reference
-    wanted = runner.module("dreammatcher.host.text.conditioning").subject_of(runner.clip, prompt, case.subject.kind)
-    settings = runner.module("dreammatcher.matching.settings")
-    model = runner.module("dreammatcher.host.matching.apply").apply(
+    wanted = toybox.module("dreammatcher.host.text.conditioning").subject_of(toybox.clip, prompt, case.subject.kind)
+    settings = toybox.module("dreammatcher.matching.settings")
+    model = toybox.module("dreammatcher.host.matching.apply").apply(
         taught.model, inverted, settings.MaskSettings(subject, wanted), settings.ApplySettings())[0]
-    return runner.guided(model, mode="fast") if guided else model
+    return toybox.guided(model, mode="fast") if guided else model
 
 
 class Drawing:
@@ -68,7 +68,7 @@ class Drawing:
 
     def __init__(self, runner: MethodRunner, case: SubjectCase):
         self.runner, self.case, self.kind = runner, case, case.subject.kind
-        self.runner, self.judge, self.negative = runner.runner, runner.judge, runner.runner.prompt("")[0]
+        self.toybox, self.judge, self.negative = runner.runner, runner.judge, runner.runner.prompt("")[0]
         self.rows: list[dict] = []
         self.strip: list[np.ndarray] = []
 
@@ -76,14 +76,14 @@ class Drawing:
         return text.replace(f"a {self.kind}", f"a {WORD} {self.kind}", 1)
 
     def plain(self, text: str, seed: int) -> np.ndarray:
-        return self.runner.sample(self.runner.model, self.runner.prompt(text)[0], self.negative, seed)
+        return self.toybox.sample(self.toybox.model, self.toybox.prompt(text)[0], self.negative, seed)
 
     def alone(self, taught: Taught, text: str, seed: int) -> np.ndarray:
-        return self.runner.sample(taught.model, taught.encode(self.named(text)), self.negative, seed)
+        return self.toybox.sample(taught.model, taught.encode(self.named(text)), self.negative, seed)
 
     def with_match(self, taught: Taught, reference, guided: bool, text: str, seed: int) -> np.ndarray:
         model = matched(self.runner, taught, self.case, reference, self.named(text), guided)
-        return self.runner.sample(model, taught.encode(self.named(text)), self.negative, seed)
+        return self.toybox.sample(model, taught.encode(self.named(text)), self.negative, seed)
 
     def figures(self, name: str, draw: Callable[[str, int], np.ndarray], against: list[np.ndarray] | None = None,
                 **more) -> list[np.ndarray]:
@@ -101,7 +101,7 @@ class Drawing:
 
     def drift(self, model, encode: Callable[[str], list]) -> float | None:
         """How far pictures of the class alone are from the subject's colours."""
-        pictures = [self.runner.sample(model, encode(f"a photo of a {self.kind}"), self.negative, seed) for seed in (901, 902)]
+        pictures = [self.toybox.sample(model, encode(f"a photo of a {self.kind}"), self.negative, seed) for seed in (901, 902)]
         return mean_of(drift(self.judge, one, self.truth(self.case.scenes[0])).get(DRIFT) for one in pictures)
 
     def truth(self, scene: str) -> Truth:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,8 +53,8 @@ def subject_cases(count: int, prompts: int, first: int = 0) -> list[SubjectCase]
 class Taught:
     """What came of a case."""
 
-    model: object  # the host's MODEL that knows the subject
-    learned: object
+    model: Any  # the host's MODEL that knows the subject
+    learned: Any
     encode: Callable[[str], list]  # a prompt as CONDITIONING
 
     def numbers(self) -> dict[str, torch.Tensor]:
@@ -68,7 +69,8 @@ class MethodRunner:
 
     def __init__(self, host: Host, steps: float = 1.0):
         self.runner, self.judge, self.share = ToyboxRunner(host), load_judge(), steps
-        self.nodes, self.seen = host.nodes, {}
+        self.nodes = host.nodes
+        self.seen: dict[tuple, Any] = {}
 
     def training_set(self, pictures: list[np.ndarray], kind: str, identifier: str):
         images = torch.from_numpy(np.stack(pictures)).float() / 255

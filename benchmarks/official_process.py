@@ -18,6 +18,7 @@ import sys
 import types
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the code moves to a GPU by itself where it sees one
 
@@ -41,13 +42,14 @@ def import_official(checkout: Path):
     for name, *members in (("torchvision", "transforms"), ("torchvision.utils", "save_image"), ("torchvision.io", "read_image"),
                            ("torchvision.transforms", "Compose", "Resize", "ToTensor", "Normalize")):
         stand_in(name, *members)
-    sys.modules["torchvision"].transforms = sys.modules["torchvision.transforms"]
+    setattr(sys.modules["torchvision"], "transforms", sys.modules["torchvision.transforms"])  # noqa: B010  a module of no types
 
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
-    from dreammatcher import diffuser_utils, dreammatcher, dreammatcher_utils
+    diffuser_utils, matching, editors = (importlib.import_module(f"dreammatcher.{name}") for name in (
+        "diffuser_utils", "dreammatcher", "dreammatcher_utils"))
 
-    return SimpleNamespace(pipelines=diffuser_utils, matching=dreammatcher, editors=dreammatcher_utils,
+    return SimpleNamespace(pipelines=diffuser_utils, matching=matching, editors=editors,
                            UNet=UNet2DConditionModel, Scheduler=DDIMScheduler)
 
 
@@ -105,7 +107,7 @@ def adapt(official, cells: int) -> None:
     official.pipelines.load_image = lambda *_: None  # image2latent knows the reference
 
 
-def pipeline_of(official, unet: torch.nn.Module, prompts: Prompts, latent: torch.Tensor) -> tuple[object, list[torch.Tensor]]:
+def pipeline_of(official, unet: torch.nn.Module, prompts: Prompts, latent: torch.Tensor) -> tuple[Any, list[torch.Tensor]]:
     """The pipeline with one reference latent, and the list of what it would decode: the last is its result."""
     seen: list[torch.Tensor] = []
 

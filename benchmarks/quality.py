@@ -43,7 +43,8 @@ RECOLOURED, TIME = "plain, recoloured to the reference", "time"
 
 def bounds(chosen: list[Case], runner: ToyboxRunner) -> dict[str, float]:
     """Subject error of the same subject drawn anew (through the autoencoder), and of another subject of its class."""
-    floor, ceiling = [], []
+    floor: list[float] = []
+    ceiling: list[float] = []
     for index, case in enumerate(chosen):
         rng = random.Random(f"bounds-{index}")
         others = (case.subject, unseen_subject(20_000 + index, case.subject.kind))

@@ -28,7 +28,7 @@ COLUMNS = {PURITY: ("purity ↑", 3), "inner": ("purity inside ↑", 3), COHEREN
            "parts": ("parts found ↑", 2), CLASS: ("class ↑", 2), SCENE: ("scene ↑", 2), "colours": ("named colours ↑", 2)}
 
 
-def measure(judge: Judge, case: Case, picture: np.ndarray) -> dict[str, float]:
+def measure(judge: Judge, case: Case, picture: np.ndarray) -> dict[str, float | None]:
     seen, kind = look(judge, picture), case.subject.kind
     wanted = [part for part, role in PART_ROLES[kind].items() if role != "white"]
     return {**measured(judge, picture, case.truth()), "inner": purity(picture, seen.parts, kind, inset=1),

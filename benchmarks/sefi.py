@@ -52,17 +52,17 @@ LOSS = (("both", "both + attention loss"),)
 def teach(runner: MethodRunner, case: SubjectCase, stages: int, split: bool, weight: float, steps: int,
           reduction: str = REDUCTION) -> Taught:
     """SeFi-IDE on the first of the case's pictures."""
-    nodes, runner, kind = runner.nodes, runner.runner, case.subject.kind
+    nodes, toybox, kind = runner.nodes, runner.runner, case.subject.kind
     image = torch.from_numpy(case.pictures[0].copy()).float()[None] / 255
     sefi = nodes["DreamMatcherSeFiTrain"]().learn(
-        runner.model, runner.clip, runner.vae, image, WORD, COARSE, f"a photo of a {COARSE} {kind}", 128, steps, RATE, weight, 0,
+        toybox.model, toybox.clip, toybox.vae, image, WORD, COARSE, f"a photo of a {COARSE} {kind}", 128, steps, RATE, weight, 0,
         stages, split, "table", False, BATCH, reduction)[0]
-    model = nodes["DreamMatcherSeFiApply"]().apply(runner.model, sefi)[0]
+    model = nodes["DreamMatcherSeFiApply"]().apply(toybox.model, sefi)[0]
 
     def encode(prompt: str) -> list:
         if WORD not in prompt.split():
-            return runner.prompt(prompt)[0]
-        return nodes["DreamMatcherSeFiPrompt"]().encode(runner.clip, prompt, sefi)[0]
+            return toybox.prompt(prompt)[0]
+        return nodes["DreamMatcherSeFiPrompt"]().encode(toybox.clip, prompt, sefi)[0]
     return Taught(model, sefi, encode)
 
 
@@ -73,11 +73,12 @@ def untaught(runner: MethodRunner) -> Taught:
 
 def drawn(runner: MethodRunner, case: SubjectCase, taught: Taught, word: str, folder: Path, name: str) -> dict[str, float | None]:
     """Means over the case's pictures. Each prompt asks for a scene and a side; one more names another subject's colours."""
-    runner, kind, negative = runner.runner, case.subject.kind, runner.runner.prompt("")[0]
-    rows, pictures = [], []
+    toybox, kind, negative = runner.runner, case.subject.kind, runner.runner.prompt("")[0]
+    rows: list[dict[str, float | None]] = []
+    pictures: list[np.ndarray] = []
 
     def draw(text: str, seed: int) -> np.ndarray:
-        pictures.append(runner.sample(taught.model, taught.encode(text.replace(f" {kind}", f"{word} {kind}", 1)), negative, seed))
+        pictures.append(toybox.sample(taught.model, taught.encode(text.replace(f" {kind}", f"{word} {kind}", 1)), negative, seed))
         return pictures[-1]
 
     for place, (scene, _, seed) in enumerate(case.wanted):

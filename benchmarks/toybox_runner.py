@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class ToyboxRunner:
         return SimpleNamespace(picture=picture, parts=parts, reference=reference, mask=mask, target=target,
                                negative=self.prompt("")[0], prompts=(case.reference_prompt(), case.prompt()))
 
-    def prompt(self, text: str, word: str | None = None) -> tuple[list, object]:
+    def prompt(self, text: str, word: str | None = None) -> tuple[list, Any]:
         """CONDITIONING, and the subject that ``word`` names in it."""
         conditioning = self.module("dreammatcher.host.text.conditioning")
         subject = conditioning.subject_of(self.clip, text, word) if word else None

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +53,9 @@ def this_pack(host: Host, setting: Setting) -> Run:
     _, clip, _ = host.nodes["ToyboxLoader"]().load()
     conditioning = module("dreammatcher.subject").Conditioning(text)
 
-    class Ahead(module("dreammatcher.host.training.model").HostDenoiser):
+    HostDenoiser: Any = module("dreammatcher.host.training.model").HostDenoiser
+
+    class Ahead(HostDenoiser):
         def encode(self, captions, weights=None, rows=None):
             return type(conditioning)(conditioning.cross_attention.expand(len(captions), -1, -1))
 
@@ -78,7 +81,7 @@ def diffusers_script(host: Host, setting: Setting) -> Run:
     latents, text = drawn(setting)
     model = random_unet(SD15, setting.width, torch.float32, torch.device("cpu"))
     with torch.inference_mode(False):
-        unet = diffusers.UNet2DConditionModel(
+        unet: Any = diffusers.UNet2DConditionModel(
             cross_attention_dim=768, sample_size=setting.side,
             block_out_channels=[setting.width * factor for factor in SD15.levels])
         own = model.model.diffusion_model.state_dict()
@@ -90,7 +93,7 @@ def diffusers_script(host: Host, setting: Setting) -> Run:
                                          target_modules=["to_k", "to_q", "to_v", "to_out.0"]))
         if setting.checkpointing:
             unet.enable_gradient_checkpointing()
-    scheduler = diffusers.DDPMScheduler(1000, 0.00085, 0.012, "scaled_linear")
+    scheduler: Any = diffusers.DDPMScheduler(1000, 0.00085, 0.012, "scaled_linear")
 
     def run(mark: Callable[[], None]) -> None:
         with torch.inference_mode(False), torch.enable_grad():

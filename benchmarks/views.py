@@ -43,7 +43,9 @@ def measured_arms(folder: Path, rows: dict[str, dict[str, dict[str, float]]],
 
 def several_views(runner: ToyboxRunner, judge, count: int, folder: Path) -> list[Measured]:
     """The target faces away from the first view; the second view faces as the target does, the third is any other."""
-    rows, made_of = ({name: {} for name in ("plain", "1 view", "2 views", "3 views")} for _ in range(2))
+    names = ("plain", "1 view", "2 views", "3 views")
+    rows: dict[str, dict[str, dict[str, float]]] = {name: {} for name in names}
+    made_of: dict[str, dict[str, np.ndarray]] = {name: {} for name in names}
     combined = runner.module("dreammatcher.matching.reference").combined
     for number, case in enumerate(cases(count)):
         wanted = "left" if case.pose.facing == "right" else "right"
@@ -80,7 +82,9 @@ def two_subjects(runner: ToyboxRunner, judge, count: int, folder: Path) -> list[
     ``own`` is the subject error of each half; ``other``, for leakage, how far the half's subject is from the colours of the
     other half's reference.
     """
-    rows, made_of = ({name: {} for name in ("plain", "left matched", "both matched")} for _ in range(2))
+    names = ("plain", "left matched", "both matched")
+    rows: dict[str, dict[str, dict[str, float]]] = {name: {} for name in names}
+    made_of: dict[str, dict[str, np.ndarray]] = {name: {} for name in names}
     for number in range(count):
         rng = random.Random(f"pairs-{number}")
         kinds = rng.sample(CLASSES, 2)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+from typing import Any
 
 
-def says_what_is_missing(kind: type) -> None:
+def says_what_is_missing(kind: type[Any]) -> None:
     """Makes a node's method name the inputs that it was not given.
 
     Hosts before August 2024 do not check what comes to an optional input of a later node.
     """
-    name = getattr(kind, "RUNS", kind.FUNCTION)
+    name: str = getattr(kind, "RUNS", kind.FUNCTION)
     run = getattr(kind, name)
     needed = [own.name for own in list(inspect.signature(run).parameters.values())[1:]
               if own.default is own.empty and own.kind is own.POSITIONAL_OR_KEYWORD]

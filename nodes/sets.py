@@ -14,7 +14,7 @@ def takes_sets(*names: str):
     inputs still make it run for each of theirs. The node's own method gets a list where there are several elements, and the
     element itself where there is one; a class with ``sets_of`` says by the given lists which inputs are sets.
     """
-    def changed(kind: type) -> type:
+    def changed(kind: type[Any]) -> type[Any]:
         run = kind.FUNCTION
 
         def run_for_lists(self, **given: list) -> dict[str, Any] | tuple[list, ...]:

@@ -14,7 +14,7 @@ from .host import CLIP_PREFIX, TEXT_WIDTH, UNET_PREFIX, VAE_PREFIX, ToyboxLatent
 #: transformer blocks of a model that is made anew; a file's own number is read from its weights
 LAYERS = 8
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "patch_size": 1, "in_channels": 4, "dim": 256, "n_refiner_layers": 1, "n_heads": 8, "n_kv_heads": 8, "multiple_of": 32,
     "ffn_dim_multiplier": 2.0, "qk_norm": True, "cap_feat_dim": TEXT_WIDTH, "axes_dims": [8, 12, 12], "axes_lens": [1, 64, 64],
     "z_image_modulation": True, "time_scale": 1000.0, "pad_tokens_multiple": 32,

@@ -22,7 +22,7 @@ PALETTE_PLACES = {pair: place for place, pair in enumerate(PALETTES)}
 
 def facts_of(subject: Subject, pose: Pose, scene: Scene) -> tuple[int, int, int, int]:
     """Class, two colours, facing and scene as their places in :data:`ANSWERS`."""
-    return (KINDS.index(subject.kind), PALETTE_PLACES[tuple(subject.colour_names[:2])], FACINGS.index(pose.facing),
+    return (KINDS.index(subject.kind), PALETTE_PLACES[subject.colour_names[:2]], FACINGS.index(pose.facing),
             PLACES.index(scene.name))
 
 
@@ -47,7 +47,8 @@ class Captions:
 
     @staticmethod
     def sentence(kind: str, palette: tuple[str, str] | None, facing: str | None, place: str | None) -> str:
-        subject = Subject(kind, (*(palette or ("", "")), ""), ())
+        black = (0, 0, 0)  # colours of the picture, which the caption does not read
+        subject = Subject(kind, (*(palette or ("", "")), ""), (black, black, black))
         return caption(subject, colours=palette is not None, facing=facing, scene=place)
 
     @staticmethod

@@ -49,7 +49,7 @@ class Muon(torch.optim.Optimizer):
             self.state[first]["momentum"] = torch.zeros(len(group["params"]), *first.shape, device=first.device)
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]  # no closure is taken here
         for group in self.param_groups:
             matrices = group["params"]
             gradients = torch.stack([matrix.grad for matrix in matrices])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -81,6 +81,8 @@ class Optimisers:
 
     def step(self) -> None:
         for weight, matrix in zip(self.weights, self.matrices):
+            if weight.grad is None:
+                raise RuntimeError("a weight that learns has no gradient")
             matrix.grad = as_matrix(weight, weight.grad)
             weight.grad = None
         for part in self.all:
@@ -99,7 +101,7 @@ class Optimisers:
 class Average:
     """Exponential moving average of parameters, with the usual ramp at the start."""
 
-    def __init__(self, parameters: list[torch.Tensor], decay: float):
+    def __init__(self, parameters: Sequence[torch.Tensor], decay: float):
         self.decay, self.parameters = decay, parameters
         self.mean = [value.detach().clone() for value in parameters]
         self.weight = torch.zeros((), device=parameters[0].device)
@@ -129,7 +131,8 @@ class Captured:
 
     def __init__(self, function: Callable[[], torch.Tensor], device: torch.device):
         self.function, self.device = function, device
-        self.calls, self.graph, self.result = 0, None, None
+        self.calls = 0
+        self.recorded: tuple[torch.cuda.CUDAGraph, torch.Tensor] | None = None
 
     def __call__(self) -> torch.Tensor:
         if self.device.type != "cuda":
@@ -142,12 +145,14 @@ class Captured:
                 result = self.function()
             torch.cuda.current_stream().wait_stream(beside)
             return result
-        if self.graph is None:
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self.result = self.function()
-        self.graph.replay()
-        return self.result
+        if self.recorded is None:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                result = self.function()
+            self.recorded = graph, result
+        graph, result = self.recorded
+        graph.replay()
+        return result
 
 
 class Run:

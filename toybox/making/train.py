@@ -115,7 +115,7 @@ def main() -> None:
     step = train_diffusion.train(
         denoiser, material.material(data, latents, train_diffusion.PART_BLOCKS, words.empty, device), alphas, BUILD,
         options.steps or plan.steps, plan.batch, limit=1 if options.export_now else None,
-        earlier=earlier and (earlier[toybox.UNET_PREFIX], earlier[text_prefix]))
+        earlier=(earlier[toybox.UNET_PREFIX], earlier[text_prefix]) if earlier else None)
 
     parts = {toybox.UNET_PREFIX: base.diffusion_model, toybox.VAE_PREFIX: vae, text_prefix: denoiser.text}
     weights = {prefix + key: value.detach().cpu()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,7 @@ def random_crops(pictures: torch.Tensor, count: int, crop: int, device: torch.de
     return as_input(pictures[rows, (y + along)[:, :, None], (x + along)[:, None, :]], device)
 
 
-def fit(model: nn.Module, pictures: torch.Tensor, run: Run, count: int, crop: int) -> None:
+def fit(model: Any, pictures: torch.Tensor, run: Run, count: int, crop: int) -> None:
     def loss() -> torch.Tensor:
         images = random_crops(pictures, count, crop, run.device)
         with half_precision(run.device):
@@ -65,7 +66,7 @@ class Effort:
     wholes: int
 
 
-def train(model: nn.Module, pictures: torch.Tensor, folder: Path, effort: Effort, fresh: bool = True) -> None:
+def train(model: Any, pictures: torch.Tensor, folder: Path, effort: Effort, fresh: bool = True) -> None:
     """Crops first, then the decoder alone on whole pictures: the latents stay as they are.
 
     ``model``: the host's TAESD, on the device it learns on; ``fresh`` gives it new weights. ``pictures``: uint8 [N, 128, 128, 3].
@@ -86,7 +87,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 @torch.no_grad()
-def normalise_latents(model: nn.Module, pictures: torch.Tensor) -> None:
+def normalise_latents(model: Any, pictures: torch.Tensor) -> None:
     """Folds zero mean and unit variance per channel into the encoder's last and the decoder's first convolution."""
     latents = encode(model, pictures[:512]).float()
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
@@ -99,14 +100,14 @@ def normalise_latents(model: nn.Module, pictures: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-def encode(model: nn.Module, pictures: torch.Tensor) -> torch.Tensor:
+def encode(model: Any, pictures: torch.Tensor) -> torch.Tensor:
     """Latents of pictures uint8 [N, 128, 128, 3], float16 [N, 4, 16, 16], on the model's device."""
     device = device_of(model)
     return torch.cat([model.taesd_encoder(as_input(part, device)).half() for part in pictures.split(64)])
 
 
 @torch.no_grad()
-def reconstruction_error(model: nn.Module, pictures: torch.Tensor) -> float:
+def reconstruction_error(model: Any, pictures: torch.Tensor) -> float:
     """Mean absolute pixel error of an encode-decode round trip, 0..1."""
     images = as_input(pictures, device_of(model))
     return (model.taesd_decoder(model.taesd_encoder(images)).clamp(0, 1) - images).abs().mean().item()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import random
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +42,10 @@ Weights = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 class Denoiser(nn.Module):
     """UNet and text encoder as one module, so that one optimiser and one checkpoint hold both."""
 
+    unet: Any  # the host's, as the text encoder
+    text: Any
+    typical: torch.Tensor
+
     def __init__(self, unet: nn.Module, text: nn.Module, captions: Captions):
         super().__init__()
         self.unet, self.text, self.captions = unet, text, captions
@@ -47,7 +53,7 @@ class Denoiser(nn.Module):
         self.parts = nn.ModuleList()
         self.features: list[torch.Tensor] = []
         for name in PART_BLOCKS.values():
-            block = unet.get_submodule(name)
+            block: Any = unet.get_submodule(name)
             self.parts.append(nn.Conv2d(block.proj_out.out_channels, len(PART_LABELS), 1))
 
     def watch(self) -> None:
@@ -80,7 +86,7 @@ def prepare(denoiser: Denoiser) -> None:
     denoiser.unet.to(memory_format=torch.channels_last)
 
 
-def prepare_text(text: nn.Module) -> None:
+def prepare_text(text: Any) -> None:
     """Words must stand out in the residual stream, or captions stay unread."""
     initialise(text)
     for layer in text.modules():
@@ -98,7 +104,7 @@ def part_loss(denoiser: Denoiser, parts: dict[int, torch.Tensor]) -> torch.Tenso
     """
     losses = [F.cross_entropy(read(feature).float(), parts[side].long(), reduction="none").mean((1, 2))
               for side, read, feature in zip(PART_BLOCKS, denoiser.parts, denoiser.features)]
-    return sum(losses) / len(losses)
+    return reduce(torch.add, losses) / len(losses)
 
 
 def timesteps(count: int, levels: int, device: torch.device) -> torch.Tensor:
@@ -151,7 +157,7 @@ def learn_words(denoiser: Denoiser, facts: torch.Tensor) -> None:
         chosen = told(facts[torch.randint(len(facts), (32,), device=facts.device)])
         states = denoiser.context(Captions.numbers(chosen))
         guesses = heads(states.sum(1) / states.any(-1).sum(1, keepdim=True)).split([len(a) for a in ANSWERS], 1)
-        loss = sum(F.cross_entropy(guess, chosen[:, column]) for column, guess in enumerate(guesses))
+        loss = reduce(torch.add, (F.cross_entropy(guess, chosen[:, column]) for column, guess in enumerate(guesses)))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

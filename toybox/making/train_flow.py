@@ -42,12 +42,15 @@ class TrainingOperations(comfy.ops.disable_weight_init):
 class FlowDenoiser(nn.Module):
     """The transformer and what reads parts from its middle block. ``context`` [captions, 77, 96]: every caption, encoded."""
 
+    typical: torch.Tensor
+
     def __init__(self, layers: int, context: torch.Tensor, device: torch.device):
         super().__init__()
         self.transformer = NextDiT(**CONFIG, n_layers=layers, dtype=torch.float32, device=device, operations=TrainingOperations)
         self.parts = nn.Linear(CONFIG["dim"], len(PART_LABELS), device=device)
         self.register_buffer("typical", torch.full((LEVELS,), TYPICAL, device=device))
-        self.context, self.features = context, None
+        self.context = context
+        self.features = torch.empty(0)  # of the middle block in the last call
         self.transformer.layers[layers // 2].register_forward_hook(self._keep)
 
     def _keep(self, _module, _inputs, output: torch.Tensor) -> None:

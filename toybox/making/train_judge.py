@@ -62,7 +62,7 @@ def worn(pictures: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 def train(data: Dataset, folder: Path) -> Judge:
     torch.manual_seed(0)
-    judge = Judge().train().to(memory_format=torch.channels_last)
+    judge = Judge().train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch does not declare it
     run = Run("judge", folder, judge, STEPS, RATE, decays=())
     seen = round_trips(data, folder)
     kinds = torch.tensor([CLASSES.index(shown.subject.kind) for shown in data.shown])
@@ -88,7 +88,7 @@ def train(data: Dataset, folder: Path) -> Judge:
 @torch.no_grad()
 def accuracy(judge: Judge, count: int = 200) -> dict[str, float]:
     """On renders of subjects that no training picture had: shares of pixels and pictures told right."""
-    right = {"foreground_pixels": [], "all_pixels": [], "class": [], "scene": []}
+    right: dict[str, list[float]] = {"foreground_pixels": [], "all_pixels": [], "class": [], "scene": []}
     for index in range(count):
         rng = random.Random(f"held-out-{index}")
         subject, pose, scene = unseen_subject(index), random_pose(rng), random_scene(rng)
