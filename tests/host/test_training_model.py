@@ -98,7 +98,7 @@ def test_families_with_other_texts_predict_as_the_host_does_for_every_picture_of
     noisy, steps = picture(3, batch=2), torch.tensor([300, 700])
     said = denoiser.predict(noisy, steps, both, {})
     sigmas = model.model.model_sampling.sigmas[steps]
-    arguments = pack.module("dreammatcher.host.text.conditioning").model_arguments
+    arguments = pack.module("dreammatcher.host.model.arguments").model_arguments
     for row in range(2):
         alone = Conditioning(both.cross_attention[row:row + 1], None if both.pooled is None else both.pooled[row:row + 1])
         x = noisy[row:row + 1] * (1 + sigmas[row] ** 2).sqrt()
