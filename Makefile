@@ -11,9 +11,10 @@ STAMP := $(VENV)/.installed
 export MALLOC_MMAP_MAX_ = 0
 export MALLOC_TRIM_THRESHOLD_ = 17179869184
 
-.PHONY: demo test quality samples learn learn-sefi views bench bench-training pareto lint pictures examples locales toybox
-demo: $(STAMP)
-	$(BIN)/python -m benchmarks.demo
+BENCHMARKS := demo quality samples learn views bench bench-training pareto
+.PHONY: $(BENCHMARKS) learn-sefi test lint pictures examples locales toybox
+$(BENCHMARKS): $(STAMP)
+	$(BIN)/python -m benchmarks.$(subst -,_,$@)
 
 # two processes of one thread each: small tensors gain nothing from threads
 test: export OMP_NUM_THREADS = 1
@@ -21,29 +22,8 @@ test: $(STAMP)
 	$(BIN)/python -m harness.browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-quality: $(STAMP)
-	$(BIN)/python -m benchmarks.quality
-
-samples: $(STAMP)
-	$(BIN)/python -m benchmarks.samples
-
-learn: $(STAMP)
-	$(BIN)/python -m benchmarks.learn
-
 learn-sefi: $(STAMP)
 	$(BIN)/python -m benchmarks.sefi
-
-views: $(STAMP)
-	$(BIN)/python -m benchmarks.views
-
-bench: $(STAMP)
-	$(BIN)/python -m benchmarks.bench
-
-bench-training: $(STAMP)
-	$(BIN)/python -m benchmarks.bench_training
-
-pareto: $(STAMP)
-	$(BIN)/python -m benchmarks.pareto
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

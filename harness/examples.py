@@ -9,7 +9,7 @@ from .boot import Host
 from .examples_learning import LEARNING
 from .examples_sefi import SEFI
 from .examples_vico import VICO
-from .graphs import SD15, node, sampler
+from .graphs import SD15, node, sampler, saved
 from .library import ROOT
 from .workflow import to_workflow
 
@@ -50,9 +50,7 @@ def easy() -> dict[str, Any]:
                   reference_prompt="a photo of a cat in the desert", prompt="a photo of a cat at night", negative="",
                   subject_words="cat", strength=1.0),
         "4": node("EmptyLatentImage", width=128, height=128, batch_size=1),
-        "5": sampler(["3", 0], ["3", 1], ["3", 2], ["4", 0], seed=2),
-        "6": node("VAEDecode", samples=["5", 0], vae=["1", 2]),
-        "7": node("SaveImage", images=["6", 0], filename_prefix="dreammatcher/easy"),
+        **saved(5, ["3", 0], ["3", 1], ["3", 2], ["4", 0], "easy", seed=2),
         "8": node("DreamMatcherPreview", trace=["3", 3], images=["6", 0], reference=["2", 0]),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .graphs import SD15, node, sampler
+from .graphs import SD15, node, sampler, saved
 
 
 def learn() -> dict[str, Any]:
@@ -74,16 +74,12 @@ def delta() -> dict[str, Any]:
         "3": node("CLIPTextEncode", clip=["2", 1], text="a photo of a <new1> dog on the beach"),
         "4": node("CLIPTextEncode", clip=["1", 1], text=""),
         "5": node("EmptyLatentImage", width=512, height=512, batch_size=1),
-        "6": sampler(["2", 0], ["3", 0], ["4", 0], ["5", 0]),
-        "7": node("VAEDecode", samples=["6", 0], vae=["1", 2]),
-        "8": node("SaveImage", images=["7", 0], filename_prefix="dreammatcher/custom_diffusion"),
+        **saved(6, ["2", 0], ["3", 0], ["4", 0], ["5", 0], "custom_diffusion"),
         "9": node("LoadImage", image="example.png"),
         "10": node("DreamMatcherEasy", model=["2", 0], clip=["2", 1], vae=["1", 2], reference=["9", 0],
                    reference_prompt="a photo of a <new1> dog", prompt="a photo of a <new1> dog on the beach", negative="",
                    subject_words="<new1> dog", strength=1.0),
-        "11": sampler(["10", 0], ["10", 1], ["10", 2], ["5", 0]),
-        "12": node("VAEDecode", samples=["11", 0], vae=["1", 2]),
-        "13": node("SaveImage", images=["12", 0], filename_prefix="dreammatcher/custom_diffusion_and_matched"),
+        **saved(11, ["10", 0], ["10", 1], ["10", 2], ["5", 0], "custom_diffusion_and_matched"),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .graphs import SD15, node, sampler
+from .graphs import SD15, node, sampler, saved
 
 
 def sefi() -> dict[str, Any]:
@@ -20,9 +20,7 @@ def sefi() -> dict[str, Any]:
         "5": node("DreamMatcherSeFiPrompt", clip=["1", 1], prompt="a photo of a <me> in the snow", sefi=["3", 0]),
         "6": node("CLIPTextEncode", clip=["1", 1], text=""),
         "7": node("EmptyLatentImage", width=128, height=128, batch_size=1),
-        "8": sampler(["4", 0], ["5", 0], ["6", 0], ["7", 0]),
-        "9": node("VAEDecode", samples=["8", 0], vae=["1", 2]),
-        "10": node("SaveImage", images=["9", 0], filename_prefix="dreammatcher/sefi"),
+        **saved(8, ["4", 0], ["5", 0], ["6", 0], ["7", 0], "sefi"),
         "11": node("DreamMatcherSeFiPrompt", clip=["1", 1], prompt="a photo of a <me> on grass", sefi=["3", 0]),
         "12": node("VAEEncode", pixels=["2", 0], vae=["1", 2]),
         "13": node("DreamMatcherInvert", model=["4", 0], reference=["12", 0], positive=["11", 0], negative=["6", 0], steps=50,
@@ -31,9 +29,7 @@ def sefi() -> dict[str, Any]:
                    binarise="otsu"),
         "15": node("DreamMatcherApply", model=["4", 0], reference=["13", 0], mask=["14", 0], strength=1.0, start=0.08, end=1.0,
                    layers="", preset="balanced", live_preview="off"),
-        "16": sampler(["15", 0], ["5", 0], ["6", 0], ["7", 0]),
-        "17": node("VAEDecode", samples=["16", 0], vae=["1", 2]),
-        "18": node("SaveImage", images=["17", 0], filename_prefix="dreammatcher/sefi_and_matched"),
+        **saved(16, ["15", 0], ["5", 0], ["6", 0], ["7", 0], "sefi_and_matched"),
         "19": node("PreviewImage", images=["3", 1]),
         "20": node("DreamMatcherSeFiSave", sefi=["3", 0], name="my_robot"),
     }
@@ -53,9 +49,7 @@ def sefi_photo() -> dict[str, Any]:
                   sefi=["3", 0]),
         "6": node("CLIPTextEncode", clip=["1", 1], text=""),
         "7": node("EmptyLatentImage", width=512, height=512, batch_size=1),
-        "8": sampler(["4", 0], ["5", 0], ["6", 0], ["7", 0]),
-        "9": node("VAEDecode", samples=["8", 0], vae=["1", 2]),
-        "10": node("SaveImage", images=["9", 0], filename_prefix="dreammatcher/sefi"),
+        **saved(8, ["4", 0], ["5", 0], ["6", 0], ["7", 0], "sefi"),
         "11": node("PreviewImage", images=["3", 1]),
         "12": node("DreamMatcherSeFiSave", sefi=["3", 0], name="my_face"),
     }

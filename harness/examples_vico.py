@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .graphs import node, sampler
+from .graphs import node, saved
 
 
 def vico() -> dict[str, Any]:
@@ -27,17 +27,13 @@ def vico() -> dict[str, Any]:
         "12": node("DreamMatcherSubject", clip=["10", 1], prompt="a photo of a sks cat at night", subject_words="sks"),
         "13": node("CLIPTextEncode", clip=["1", 1], text=""),
         "14": node("EmptyLatentImage", width=128, height=128, batch_size=1),
-        "15": sampler(["11", 0], ["12", 0], ["13", 0], ["14", 0]),
-        "16": node("VAEDecode", samples=["15", 0], vae=["1", 2]),
-        "17": node("SaveImage", images=["16", 0], filename_prefix="dreammatcher/vico"),
+        **saved(15, ["11", 0], ["12", 0], ["13", 0], ["14", 0], "vico"),
         "18": node("DreamMatcherViCoMasks", trace=["11", 1], samples=["15", 0], image=["2", 0]),
         "19": node("PreviewImage", images=["18", 0]),
         "20": node("DreamMatcherEasy", model=["11", 0], clip=["10", 1], vae=["1", 2], reference=["2", 0],
                    reference_prompt="a photo of a sks cat on grass", prompt="a photo of a sks cat at night", negative="",
                    subject_words="sks cat", strength=1.0),
-        "21": sampler(["20", 0], ["20", 1], ["20", 2], ["14", 0]),
-        "22": node("VAEDecode", samples=["21", 0], vae=["1", 2]),
-        "23": node("SaveImage", images=["22", 0], filename_prefix="dreammatcher/vico_and_matched"),
+        **saved(21, ["20", 0], ["20", 1], ["20", 2], ["14", 0], "vico_and_matched"),
         "24": node("DreamMatcherViCoSave", vico=["10", 0], name="my_cat"),
     }
 
@@ -53,9 +49,7 @@ def official() -> dict[str, Any]:
         "5": node("DreamMatcherSubject", clip=["3", 1], prompt="a photo of * on the beach", subject_words="*"),
         "6": node("CLIPTextEncode", clip=["1", 1], text=""),
         "7": node("EmptyLatentImage", width=512, height=512, batch_size=1),
-        "8": sampler(["4", 0], ["5", 0], ["6", 0], ["7", 0]),
-        "9": node("VAEDecode", samples=["8", 0], vae=["1", 2]),
-        "10": node("SaveImage", images=["9", 0], filename_prefix="dreammatcher/vico"),
+        **saved(8, ["4", 0], ["5", 0], ["6", 0], ["7", 0], "vico"),
         "11": node("DreamMatcherViCoMasks", trace=["4", 1], samples=["8", 0], image=["2", 0]),
         "12": node("PreviewImage", images=["11", 0]),
     }

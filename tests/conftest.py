@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -104,6 +105,26 @@ def make_set(host, pictures):
 @pytest.fixture
 def own(make_set):
     return make_set()
+
+
+@pytest.fixture
+def stopped_at(monkeypatch):
+    """The user stops what runs inside when the host's progress bar stands at some of some steps."""
+    @contextmanager
+    def stops(step: int, steps: int):
+        import comfy.utils
+
+        update = comfy.utils.ProgressBar.update_absolute
+
+        def interrupt(bar, value, total=None, *rest):
+            if (value, total) == (step, steps):
+                raise KeyboardInterrupt
+            update(bar, value, total, *rest)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(comfy.utils.ProgressBar, "update_absolute", interrupt)
+            yield
+    return stops
 
 
 @pytest.fixture

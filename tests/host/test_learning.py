@@ -57,22 +57,12 @@ def test_the_same_seed_gives_the_same_result_and_another_does_not(host, fresh, m
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
-def test_a_run_that_the_user_stops_goes_on_when_it_is_queued_again(host, fresh, make_set, monkeypatch, bfloat16):
-    import comfy.utils
-
+def test_a_run_that_the_user_stops_goes_on_when_it_is_queued_again(host, fresh, make_set, stopped_at, bfloat16):
     chosen = dict(seed=11, bfloat16=bfloat16, batch=1 + bfloat16)
     expected = learn(host, *fresh, make_set(), **chosen)[2].lora
-    update = comfy.utils.ProgressBar.update_absolute
     folder = host.folder / "output" / "dreammatcher" / "training"
     before = set(folder.glob("*.safetensors"))  # a test run that was killed may have left some
-
-    def interrupt(bar, value, total=None, *rest):
-        if (value, total) == (2, STEPS):
-            raise KeyboardInterrupt
-        update(bar, value, total, *rest)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(comfy.utils.ProgressBar, "update_absolute", interrupt)
+    with stopped_at(2, STEPS):
         learn(host, *fresh, make_set(), **chosen)
     states = list(set(folder.glob("*.safetensors")) - before)
     assert len(states) == 1

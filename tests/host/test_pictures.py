@@ -6,6 +6,7 @@ import copy
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -300,3 +301,20 @@ def test_a_file_reaches_us_as_it_looks(host, match, pictures, file):
         assert limit[0, 0, :, :19].max() < 0.5 < limit[0, 0, :, 19:].min()
     else:
         assert limit is None
+
+
+def test_a_rough_view_of_a_latent_has_the_colours_of_the_hosts_format(pictures, toybox):
+    formats = toybox[0].model.latent_format
+    latent = 0.3 * torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0))
+    bias = getattr(formats, "latent_rgb_factors_bias", None) or (0.0, 0.0, 0.0)
+    by_hand = torch.stack([(sum(latent[channel] * row[colour] for channel, row in enumerate(formats.latent_rgb_factors))
+                            + bias[colour] + 1) / 2 for colour in range(3)])
+    assert torch.allclose(pictures.rough_rgb(latent, formats), by_hand.clamp(0, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("factors", [None, [[0.3, 0.2, 0.3]] * 16])
+def test_a_latent_without_factors_of_its_own_is_seen_in_grey_by_its_brightness(pictures, factors):
+    latent = torch.linspace(-3, 3, 8).expand(4, 2, 8)
+    seen = pictures.rough_rgb(latent, SimpleNamespace(latent_rgb_factors=factors))
+    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2])
+    assert bool((seen[0].diff(dim=-1) > 0).all()) and seen.min() >= 0 and seen.max() <= 1

@@ -102,19 +102,9 @@ def test_a_model_in_half_precision_learns_and_looks_too(host, fresh, make_set, p
     assert torch.isfinite(drawn(host, applied, knowing)).all()
 
 
-def test_a_run_that_the_user_stops_goes_on_bit_for_bit_when_it_is_queued_again(host, fresh, make_set, monkeypatch):
-    import comfy.utils
-
+def test_a_run_that_the_user_stops_goes_on_bit_for_bit_when_it_is_queued_again(host, fresh, make_set, stopped_at):
     expected = learn(host, *fresh, make_set(), seed=12)[0]
-    update = comfy.utils.ProgressBar.update_absolute
-
-    def interrupt(bar, value, total=None, *rest):
-        if (value, total) == (2, STEPS):
-            raise KeyboardInterrupt
-        update(bar, value, total, *rest)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(comfy.utils.ProgressBar, "update_absolute", interrupt)
+    with stopped_at(2, STEPS):
         learn(host, *fresh, make_set(), seed=12)
     resumed = learn(host, *fresh, make_set(), seed=12)[0]
     assert torch.equal(resumed.rows, expected.rows)

@@ -8,9 +8,10 @@ it are on the model during that call only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from comfy.ldm.modules.attention import FeedForward
@@ -120,26 +121,49 @@ class _Again:
 
     def after(self, block: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
         x, self.x = self.x, None
-        return output if x is None else _Rerun.apply(x, block.forward, inputs[1:], [output])
+        return output if x is None else Rerun.apply(_OneInput(block.forward, inputs[1:]), [output], x.clone())[0]
 
 
-class _Rerun(torch.autograd.Function):
-    """``made[0]`` as what ``forward`` makes of ``x``.
+@dataclass(frozen=True, eq=False)
+class _OneInput:
+    """A call of a block of which the first argument alone has a gradient."""
 
-    The host works in place: on skip connections, so the input is copied, and on outputs, which must not be views.
+    forward: Callable[..., torch.Tensor]
+    others: tuple
+
+    def run(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        return [self.forward(*tensors, *self.others)]
+
+
+class Call(Protocol):
+    """A call that can be made again."""
+
+    def run(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """All that it makes of its tensors."""
+
+
+class Rerun(torch.autograd.Function):
+    """``made``, what a call has made of its tensors without a graph: for the gradient it is made again.
+
+    The host works in place: on skip connections, so the tensors are to be copies, and on outputs, which must not be views.
     """
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, forward: Callable, others: tuple, made: list[torch.Tensor]) -> torch.Tensor:
-        ctx.rerun, ctx.x = lambda leaf: forward(leaf, *others), x.detach().clone()
-        return ordinary(made[0])
+    def forward(ctx, call: Call, made: Sequence[torch.Tensor], *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ctx.call = call
+        ctx.save_for_backward(*tensors)
+        return tuple(map(ordinary, made))
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple:
+    def backward(ctx, *gradients: torch.Tensor) -> tuple:
+        needed = ctx.needs_input_grad[2:]
         with torch.enable_grad():
-            leaf, ctx.x = ctx.x.requires_grad_(), None
-            found, = torch.autograd.grad(ctx.rerun(leaf), leaf, gradient)
-        return found, None, None, None
+            leaves = [value.detach().requires_grad_(need) for value, need in zip(ctx.saved_tensors, needed)]
+            wanted = [leaf for leaf, need in zip(leaves, needed) if need]
+            made, given = zip(*((one, gradient.to(one.dtype)) for one, gradient in zip(ctx.call.run(leaves), gradients)
+                                if one.requires_grad))
+            found = iter(torch.autograd.grad(made, wanted, given, allow_unused=True))
+        return None, None, *(next(found) if need else None for need in needed)
 
 
 def _computes(value: torch.Tensor) -> bool:

@@ -1,6 +1,7 @@
 """Gradient checkpointing (Chen et al. 2016): blocks of the host's UNet keep their inputs alone and run again for the gradient.
 
-Other than the recomputation of guidance, which needs no gradient of weights, this one serves weights that learn, attention too.
+Guidance runs its blocks again by the same :class:`~.gradients.Rerun`, and needs no gradient of weights. Here weights learn,
+attention's too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 
 from ...weights import LowRank, WeightOverrides
-from .gradients import ordinary
+from .gradients import Rerun
 from .hooks import with_overrides
 
 BLOCKS = (ResBlock, BasicTransformerBlock)  # all that keeps much
@@ -131,26 +132,5 @@ class _Again:
             return output
         (call, tensors), self.waiting = self.waiting, None
         torch.set_grad_enabled(True)
-        output, *self.found[self.begun:] = _Rerun.apply(call, [output, *self.found[self.begun:]], *tensors)
+        output, *self.found[self.begun:] = Rerun.apply(call, [output, *self.found[self.begun:]], *tensors)
         return output
-
-
-class _Rerun(torch.autograd.Function):
-    """``made`` as what a call makes of its tensors."""
-
-    @staticmethod
-    def forward(ctx, call: _Call, made: list[torch.Tensor], *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        ctx.call = call
-        ctx.save_for_backward(*tensors)
-        return tuple(map(ordinary, made))
-
-    @staticmethod
-    def backward(ctx, *gradients: torch.Tensor) -> tuple:
-        needed = ctx.needs_input_grad[2:]
-        with torch.enable_grad():
-            leaves = [value.detach().requires_grad_(need) for value, need in zip(ctx.saved_tensors, needed)]
-            wanted = [leaf for leaf, need in zip(leaves, needed) if need]
-            made, given = zip(*((one, gradient.to(one.dtype)) for one, gradient in zip(ctx.call.run(leaves), gradients)
-                                if one.requires_grad))
-            found = iter(torch.autograd.grad(made, wanted, given, allow_unused=True))
-        return None, None, *(next(found) if need else None for need in needed)
