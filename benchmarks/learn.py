@@ -88,13 +88,13 @@ class Drawing:
     def figures(self, name: str, draw: Callable[[str, int], np.ndarray], against: list[np.ndarray] | None = None,
                 **more) -> list[np.ndarray]:
         """Adds a row of means over the case's pictures; their layout is compared with ``against``."""
-        pictures, found, case = [], [], self.case
+        pictures, measures, case = [], [], self.case
         for place, (scene, facing, seed) in enumerate(case.wanted):
             picture = draw(caption(case.subject, facing=facing, scene=scene), seed)
             other = (against[place], look(self.judge, against[place])) if against else None
-            found.append(measured(self.judge, picture, self.truth(scene), other))
+            measures.append(measured(self.judge, picture, self.truth(scene), other))
             pictures.append(picture)
-        self.rows.append({"name": name, **{key: mean_of(one.get(measure) for one in found) for measure, key in MEASURES.items()},
+        self.rows.append({"name": name, **{key: mean_of(one.get(name) for one in measures) for name, key in MEASURES.items()},
                           **more})
         self.strip.append(pictures[0])
         return pictures

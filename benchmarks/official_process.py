@@ -59,8 +59,8 @@ def unet_of(official, config: dict, weights: dict[str, torch.Tensor]) -> torch.n
             sample = self.conv_in(sample)
             skips = [sample]
             for block in self.down_blocks:
-                sample, made = block(hidden_states=sample, temb=embedded, encoder_hidden_states=encoder_hidden_states)
-                skips += made
+                sample, states = block(hidden_states=sample, temb=embedded, encoder_hidden_states=encoder_hidden_states)
+                skips += states
             sample = self.mid_block(sample, embedded, encoder_hidden_states=encoder_hidden_states)
             features = []
             for block in self.up_blocks:
@@ -159,12 +159,12 @@ def main(checkout: Path, file: Path) -> None:
     unet = unet_of(official, job["unet"], part("unet."))
     adapt(official, job["cells"])
     prompts = Prompts({text: tensors[f"context.{place}"] for place, text in enumerate(job["prompts"])})
-    made = {}
+    latents_by_arm = {}
     for number, case in enumerate(job["cases"]):
         drawn = draw(official, unet, case, prompts, tensors[f"latent.{number}"], tensors[f"noise.{number}"], job)
-        made.update({f"{arm}.{number}": latents.contiguous() for arm, latents in drawn.items()})
+        latents_by_arm.update({f"{arm}.{number}": latents.contiguous() for arm, latents in drawn.items()})
         print(f"official case {number + 1} of {len(job['cases'])}", file=sys.stderr, flush=True)
-    save_file(made, file.with_suffix(".done.safetensors"))
+    save_file(latents_by_arm, file.with_suffix(".done.safetensors"))
 
 
 if __name__ == "__main__":

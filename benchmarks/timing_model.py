@@ -71,9 +71,9 @@ def random_unet(family: Family, width: int, dtype: torch.dtype, device: torch.de
     import comfy.model_patcher
     import comfy.supported_models
 
-    made = getattr(comfy.supported_models, family.host_class)(family.config(width))
-    made.set_inference_dtype(dtype, None)
-    base = made.get_model({}, "", device=device)
+    config = getattr(comfy.supported_models, family.host_class)(family.config(width))
+    config.set_inference_dtype(dtype, None)
+    base = config.get_model({}, "", device=device)
     torch.manual_seed(0)
     for name, parameter in base.named_parameters():
         if parameter.ndim > 1:
@@ -134,11 +134,11 @@ class TimingModel:
         sites, block = self.module("dreammatcher.host.vico.sites"), self.module("dreammatcher.vico.block")
         learned = self.module("dreammatcher.vico.learned")
         blocks = block.begun(sites.widths_of(sites.blocks_of(self.model.model)), torch.Generator().manual_seed(0))
-        made = learned.ViCo(learned.tensors_of(blocks), torch.ones(1, self.case.family.context), {"word": "sks"})
+        vico = learned.ViCo(learned.tensors_of(blocks), torch.ones(1, self.case.family.context), {"word": "sks"})
         reference = torch.randn(1, 4, self.side, self.side, generator=torch.Generator().manual_seed(7))
         settings = self.module("dreammatcher.vico.settings").LookSettings()
         return self.module("dreammatcher.host.vico.apply").apply_vico(
-            self.model, made, reference, settings, self.mask.reference_subject)[0]
+            self.model, vico, reference, settings, self.mask.reference_subject)[0]
 
     def guided(self, model, mode: str):
         settings = self.module("dreammatcher.matching.guidance").GuidanceSettings(1.0, 0.0, 1.0, mode)

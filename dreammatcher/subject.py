@@ -52,7 +52,7 @@ class Subject:
         kept = tuple((word, columns) for word, columns in self.choices if word in words)
         if not kept or kept == self.choices:
             return self
-        columns = tuple(sorted({column for _, own in kept for column in own}))
+        columns = tuple(sorted({column for _, word_columns in kept for column in word_columns}))
         vectors = None if self.vectors is None else self.vectors[[self.columns.index(column) for column in columns]]
         return replace(self, words=" ".join(word for word, _ in kept), columns=columns, choices=kept, vectors=vectors)
 
@@ -68,8 +68,8 @@ class Subject:
             raise ValueError(f"subject_words: {self.words!r} stands behind token {length}, where the text encoder cuts the "
                              "prompt; write it further in front")
         vectors = text[list(columns)].detach().float().cpu().clone()
-        choices = tuple((word, kept) for word, own in self.choices
-                        if (kept := tuple(column for column in own if column < length)))
+        choices = tuple((word, kept) for word, word_columns in self.choices
+                        if (kept := tuple(column for column in word_columns if column < length)))
         return replace(self, columns=columns, tokens=length, choices=choices, vectors=vectors)
 
     def located(self, text: torch.Tensor, marked: bool) -> tuple[Subject | None, str]:
@@ -82,11 +82,11 @@ class Subject:
         length = len(text)
         if self.vectors is None:
             return self._by_length(text)
-        own = self.vectors if self.vectors.shape[1] == text.shape[1] else self.vectors[:0]
-        if columns := tuple(sorted({column for vector in own for column in _alike(text, vector)})):
+        vectors = self.vectors if self.vectors.shape[1] == text.shape[1] else self.vectors[:0]
+        if columns := tuple(sorted({column for vector in vectors for column in _alike(text, vector)})):
             moved = columns != self.columns or length != self.tokens
             return (replace(self, columns=columns, tokens=length, choices=(), vectors=None) if moved else self), ""
-        if marked and len(own) and length == self.tokens:
+        if marked and len(vectors) and length == self.tokens:
             return self, CHANGED.format(words=self.words)
         return None, ELSEWHERE.format(words=self.words, prompt=self.prompt)
 
@@ -108,14 +108,14 @@ def _alike(text: torch.Tensor, vector: torch.Tensor) -> list[int]:
     return torch.nonzero((scale > 0) & (apart <= NEAR * size)).flatten().tolist()
 
 
-def text_starts(own: torch.Tensor, text: torch.Tensor) -> list[int]:
-    """Where a whole text ``own`` [T, C] begins in a conditioning ``text`` [L, C] that other nodes may have joined it into."""
-    if own.shape[1] != text.shape[1]:
+def text_starts(whole: torch.Tensor, text: torch.Tensor) -> list[int]:
+    """Where a whole text ``whole`` [T, C] begins in a conditioning ``text`` [L, C] that other nodes may have joined it into."""
+    if whole.shape[1] != text.shape[1]:
         return []
-    own, text = own.detach().float().cpu(), text.detach().float().cpu()
-    sizes = own.abs().mean(1)
-    return [start for start in range(len(text) - len(own) + 1)
-            if bool(((text[start:start + len(own)] - own).abs().mean(1) <= NEAR * sizes).all())]
+    whole, text = whole.detach().float().cpu(), text.detach().float().cpu()
+    sizes = whole.abs().mean(1)
+    return [start for start in range(len(text) - len(whole) + 1)
+            if bool(((text[start:start + len(whole)] - whole).abs().mean(1) <= NEAR * sizes).all())]
 
 
 @dataclass(frozen=True, eq=False)

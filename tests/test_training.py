@@ -105,7 +105,7 @@ def test_the_loss_of_dreambooth_is_that_of_the_paper(prediction, wanted):
     made = recipe("full", model=Linear(prediction), **wanted)
     loss = made.loss(2, seeded(7))
     generator = seeded(7)
-    own, prior = made.own.draw(2, generator), made.prior.draw(2, generator)
+    own, prior = made.subject_set.draw(2, generator), made.prior.draw(2, generator)
     clean = torch.cat([own.latents, prior.latents])
     t = torch.randint(100, (4,), generator=generator)
     noise = torch.randn(clean.shape, generator=generator)
@@ -257,7 +257,7 @@ def test_what_is_not_finite_is_named():
         made.model.encode = lambda *given: Conditioning(encode(*given).cross_attention * torch.inf)
 
     def latent(made):
-        made.own = latents(torch.nan, torch.nan)
+        made.subject_set = latents(torch.nan, torch.nan)
 
     assert failing(text).startswith("clip: a caption") and failing(latent).startswith("vae: a picture as latents")
     assert failing(lambda made: breaking(made, lambda call: True)).startswith("model: its prediction")

@@ -167,7 +167,7 @@ def test_the_loss_is_the_noise_error_with_the_reference_seen_and_the_weighted_al
     made, model = recipe(masked=masked, regularisation=0.3)
     loss = made.loss(2, torch.Generator().manual_seed(5))
     generator = torch.Generator().manual_seed(5)
-    own, references = made.own.draw_with_references(2, generator)
+    own, references = made.subject_set.draw_with_references(2, generator)
     timesteps = torch.randint(100, (2,), generator=generator)
     noise = torch.randn(own.latents.shape, generator=generator)
     (asked, at), = model.asked

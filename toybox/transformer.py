@@ -22,10 +22,10 @@ CONFIG = {
 
 def host_class() -> type:
     """The host's model class for Z-Image. Raises RuntimeError on a host from before it."""
-    found = getattr(comfy.model_base, "Lumina2", None)
-    if found is None or not hasattr(comfy.model_base, "ZImagePixelSpace"):
+    kind = getattr(comfy.model_base, "Lumina2", None)
+    if kind is None or not hasattr(comfy.model_base, "ZImagePixelSpace"):
         raise RuntimeError("Toybox-Z needs a ComfyUI that knows Z-Image (2026): update ComfyUI")
-    return found
+    return kind
 
 
 class ToyboxZFamily(comfy.supported_models_base.BASE):

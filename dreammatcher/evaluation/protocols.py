@@ -111,7 +111,7 @@ def read_protocol(name: str, data: Path) -> Protocol:
         return dreambooth(data)
     if name == VICO:
         return vico(data)
-    return own(Path(name), data)
+    return protocol_file(Path(name), data)
 
 
 def pictures_in(folder: Path) -> tuple[Path, ...]:
@@ -145,8 +145,8 @@ def dreambooth(data: Path) -> Protocol:
 def _section(text: str, title: str) -> str:
     """Lines between a title and the next one."""
     titles = r"(?:Classes|Object Prompts|Live Subject Prompts|Prompts)"
-    found = re.search(rf"^\W*{re.escape(title)}\W*$(.*?)(?=^\W*{titles}\W*$|\Z)", text, re.MULTILINE | re.DOTALL)
-    return found[1] if found else ""
+    section = re.search(rf"^\W*{re.escape(title)}\W*$(.*?)(?=^\W*{titles}\W*$|\Z)", text, re.MULTILINE | re.DOTALL)
+    return section[1] if section else ""
 
 
 def vico(data: Path) -> Protocol:
@@ -163,7 +163,7 @@ def vico(data: Path) -> Protocol:
     return Protocol(VICO, subjects, 8)
 
 
-def own(path: Path, data: Path) -> Protocol:
+def protocol_file(path: Path, data: Path) -> Protocol:
     """A JSON file: {"samples": 4, "prompts": ["a {} on the beach"], "subjects": {"my_dog": "dog"}}.
 
     Pictures lie in folders of the subjects' names, in ``data`` or beside the file.

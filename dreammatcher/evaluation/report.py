@@ -48,17 +48,17 @@ def table(arms: list[Measured], compared: Collection[str] | None = None) -> list
     chosen = [metric for metric in metrics if len(arms) > 1 and (compared is None or metric in compared)]
     rows = [["arm", "pictures", *metrics, *(f"{metric} against {arms[0].name}" for metric in chosen)]]
     for arm in arms:
-        own = [_mean(arm, metric, compared is None or metric in compared) for metric in metrics]
+        means = [_mean(arm, metric, compared is None or metric in compared) for metric in metrics]
         against = [_against(arms[0], arm, metric) for metric in chosen]
-        rows.append([arm.name, str(len(arm.scores)), *own, *against])
+        rows.append([arm.name, str(len(arm.scores)), *means, *against])
     return rows
 
 
 def _mean(arm: Measured, metric: str, interval: bool) -> str:
     if not arm.column(metric):
         return ""
-    found = arm.estimate(metric)
-    return str(found) if interval else figure(found.mean)
+    estimate = arm.estimate(metric)
+    return str(estimate) if interval else figure(estimate.mean)
 
 
 def _against(first: Measured, arm: Measured, metric: str) -> str:

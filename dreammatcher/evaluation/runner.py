@@ -67,11 +67,11 @@ def make(case: Case, arm: Arm, server: Server, folder: Folder) -> str:
     reference = case.subject.pictures[0]
     try:
         name = server.upload(f"{case.subject.name}_{reference.name}", reference.read_bytes())
-        made = server.pictures(arm.workflow.with_case(name, said["prompt"], case.seed), arm.workflow.output)
+        pictures = server.pictures(arm.workflow.with_case(name, said["prompt"], case.seed), arm.workflow.output)
     except (Refused, OSError, KeyError, ValueError) as error:
         folder.keep(case, {**said, "error": str(error)}, None)
         return str(error)
-    folder.keep(case, {**said, "seconds": round(time.perf_counter() - begun, 3)}, made[0])
+    folder.keep(case, {**said, "seconds": round(time.perf_counter() - begun, 3)}, pictures[0])
     return ""
 
 

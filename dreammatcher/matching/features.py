@@ -133,7 +133,7 @@ class FeatureStore(RunStore):
 
     def snap(self, sigma: float) -> float:
         """The sigma at which features stand in for those at ``sigma``: the nearest in log distance, if made ahead."""
-        return min(self.sigmas, key=lambda own: abs(math.log(own) - math.log(max(sigma, 1e-8))), default=sigma)
+        return min(self.sigmas, key=lambda stored: abs(math.log(stored) - math.log(max(sigma, 1e-8))), default=sigma)
 
     def get(self, key: tuple, device: torch.device, dtype: torch.dtype) -> RowFeatures | None:
         row = self.find(key)

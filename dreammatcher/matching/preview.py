@@ -75,7 +75,7 @@ def sheet(shown: list[torch.Tensor]) -> Image.Image:
     return page
 
 
-def _legend(made, draw, font, y: int) -> None:
+def _legend(picture, draw, font, y: int) -> None:
     """What the overlays' and the flow's colours mean."""
     bar = overlay(torch.zeros(3, 16, 90), torch.linspace(0, 1, 90).expand(1, 1, 16, 90)) / 0.65
     turn = torch.linspace(0, 2 * math.pi, 90).expand(1, 16, 90)
@@ -84,7 +84,7 @@ def _legend(made, draw, font, y: int) -> None:
                                                          wheel(torch.stack((turn.cos(), turn.sin()), 1))[0], "")):
         draw.text((x, y + 2), before, INK, font)
         x += round(draw.textlength(before, font)) + 6
-        made.paste(pixels(colours), (x, y + 8))
+        picture.paste(pixels(colours), (x, y + 8))
         x += 96
         draw.text((x, y + 2), after, INK, font)
         x += round(draw.textlength(after, font)) + 24
@@ -103,8 +103,8 @@ def warped(snapshot: Snapshot, references: list[torch.Tensor], size: tuple[int, 
     pixels = torch.full((1, 3, *size), 0.5)
     for number, (flow, reference_size) in enumerate(sources):
         if number < len(references):
-            own = carried(flow[item:item + 1].float().cpu(), reference_size, references[number], size)
-            pixels = torch.where(enlarge(taken_from(snapshot, number, item), size) > 0, own, pixels)
+            from_reference = carried(flow[item:item + 1].float().cpu(), reference_size, references[number], size)
+            pixels = torch.where(enlarge(taken_from(snapshot, number, item), size) > 0, from_reference, pixels)
     trust = enlarge((snapshot.target_mask[item:item + 1] * snapshot.confidence[item:item + 1]).float().cpu(), size)
     return (pixels * (0.25 + 0.75 * trust))[0]
 

@@ -49,9 +49,9 @@ class SefiRecipe:
     unet = text = None
     streams = 1
 
-    def __init__(self, model: Denoiser, own: LatentSet, word: str, vectors: StageVectors, objective: ObjectiveSettings,
+    def __init__(self, model: Denoiser, subject_set: LatentSet, word: str, vectors: StageVectors, objective: ObjectiveSettings,
                  attention: AttentionLoss | None):
-        self.model, self.own, self.word, self.vectors = model, own, word, vectors
+        self.model, self.subject_set, self.word, self.vectors = model, subject_set, word, vectors
         self.objective, self.attention = objective, attention
         half = any(value.dtype == torch.float16 for value in (*model.unet.values(), *model.text.values()))
         self.scale = LOSS_SCALE if half else 1.0
@@ -62,11 +62,11 @@ class SefiRecipe:
         return self.vectors.groups()
 
     def loss(self, batch: int, generator: torch.Generator, share: Share = ALONE) -> torch.Tensor:
-        own = self.own.draw(batch * share.processes, generator)
-        rows = share.rows(len(own.captions))
-        staged = self.staged(own.said(rows), self.vectors.table(generator))
+        pictures = self.subject_set.draw(batch * share.processes, generator)
+        rows = share.rows(len(pictures.captions))
+        staged = self.staged(pictures.said(rows), self.vectors.table(generator))
         try:
-            error, weight = errors(staged, own, NOTHING, {}, self.objective, generator, rows)
+            error, weight = errors(staged, pictures, NOTHING, {}, self.objective, generator, rows)
         except NotFinite:
             for text in staged.texts:  # looked at only now: every look waits for the device
                 demand(text, CAPTION)
@@ -121,10 +121,10 @@ class Staged(Around):
         read = {}
         for caption in dict.fromkeys(captions):
             rows = list(dict.fromkeys(row for other, row in sum(wanted, []) if other == caption))
-            made = self.model.encode_each(caption, self.word, vectors[rows])
+            encoded = self.model.encode_each(caption, self.word, vectors[rows])
             for place, row in enumerate(rows):
-                pooled = None if made.pooled is None else made.pooled[place:place + 1]
-                read[caption, row] = Conditioning(made.cross_attention[place:place + 1], pooled)
+                pooled = None if encoded.pooled is None else encoded.pooled[place:place + 1]
+                read[caption, row] = Conditioning(encoded.cross_attention[place:place + 1], pooled)
         keys, *values = ([read[key] for key in part] for part in wanted)
         pooled = None if keys[0].pooled is None else torch.cat([one.pooled for one in keys])
         return (Conditioning(torch.cat([one.cross_attention for one in keys]), pooled),

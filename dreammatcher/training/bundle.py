@@ -17,11 +17,11 @@ TWO = ("clip_l", "clip_g")
 
 def bundled(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
     """Word -> tensors of its embedding by their names, of all that is bundled among the ``tensors`` of a file."""
-    found: dict[str, dict[str, torch.Tensor]] = {}
+    bundles: dict[str, dict[str, torch.Tensor]] = {}
     for name, value in tensors.items():
         if match := NAME.fullmatch(name):
-            found.setdefault(match[1], {})[match[2]] = value
-    return found
+            bundles.setdefault(match[1], {})[match[2]] = value
+    return bundles
 
 
 def rows_of(name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -49,8 +49,9 @@ class Naming:
 
     def called(self, captions: Iterable[str]) -> str:
         """How most ``captions`` with the identifier name the subject: by identifier and class, or by the identifier alone."""
-        own = [caption for caption in captions if holds(caption, self.identifier)]
-        return self.subject if 2 * sum(holds(caption, self.subject) for caption in own) >= len(own) else self.identifier
+        with_identifier = [caption for caption in captions if holds(caption, self.identifier)]
+        in_full = sum(holds(caption, self.subject) for caption in with_identifier)
+        return self.subject if 2 * in_full >= len(with_identifier) else self.identifier
 
     def captions(self) -> tuple[str, ...]:
         """Of the subject's pictures, to draw from."""

@@ -49,7 +49,7 @@ class Job:
     name: str  # of the file that is learned
     method: str
     checkpoint: str  # path of the file, or its name in the host's folder of checkpoints
-    own: TrainingSet
+    subject_set: TrainingSet
     prior: TrainingSet | None
     choices: Choices
     settings: TrainingSettings  # the batch is that of each process
@@ -62,7 +62,7 @@ class Job:
 
     def write(self, folder: Path) -> Path:
         """Writes the job into a folder, its description last; returns the description's path."""
-        tensors = _tensors("own", self.own) | ({} if self.prior is None else _tensors("prior", self.prior))
+        tensors = _tensors("own", self.subject_set) | ({} if self.prior is None else _tensors("prior", self.prior))
         with atomic_write(folder / PICTURES) as partial:
             save_file(tensors, partial)
         with atomic_write(folder / FILE) as partial:
@@ -76,7 +76,7 @@ class Job:
         return {"format": FORMAT, "name": self.name, "method": self.method, "checkpoint": self.checkpoint,
                 "choices": asdict(self.choices), "settings": settings, "optimiser": asdict(self.options.optimiser),
                 "options": options, "checkpointing": self.options.running.checkpointing,
-                "keep_minutes": self.options.running.keep_minutes, "own": _set(self.own),
+                "keep_minutes": self.options.running.keep_minutes, "own": _set(self.subject_set),
                 "prior": None if self.prior is None else _set(self.prior), "host": dict(self.host)}
 
 
@@ -107,12 +107,12 @@ def _set(pictures: TrainingSet) -> dict[str, Any]:
 
 
 def _tensors(part: str, pictures: TrainingSet) -> dict[str, torch.Tensor]:
-    found = {}
+    tensors = {}
     for number, example in enumerate(pictures.examples):
-        found[f"{part}.{number}.picture"] = example.picture.cpu().contiguous().clone()
+        tensors[f"{part}.{number}.picture"] = example.picture.cpu().contiguous().clone()
         if example.mask is not None:
-            found[f"{part}.{number}.mask"] = example.mask.cpu().contiguous().clone()
-    return found
+            tensors[f"{part}.{number}.mask"] = example.mask.cpu().contiguous().clone()
+    return tensors
 
 
 def _read_set(said: dict[str, Any], part: str, tensors: Mapping[str, torch.Tensor]) -> TrainingSet:

@@ -54,9 +54,9 @@ def min_snr_weights(alpha_bar: torch.Tensor, gamma: float, prediction: str) -> t
     return torch.where(snr > 0, snr.clamp(max=gamma) / snr.clamp_min(torch.finfo(snr.dtype).tiny), torch.ones_like(snr))
 
 
-def prior_preserving(own: torch.Tensor, prior: torch.Tensor | None, weight: float) -> torch.Tensor:
+def prior_preserving(subject: torch.Tensor, prior: torch.Tensor | None, weight: float) -> torch.Tensor:
     """Mean error of the subject's pictures plus lambda times that of the class's (DreamBooth, Ruiz et al. 2023, Eq. 2)."""
-    return own.mean() if prior is None else own.mean() + weight * prior.mean()
+    return subject.mean() if prior is None else subject.mean() + weight * prior.mean()
 
 
 def per_picture(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -35,9 +35,9 @@ class Share:
 
     def rows(self, drawn: int, parts: int = 1) -> torch.Tensor:
         """Numbers of this process's rows, int64, of a batch that was ``drawn`` for all; of each of its equal ``parts``."""
-        each, own = drawn // parts, drawn // parts // self.processes
-        start = self.rank * own
-        return torch.cat([torch.arange(part * each + start, part * each + start + own) for part in range(parts)])
+        each, count = drawn // parts, drawn // parts // self.processes
+        start = self.rank * count
+        return torch.cat([torch.arange(part * each + start, part * each + start + count) for part in range(parts)])
 
     def average(self, tensors: list[torch.Tensor]) -> None:
         """Replaces each tensor by its mean over the processes, in one exchange."""

@@ -45,9 +45,9 @@ def _reading(recipe: SubjectRecipe, prompt: str) -> tuple[dict, Conditioning, Co
     """The UNet's weights as they are now, and the prompt and the empty prompt as the text encoder reads them now."""
     weights = {name: value.detach() for name, value in (recipe.unet.weights(recipe.model.unet) if recipe.unet else {}).items()}
     text = recipe.text.weights(recipe.model.text) if recipe.text else None
-    made = [recipe.model.encode([words], text, recipe.rows or None) for words in (prompt, "")]
+    encoded = [recipe.model.encode([words], text, recipe.rows or None) for words in (prompt, "")]
     return weights, *(Conditioning(one.cross_attention.detach(), None if one.pooled is None else one.pooled.detach())
-                      for one in made)
+                      for one in encoded)
 
 
 def _said(model: Denoiser, noisy: torch.Tensor, time: torch.Tensor, text: Conditioning, weights: dict) -> torch.Tensor:

@@ -24,8 +24,8 @@ class TrainingSet:
 
     def prepared(self, encode: Encode) -> LatentSet:
         """Latents of every picture; one that comes several times is encoded once."""
-        made = {example: prepare(example, self.preparation, encode) for example in dict.fromkeys(self.examples)}
-        return LatentSet(tuple(made[example] for example in self.examples))
+        latents = {example: prepare(example, self.preparation, encode) for example in dict.fromkeys(self.examples)}
+        return LatentSet(tuple(latents[example] for example in self.examples))
 
     def joined(self, others: TrainingSet | None, repeats: int = 1) -> TrainingSet:
         """With its own pictures ``repeats`` times as often as those of ``others``, which come after them.

@@ -54,5 +54,5 @@ def subject_mask(attention: torch.Tensor) -> torch.Tensor:
     At a threshold of 0 all are seen but the least attended, as in the authors' code.
     """
     values = normalised(attention.detach().float())
-    found = threshold(values)[:, None]
-    return torch.where(found > 0, values >= found, values > 0)
+    limit = threshold(values)[:, None]
+    return torch.where(limit > 0, values >= limit, values > 0)

@@ -100,9 +100,9 @@ class VicoRecipe:
     unet = text = None  # nothing of the model learns
     streams = 2  # the picture and its reference
 
-    def __init__(self, model: LookingDenoiser, own: LatentSet, word: str, rows: TokenRows,
+    def __init__(self, model: LookingDenoiser, subject_set: LatentSet, word: str, rows: TokenRows,
                  blocks: Mapping[Layer, ImageAttention], settings: VicoSettings, objective: ObjectiveSettings):
-        self.model, self.own, self.word = model, own, word
+        self.model, self.subject_set, self.word = model, subject_set, word
         self.rows, self.blocks, self.settings, self.objective = {word: rows}, dict(blocks), settings, objective
         half = any(value.dtype == torch.float16 for value in (*model.unet.values(), *model.text.values()))
         self.scale = LOSS_SCALE if half else 1.0
@@ -113,11 +113,11 @@ class VicoRecipe:
         return [*self.rows[self.word].groups(), Group(parameters, self.settings.block_rate)]
 
     def loss(self, batch: int, generator: torch.Generator, share: Share = ALONE) -> torch.Tensor:
-        own, references = self.own.draw_with_references(batch * share.processes, generator)
-        rows = share.rows(len(own.captions))
-        conditioning = self.model.encode(own.said(rows), None, self.rows)
-        looking = self.looking(own.said(rows), references[rows])
-        error, weight = errors(looking, own, conditioning, {}, self.objective, generator, rows)
+        drawn, references = self.subject_set.draw_with_references(batch * share.processes, generator)
+        rows = share.rows(len(drawn.captions))
+        conditioning = self.model.encode(drawn.said(rows), None, self.rows)
+        looking = self.looking(drawn.said(rows), references[rows])
+        error, weight = errors(looking, drawn, conditioning, {}, self.objective, generator, rows)
         loss = (error * weight).mean()
         if not self.settings.regularisation:
             return loss
@@ -131,4 +131,4 @@ class VicoRecipe:
 
     def showing(self, prompt: str) -> Looking:
         """The model as it is now, for drawing ``prompt``: it looks at the first picture of the set."""
-        return self.looking([prompt], self.own.examples[0].latents[:1])
+        return self.looking([prompt], self.subject_set.examples[0].latents[:1])

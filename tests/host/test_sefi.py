@@ -63,7 +63,7 @@ def test_one_stage_that_is_not_split_is_textual_inversion_bit_for_bit(pack, toyb
     with run.ready(*toybox, own, None, chosen, options.running) as work, torch.inference_mode(False):
         rows = {"<me>": pack.module("dreammatcher.training.textual_inversion").token_rows(model.rows_of("robot"), 1, 0.05)}
         recipe = pack.module("dreammatcher.training.recipe").SubjectRecipe(
-            work.denoiser, work.own, settings.ObjectiveSettings(), rows=rows)
+            work.denoiser, work.subject_set, settings.ObjectiveSettings(), rows=rows)
         run.run(recipe, chosen, run.job_of("sefi equals textual inversion"), options)
     found = learn(4, stages=1, split=False, batch=2)
     assert torch.equal(found.keys, rows["<me>"].rows.detach()) and torch.equal(found.values, found.keys)
@@ -99,7 +99,7 @@ def test_the_attention_loss_is_nothing_when_the_word_is_its_class(pack, toybox, 
         table = model.rows_of("robot").expand(5, -1).clone()
         staged.table = (table, table)
         staged.predict(torch.randn(1, 4, 16, 16), torch.tensor([500]), None, {})
-        assert float(staged.watching.loss()) == pytest.approx(0, abs=1e-9) and len(staged.watching.found) >= 6
+        assert float(staged.watching.loss()) == pytest.approx(0, abs=1e-9) and len(staged.watching.collected) >= 6
         staged.table = (table.flip(-1), table)
         staged.predict(torch.randn(1, 4, 16, 16), torch.tensor([500]), None, {})
         assert float(staged.watching.loss()) > 1e-5

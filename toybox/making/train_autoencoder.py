@@ -22,10 +22,10 @@ def edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
 
 
-def picture_loss(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def picture_loss(drawn: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """L1 + 2 MSE + 0.5 gradient L1, pixels in 0..1."""
-    sharpness = sum((a - b).abs().mean() for a, b in zip(edges(made), edges(wanted)))
-    return (made - wanted).abs().mean() + 2 * F.mse_loss(made, wanted) + 0.5 * sharpness
+    sharpness = sum((a - b).abs().mean() for a, b in zip(edges(drawn), edges(wanted)))
+    return (drawn - wanted).abs().mean() + 2 * F.mse_loss(drawn, wanted) + 0.5 * sharpness
 
 
 def as_input(pictures: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -46,8 +46,8 @@ def fit(model: nn.Module, pictures: torch.Tensor, run: Run, count: int, crop: in
         images = random_crops(pictures, count, crop, run.device)
         with half_precision(run.device):
             latent = model.taesd_encoder(images)
-            made = model.taesd_decoder(latent + LATENT_NOISE * torch.randn_like(latent))
-        return picture_loss(made.float(), images) + 1e-3 * latent.float().pow(2).mean()
+            drawn = model.taesd_decoder(latent + LATENT_NOISE * torch.randn_like(latent))
+        return picture_loss(drawn.float(), images) + 1e-3 * latent.float().pow(2).mean()
 
     step = run.stepper(loss)
     while run.step < run.steps:

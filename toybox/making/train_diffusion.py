@@ -130,9 +130,9 @@ def noise_loss(denoiser: Denoiser, batch: Batch, alphas: torch.Tensor) -> torch.
     noisy = alpha.sqrt() * batch.clean + (1 - alpha).sqrt() * noise
     denoiser.features.clear()
     with half_precision(alphas.device):
-        made = denoiser(noisy.contiguous(memory_format=torch.channels_last), t, batch.captions)
+        predicted = denoiser(noisy.contiguous(memory_format=torch.channels_last), t, batch.captions)
         parts = part_loss(denoiser, batch.parts)
-    error = F.mse_loss(made.float(), noise, reduction="none").mean((1, 2, 3))
+    error = F.mse_loss(predicted.float(), noise, reduction="none").mean((1, 2, 3))
     level = t * LEVELS // len(alphas)
     usual = denoiser.typical[level]
     follow(denoiser.typical, level, error.detach())

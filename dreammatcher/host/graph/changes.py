@@ -43,8 +43,8 @@ def changes_of_all(files: Mapping[str, Iterable[Path]]) -> Changes:
 
     Hosts write what this gives into every picture, and a folder may hold thousands of files.
     """
-    made = changes(files)
-    return made if TOLD_LATER else Changes({"": _digest(json.dumps(sorted(made.items())))})
+    changed = changes(files)
+    return changed if TOLD_LATER else Changes({"": _digest(json.dumps(sorted(changed.items())))})
 
 
 def _state(path: Path) -> str:

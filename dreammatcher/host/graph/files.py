@@ -16,12 +16,12 @@ from .changes import Changes, changes, changes_of_all
 
 def model_folders(kind: str) -> list[Path]:
     """Folders of a kind of models of ours, which the host learns of: ``models/KIND`` and what extra_model_paths.yaml names."""
-    own = os.path.join(folder_paths.models_dir, kind)
+    standard = os.path.join(folder_paths.models_dir, kind)
     if kind in folder_paths.folder_names_and_paths:
-        folder_paths.add_model_folder_path(kind, own)
+        folder_paths.add_model_folder_path(kind, standard)
     else:
-        folder_paths.folder_names_and_paths[kind] = ([own], set())
-    return [Path(folder) for folder in dict.fromkeys((own, *folder_paths.get_folder_paths(kind)))]
+        folder_paths.folder_names_and_paths[kind] = ([standard], set())
+    return [Path(folder) for folder in dict.fromkeys((standard, *folder_paths.get_folder_paths(kind)))]
 
 
 @dataclass(frozen=True)
@@ -78,19 +78,19 @@ class Shelf:
 
         A file that lies directly in one of the folders has its plain name before all others, in the order of the folders.
         """
-        found: dict[Path, str] = {}  # path -> name with folders
+        names: dict[Path, str] = {}  # path -> name with folders
         root = Path(folder_paths.get_output_directory())
         for folder in (*self.folders(), *([root] if self.belongs else [])):
             for path in _below(folder, self.suffixes):
-                if path not in found and (folder not in (root, root / self.name) or self._is_one(path)):
-                    found[path] = path.relative_to(folder).as_posix()
-        nested = Counter(path.name for path, name in found.items() if "/" in name)
-        made = {}
-        for path, name in sorted(found.items(), key=lambda entry: "/" in entry[1]):
+                if path not in names and (folder not in (root, root / self.name) or self._is_one(path)):
+                    names[path] = path.relative_to(folder).as_posix()
+        nested = Counter(path.name for path, name in names.items() if "/" in name)
+        paths = {}
+        for path, name in sorted(names.items(), key=lambda entry: "/" in entry[1]):
             short = [path.name] if name == path.name or nested[path.name] == 1 else []
             longer = (name, "/".join(path.parts[-3:]), path.as_posix())
-            made[next(one for one in (*short, *longer) if one not in made)] = path
-        return made
+            paths[next(one for one in (*short, *longer) if one not in paths)] = path
+        return paths
 
 
 @lru_cache(maxsize=10_000)

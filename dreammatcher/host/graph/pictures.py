@@ -23,10 +23,10 @@ def each(name: str, images: Images) -> list[torch.Tensor]:
     batches = [images] if torch.is_tensor(images) else [one for one in images if one is not None]
     for batch in batches:
         alpha_of(name, batch)
-    made = [picture[None] for batch in batches for picture in batch]
-    if not made:
+    pictures = [picture[None] for batch in batches for picture in batch]
+    if not pictures:
         raise ValueError(f"{name}: the list of pictures is empty; connect at least one")
-    return made
+    return pictures
 
 
 def rgb_each(name: str, images: Images) -> list[torch.Tensor]:

@@ -124,8 +124,8 @@ def here() -> Place:
     if context is None:
         return Place(str(getattr(_server(), "last_node_id", None) or ""))
     state = get_progress_state()
-    graph, own = Graph(state.dynprompt), _element.get()
-    item = (context.list_index or 0) if own is None else own.number
+    graph, element = Graph(state.dynprompt), _element.get()
+    item = (context.list_index or 0) if element is None else element.number
     node = graph.whole(context.node_id)
     return Place(node, graph.source(node) if state.prompt_id == context.prompt_id else "", item)
 
@@ -158,7 +158,7 @@ class Found:
 
     records: tuple[Any, ...] = ()  # of the last runs in front of them; several where their pictures were put together
     nodes: tuple[str, ...] = ()  # that sampled
-    own: bool = True  # whether the run belongs to this element of a list alone, and not to the whole list
+    of_element: bool = True  # whether the run belongs to this element of a list alone, and not to the whole list
 
     def reason(self, maker: str) -> str:
         """Why there is not one record to show."""
@@ -169,14 +169,14 @@ class Found:
                 "sampler that uses it; where ComfyUI had them from its cache, sample again with another seed")
 
 
-def first_of(name: str, batch: int, own: bool) -> int | None:
+def first_of(name: str, batch: int, of_element: bool) -> int | None:
     """Which picture of a run of ``batch`` the first one at a node's input ``name`` is. None where that is not known.
 
     Pictures of one run may come as a list: its elements together are then the run, or each of them is all of it once more.
     """
     element = _element.get()
     counts = [len(one) for one in element.given.get(name, ())] if element is not None else []
-    if len(counts) < 2 or (own and element.number):
+    if len(counts) < 2 or (of_element and element.number):
         return 0
     mine = counts[min(element.number, len(counts) - 1)]
     if sum(counts) == batch:
@@ -203,14 +203,14 @@ class Records:
         if seen.prompt is None or self._at(owner, Place()) is not None:
             return None
         graph, item = Graph(_whole_graph(seen.prompt, seen.node)), here().item
-        found: dict[str, tuple[Any, bool]] = {}
+        records: dict[str, tuple[Any, bool]] = {}
         for node in graph.before(seen.node, seen.input):
             places = [Place(node, source, number) for source in (graph.source(node), "") for number in (item, 0)]
             known = next(((record, place) for place in places if (record := self._at(owner, place)) is not None), None)
             if known is not None:
-                found[node] = known[0], known[1].item == item
-        last = [node for node in found if not any(node in graph.before(other) for other in found if other != node)]
-        return Found(tuple(found[node][0] for node in last), tuple(last), not last or found[last[0]][1])
+                records[node] = known[0], known[1].item == item
+        last = [node for node in records if not any(node in graph.before(other) for other in records if other != node)]
+        return Found(tuple(records[node][0] for node in last), tuple(last), not last or records[last[0]][1])
 
     def _at(self, owner: str, place: Place) -> Any | None:
         return self.kept.find((owner, *place.key()))

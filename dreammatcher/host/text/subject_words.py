@@ -83,7 +83,7 @@ def content_words(text: Text) -> list[ContentWord]:
     words: list[list[Piece]] = []
     for piece in text.pieces:
         words.append([piece]) if piece.first else words[-1].append(piece)
-    found, phrase, together = [], _Phrase(), False
+    content, phrase, together = [], _Phrase(), False
     for pieces in words:
         word, markup = _spelling(pieces), any(piece.markup for piece in pieces)
         scene = phrase.takes(None if word is None else word.lower()) and not markup
@@ -92,11 +92,11 @@ def content_words(text: Text) -> list[ContentWord]:
             continue
         lower = "" if word is None else word.lower()
         if together and lower in HEADS:
-            found[-1] = replace(found[-1], scene=True)
+            content[-1] = replace(content[-1], scene=True)
         together = True
-        found.append(ContentWord(word or _name_of(pieces), tuple(piece.column for piece in pieces), lower in MEDIUM,
-                                 scene or lower in SCENE))
-    return found
+        content.append(ContentWord(word or _name_of(pieces), tuple(piece.column for piece in pieces), lower in MEDIUM,
+                                   scene or lower in SCENE))
+    return content
 
 
 def subject_words(text: Text) -> tuple[list[ContentWord], str]:

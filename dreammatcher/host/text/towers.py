@@ -36,13 +36,13 @@ def towers_of(clip: Any) -> tuple[Tower, ...]:
     if strange:
         raise ValueError(f"clip: this model reads text with {', '.join(strange)}; words are learned and read with the text "
                          "encoders of SD1.x, SD2.x and SDXL")
-    found, start = [], 0
+    towers, start = [], 0
     for name in sorted(names, key=ORDER.index):
         table = models[name].transformer.get_input_embeddings()
         width = table.weight.shape[1]
-        found.append(Tower(name, table, slice(start, start + width)))
+        towers.append(Tower(name, table, slice(start, start + width)))
         start += width
-    return tuple(found)
+    return tuple(towers)
 
 
 def width_of(towers: tuple[Tower, ...]) -> int:

@@ -65,16 +65,16 @@ class Text:
         """As ``tower`` reads it, or else the first."""
         cut = clip.tokenize(text, return_word_ids=True)
         tower = next(iter(cut)) if tower is None else tower
-        width, length, found, left_out = width_of(clip, tower), 0, [], 0
+        width, length, entries, left_out = width_of(clip, tower), 0, [], 0
         for chunk in cut[tower]:
             kept = as_encoded(chunk, width)
-            found += [(length + place, entry[0]) for place, entry in enumerate(kept) if entry[2]]
+            entries += [(length + place, entry[0]) for place, entry in enumerate(kept) if entry[2]]
             length, left_out = length + len(chunk), left_out + len(chunk) - len(kept)
-        tokens = [token for _, token in found]
+        tokens = [token for _, token in entries]
         foreign, spelled = _foreign(clip, text, tower, tokens), _spelled(clip, tokens)
         ends = [True, *(spelling is None or spelling.endswith(WORD_END) for spelling in spelled)]
         pieces = [Piece(column, token, spelling, first, number in foreign)
-                  for number, ((column, token), spelling, first) in enumerate(zip(found, spelled, ends))]
+                  for number, ((column, token), spelling, first) in enumerate(zip(entries, spelled, ends))]
         return Text(pieces, length, tower, left_out)
 
     @staticmethod
@@ -155,8 +155,8 @@ def find(clip, text: Text, prompt: str, word: str) -> Place | None:
     A weight and brackets of the word itself do not count. Raises ValueError when two different words of the prompt could be
     meant.
     """
-    own = word if text.whole(Text.of(clip, word, text.tower)) else bare(word) or word
-    if (place := _find(clip, text, prompt, own)) is not None:
+    searched = word if text.whole(Text.of(clip, word, text.tower)) else bare(word) or word
+    if (place := _find(clip, text, prompt, searched)) is not None:
         return place
     spaced = " ".join(bare(word).split("_")).strip()  # tags are written with either
     place = _find(clip, text, prompt, spaced) if " " in spaced else None

@@ -98,8 +98,8 @@ class _Kept:
         return tensor
 
     def beside(self, weights: Mapping[str, torch.Tensor]) -> int:
-        own = {value.untyped_storage()._cdata for value in weights.values()}
-        return sum(storage.nbytes() for place, storage in self.storages.items() if place not in own)
+        weight_storages = {value.untyped_storage()._cdata for value in weights.values()}
+        return sum(storage.nbytes() for place, storage in self.storages.items() if place not in weight_storages)
 
 
 class _PerBlock:
@@ -142,8 +142,8 @@ def free_on(device: torch.device) -> int:
 
 def make_room(size: int, model: Any) -> None:
     """Has the host take other models off the device, as it does for every model that it loads."""
-    own = (model.model, model.clip.patcher)
-    kept = [loaded for loaded in comfy.model_management.current_loaded_models if any(loaded.model is one for one in own)]
+    needed = (model.model, model.clip.patcher)
+    kept = [loaded for loaded in comfy.model_management.current_loaded_models if any(loaded.model is one for one in needed)]
     comfy.model_management.free_memory(size, model.device, keep_loaded=kept)
 
 
@@ -155,7 +155,7 @@ def check_memory(recipe: Recipe, settings: TrainingSettings, refuse: bool = True
     """
     model = recipe.model.denoiser
     open_choice, device = model.checkpointing is None, model.device
-    size = max((example.latents.shape[-2:] for example in recipe.own.examples), key=math.prod)
+    size = max((example.latents.shape[-2:] for example in recipe.subject_set.examples), key=math.prod)
     for checkpointing in (False, True) if open_choice else (model.checkpointing,):
         try:
             need = need_of(recipe, model.changed(checkpointing=checkpointing), settings, recipe.streams * settings.batch,

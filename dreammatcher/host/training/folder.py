@@ -90,9 +90,9 @@ def pictures_of(name: str) -> list[Found]:
     path = folder_path(name)
     files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
     named = [file for file in files if file.suffix.lower() in SUFFIXES and not file.is_dir()]
-    own = [file for file in named if file.is_file()]
+    pictures = [file for file in named if file.is_file()]
     remarks = [f"{file.name} is a link to nothing ({os.readlink(file)})" if file.is_symlink() else f"{file.name} is no file"
-               for file in named if file not in own]
+               for file in named if file not in pictures]
     others = [file.name for file in files if file.suffix.lower() in NOT_READ and not file.is_dir()]
     if others:
         remarks.append(f"{', '.join(others)}: {', '.join(sorted({Path(other).suffix.lower() for other in others}))} is not read; "
@@ -102,19 +102,19 @@ def pictures_of(name: str) -> list[Found]:
     if inner:
         remarks.append(f"the folders in it ({', '.join(inner)}); give each as the folder of a Training Set of its own, joined by "
                        "others")
-    if not own:
+    if not pictures:
         left = f"; {'; '.join(remarks)}" if remarks else ""
         raise ValueError(f"folder: {name!r} holds no pictures ({', '.join(SUFFIXES)}){left}")
     if remarks:
         remarks = [f"left out of the folder {name!r}: {'; '.join(remarks)}"]
-    found = []
-    for file in own:
+    examples = []
+    for file in pictures:
         caption, text, said = caption_of(file, files)
-        found.append(replace(_read(file), caption=caption, text=text))
+        examples.append(replace(_read(file), caption=caption, text=text))
         remarks += said
     if remarks:
         tell("; ".join(remarks))
-    return found
+    return examples
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -43,8 +43,8 @@ def find(name: str) -> Path:
     places = [(kind, name) for kind in KINDS]
     if name.startswith(EMBEDDINGS):
         places.append((KINDS[1], name.removeprefix(EMBEDDINGS)))
-    for kind, own in places:
-        path = folder_paths.get_full_path(kind, own)
+    for kind, file_name in places:
+        path = folder_paths.get_full_path(kind, file_name)
         if path is not None:
             return Path(path)
     raise ValueError(f"file: {name!r} is in none of ComfyUI's folders of LoRAs and embeddings; put it there and press R")
@@ -159,13 +159,13 @@ def _said(name: str, words: Mapping[str, Mapping[str, torch.Tensor]],
 
 def _tensors(model, delta: Delta) -> dict[str, torch.Tensor]:
     """The change that a delta makes to ``model``, as tensors of a LoRA file."""
-    names, own = unet_names(model.model), unpatched(model)
+    names, model_weights = unet_names(model.model), unpatched(model)
     weights = {file: weight for weight, file in names.items()}
     tensors: dict[str, torch.Tensor] = {}
     for name, value in delta.weights.items():
         layer, _, kind = name.rpartition(".")
         file = names.get(f"{layer}.weight") if delta.original else f"lora_unet_{layer.replace('.', '_')}"
-        base = own.get(f"diffusion_model.{weights.get(file, '').removesuffix('weight')}{kind}")
+        base = model_weights.get(f"diffusion_model.{weights.get(file, '').removesuffix('weight')}{kind}")
         if base is None:
             raise ValueError(f"{name}: this model has no such weight; the file belongs to another kind of model")
         shape = (value.up.shape[0], value.down.shape[1]) if isinstance(value, Product) else tuple(value.shape)

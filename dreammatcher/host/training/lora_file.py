@@ -75,10 +75,10 @@ def _unlike(patch: Any, weight: torch.Tensor | None) -> str:
     if weight is None:
         return ""
     if kind == "lora" and values[3] is None and not any(torch.is_tensor(value) for value in values[5:]):  # without mid, reshape
-        found = (values[0].shape[0], *values[1].shape[1:])
+        shape = (values[0].shape[0], *values[1].shape[1:])
     elif kind == "diff":
-        found = tuple(values[0].shape)
+        shape = tuple(values[0].shape)
     else:
         return ""
-    same = math.prod(found) == weight.numel() if kind == "lora" else found == tuple(weight.shape)
-    return "" if same else f"{'x'.join(map(str, found))} in the file and {'x'.join(map(str, weight.shape))} in the model"
+    same = math.prod(shape) == weight.numel() if kind == "lora" else shape == tuple(weight.shape)
+    return "" if same else f"{'x'.join(map(str, shape))} in the file and {'x'.join(map(str, weight.shape))} in the model"

@@ -45,7 +45,7 @@ class PriorSettings:
     seed: int = 0
 
 
-def prior_set(model, clip, vae, own: TrainingSet, settings: PriorSettings) -> tuple[TrainingSet, str]:
+def prior_set(model, clip, vae, subject_set: TrainingSet, settings: PriorSettings) -> tuple[TrainingSet, str]:
     """Class pictures for a subject's set, and what was made and what was found.
 
     Pictures that an earlier run left are read; only missing ones are drawn, so that an interrupted run goes on. One that is
@@ -53,9 +53,9 @@ def prior_set(model, clip, vae, own: TrainingSet, settings: PriorSettings) -> tu
     word, when its class is called by its identifier, and, naming the part at fault, for a picture that is not finite, which
     is not kept.
     """
-    captions = own.naming.prior_captions()
-    check_class(own)
-    key = _key(model, clip, vae, captions, own.preparation.resolution, settings)
+    captions = subject_set.naming.prior_captions()
+    check_class(subject_set)
+    key = _key(model, clip, vae, captions, subject_set.preparation.resolution, settings)
     folder = Path(folder_paths.get_output_directory()) / FOLDER / key
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {number: _read(_file(folder, number)) for number in range(settings.count)}
@@ -66,7 +66,8 @@ def prior_set(model, clip, vae, own: TrainingSet, settings: PriorSettings) -> tu
         for done, number in enumerate(missing):
             comfy.model_management.throw_exception_if_processing_interrupted()
             positive = said[captions[number % len(captions)]]
-            _write(_draw(model, vae, positive, said[""], own.preparation.resolution, settings, number), _file(folder, number))
+            picture = _draw(model, vae, positive, said[""], subject_set.preparation.resolution, settings, number)
+            _write(picture, _file(folder, number))
             pictures[number] = _read(_file(folder, number))
             bar.update_absolute(done + 1, len(missing))
     except Interrupted:
@@ -75,9 +76,10 @@ def prior_set(model, clip, vae, own: TrainingSet, settings: PriorSettings) -> tu
              "pictures are kept; queued again, only the others are drawn")
         raise
     examples = tuple(Example(picture, (captions[number % len(captions)],)) for number, picture in pictures.items())
-    made = TrainingSet(examples, Naming("", own.naming.class_word, own.naming.templates), own.preparation)
-    report = f"{settings.count} pictures of {own.naming.class_word!r}: {len(missing)} drawn now, the others were there\n{folder}"
-    return made, report
+    naming = subject_set.naming
+    class_set = TrainingSet(examples, Naming("", naming.class_word, naming.templates), subject_set.preparation)
+    report = f"{settings.count} pictures of {naming.class_word!r}: {len(missing)} drawn now, the others were there\n{folder}"
+    return class_set, report
 
 
 def _draw(model, vae, positive: list, negative: list, resolution: int, settings: PriorSettings, number: int) -> torch.Tensor:
@@ -85,9 +87,9 @@ def _draw(model, vae, positive: list, negative: list, resolution: int, settings:
     latent = torch.zeros(1, model.model.latent_format.latent_channels, resolution // 8, resolution // 8)
     seed = (settings.seed + number) % (LARGEST_SEED + 1)
     noise = comfy.sample.prepare_noise(latent, seed)
-    made = comfy.sample.sample(model, noise, settings.steps, settings.cfg, settings.sampler, settings.scheduler, positive,
-                               negative, latent, disable_pbar=True, seed=seed)
-    return decoded(vae, made, f"class picture {number + 1}")[0].float().cpu().clamp(0, 1)
+    latents = comfy.sample.sample(model, noise, settings.steps, settings.cfg, settings.sampler, settings.scheduler, positive,
+                                  negative, latent, disable_pbar=True, seed=seed)
+    return decoded(vae, latents, f"class picture {number + 1}")[0].float().cpu().clamp(0, 1)
 
 
 def _key(model, clip, vae, captions: tuple[str, ...], resolution: int, settings: PriorSettings) -> str:
