@@ -48,12 +48,12 @@ def test_injecting_before_the_value_projection_equals_injecting_after_it():
 def test_a_reference_identical_to_the_target_changes_nothing():
     features = levels(0)
     source, wanted = descriptors(features, features, pca=None)
-    found = match(source, wanted)
+    matches = match(source, wanted)
     mask = torch.full((1, 1, 8, 12), 0.7)
     value = tensor(1, 96, 5)
-    weight = trusted(mask, confidence(found, mask))
+    weight = trusted(mask, confidence(matches, mask))
     assert weight.min() == pytest.approx(0.7)
-    assert close(match_appearance(value, value, found.indices, weight), value)
+    assert close(match_appearance(value, value, matches.indices, weight), value)
 
 
 def test_strength_scales_the_blend_linearly():
@@ -101,10 +101,10 @@ def test_the_projection_is_the_same_twice_and_leaves_the_random_state_alone():
 def test_the_principal_directions_hold_as_much_as_the_exact_ones():
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(300, 60, generator=generator) * torch.linspace(1, 0.05, 60) ** 2
-    found = principal_directions(x, 12)
-    assert close(found.T @ found, torch.eye(12))
+    directions = principal_directions(x, 12)
+    assert close(directions.T @ directions, torch.eye(12))
     exact = torch.linalg.svdvals(x)[:12].pow(2).sum()
-    assert 0.98 * exact < (x @ found).pow(2).sum() <= exact * 1.0001
+    assert 0.98 * exact < (x @ directions).pow(2).sum() <= exact * 1.0001
 
 
 def test_batch_rows_are_described_as_if_they_were_alone():

@@ -33,11 +33,11 @@ def prompt(name: str, subject: Subject | None = None, **entry) -> Prompt:
 
 
 def book(*prompts: Prompt, subject: Subject | None = None, size=(4, 4)) -> RowBook:
-    made = RowBook(size, subject)
+    rows = RowBook(size, subject)
     for one in prompts or (prompt("p"),):
-        made.add_positive(one)
-    made.add_negative("n", None)
-    return made
+        rows.add_positive(one)
+    rows.add_negative("n", None)
+    return rows
 
 
 def session(**kwargs) -> Session:

@@ -121,8 +121,8 @@ def test_a_state_that_cannot_be_written_is_told_with_its_size_and_the_training_g
 def test_a_full_disk_leaves_the_last_state_and_no_rest_of_the_next_one(tmp_path, monkeypatch):
     path, told, real = tmp_path / "state.safetensors", [], type(tmp_path).open
     stopped(path, at=2, steps=6)
-    monkeypatch.setattr(type(tmp_path), "open", lambda own, mode="r", *rest, **more: real(
-        Path("/dev/full") if own.suffix == ".part" else own, mode, *rest, **more))
+    monkeypatch.setattr(type(tmp_path), "open", lambda path, mode="r", *rest, **more: real(
+        Path("/dev/full") if path.suffix == ".part" else path, mode, *rest, **more))
     run = train(recipe(), TrainingSettings(steps=6), Checkpoint(path, "one", minutes=1e-9), warn=told.append)
     assert run.step == 6 and len(told) == 3 and "No space left" in told[0]
     assert [file.name for file in tmp_path.iterdir()] == ["state.safetensors"] and state.read(path, "one")["step"] == 2

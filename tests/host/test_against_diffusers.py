@@ -26,10 +26,10 @@ def theirs(toybox):
 
     with torch.inference_mode(False):
         unet = diffusers.UNet2DConditionModel(**unet_config(ToyboxFamily.unet_config))
-        own = toybox[0].model.diffusion_model.state_dict()
+        weights = toybox[0].model.diffusion_model.state_dict()
         table = comfy.utils.unet_to_diffusers(toybox[0].model.model_config.unet_config)
-        names = {their: ours for their, ours in table.items() if ours in own}
-        unet.load_state_dict({their: own[ours].clone() for their, ours in names.items()})
+        names = {their: ours for their, ours in table.items() if ours in weights}
+        unet.load_state_dict({their: weights[ours].clone() for their, ours in names.items()})
     return unet.requires_grad_(True), names
 
 
@@ -52,16 +52,16 @@ def runner(pack, toybox):
         denoiser = pack.module("dreammatcher.host.training.model").HostDenoiser(toybox[0], toybox[1], (16, 16))
     generator = torch.Generator().manual_seed(5)
     with torch.inference_mode(False):
-        own, prior = (data.LatentSet((data.Prepared(torch.randn(1, 4, 16, 16, generator=generator), None, (caption,)),))
-                      for caption in (CAPTION, CLASS_CAPTION))
-    return denoiser, own, prior
+        pictures, prior = (data.LatentSet((data.Prepared(torch.randn(1, 4, 16, 16, generator=generator), None, (caption,)),))
+                           for caption in (CAPTION, CLASS_CAPTION))
+    return denoiser, pictures, prior
 
 
 def recipe_of(pack, runner, prior: bool, weight: float = 0.7, **learns):
-    denoiser, own, class_pictures = runner
+    denoiser, pictures, class_pictures = runner
     settings = pack.module("dreammatcher.training.settings")
     return pack.module("dreammatcher.training.recipe").SubjectRecipe(
-        denoiser, own, settings.ObjectiveSettings(weight), prior=class_pictures if prior else None, **learns)
+        denoiser, pictures, settings.ObjectiveSettings(weight), prior=class_pictures if prior else None, **learns)
 
 
 def drawn(recipe, seed: int):
@@ -80,8 +80,8 @@ def loss_of_the_scripts(unet, scheduler, drawn_ones, context, weights=None, weig
     said = (functional_call(unet, weights, inputs) if weights else unet(*inputs)).sample
     if len(latents) == BATCH:
         return F.mse_loss(said, noise)
-    own, prior = F.mse_loss(said[:BATCH], noise[:BATCH]), F.mse_loss(said[BATCH:], noise[BATCH:])
-    return own + weight * prior
+    subject, prior = F.mse_loss(said[:BATCH], noise[:BATCH]), F.mse_loss(said[BATCH:], noise[BATCH:])
+    return subject + weight * prior
 
 
 def alike(ours: torch.Tensor, other: torch.Tensor) -> bool:
@@ -89,9 +89,9 @@ def alike(ours: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def test_predictions_are_those_of_diffusers(theirs, runner, gradients):
-    denoiser, own, _ = runner
+    denoiser, pictures, _ = runner
     text = denoiser.encode([CAPTION])
-    noisy, step = own.examples[0].latents, torch.tensor([321])
+    noisy, step = pictures.examples[0].latents, torch.tensor([321])
     with torch.no_grad():
         other = theirs[0](noisy, step, text.cross_attention.clone()).sample
     assert alike(denoiser.predict(noisy, step, text, {}).detach(), other)
@@ -119,7 +119,7 @@ def test_a_step_of_dreambooth_as_a_lora_has_the_scripts_loss_and_gradients(pack,
     other = loss_of_the_scripts(unet, scheduler, drawn(recipe, 1), context, weights)
     other.backward()
     assert float(loss) == pytest.approx(float(other), rel=1e-5)
-    ours, others = ([value.grad.flatten() for pair in found.values() for value in pair] for found in (lora.factors(), factors))
+    ours, others = ([value.grad.flatten() for pair in pairs.values() for value in pair] for pairs in (lora.factors(), factors))
     assert alike(torch.cat(ours), torch.cat(others))
     assert all((one - another).norm() <= 1e-4 * another.norm() for one, another in zip(ours, others))
 

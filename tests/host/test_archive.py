@@ -51,11 +51,11 @@ def pack(files) -> Path:
     """The archive's files as an installed pack."""
     folder = ROOT / "build" / "archive-tests"
     shutil.rmtree(folder, ignore_errors=True)
-    made = folder / "custom_nodes" / "comfyui-dreammatcher"
+    pack_folder = folder / "custom_nodes" / "comfyui-dreammatcher"
     for file in files:
-        (made / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / file, made / file)
-    return made
+        (pack_folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, pack_folder / file)
+    return pack_folder
 
 
 def run(pack: Path, *command: str) -> str:

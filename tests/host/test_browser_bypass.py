@@ -19,9 +19,9 @@ EXAMPLES = ("01_easy_toybox", "04_toybox", "11_save_reference_toybox", "13_learn
 @pytest.fixture(scope="module")
 def tab():
     with running(ROOT / "build" / "browser-bypass-tests") as address, browsing() as browser:
-        made = browser.new_page()
-        open_host(made, address)
-        yield made
+        page = browser.new_page()
+        open_host(page, address)
+        yield page
 
 
 def sent(tab, workflow: dict, number: int | None = None) -> dict:

@@ -39,9 +39,9 @@ def checkpoint(host, pack):
     generator = torch.Generator().manual_seed(0)
     weights = {}
     for name, value in unet.state_dict().items():
-        made = torch.randn(value.shape, generator=generator) / max(1, value[0].numel()) ** 0.5 if value.ndim > 1 \
+        tensor = torch.randn(value.shape, generator=generator) / max(1, value[0].numel()) ** 0.5 if value.ndim > 1 \
             else torch.full(value.shape, float(name.endswith("weight")))
-        weights[f"model.diffusion_model.{name}"] = made.half()
+        weights[f"model.diffusion_model.{name}"] = tensor.half()
     trained = pack.module("toybox.int8").dequantise(load_file(TOYBOX / "model.safetensors"))
     weights.update({name.replace("cond_stage_model.clip_l.", "cond_stage_model."): value
                     for name, value in trained.items() if not name.startswith("model.diffusion_model.")})
@@ -91,8 +91,8 @@ def test_a_photograph_is_matched_at_256x384_by_a_stock_checkpoint(host, checkpoi
 
 def test_the_structure_of_sd15_is_the_papers(host, pack, checkpoint):
     model = host.nodes["CheckpointLoaderSimple"]().load_checkpoint(checkpoint)[0]
-    found = pack.module("dreammatcher.backbones.unet").structure_of(model.model)
-    assert sorted({number for _, number, _ in found.self_attention}) == [6, 7, 8, 9, 10, 11]
-    assert found.taps == (6, 9)
-    assert sorted(found.map_layers((64, 64))) == [("input", 7, 0), ("input", 8, 0), ("output", 3, 0), ("output", 4, 0),
-                                                  ("output", 5, 0)]
+    structure = pack.module("dreammatcher.backbones.unet").structure_of(model.model)
+    assert sorted({number for _, number, _ in structure.self_attention}) == [6, 7, 8, 9, 10, 11]
+    assert structure.taps == (6, 9)
+    assert sorted(structure.map_layers((64, 64))) == [("input", 7, 0), ("input", 8, 0), ("output", 3, 0), ("output", 4, 0),
+                                                      ("output", 5, 0)]

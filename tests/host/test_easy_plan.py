@@ -116,10 +116,10 @@ def test_a_model_that_cannot_be_trained_is_refused_before_a_class_picture_is_dra
 
 
 def test_prior_set_refuses_a_class_that_dreambooth_would_refuse(host, fresh, pictures):
-    own = host.nodes["DreamMatcherTrainingSet"]().make("robot", "robot", "photo", 128, pictures)["result"][0]
+    training_set = host.nodes["DreamMatcherTrainingSet"]().make("robot", "robot", "photo", 128, pictures)["result"][0]
     shutil.rmtree(folder(host), ignore_errors=True)
     with pytest.raises(ValueError, match="class_word: 'robot' holds the identifier"):
-        host.nodes["DreamMatcherPriorSet"]().make(*fresh, own, 2, 2, 5.0, "euler", "normal", 0)
+        host.nodes["DreamMatcherPriorSet"]().make(*fresh, training_set, 2, 2, 5.0, "euler", "normal", 0)
     assert drawn(host) == 0
 
 

@@ -73,11 +73,11 @@ def test_a_reference_pass_ends_with_the_last_feature_that_is_wanted(pack, family
         capture.ode_derivative(base, prompt, x, sigma, {"attn1_patch": [keep]})
         hook = base.diffusion_model.out.register_forward_hook(lambda *_: ends.append(1))
         reference_pass = pack.module("dreammatcher.host.matching.reference_pass").reference_pass
-        made = reference_pass(base, structure, reference, kind, bench.subjects[0], sigma, x.device)
+        features = reference_pass(base, structure, reference, kind, bench.subjects[0], sigma, x.device)
         hook.remove()
-    assert not ends and (made.subject is not None) == (kind == "cond") and len(made.levels) == len(structure.taps)
-    assert made.hidden.keys() == structure.self_attention.keys()
-    assert all(torch.equal(value, seen[layer]) for layer, value in made.hidden.items())
+    assert not ends and (features.subject is not None) == (kind == "cond") and len(features.levels) == len(structure.taps)
+    assert features.hidden.keys() == structure.self_attention.keys()
+    assert all(torch.equal(value, seen[layer]) for layer, value in features.hidden.items())
 
 
 @pytest.mark.parametrize("shared, rows", [(True, 1), (False, 2)])
@@ -191,10 +191,10 @@ def test_a_compiled_model_gives_the_same_picture_and_compiles_nothing_of_ours(be
         compiled, _ = bench.apply(reference=reference, effort=effort())
         compiled.add_object_patch("diffusion_model", model)
         assert torch.equal(bench.sample(compiled), expected)
-        made = graphs()
-        assert made > before
+        after = graphs()
+        assert after > before
         assert torch.equal(bench.sample(compiled), expected)
-        assert graphs() == made
+        assert graphs() == after
 
 
 def test_reference_passes_leave_a_compiled_model_compiled(bench, effort):

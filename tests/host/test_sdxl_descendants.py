@@ -19,7 +19,7 @@ def node_of(host, name: str):
     return host.nodes[name]()
 
 
-def made(result):
+def model_of(result):
     """The first output of a node of either kind of API."""
     return getattr(result, "result", result)[0]
 
@@ -27,7 +27,7 @@ def made(result):
 @pytest.fixture(scope="module")
 def zero_snr(host, pack):
     """(host, bench) of a velocity model with zero terminal SNR, as ModelSamplingDiscrete makes it."""
-    model = made(node_of(host, "ModelSamplingDiscrete").patch(family_unet("SDXL"), "v_prediction", True))
+    model = model_of(node_of(host, "ModelSamplingDiscrete").patch(family_unet("SDXL"), "v_prediction", True))
     return host, Bench(pack, model, steps=STEPS, pooled=1280)
 
 
@@ -86,7 +86,7 @@ def test_features_made_ahead_at_few_noise_levels_serve_it(zero_snr, pack):
 def test_rescaled_guidance_and_ours_go_together(zero_snr, pack, mode):
     host, bench = zero_snr
     matched, trace = bench.apply(start=0.08)
-    rescaled = made(node_of(host, "RescaleCFG").patch(matched, 0.7))
+    rescaled = model_of(node_of(host, "RescaleCFG").patch(matched, 0.7))
     settings = pack.module("dreammatcher.matching.guidance").GuidanceSettings(1.0, 0.08, 1.0, mode)
     guided = pack.module("dreammatcher.host.matching.guide").guide(rescaled, settings)
     out = bench.sample(guided, steps=8)
@@ -99,7 +99,7 @@ def test_rescaled_guidance_and_ours_go_together(zero_snr, pack, mode):
 def test_distillates_of_few_steps_without_negative_prompt_are_matched(host, pack, steps, sampler, scheduler):
     model = family_unet("SDXL")
     if sampler == "lcm":
-        model = made(node_of(host, "ModelSamplingDiscrete").patch(model, "lcm", False))
+        model = model_of(node_of(host, "ModelSamplingDiscrete").patch(model, "lcm", False))
     bench = Bench(pack, model, steps=STEPS, pooled=1280)
     matched, trace = bench.apply(start=0.08)
     options = dict(steps=steps, cfg=1.0, sampler=sampler, scheduler=scheduler)

@@ -60,9 +60,9 @@ def test_the_trick_notices_what_a_card_would_refuse():
 
 @pytest.mark.parametrize("kind", ["LoRA", "full"])
 def test_a_text_encoder_on_the_processor_learns_with_a_unet_on_the_card(parts, denoiser, kind):
-    found = gradients(parts, denoiser, kind)
-    assert found and all(name.startswith("text.") for name in found)
-    assert set(found.values()) == {(CARD, CARD)}
+    devices = gradients(parts, denoiser, kind)
+    assert devices and all(name.startswith("text.") for name in devices)
+    assert set(devices.values()) == {(CARD, CARD)}
 
 
 def test_factors_of_another_device_or_precision_add_the_same(parts):

@@ -38,9 +38,9 @@ class Official:
         unet = self.base.diffusion_model
         unet.load_state_dict({name: drawn(name, value.shape) for name, value in unet.state_dict().items()})
         self.sites = self.sites_module.blocks_of(self.base)
-        made = pack.module("dreammatcher.vico.block")
-        self.blocks = made.begun(self.sites_module.widths_of(self.sites), torch.Generator())
-        self.parameters = {f"{made.name_of(site)}.{name}": value for site, block in self.blocks.items()
+        block_module = pack.module("dreammatcher.vico.block")
+        self.blocks = block_module.begun(self.sites_module.widths_of(self.sites), torch.Generator())
+        self.parameters = {f"{block_module.name_of(site)}.{name}": value for site, block in self.blocks.items()
                            for name, value in block.named_parameters()}
         for name, value in self.parameters.items():
             value.data = drawn(name, value.shape)
@@ -106,8 +106,8 @@ def test_loss_regularisation_and_gradients_are_the_official_ones(official):
         loss.backward()
     assert close(regularisation, data["regularisation"].squeeze(), RUN) and close(loss, data["loss"].squeeze(), RUN)
 
-    def apart(found: torch.Tensor, wanted: torch.Tensor) -> float:
-        return ((found - wanted).norm() / wanted.norm()).item()
+    def apart(result: torch.Tensor, wanted: torch.Tensor) -> float:
+        return ((result - wanted).norm() / wanted.norm()).item()
 
     assert apart(context.grad, data["gradient.context"]) < 1e-4
     norms = torch.stack([official.parameters[name].grad.norm() for name in official.names])

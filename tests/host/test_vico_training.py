@@ -24,10 +24,10 @@ def pictures(host):
 
 @pytest.fixture
 def make_set(host, pictures):
-    def made(**changes):
+    def make(**changes):
         chosen = dict(images=pictures, identifier="sks", class_word="robot", template="object", resolution=128)
         return host.nodes["DreamMatcherTrainingSet"]().make(**{**chosen, **changes})["result"][0]
-    return made
+    return make
 
 
 def learn(host, model, clip, vae, training_set, **changes):
@@ -42,8 +42,8 @@ def learned(host):
         model, clip, vae = host.nodes["ToyboxLoader"]().load()
         draw = host.nodes["ToyboxReference"]().draw
         images = torch.cat([draw(3, "robot", pose, "grass")[0] for pose in (1, 2)])
-        own = host.nodes["DreamMatcherTrainingSet"]().make("sks", "robot", "object", 128, images)["result"][0]
-        vico, text, _ = learn(host, model, clip, vae, own)
+        training_set = host.nodes["DreamMatcherTrainingSet"]().make("sks", "robot", "object", 128, images)["result"][0]
+        vico, text, _ = learn(host, model, clip, vae, training_set)
     return model, clip, vae, vico, text
 
 

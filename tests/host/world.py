@@ -180,8 +180,9 @@ def narrow_sd(config: dict):
         unet_config = {
             **{name: config[name] for name in ("image_size", "in_channels", "out_channels", "model_channels", "channel_mult",
                                                "use_spatial_transformer", "context_dim", "legacy")},
-            "num_res_blocks": [blocks] * levels, "transformer_depth": [int(own) for own in at for _ in range(blocks)],
-            "transformer_depth_output": [int(own) for own in at for _ in range(blocks + 1)], "transformer_depth_middle": 1,
+            "num_res_blocks": [blocks] * levels, "transformer_depth": [int(attends) for attends in at for _ in range(blocks)],
+            "transformer_depth_output": [int(attends) for attends in at for _ in range(blocks + 1)],
+            "transformer_depth_middle": 1,
             "use_linear_in_transformer": False, "adm_in_channels": None, "use_temporal_attention": False,
         }
         unet_extra_config = {"num_heads": config["num_heads"], "num_head_channels": -1}
