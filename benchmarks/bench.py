@@ -78,7 +78,7 @@ def high_water() -> int:
 
 
 def import_seconds() -> float:
-    """What the pack adds to the host's start: its modules once more, under another name."""
+    """Seconds that the pack adds to the host's start, measured by importing its modules once more under another name."""
     spec = importlib.util.spec_from_file_location("dreammatcher_again", ROOT / "__init__.py",
                                                   submodule_search_locations=[str(ROOT)])
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
@@ -88,7 +88,7 @@ def import_seconds() -> float:
 
 
 def measure(timing: TimingModel, rounds: int) -> dict[str, dict]:
-    """Of each arm: seconds, median ratio to the plain step beside it, seconds to the end of the first step.
+    """For each arm: its seconds, its median ratio to the plain step beside it, and the seconds to the end of the first step.
 
     The first step of a run warms up and has nothing to match: it is in no ratio.
     """
@@ -115,7 +115,7 @@ def measure(timing: TimingModel, rounds: int) -> dict[str, dict]:
 
 
 def peak_bytes(timing: TimingModel) -> dict[str, int | None]:
-    """Of the plain run, a cached one and one in mode paper; in runs of their own, since what is measured slows them down."""
+    """Peak bytes of the plain run, a cached one and one in mode paper. Each is a separate run, since measuring slows it down."""
     peaks = {}
     for name, make in arms(timing).items():
         if name in timing.case.arms and name in (PLAIN, CACHED, PAPER):
@@ -130,8 +130,8 @@ def match_seconds(timing: TimingModel) -> dict[str, float]:
     correspondence = timing.module("dreammatcher.matching.correspondence")
     descriptors = timing.module("dreammatcher.matching.descriptors")
     _, row = next(iter(timing.kept.rows.values()))
-    one = [level.to(timing.device) for level in row.levels]
-    other = [level.flip(-1) for level in one]
+    one = [scale.to(timing.device) for scale in row.scales]
+    other = [scale.flip(-1) for scale in one]
     half = torch.float16 if timing.device.type == "cuda" else torch.float32
     seconds = {}
     for pca in (256, 64, None):
@@ -162,7 +162,7 @@ def markdown(results: dict[str, dict]) -> str:
 
 
 def known_results(here: dict) -> dict[str, dict]:
-    """Of the scenes measured before on this device in this precision."""
+    """Results of the cases measured earlier on this device and in this precision."""
     if not FILE.exists():
         return {}
     known = json.loads(FILE.read_text(encoding="utf-8"))

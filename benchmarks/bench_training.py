@@ -26,7 +26,7 @@ OURS, MARK = "this pack", "measured: "
 
 
 def measured(name: str, setting: Setting) -> dict:
-    """Of one arm in this process: seconds of its steps, and bytes."""
+    """Measures one arm in this process: the seconds of its steps, and its bytes."""
     host = Host(ROOT / "build" / "host-training")
     with torch.inference_mode():  # as the host runs its nodes
         run = ARMS[name](host, setting)
@@ -43,7 +43,7 @@ def in_a_process(name: str, setting: Setting) -> dict:
 
 
 def compare(setting: Setting, names: list[str], rounds: int) -> dict[str, dict]:
-    """Of each arm: median seconds of a step, its ratio to this pack's, and peak bytes."""
+    """For each arm: the median seconds of a step, its ratio to this pack's, and the peak bytes."""
     runs_by_arm: dict[str, list[dict]] = {name: [] for name in names}
     for number in range(rounds):
         for name in names[number % len(names):] + names[:number % len(names)]:

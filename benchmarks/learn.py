@@ -100,7 +100,7 @@ class Drawing:
         return pictures
 
     def drift(self, model, encode: Callable[[str], list]) -> float | None:
-        """How far pictures of the class alone are from the subject's colours."""
+        """Distance of pictures of the class alone from the subject's colours."""
         pictures = [self.runner.sample(model, encode(f"a photo of a {self.kind}"), self.negative, seed) for seed in (901, 902)]
         return mean_of(drift(self.judge, one, self.truth(self.case.scenes[0])).get(DRIFT) for one in pictures)
 
@@ -164,7 +164,7 @@ def sheet(folder: Path, numbers: list[int], names: list[str], columns: list[str]
 
 
 def folder_of(prompts: int, steps: float) -> Path:
-    """Where subjects are kept: another folder for other weights, subject_cases and choices."""
+    """The folder that keeps the subjects: a different one for other weights, subject cases and choices."""
     files = [Path(__file__).with_name("runner.py"), ROOT / "toybox" / "model.safetensors"]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files) + f"{prompts} {steps}".encode())
     return FOLDER / digest.hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""What Toybox is taught, and by which methods: what ``make learn`` compares."""
+"""The subjects that Toybox is taught and the methods that teach them, as ``make learn`` compares them."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def subject_cases(count: int, prompts: int, first: int = 0) -> list[SubjectCase]
 
 @dataclass(frozen=True, eq=False)
 class Taught:
-    """What came of a case."""
+    """The result of teaching one case."""
 
     model: object  # the host's MODEL that knows the subject
     learned: object
     encode: Callable[[str], list]  # a prompt as CONDITIONING
 
     def numbers(self) -> dict[str, torch.Tensor]:
-        """What is saved, in the precision of the files."""
+        """The tensors that are saved, in the precision of the files."""
         if hasattr(self.learned, "tensors"):  # ViCo's
             return {**self.learned.tensors, "word": self.learned.rows}
         return {name: value.half().contiguous() for name, value in self.learned.lora.items()} | self.learned.embeddings

@@ -18,7 +18,7 @@ def official_model(timing):
     structure = timing.module("dreammatcher.backbones.unet").structure_of(timing.model.model)
     trajectory = timing.reference.trajectory
     maps = capture.SubjectMaps.of(timing.model.model, structure, timing.mask.target_subject, (timing.side, timing.side))
-    state: dict = {"levels": None, "new": {}, "maps": []}
+    state: dict = {"scales": None, "new": {}, "maps": []}
 
     def split(x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Reference row and target rows of each of the two chunks: the batch is [targets, targets, reference, reference]."""
@@ -34,13 +34,13 @@ def official_model(timing):
 
     def inject(n, context, value, extra):
         layer = capture.layer_of(extra)
-        if layer not in structure.self_attention or state["levels"] is None:
+        if layer not in structure.self_attention or state["scales"] is None:
             return n, context, value
         side = timing.side >> structure.self_attention[layer]
         mask = foregrounds.foreground(state["maps"], (side, side))
         parts = []
-        for (source, target), levels in zip(split(value), state["levels"]):
-            pair = descriptors.descriptors([reference for reference, _ in levels], [other for _, other in levels], pca=256)
+        for (source, target), scales in zip(split(value), state["scales"]):
+            pair = descriptors.descriptors([reference for reference, _ in scales], [other for _, other in scales], pca=256)
             matches = correspondence.match(*(descriptors.resize(part, (side, side)) for part in pair))
             weight = appearance.trusted(mask, correspondence.confidence(matches, mask))
             parts.append(appearance.match_appearance(target, source, matches.indices, weight))
@@ -51,8 +51,8 @@ def official_model(timing):
         if number in structure.taps:
             state["new"][number] = h.clone()
             if number == structure.taps[-1]:
-                levels = [split(state["new"][tap]) for tap in structure.taps]
-                state["levels"] = [[level[chunk] for level in levels] for chunk in range(2)]
+                scales = [split(state["new"][tap]) for tap in structure.taps]
+                state["scales"] = [[scale[chunk] for scale in scales] for chunk in range(2)]
         return h, skip
 
     def carry(apply_model, options):

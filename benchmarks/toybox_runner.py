@@ -87,10 +87,10 @@ class ToyboxRunner:
         return [",".join(sorted({str(number) for (_, number, _), one in scale_of.items() if one == scale}))
                 for scale in sorted(set(scale_of.values()), reverse=True)]
 
-    def matched(self, ready: SimpleNamespace, mask: dict | None = None, effort: dict | None = None, layers: str = "", **settings):
-        """The model with one arm's settings; ``mask`` and ``effort`` change those settings of the default."""
+    def matched(self, ready: SimpleNamespace, mask: dict | None = None, match: dict | None = None, layers: str = "", **settings):
+        """The model with one arm's settings; ``mask`` and ``match`` change those settings of the default."""
         chosen = self.module("dreammatcher.matching.settings").ApplySettings(**settings)
-        chosen = replace(chosen, effort=replace(chosen.effort, **(effort or {})))
+        chosen = replace(chosen, match=replace(chosen.match, **(match or {})))
         return self.module("dreammatcher.host.matching.apply").apply(
             self.model, ready.reference, replace(ready.mask, **(mask or {})), chosen, layers)[0]
 

@@ -1,4 +1,4 @@
-"""What ``make bench-training`` compares: one step of a LoRA on a UNet of SD1.5's size, by this pack and by others.
+"""The arms that ``make bench-training`` compares: one step of a LoRA on a UNet of SD1.5's size, by this pack and by others.
 
 Latents and the prompt's conditioning are made ahead in every arm, so the UNet's step alone is timed. Weights, picture size, batch
 and rank are the same; the host's own node puts its LoRA on every layer and cannot be told otherwise, the other two on attention.
@@ -81,7 +81,7 @@ def diffusers_script(host: Host, setting: Setting) -> Run:
     with torch.inference_mode(False):
         unet = diffusers.UNet2DConditionModel(
             cross_attention_dim=768, sample_size=setting.side,
-            block_out_channels=[setting.width * factor for factor in SD15.levels])
+            block_out_channels=[setting.width * factor for factor in SD15.multipliers])
         weights = model.model.diffusion_model.state_dict()
         names = unet_to_diffusers(model.model.model_config.unet_config)
         unet.load_state_dict({their: weights[ours] for their, ours in names.items() if ours in weights})

@@ -26,7 +26,7 @@ def attention_columns(query: torch.Tensor, key: torch.Tensor, heads: int, column
 
 
 def repeated_columns(columns: tuple[int, ...], tokens: int, context_length: int) -> list[int]:
-    """Where ``columns`` of a prompt of ``tokens`` tokens stand in a context of ``context_length``.
+    """Positions of ``columns`` of a prompt of ``tokens`` tokens in a context of ``context_length``.
 
     Hosts repeat the shorter of two prompts up to a common length: every repeat counts. A length that is no multiple
     means that another pack appended tokens of its own: only the prompt at the front counts.

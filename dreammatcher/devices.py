@@ -22,10 +22,11 @@ def accelerator() -> torch.device | None:
 
 
 def device_of_process(environment: Mapping[str, str]) -> dict[str, str]:
-    """What to add to the environment of a process that is to see the one card of this one: ``LOCAL_RANK`` of those that this
-    process itself sees.
+    """Variables to add to the environment of a child process so that it sees only this process's card.
 
-    Nothing where no launcher has set ``LOCAL_RANK``. Raises ValueError when there are fewer cards than processes.
+    That card is number ``LOCAL_RANK`` of the visible ones.
+
+    Empty where no launcher has set ``LOCAL_RANK``. Raises ValueError when there are fewer cards than processes.
     """
     if "LOCAL_RANK" not in environment:
         return {}

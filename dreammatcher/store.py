@@ -1,4 +1,4 @@
-"""What runs of a method keep for each other, within a limit of memory."""
+"""A store of values that runs of a method keep for each other, within a limit of memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 
 class Sized(Protocol):
-    """What a store can hold."""
+    """A value that a store can hold."""
 
     def bytes(self) -> int: ...
 
@@ -30,7 +30,7 @@ class RunStore:
         return self
 
     def content_identity(self) -> None:
-        """What is kept changes nothing of what a model computes."""
+        """None: stored values change nothing of what a model computes."""
 
     def start_run(self) -> None:
         self.run += 1

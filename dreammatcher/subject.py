@@ -20,7 +20,7 @@ UNKNOWN = ("the prompt that is sampled has {length} tokens, and the subject {wor
 
 @dataclass(frozen=True)
 class Subject:
-    """Which tokens of a prompt name the subject. Raises ValueError for columns outside the conditioning."""
+    """The tokens of a prompt that name the subject. Raises ValueError for columns outside the conditioning."""
 
     words: str
     prompt: str
@@ -37,11 +37,11 @@ class Subject:
 
     @property
     def named(self) -> bool:
-        """Whether somebody said which words are the subject."""
+        """True if the user said which words are the subject."""
         return not self.choices
 
     def is_about(self, other: Subject) -> bool:
-        """Whether ``other``, whose words count, is this one's subject too."""
+        """True if ``other``, whose words count, is the same subject."""
         if self.words == other.words:
             return True
         mine, theirs = ({word for word, _ in subject.choices} for subject in (self, other))
@@ -73,7 +73,7 @@ class Subject:
         return replace(self, columns=columns, tokens=length, choices=choices, vectors=vectors)
 
     def located(self, text: torch.Tensor, marked: bool) -> tuple[Subject | None, str]:
-        """Where it stands in a conditioning ``text`` [T, C] that is sampled, and what is to be said about that.
+        """The subject at its place in a conditioning ``text`` [T, C] that is sampled, and a remark for the user.
 
         Its tokens are found by what the text encoder made of them: a text that other nodes joined with another one, in any
         order, is known by itself. Where they are not found, ``marked`` tells that the conditioning comes from the subject's
@@ -91,7 +91,7 @@ class Subject:
         return None, ELSEWHERE.format(words=self.words, prompt=self.prompt)
 
     def _by_length(self, text: torch.Tensor) -> tuple[Subject | None, str]:
-        """Of a subject that does not know its text: it is the front of what another pack lengthened by tokens of its own."""
+        """The place of a subject without its text: at the front, since other packs append the tokens that lengthen a text."""
         length, first = len(text), text[:self.tokens]
         joined = length % self.tokens == 0 and not torch.equal(text, first.repeat(length // self.tokens, 1))
         if length < self.tokens or joined:
@@ -109,7 +109,7 @@ def _alike(text: torch.Tensor, vector: torch.Tensor) -> list[int]:
 
 
 def text_starts(whole: torch.Tensor, text: torch.Tensor) -> list[int]:
-    """Where a whole text ``whole`` [T, C] begins in a conditioning ``text`` [L, C] that other nodes may have joined it into."""
+    """Positions at which a ``whole`` text [T, C] begins in a conditioning ``text`` [L, C] that nodes may have joined it into."""
     if whole.shape[1] != text.shape[1]:
         return []
     whole, text = whole.detach().float().cpu(), text.detach().float().cpu()

@@ -1,4 +1,4 @@
-"""What looks at a model's cross-attention while it is called."""
+"""Observers of a model's cross-attention during a call."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ CACHES = ("default", "classic", "lru", "none")
 
 @dataclass(frozen=True)
 class Result:
-    """What one prompt led to."""
+    """The result of one prompt."""
 
     success: bool
     ui: dict[str, dict]  # outputs by node number
@@ -137,13 +137,13 @@ class Host:
         return [Image.open(self.file(entry)) for entry in result.ui[node]["images"]]
 
     def file(self, entry: dict) -> Path:
-        """Where a file lies that a node's ui output names."""
+        """Path of a file that a node's ui output names."""
         folders = {"output": self.folder_paths.get_output_directory(), "temp": self.folder_paths.get_temp_directory()}
         return Path(folders[entry["type"]]) / entry["subfolder"] / entry["filename"]
 
 
 class _QuietServer:
-    """What the packaged host's executor asks of its server."""
+    """The part of a server that the packaged host's executor uses."""
 
     client_id = last_node_id = last_prompt_id = None
     receive_all_progress_notifications = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..dreammatcher.host.training.easy import EFFORTS, learn_subject
+from ..dreammatcher.host.training.easy import BUDGETS, learn_subject
 from ..dreammatcher.host.training.keep import apply_learned, curve_image
 from .sets import takes_sets
 from .training import LEARNED, LEARNED_NAMES, LEARNED_TOOLTIPS, MODEL_INPUTS
@@ -27,7 +27,7 @@ class DreamMatcherLearn:
                        "Three to five photos in different places and poses, as a batch or a list. Transparent parts are not "
                        "learned."}),
             "class_word": ("STRING", {"default": "dog", "tooltip": "What kind of thing it is, as dog or toy."}),
-            "effort": (list(EFFORTS), {"default": "usual", "tooltip":
+            "effort": (list(BUDGETS), {"default": "usual", "tooltip":
                        "quick: 250 steps and 24 class pictures, usual: 500 and 60, thorough: 1200 and 150."}),
             "rate": number("FLOAT", 1e-4, 1e-7, 1.0, "How far weights move in a step. Toybox takes 0.002.", 1e-7),
             "seed": SEED,

@@ -7,7 +7,7 @@ from ..dreammatcher.host.matching.guide import guide
 from ..dreammatcher.host.matching.live import FOREGROUND, OFF, TRUSTED, Live
 from ..dreammatcher.host.matching.masks import mask_settings, shared_subjects
 from ..dreammatcher.matching.guidance import FAST, PAPER, GuidanceSettings
-from ..dreammatcher.matching.settings import BALANCED, PRESETS, ApplySettings, effort_of
+from ..dreammatcher.matching.settings import BALANCED, PRESETS, ApplySettings, match_settings_of
 from .reference import CATEGORY, with_remarks
 
 
@@ -87,7 +87,7 @@ class DreamMatcherApply:
 
     def apply(self, model, reference=None, mask=None, strength=1.0, start=0.08, end=1.0, layers="", preset=BALANCED,
               live_preview=OFF, unique_id=""):
-        settings = ApplySettings(strength, start, end, effort=effort_of(preset))
+        settings = ApplySettings(strength, start, end, match=match_settings_of(preset))
         return apply_or_pass(model, reference, mask, settings, layers, Live(live_preview, unique_id))
 
 

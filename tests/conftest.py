@@ -42,7 +42,7 @@ def nothing_outlives_its_file():
 
 @pytest.fixture(autouse=True)
 def little_is_held():
-    """What a test left goes at once where it is much."""
+    """Frees at once what a test left behind if it is large."""
     yield
     if psutil.Process().memory_info().rss > MUCH:
         let_go()

@@ -1,4 +1,4 @@
-"""Who may import what, read from the source: data flows from nodes to host to method functions, and back."""
+"""Import rules, read from the source: data flows from nodes to host to method functions, and back."""
 
 from __future__ import annotations
 

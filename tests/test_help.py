@@ -25,7 +25,7 @@ def nodes(pack) -> dict[str, type]:
 
 @pytest.fixture(scope="module")
 def texts(pack, nodes) -> dict[str, dict]:
-    """What the code says, in the form of a locale's nodeDefs.json."""
+    """The code's own texts, in the form of a locale's nodeDefs.json."""
     titles = pack.module("nodes").NODE_DISPLAY_NAME_MAPPINGS
     return {name: {"display_name": titles[name], "description": kind.DESCRIPTION,
                    "inputs": {name: entry(name, declared[1]["tooltip"]) for name, declared in inputs_of(kind).items()},
@@ -59,7 +59,7 @@ def rows(name: str, heading: str) -> list[list[str]]:
 
 
 def shown_default(declared: tuple) -> str:
-    """How a page writes an input's default: a dash where there is none."""
+    """An input's default as a page writes it: a dash if there is none."""
     default = declared[1].get("default")
     return "–" if default is None else "empty" if default == "" else f"`{default}`"
 

@@ -9,7 +9,7 @@ from dreammatcher.matching.inversion import Trajectory
 from dreammatcher.matching.matcher import Matcher
 from dreammatcher.matching.plan import View
 from dreammatcher.matching.reference import Reference
-from dreammatcher.matching.settings import ApplySettings, Effort, MaskSettings
+from dreammatcher.matching.settings import ApplySettings, MaskSettings, MatchSettings
 from dreammatcher.subject import Conditioning, Subject
 
 SIDE, ROW = 16, ("cond", 0)
@@ -30,11 +30,11 @@ def reference() -> Reference:
 
 
 def matcher(shown: tuple[torch.Tensor, ...], mask: torch.Tensor | None = None, weight: float = 1.0, target_mask=None,
-            otsu: bool = True, **effort) -> Matcher:
+            otsu: bool = True, **match_settings) -> Matcher:
     known = reference()
     view = View(known, known.store, None, mask, weight)
     settings = MaskSettings(None, SUBJECT, target_mask=target_mask, otsu=otsu)
-    return Matcher((view,), settings, ApplySettings(effort=Effort(**effort)),
+    return Matcher((view,), settings, ApplySettings(match=MatchSettings(**match_settings)),
                    lambda kind, sigma, like: [RowFeatures(shown, {}, None)])
 
 
@@ -73,7 +73,7 @@ def test_weight_and_foreground_scale_the_trust():
     assert trust[..., :4].max() == 0.5 and not trust[..., 4:].any()
 
 
-def test_a_correspondence_is_kept_for_as_many_evaluations_as_the_effort_says():
+def test_a_correspondence_is_kept_for_as_many_evaluations_as_the_settings_say():
     begun = matcher(features(), every=2)
     match = begun.keep(ROW, (SIDE, SIDE), 5, matched(begun, features()))
     assert begun.kept(ROW, (SIDE, SIDE), 1, 5) is begun.kept(ROW, (SIDE, SIDE), 1, 6) is match

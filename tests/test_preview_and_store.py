@@ -119,7 +119,7 @@ def test_a_full_store_forgets_what_no_run_has_used_for_longest():
         store.start_run()
         store.put((key,), row(key))
     assert store.get((0,), torch.device("cpu"), torch.float32) is None
-    assert store.get((2,), torch.device("cpu"), torch.float32).levels[0].max() == 2
+    assert store.get((2,), torch.device("cpu"), torch.float32).scales[0].max() == 2
     store.put((2,), row(5))
     assert store.bytes() == 2 * row(0).bytes() == sum(kept.bytes() for _, kept in store.rows.values())
 
@@ -163,14 +163,14 @@ def test_fewer_noise_levels_lie_evenly(wanted, expected):
 def test_descriptors_stored_at_low_rank_take_less_room_and_come_back_nearly_as_they_were():
     generator = torch.Generator().manual_seed(0)
     codes, directions = torch.randn(64, 3, generator=generator), torch.randn(3, 48, generator=generator)
-    level = (codes @ directions + 2.0).T.reshape(1, 48, 8, 8)
-    features = RowFeatures((level,), {}, None)
+    scale = (codes @ directions + 2.0).T.reshape(1, 48, 8, 8)
+    features = RowFeatures((scale,), {}, None)
     whole, small, useless = FeatureStore(), FeatureStore(FeatureOptions(pca=3)), FeatureStore(FeatureOptions(pca=48))
     for store in (whole, small, useless):
         store.put((0,), features)
-    back = [store.get((0,), torch.device("cpu"), torch.float32).levels[0] for store in (whole, small, useless)]
-    assert torch.equal(back[0], level) and torch.equal(back[2], level)
-    assert close(back[1], level, RUN)
+    back = [store.get((0,), torch.device("cpu"), torch.float32).scales[0] for store in (whole, small, useless)]
+    assert torch.equal(back[0], scale) and torch.equal(back[2], scale)
+    assert close(back[1], scale, RUN)
     assert small.bytes() == 4 * (48 + 48 * 3 + 64 * 3) < whole.bytes() == useless.bytes()
 
 
@@ -179,7 +179,7 @@ def test_storage_precision_halves_the_bytes():
     for store in (full, half):
         store.put((0,), row(1.0))
     assert half.bytes() * 2 == full.bytes()
-    assert half.get((0,), torch.device("cpu"), torch.float32).levels[0].dtype == torch.float32
+    assert half.get((0,), torch.device("cpu"), torch.float32).scales[0].dtype == torch.float32
 
 
 @pytest.mark.parametrize("thing", [FeatureStore(), Trace(), MaskSettings(target_mask=torch.ones(1, 1, 2, 2))])

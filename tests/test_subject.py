@@ -1,4 +1,4 @@
-"""Where a subject's tokens stand in a conditioning that other nodes changed."""
+"""Finding a subject's tokens in a conditioning that other nodes changed."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def test_a_run_that_is_stopped_and_begun_again_ends_bit_for_bit_as_one_that_neve
 
 
 def test_an_interrupt_inside_a_step_keeps_the_step_before(tmp_path):
-    """As the host's, which may be raised from within any operation of the model."""
+    """The host's interrupt may be raised from within any operation of the model."""
     chosen = TrainingSettings(steps=8, batch=2, accumulate=2)
     whole, stopped, again = recipe(), recipe(), recipe()
     expected = train(whole, chosen)

@@ -1,4 +1,4 @@
-"""What is learned from: captions, buckets, crops, flips, masks, batches, and Custom Diffusion's sizes."""
+"""Training data: captions, buckets, crops, flips, masks, batches, and Custom Diffusion's sizes."""
 
 from __future__ import annotations
 

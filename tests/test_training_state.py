@@ -45,7 +45,7 @@ def test_every_format_and_shape_is_read_as_it_was_written_by_safetensors_too(tmp
 
 
 def test_a_state_of_an_earlier_version_is_read(tmp_path):
-    """Which had no kin and was written by safetensors itself."""
+    """An earlier state had no kin, and safetensors itself wrote it."""
     from safetensors.torch import save_file
 
     path = tmp_path / "state.safetensors"
@@ -55,7 +55,7 @@ def test_a_state_of_an_earlier_version_is_read(tmp_path):
 
 
 def test_writing_takes_the_memory_of_one_tensor_and_not_of_all(tmp_path):
-    """What torch holds is not seen here; the copies that the format needs would be bytes and arrays."""
+    """Memory that torch holds is not seen here; the copies that the format needs would be bytes and arrays."""
     tensors = {str(number): torch.full((1 << 18,), float(number)) for number in range(16)}  # 1 MB each
     seen, real = [], torch.Tensor.contiguous
     tracemalloc.start()

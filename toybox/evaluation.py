@@ -83,7 +83,7 @@ def protocol(folder: Path, count: int = COUNT, first: int = FIRST) -> protocols.
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What a picture is to show."""
+    """The content that a picture is to show."""
 
     reference: np.ndarray  # uint8 [128, 128, 3]
     parts: np.ndarray  # uint8 [128, 128], of the reference
@@ -109,7 +109,7 @@ def measured(judge: Judge, picture: np.ndarray, truth: Truth,
 
 
 def drift(judge: Judge, picture: np.ndarray, truth: Truth) -> dict[str, float]:
-    """How far a picture of the class alone is from the reference's colours (CIEDE2000): what keeps the class stays away."""
+    """Distance of a picture of the class alone from the reference's colours (CIEDE2000). The class is kept where it is large."""
     colours = part_colours(truth.reference, truth.parts, truth.kind)
     palette = [colour for part, (colour, _) in colours.items() if PART_ROLES[truth.kind][part] != "white"]
     distance = palette_distance(picture, look(judge, picture).parts, truth.kind, palette)

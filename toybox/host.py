@@ -176,7 +176,7 @@ def _text_patcher(path: Path, *arguments, disable_dynamic: bool = False):
 
 
 def embedding_folders() -> list[str]:
-    """Where the host looks for textual inversion files."""
+    """Folders in which the host looks for textual inversion files."""
     import folder_paths
 
     return folder_paths.get_folder_paths("embeddings")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 SCALE = ".scale"
-LEVELS = 127
+LARGEST = 127
 
 #: weights with fewer numbers per output channel (biases, norms) stay in half precision
 SMALLEST_ROW = 8
@@ -25,11 +25,11 @@ def quantise(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             tensors[name] = weight.half().contiguous()
             continue
         rows = weight.float().flatten(1)
-        scale = (rows.abs().amax(1) / LEVELS).half()
+        scale = (rows.abs().amax(1) / LARGEST).half()
         if not torch.isfinite(scale).all():
             raise ValueError(f"{name}: weights up to {rows.abs().max():.3g} do not fit the half precision of their scales")
         steps = rows / scale.float()[:, None].clamp_min(torch.finfo(torch.float32).tiny)
-        tensors[name] = steps.round().clamp(-LEVELS, LEVELS).to(torch.int8).view(weight.shape).contiguous()
+        tensors[name] = steps.round().clamp(-LARGEST, LARGEST).to(torch.int8).view(weight.shape).contiguous()
         tensors[name + SCALE] = scale
     return tensors
 

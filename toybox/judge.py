@@ -72,7 +72,7 @@ class Judge(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What the judge sees in one picture."""
+    """The judge's reading of one picture."""
 
     parts: np.ndarray  # uint8 [128, 128], indices into PART_LABELS
     kind: str

@@ -1,4 +1,4 @@
-"""How far a picture keeps the layout of another: parts, silhouette, edges, background.
+"""Measures of how far a picture keeps the layout of another: parts, silhouette, edges, background.
 
 The judge reads parts partly by their colours, so part overlap falls when colours change and no line moves; ``recoloured`` makes
 the picture that shows by how much.
@@ -79,7 +79,7 @@ def recoloured(picture: np.ndarray, parts: np.ndarray, reference: np.ndarray, re
 
 
 def offsets(parts: np.ndarray, kind: str) -> dict[str, float]:
-    """How far right of the middle of all parts' middles each part lies, in widths of the subject."""
+    """Offset of each part to the right of the middle of all parts' middles, in widths of the subject."""
     columns, middles = np.nonzero(parts)[1], {}
     for label in np.unique(parts):
         name = PART_LABELS[label]
@@ -91,7 +91,7 @@ def offsets(parts: np.ndarray, kind: str) -> dict[str, float]:
 
 @cache
 def facing_weights(kind: str, renders: int = 60) -> dict[str, float]:
-    """How much each part's offset tells: mean over variance of subjects of a class that face right, as for independent normal
+    """Weight of each part's offset: mean over variance of subjects of a class that face right, as for independent normal
     distributions."""
     rng, offsets_of = random.Random(f"facing-{kind}"), {}
     for _ in range(renders):
@@ -102,7 +102,7 @@ def facing_weights(kind: str, renders: int = 60) -> dict[str, float]:
 
 
 def facing_of(parts: np.ndarray, kind: str) -> str | None:
-    """Whether a subject faces "left" or "right": on which side its parts lie. None when the picture shows none of its class."""
+    """The side that a subject faces, "left" or "right", by where its parts lie. None when the picture shows none of its class."""
     offset_of, weights = offsets(parts, kind), facing_weights(kind)
     if not offset_of:
         return None

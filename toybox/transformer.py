@@ -52,7 +52,7 @@ def transformer_model(layers: int = LAYERS, dtype: torch.dtype = torch.float32, 
 
 
 def layers_of(weights: dict[str, torch.Tensor]) -> int:
-    """How many blocks a transformer's state dict has."""
+    """Number of blocks in a transformer's state dict."""
     return len({name.split(".")[1] for name in weights if name.startswith("layers.")})
 
 

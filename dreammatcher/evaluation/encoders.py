@@ -50,7 +50,7 @@ def load_encoder(root: Path, name: str, preparation: str = DREAMBOOTH, device: s
 
 @dataclass(frozen=True, eq=False)
 class Distance:
-    """How different two pictures [3, H, W] in 0..1 look."""
+    """Perceptual distance of two pictures [3, H, W] in 0..1."""
 
     name: str
     between: Callable[[torch.Tensor, torch.Tensor], float]

@@ -1,4 +1,4 @@
-"""What the papers measure, on features of pictures and texts: mean cosines, and how sure they are."""
+"""The papers' metrics on features of pictures and texts: mean cosines and their confidence intervals."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Estimate:
         return f"{figure(self.mean)} [{figure(self.low)}, {figure(self.high)}]"
 
     def signed(self) -> str:
-        """As a difference."""
+        """The estimate as a difference, with its sign."""
         return f"{figure(self.mean, '+')} [{figure(self.low, '+')}, {figure(self.high, '+')}]"
 
 
@@ -105,7 +105,7 @@ def figure(value: float, sign: str = "") -> str:
     return f"{value:{sign}.{3 if abs(value) < 1 else 2 if abs(value) < 10 else 1}f}"
 
 
-def estimate(values: list[float], groups: list[str] | None = None, draws: int = 2000, level: float = 0.95) -> Estimate:
+def estimate(values: list[float], groups: list[str] | None = None, draws: int = 2000, confidence: float = 0.95) -> Estimate:
     """Mean and bootstrap interval (Efron 1979).
 
     With ``groups``, as the subject of each value, whole groups are drawn: pictures of one subject are alike, and more of them
@@ -122,7 +122,7 @@ def estimate(values: list[float], groups: list[str] | None = None, draws: int = 
         counts = np.array([groups.count(name) for name in names])
         chosen = generator.integers(len(names), size=(draws, len(names)))
         drawn = sums[chosen].sum(1) / counts[chosen].sum(1)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Estimate(float(numbers.mean()), float(low), float(high), len(numbers))
 
 

@@ -1,4 +1,4 @@
-"""Which pictures a protocol asks for: subjects, prompts and seeds, read from the files that its authors published.
+"""Evaluation protocols: the subjects, prompts and seeds of their pictures, read from the files that the authors published.
 
 DreamBooth (Ruiz et al. 2023, Sec. 4.1): 30 subjects, 25 prompts, 4 pictures each. ViCo (Hao et al. 2023) as DreamMatcher's
 authors measure it: 16 subjects, 31 prompts, 8 pictures each. A protocol of one's own is a JSON file.

@@ -22,7 +22,7 @@ CASES = "cases"
 
 @dataclass(frozen=True)
 class Folder:
-    """Where a run keeps its cases: a picture and a description of each."""
+    """The folder of a run: a picture and a description of each case."""
 
     root: Path
 
@@ -33,7 +33,7 @@ class Folder:
         return self.root / CASES / f"{case.key}.json"
 
     def done(self, case: Case) -> bool:
-        """Whether the case has its picture; one that failed is tried again."""
+        """True if the case has its picture. A case that failed is tried again."""
         return self.picture(case).is_file() and "error" not in self.described(case)
 
     def described(self, case: Case) -> dict:
@@ -53,7 +53,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Arm:
-    """What is measured: a workflow, and the word that stands for the subject in prompts."""
+    """One arm of an evaluation: a workflow, and the word that stands for the subject in prompts."""
 
     workflow: Workflow
     identifier: str

@@ -21,7 +21,7 @@ Scores = dict[str, dict[str, float]]
 
 @dataclass(frozen=True, eq=False)
 class Scorers:
-    """What pictures are scored by; what is None is not scored."""
+    """The encoders that score pictures. The metrics of one that is None are left out."""
 
     dino: Encoder | None = None
     clip: Encoder | None = None
@@ -51,8 +51,10 @@ def picture(path: Path) -> torch.Tensor:
 
 
 def score(cases: list[Case], folder: Folder, by: Scorers) -> Scores:
-    """Of every finished case: fidelity to all pictures of its subject and alignment with its prompt, or, of pictures of the class
-    alone, PRES, their fidelity to the subject, and DIV, how far the pictures of one class are from each other."""
+    """Scores of every finished case: fidelity to all pictures of its subject and alignment with its prompt.
+
+    Pictures of the class alone get PRES instead, their fidelity to the subject, and DIV, their distance from each other.
+    """
     scores: Scores = {}
     by_subject: dict[str, list[Case]] = {}
     for case in cases:

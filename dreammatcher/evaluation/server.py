@@ -77,7 +77,7 @@ class Server:
 
 
 def _reason(body: bytes) -> str:
-    """What a refusal says: the host's message, and each node's."""
+    """The text of a refusal: the host's message, and each node's."""
     text = body.decode(errors="replace")
     try:
         said = json.loads(text)

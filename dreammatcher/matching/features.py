@@ -1,4 +1,4 @@
-"""What a pass of the UNet over the reference leaves behind, and where it is kept."""
+"""Features of the reference, from a pass of the UNet over it, and the store that keeps them."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ class LowRank:
     height: int
 
     @staticmethod
-    def of(level: torch.Tensor, rank: int) -> LowRank | torch.Tensor:
-        """``level`` at ``rank``, or as it is where that saves nothing."""
-        tokens = rearrange(level, "b c h w -> b (h w) c").float()
+    def of(feature: torch.Tensor, rank: int) -> LowRank | torch.Tensor:
+        """``feature`` at ``rank``, or as it is where that saves nothing."""
+        tokens = rearrange(feature, "b c h w -> b (h w) c").float()
         if rank * sum(tokens.shape[1:]) >= tokens[0].numel():
-            return level
+            return feature
         mean = tokens.mean(1, keepdim=True)
         directions = principal_directions((tokens - mean)[0], rank)
         parts = (mean, directions, (tokens - mean) @ directions)
-        return LowRank(*(part.to(level.dtype) for part in parts), level.shape[-2])
+        return LowRank(*(part.to(feature.dtype) for part in parts), feature.shape[-2])
 
     def each(self, change: Change) -> LowRank:
         return LowRank(change(self.mean), change(self.directions), change(self.values), self.height)
@@ -70,41 +70,41 @@ class LowRank:
 class RowFeatures:
     """One row (cond or uncond) of one pass."""
 
-    levels: tuple[torch.Tensor | LowRank, ...]  # decoder features [1, C_l, H_l, W_l], coarse to fine
+    scales: tuple[torch.Tensor | LowRank, ...]  # decoder features [1, C_l, H_l, W_l], coarse to fine
     hidden: dict[Layer, torch.Tensor]  # inputs of self-attention [1, N, C]
     subject: torch.Tensor | None  # soft foreground [1, 1, h, w] at the maps' own size; None on the uncond row
 
     def each(self, change: Change) -> RowFeatures:
         """With every tensor changed."""
-        levels = tuple(level.each(change) if isinstance(level, LowRank) else change(level) for level in self.levels)
+        scales = tuple(scale.each(change) if isinstance(scale, LowRank) else change(scale) for scale in self.scales)
         hidden = {layer: change(x) for layer, x in self.hidden.items()}
-        return RowFeatures(levels, hidden, None if self.subject is None else change(self.subject))
+        return RowFeatures(scales, hidden, None if self.subject is None else change(self.subject))
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> RowFeatures:
         return self.each(lambda x: moved(x, torch.device(device), dtype))
 
     def packed(self, rank: int | None) -> RowFeatures:
-        """With levels at low rank."""
-        return self if rank is None else replace(self, levels=tuple(LowRank.of(level, rank) for level in self.levels))
+        """With scales at low rank."""
+        return self if rank is None else replace(self, scales=tuple(LowRank.of(scale, rank) for scale in self.scales))
 
     def unpacked(self) -> RowFeatures:
-        return replace(self, levels=tuple(x.whole() if isinstance(x, LowRank) else x for x in self.levels))
+        return replace(self, scales=tuple(x.whole() if isinstance(x, LowRank) else x for x in self.scales))
 
     def bytes(self) -> int:
-        levels = sum(level.bytes() if isinstance(level, LowRank) else level.numel() * level.element_size()
-                     for level in self.levels)
+        scales = sum(scale.bytes() if isinstance(scale, LowRank) else scale.numel() * scale.element_size()
+                     for scale in self.scales)
         tensors = [*self.hidden.values(), *([] if self.subject is None else [self.subject])]
-        return levels + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return scales + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """How features are made and kept."""
+    """Settings for making and storing features."""
 
-    pca: int | None = None  # rank at which each level is stored; None stores it whole
+    pca: int | None = None  # rank at which each scale is stored; None stores it whole
     device: str = "cpu"  # "cpu" or "model": where the store lives
     dtype: torch.dtype | None = None  # storage precision; None keeps the model's own
-    both_rows: bool = False  # ahead of sampling: also for the negative prompt, as effort that shares nothing needs
+    both_rows: bool = False  # ahead of sampling: also for the negative prompt, as a match that shares nothing needs
     noise_levels: int | None = None  # ahead of sampling: at how many; None: at each of the inversion's
 
     def __post_init__(self) -> None:
@@ -142,7 +142,7 @@ class FeatureStore(RunStore):
     def put(self, key: tuple, row: RowFeatures, room: int = 2 << 30) -> None:
         """Keeps the features of a row, within the store's ``capacity`` or else within ``room`` bytes."""
         self.forget(key)
-        device = row.levels[0].device
+        device = row.scales[0].device
         kept = row.packed(self.options.pca).to("cpu" if self.options.device == "cpu" else device, self.options.dtype)
         size = kept.bytes()
         if not self.make_room(size, room if self.capacity is None else self.capacity):

@@ -1,4 +1,4 @@
-"""What does not change while sampling: the references, the model's structure and the user's choices."""
+"""The constants of a sampling run: the references, the model's structure and the user's choices."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Plan:
         return self
 
     def content_identity(self) -> tuple:
-        """What it changes of a model."""
+        """Everything that the plan changes in a model's results."""
         return self.layers, self.views, self.mask, self.settings
 
     def rivals(self, other: Plan) -> bool:
-        """Whether another plan on the same model is about another subject."""
+        """True if another plan on the same model is about another subject."""
         mine, theirs = self.mask.target_subject, other.mask.target_subject
         if mine is None or theirs is None:
             return other is not self
@@ -85,7 +85,7 @@ def _located(subject: Subject | None, reference: Reference, warn: Callable[[str]
 
 
 def views(given: Reference | ReferenceSet, mask: MaskSettings, warn: Callable[[str], None] = log.warning) -> tuple[View, ...]:
-    """What :func:`members_in_use` finds, as a plan uses it."""
+    """The references that :func:`members_in_use` finds, in the form that a plan uses."""
     return tuple(
         View(member.reference, member.reference.store, subject,
              mask.reference_mask if member.mask is None else member.mask, member.weight)

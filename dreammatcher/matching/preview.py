@@ -76,7 +76,7 @@ def sheet(shown: list[torch.Tensor]) -> Image.Image:
 
 
 def _legend(picture, draw, font, y: int) -> None:
-    """What the overlays' and the flow's colours mean."""
+    """Draws the legend of the overlays' and the flow's colours."""
     bar = overlay(torch.zeros(3, 16, 90), torch.linspace(0, 1, 90).expand(1, 1, 16, 90)) / 0.65
     turn = torch.linspace(0, 2 * math.pi, 90).expand(1, 16, 90)
     x = MARGIN

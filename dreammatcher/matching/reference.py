@@ -135,7 +135,7 @@ def _said(subject: Subject | None) -> dict | None:
 
 
 def is_reference(path: Path) -> bool:
-    """Whether :func:`save` wrote a file; only its head is read."""
+    """True if :func:`save` wrote the file. Only its header is read."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return (file.metadata() or {}).get("format") == FORMAT

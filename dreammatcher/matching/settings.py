@@ -1,4 +1,4 @@
-"""What the user chooses, and what a run leaves to look at."""
+"""The user's choices for matching, and the trace that a run leaves for the preview."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .descriptors import PAPER_PCA
 
 @dataclass(frozen=True, eq=False)
 class MaskSettings:
-    """Where the subject is, and how strictly a match is trusted."""
+    """Masks and subjects: where the subject is, and how strictly a match is trusted."""
 
     reference_subject: Subject | None = None
     target_subject: Subject | None = None
@@ -43,10 +43,10 @@ def check_span(start: float, end: float) -> None:
 
 
 @dataclass(frozen=True)
-class Effort:
-    """How much work goes into a match, and how near a match must come back to be trusted at least."""
+class MatchSettings:
+    """Settings of one match: the work that goes into it, and the distance that its way back may always miss."""
 
-    pca: int | None = None  # joint principal directions per level (the paper: 256); None keeps the centred features
+    pca: int | None = None  # joint principal directions per scale (the paper: 256); None keeps the centred features
     shared: bool = True  # one reference pass and one match for both rows of the guidance pair, and for matching guidance
     every: int = 1  # evaluations of the model from one match to the next
     least_slack: float = 1.5  # cells that a match may always miss: it goes from cell to cell and can be no finer
@@ -62,10 +62,11 @@ class Effort:
 
 BALANCED = "balanced"
 #: choices that trade likeness for time; the figures of docs/measured.md are their reason
-PRESETS = {BALANCED: Effort(), "fast": Effort(every=2), "paper": Effort(pca=PAPER_PCA, shared=False, least_slack=0.0)}
+PRESETS = {BALANCED: MatchSettings(), "fast": MatchSettings(every=2),
+           "paper": MatchSettings(pca=PAPER_PCA, shared=False, least_slack=0.0)}
 
 
-def effort_of(preset: str) -> Effort:
+def match_settings_of(preset: str) -> MatchSettings:
     """Raises ValueError for an unknown name."""
     if preset not in PRESETS:
         raise ValueError(f"preset: {preset!r} is unknown; choose one of {', '.join(PRESETS)}")
@@ -78,13 +79,13 @@ MATCHED, MATCHED_EVERYWHERE, REPLACED = "matched", "matched everywhere", "keys a
 
 @dataclass(frozen=True)
 class ApplySettings:
-    """How strongly, when and where the appearance is matched."""
+    """Settings of appearance matching: its strength, its share of the schedule, and its layers."""
 
     strength: float = 1.0
     start: float = 0.08  # share of the sampling schedule, 0..1
     end: float = 1.0
     injection: str = MATCHED
-    effort: Effort = PRESETS[BALANCED]
+    match: MatchSettings = PRESETS[BALANCED]
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
@@ -119,13 +120,13 @@ class Snapshot:
 
 @dataclass(eq=False)
 class Trace:
-    """What the last run did; filled while sampling, read by the preview. A copy of it is itself."""
+    """Trace of the last run, filled while sampling and read by the preview. A copy of it is itself."""
 
     snapshots: dict[float, Snapshot] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     off: bool = False  # strength is 0
     missing: str = ""  # what was not connected, so that nothing could be matched
-    levels: int = 0  # noise levels between start and end
+    noise_levels: int = 0  # visited between start and end
     layers: int = 0  # of all calls together, that took over something of the reference
     owner: str = ""  # whose runs these are, among the records of all
 
@@ -138,7 +139,7 @@ class Trace:
     def clear(self) -> None:
         self.snapshots.clear()
         self.skipped.clear()
-        self.off, self.levels, self.layers = False, 0, 0
+        self.off, self.noise_levels, self.layers = False, 0, 0
 
     def finished(self) -> Trace:
         """The record of the run that has ended, in main memory. The next run does not change it."""
@@ -161,10 +162,10 @@ class Trace:
             trusted = (bool((snapshot.target_mask * snapshot.confidence).any()) for snapshot in self.snapshots.values())
             return "" if not self.snapshots or any(trusted) else (
                 "no match was trusted; choose a reference in which the subject is larger, or a higher cycle_threshold")
-        if self.levels == 0:
+        if self.noise_levels == 0:
             return "no step lies between start and end, or the model of DreamMatcher Apply was not sampled"
         if self.skipped:
             return "; ".join(self.skipped)
-        if self.levels == 1:
+        if self.noise_levels == 1:
             return "only one step lies between start and end, and matching needs the step before; use more steps"
         return "the subject's place in the new picture was not found"

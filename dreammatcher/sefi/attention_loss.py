@@ -26,7 +26,7 @@ REDUCTION = "sum over patches"
 
 @dataclass(frozen=True)
 class AttentionLoss:
-    """Which word is drawn towards which, and how strongly. Every training that learns a word can take it."""
+    """Settings of the attention loss: which word is drawn towards which, and how strongly. Any training of a word can take it."""
 
     class_word: str
     weight: float = WEIGHT

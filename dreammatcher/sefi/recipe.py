@@ -28,7 +28,7 @@ NETWORK, TABLE = "network", "table"
 
 @dataclass(frozen=True)
 class SefiSettings:
-    """What learns and how fast."""
+    """Settings of SeFi-IDE: what learns, and how fast."""
 
     stages: int = STAGES  # [page]
     split: bool = True  # vectors of their own for values [page]

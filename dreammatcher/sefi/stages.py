@@ -31,7 +31,7 @@ def spans(counts: tuple[int, ...], timesteps: int = TIMESTEPS) -> list[tuple[int
 
 
 class StageVectors(nn.Module):
-    """What makes the vectors of the stages. Without ``split`` values are read with the vectors of the keys."""
+    """Module that makes the vectors of the stages. Without ``split``, values are read with the vectors of the keys."""
 
     rate: float
     stages: int

@@ -35,11 +35,11 @@ class Denoiser(Protocol):
         """The conditioning [V, L, D] of one caption, in which ``word`` stands for each of ``vectors`` [V, D] in turn."""
 
     def places(self, caption: str, word: str) -> tuple[int, int]:
-        """Where a learned word of one vector stands in a caption's conditioning, and the first end token."""
+        """Columns, in a caption's conditioning, of a learned word of one vector and of the first end token."""
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, weights: WeightOverrides,
                 values: torch.Tensor | None = None, watch: Watch | None = None) -> torch.Tensor:
-        """What the model says about ``noisy`` [B, C, h, w] at ``timesteps`` [B], with overrides for weights of its UNet.
+        """The model's prediction for ``noisy`` [B, C, h, w] at ``timesteps`` [B], with overrides for weights of its UNet.
 
         ``values`` [B, T, D] is a prompt of its own for the values of cross-attention; ``watch`` sees every such layer.
         """
@@ -57,7 +57,7 @@ class Penalty(Protocol):
 
 class Watching(Watch, Protocol):
     def loss(self) -> torch.Tensor:
-        """Of all layers it has seen."""
+        """The loss over all layers that the watch has seen."""
 
 
 @dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""What was learned, in the form that the stock loaders take (kohya's names, with alpha)."""
+"""Exports learned weights in the form that the stock loaders take: kohya's names, with alpha."""
 
 from __future__ import annotations
 

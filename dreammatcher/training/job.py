@@ -29,7 +29,7 @@ METHODS = (DREAMBOOTH_LORA, DREAMBOOTH_FULL, TEXTUAL_INVERSION, CUSTOM_DIFFUSION
 
 @dataclass(frozen=True)
 class Choices:
-    """What the methods ask for. Each uses what concerns it."""
+    """Options of all methods. Each method uses those that concern it."""
 
     rate: float = 1e-4
     prior_weight: float = 1.0

@@ -118,7 +118,7 @@ class Training:
         return total
 
     def _loss(self) -> tuple[torch.Tensor, str]:
-        """Of one batch, or NaN and why. It is not raised here: other processes wait for the loss."""
+        """The loss of one batch, or NaN with the reason. Nothing is raised here, since other processes wait for the loss."""
         try:
             return self.recipe.loss(self.settings.batch, self.generator, self.share) / self.settings.accumulate, ""
         except NotFinite as error:

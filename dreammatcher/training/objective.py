@@ -1,4 +1,4 @@
-"""What is minimised: the noise prediction error of a latent diffusion model, and what DreamBooth and others add to it.
+"""Training objectives: the noise prediction error of a latent diffusion model, and the terms that DreamBooth and others add.
 
 Every loss is in the model's own prediction space, never in that of clean pictures: there the highest noise levels would weigh
 sigma squared times as much.
@@ -19,7 +19,7 @@ def add_noise(clean: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor)
 
 
 def target(prediction: str, clean: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
-    """What the model should say about x_t: eps, or v = sqrt(a) eps - sqrt(1 - a) x_0. Raises ValueError for anything else."""
+    """The model's target for x_t: eps, or v = sqrt(a) eps - sqrt(1 - a) x_0. Raises ValueError for other predictions."""
     if prediction == EPSILON:
         return noise
     if prediction == VELOCITY:

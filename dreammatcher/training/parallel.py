@@ -30,7 +30,7 @@ class Share:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes the files."""
+        """True if this process writes the files."""
         return self.rank == 0
 
     def rows(self, drawn: int, parts: int = 1) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What every recipe does in a step: draw pictures, encode their captions, weigh the model's error on them."""
+"""The common part of a recipe's step: draw pictures, encode their captions, weigh the model's error on them."""
 
 from __future__ import annotations
 

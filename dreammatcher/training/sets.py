@@ -41,7 +41,7 @@ class TrainingSet:
         return replace(self, preparation=preparation)
 
     def called(self) -> str:
-        """How its captions name the subject."""
+        """The subject's name in the set's captions."""
         return self.naming.called(caption for example in dict.fromkeys(self.examples) for caption in example.captions)
 
     def fingerprint(self) -> str:

@@ -1,4 +1,4 @@
-"""What learns. Each kind says which weights the model sees, which of its parameters move at which rate, and what is saved.
+"""Trainable parts. Each kind says which weights the model sees, which parameters move at which rate, and what is saved.
 
 None of them touches the model: :meth:`weights` gives the tensors that stand in for the model's own during one call.
 """

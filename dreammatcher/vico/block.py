@@ -105,5 +105,5 @@ def begun(widths: Mapping[Layer, tuple[int, int]], generator: torch.Generator, z
 
 
 def name_of(site: Layer) -> str:
-    """How the authors' files name the block of a site: output_blocks.4.1.image_cross_attention."""
+    """Name of a site's block in the authors' files: output_blocks.4.1.image_cross_attention."""
     return f"output_blocks.{site[1]}.1.{SUFFIX}"

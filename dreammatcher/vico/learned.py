@@ -1,4 +1,4 @@
-"""What ViCo has learned: the tensors of its blocks by the authors' names, and the vector of its word."""
+"""A subject that ViCo has learned: the tensors of its blocks by the authors' names, and the vector of its word."""
 
 from __future__ import annotations
 

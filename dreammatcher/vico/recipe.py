@@ -27,7 +27,7 @@ from .mask import column, subject_mask
 
 @dataclass(frozen=True)
 class VicoSettings:
-    """What ViCo trains and how fast. Defaults are those of the authors' code for 4 pictures a step."""
+    """Settings of ViCo's training. Defaults are those of the authors' code for 4 pictures a step."""
 
     word_rate: float = 2e-2  # their 5e-3 times GPUs and pictures (scale_lr), which are 4 on their machine
     block_rate: float = 1e-5
@@ -45,7 +45,7 @@ class VicoSettings:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What one site of the frozen UNet makes of a reference."""
+    """Output of one site of the frozen UNet for a reference."""
 
     states: torch.Tensor  # [B, M, D], behind the text block
     attention: torch.Tensor  # [B, M, T], of its patches to the prompt, mean over the heads
@@ -55,14 +55,14 @@ class LookingDenoiser(Denoiser, Protocol):
     """A frozen model that lets itself be changed behind some of its text blocks."""
 
     def places(self, captions: list[str], word: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where ``word`` stands in each caption's conditioning, int64 [B, V], and the first end token [B, 1]."""
+        """Columns of ``word`` in each caption's conditioning, int64 [B, V], and of the first end token [B, 1]."""
 
     def look(self, reference: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> dict[Layer, Seen]:
-        """What the sites see of a clean ``reference`` [B, C, h, w], told that it is as noisy as the picture is."""
+        """States and attention of the sites for a clean ``reference`` [B, C, h, w], at the picture's timesteps."""
 
     def predict_changed(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
                         changes: Mapping[Layer, Callable[[torch.Tensor], torch.Tensor]]) -> torch.Tensor:
-        """What the UNet predicts when its states [B, N, D] behind the text blocks of some sites are changed."""
+        """The UNet's prediction when its states [B, N, D] behind the text blocks of some sites are changed."""
 
 
 @dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""What the user chooses when ViCo is applied, and what a run leaves to be looked at."""
+"""The user's choices when ViCo is applied, and the trace that a run leaves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..training.settings import check
 
 @dataclass(frozen=True)
 class LookSettings:
-    """How much of the image attention is taken, and in which share of the schedule. Raises ValueError outside of the ranges."""
+    """Strength of the image attention and its share of the schedule. Raises ValueError for values out of range."""
 
     strength: float = 1.0  # of the blocks' change; 1 is the paper, 0 the plain model
     start: float = 0.0
@@ -28,7 +28,7 @@ class LookSettings:
 
 @dataclass(eq=False)
 class LookTrace:
-    """What a run looked at. A copy of it is itself."""
+    """Trace of what a run looked at. A copy of it is itself."""
 
     masks: dict[float, dict[Layer, torch.Tensor]] = field(default_factory=dict)  # sigma -> site -> [h, w] of the reference
     looks: int = 0  # sites of calls in which the reference was looked at

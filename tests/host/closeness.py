@@ -1,4 +1,4 @@
-"""How near two results of the same computation are, measured against their own size and number format."""
+"""Compares two results of the same computation, relative to their own size and number format."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def relative_error(result: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def close(result: torch.Tensor, expected: torch.Tensor, roundings: float = FEW) -> bool:
-    """Whether the two differ by at most ``roundings`` unit roundings of the coarser of their number formats.
+    """True if the two differ by at most ``roundings`` unit roundings of the coarser of their number formats.
 
     Processors sum in different orders, so a bound is a share of the values' size, never an absolute number.
     """

@@ -65,7 +65,7 @@ def recipe_of(pack, runner, prior: bool, weight: float = 0.7, **learns):
 
 
 def drawn(recipe, seed: int):
-    """What our step draws with a seed: latents, noise and timesteps, in the order of its batch."""
+    """Latents, noise and timesteps that our step draws with a seed, in the order of its batch."""
     generator = torch.Generator().manual_seed(seed)
     sets = [recipe.subject_set, *([recipe.prior] if recipe.prior else [])]
     latents = torch.cat([one.draw(BATCH, generator).latents for one in sets])

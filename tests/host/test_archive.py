@@ -1,4 +1,4 @@
-"""What the registry ships: every file that git tracks but .comfyignore names, and a host that runs from those alone."""
+"""The archive that the registry ships: the tracked files that .comfyignore leaves in, and a host that runs from those alone."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def pack(files) -> Path:
 
 
 def run(pack: Path, *command: str) -> str:
-    """What a Python that sees the archive alone says."""
+    """Output of a Python that sees the archive alone."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run([sys.executable, *command], cwd=pack, capture_output=True, text=True, timeout=300,
                           env={**environment, "OMP_NUM_THREADS": "1"})

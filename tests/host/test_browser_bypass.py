@@ -36,7 +36,7 @@ def sent(tab, workflow: dict, number: int | None = None) -> dict:
 
 
 def links(prompt: dict) -> dict:
-    """Who is connected to whom; the front end writes the numbers of outputs as numbers or as texts."""
+    """The links of a graph. The front end writes the numbers of outputs as numbers or as texts."""
     return {(key, name): (str(value[0]), int(value[1])) for key, entry in prompt.items()
             for name, value in entry["inputs"].items() if isinstance(value, list) and len(value) == 2}
 

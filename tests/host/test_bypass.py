@@ -42,7 +42,7 @@ def name(case: Any) -> str:
 
 @pytest.fixture(scope="module")
 def files(host, pack, toybox):
-    """What the examples load: a reference, what ViCo and Load Learned read."""
+    """The files that the examples load: a reference, and those that ViCo and Load Learned read."""
     inputs = {}
     reference = host.folder / "models" / "loras"
     reference.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ def run_valid(host, prompt: dict[str, Any]):
 @pytest.fixture
 def quickly(pack, monkeypatch):
     easy = pack.module("dreammatcher.host.training.easy")
-    monkeypatch.setattr(easy, "EFFORTS", {"quick": easy.Effort(1, 1)})
+    monkeypatch.setattr(easy, "BUDGETS", {"quick": easy.TrainingBudget(1, 1)})
     monkeypatch.setattr(pack.module("dreammatcher.host.matching.easy"), "STEPS", 2)
 
 

@@ -1,4 +1,4 @@
-"""When the host runs a node of ours again: files that change, and names of files that come by a link."""
+"""Tests when the host runs a node of ours again: files that change, and names of files that come by a link."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def seen(host, value: list) -> dict:
 
 
 def test_every_node_of_ours_that_says_when_it_changed_takes_a_value_that_is_not_known(host):
-    """As the hosts call it: an input that comes by a link is None."""
+    """Calls it as the hosts do: an input that comes by a link is None."""
     asked = {name: kind for name, kind in host.nodes.items()
              if name.startswith(("DreamMatcher", "Toybox")) and hasattr(kind, "IS_CHANGED")}
     assert {*LOADERS, "DreamMatcherTrainingSet"} <= asked.keys()

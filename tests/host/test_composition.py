@@ -222,7 +222,7 @@ def test_a_picture_in_tiles_is_left_alone_with_one_message(bench):
 
 
 def test_calls_of_the_whole_picture_between_windows_are_matched(bench):
-    """As packs do that blend windows with a guiding pass over everything."""
+    """Packs that blend windows call the whole picture in between, as a guiding pass."""
     def windowed(apply_model, options):
         x, sigma, c = options["input"], options["timestep"], options["c"]
         halves = [apply_model(half, sigma, **c) for half in x.chunk(2, 3)]

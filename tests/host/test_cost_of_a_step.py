@@ -1,4 +1,4 @@
-"""What matching adds to a step besides arithmetic: operations to dispatch, and waits for the device.
+"""The cost that matching adds to a step besides arithmetic: operations to dispatch, and waits for the device.
 
 Counted, not timed: every operation costs the time of its call, and on a GPU everything that is read back, or made of values
 in Python, makes the host wait. What is moved from main memory cannot be seen here.

@@ -97,9 +97,9 @@ def test_a_picture_that_is_transparent_all_over_is_refused_by_every_way(host, cu
 
 @pytest.fixture
 def objectives(pack, monkeypatch):
-    """What Learn (Easy) asks of the training, which does not run."""
+    """The sets and objectives that Learn (Easy) passes to a training that does not run."""
     easy = pack.module("dreammatcher.host.training.easy")
-    monkeypatch.setattr(easy, "EFFORTS", {"quick": easy.Effort(1, 1)})
+    monkeypatch.setattr(easy, "BUDGETS", {"quick": easy.TrainingBudget(1, 1)})
     asked = []
     monkeypatch.setattr(easy, "dreambooth", lambda *given: asked.append((given[3], given[6])) or dreambooth(*given))
     dreambooth = pack.module("dreammatcher.host.training.learn").dreambooth

@@ -23,7 +23,7 @@ def pictures(host):
 def easy(host, pack, fresh, pictures, monkeypatch):
     """The node on two class pictures and three steps, with nothing drawn before."""
     module = pack.module("dreammatcher.host.training.easy")
-    monkeypatch.setitem(module.EFFORTS, "quick", module.Effort(STEPS, CLASS))
+    monkeypatch.setitem(module.BUDGETS, "quick", module.TrainingBudget(STEPS, CLASS))
     shutil.rmtree(folder(host), ignore_errors=True)
 
     def learn(word="robot", **changes):
@@ -56,7 +56,7 @@ def needs(pack, monkeypatch, plain: float, saving: float, free: list[float]):
 
 @pytest.fixture
 def checkpointed(pack, monkeypatch):
-    """How often blocks were made ready to run again."""
+    """Counts how often blocks were made ready to run again."""
     model, used = pack.module("dreammatcher.host.training.model"), []
     real = model.recomputed
     monkeypatch.setattr(model, "recomputed", lambda *given: used.append(1) or real(*given))

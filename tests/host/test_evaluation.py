@@ -183,12 +183,13 @@ def test_results_and_references_in_lists_are_scored_as_in_a_batch(host, encoders
 
 
 def test_each_result_of_a_list_follows_its_own_prompt(host, pack, encoders):
-    evaluate = pack.module("dreammatcher.host.scoring.scores").evaluate
+    score_pictures = pack.module("dreammatcher.host.scoring.scores").score_pictures
     pictures = [images(seed, 1) for seed in range(2)]
     choice = "DINO and CLIP, as DreamBooth"
-    alone = [evaluate(picture, pictures, said, choice).values["CLIP-T"][0] for picture, said in zip(pictures, ("a dog", "a cat"))]
-    assert evaluate(pictures, pictures, ["a dog", "a cat"], choice).values["CLIP-T"] == pytest.approx(alone, rel=1e-4)
+    alone = [score_pictures(picture, pictures, said, choice).values["CLIP-T"][0]
+             for picture, said in zip(pictures, ("a dog", "a cat"))]
+    assert score_pictures(pictures, pictures, ["a dog", "a cat"], choice).values["CLIP-T"] == pytest.approx(alone, rel=1e-4)
     with pytest.raises(ValueError, match="prompt: there are 3 texts for 2 results"):
-        evaluate(pictures, pictures, ["a", "b", "c"], choice)
+        score_pictures(pictures, pictures, ["a", "b", "c"], choice)
     with pytest.raises(ValueError, match="prompt: text 2 of 2 is empty"):
-        evaluate(pictures, pictures, ["a", ""], choice)
+        score_pictures(pictures, pictures, ["a", ""], choice)

@@ -179,7 +179,7 @@ def test_every_training_option_changes_what_is_learned(learn, name, checkpointin
 
 @pytest.mark.parametrize("name", TRAINERS)
 def test_checkpointing_changes_nothing_of_what_is_learned_whatever_else_is_chosen(learn, name):
-    """Where an option reaches the gradient without checkpointing and not with it, results would part."""
+    """If an option reached the gradient only without checkpointing, the results would differ."""
     trainer, parted = TRAINERS[name], []
     for changed, other in trainer.others.items():
         beside = {**trainer.beside.get(changed, {}), changed: other}
@@ -189,7 +189,7 @@ def test_checkpointing_changes_nothing_of_what_is_learned_whatever_else_is_chose
 
 
 def gradients(pack, train, checkpointing: bool) -> tuple[dict[str, torch.Tensor], int]:
-    """Of the first step, and the bytes that autograd keeps for them beside the model's weights."""
+    """Gradients of the first step, and the bytes that autograd keeps for them beside the model's weights."""
     loop, gradient_of, kept, weights = pack.module("dreammatcher.training.loop"), {}, {}, set()
 
     def note(tensor):

@@ -1,4 +1,4 @@
-"""What a model computes, as a key: other for whatever changes what it predicts, the same when a graph runs again."""
+"""The key of what a model computes: it differs for whatever changes a prediction, and stays when a graph runs again."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def sefi(host, pack, toybox):
 
 
 def contexts(pack, monkeypatch) -> list[torch.Tensor]:
-    """What the keys of every call are read as, filled while a model samples."""
+    """The contexts that the keys of every call read, filled while a model samples."""
     module, seen = pack.module("dreammatcher.host.sefi.apply"), []
     read = module._read_as
 

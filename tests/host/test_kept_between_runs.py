@@ -1,4 +1,4 @@
-"""What one run keeps for the next: thrown away when the model computes something else, used again when it does not."""
+"""Values that one run keeps for the next: dropped when the model computes something else, used again when it does not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.examples import node
 
 @pytest.fixture
 def inversions(pack, monkeypatch) -> list[int]:
-    """How often DreamMatcher (Easy) has inverted a reference, with few steps."""
+    """Counts how often DreamMatcher (Easy) has inverted a reference, with few steps."""
     easy, calls = pack.module("dreammatcher.host.matching.easy"), []
     invert = easy.invert_reference
     monkeypatch.setattr(easy, "STEPS", 6)

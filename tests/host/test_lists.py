@@ -112,7 +112,7 @@ def test_an_empty_list_of_pictures_says_so(host):
 
 def test_learn_easy_learns_from_a_list(host, pack, photos, monkeypatch):
     easy = pack.module("dreammatcher.host.training.easy")
-    monkeypatch.setattr(easy, "EFFORTS", {"quick": easy.Effort(2, 1)})
+    monkeypatch.setattr(easy, "BUDGETS", {"quick": easy.TrainingBudget(2, 1)})
     seen, dreambooth = [], easy.dreambooth
     monkeypatch.setattr(easy, "dreambooth", lambda *given: seen.append(given[3]) or dreambooth(*given))
     prompt = {"1": node("ToyboxLoader"), "2": linked(host, photos, "photos", TestList),

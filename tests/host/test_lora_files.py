@@ -31,7 +31,7 @@ def read(host, model, clip, name):
 
 
 def changed(host, name, model, clip, loader="DreamMatcherLoadLearned"):
-    """What a file changes in each weight that it touches, as the host computes it for the model."""
+    """The change that a file makes to each weight, as the host computes it for the model."""
     import comfy.lora
 
     if loader == "LoraLoader":

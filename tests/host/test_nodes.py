@@ -30,7 +30,7 @@ OURS = ("DreamMatcherInvert", "DreamMatcherSubject", "DreamMatcherMask", "DreamM
 @pytest.fixture(autouse=True)
 def short_lessons(pack, monkeypatch):
     easy = pack.module("dreammatcher.host.training.easy")
-    monkeypatch.setitem(easy.EFFORTS, "usual", easy.Effort(6, 2))
+    monkeypatch.setitem(easy.BUDGETS, "usual", easy.TrainingBudget(6, 2))
 
 
 def quick(prompt: dict, **changes) -> dict:
@@ -149,7 +149,7 @@ def test_the_preview_gives_the_inspector_pictures_and_every_step_as_small_files(
 
 
 class Connected:
-    """What the live preview needs of the host's server."""
+    """The part of the host's server that the live preview needs."""
 
     client_id = "somebody"
 

@@ -1,4 +1,4 @@
-"""Whose match is shown: that of the run which made the pictures, whatever else has run and whatever the host had in its cache."""
+"""The match that is shown is that of the run which made the pictures, whatever else has run or was in the host's cache."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ UP = {"up": node("LatentUpscale", samples=["s", 0], upscale_method="nearest-exac
 
 
 def match(host, result) -> list:
-    """What the inspector shows: noise level and match of every step."""
+    """The noise level and match of every step, as the inspector shows them."""
     assert result.success, result.error()
     shown = result.ui["p"]
     assert "text" not in shown, shown["text"]

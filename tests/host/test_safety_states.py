@@ -30,7 +30,7 @@ def folder(host):
 
 @pytest.fixture
 def told(pack, monkeypatch):
-    """What was said on nodes."""
+    """The messages that were shown on nodes."""
     said = []
     for module in ("run", "safety"):
         monkeypatch.setattr(pack.module(f"dreammatcher.host.training.{module}"), "tell", said.append)

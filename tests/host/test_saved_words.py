@@ -1,4 +1,4 @@
-"""What a node says to write in prompts is what the captions held while the subject was learned."""
+"""The words that a node says to write in prompts are those that the captions held while the subject was learned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What SDXL's descendants (Illustrious, NoobAI, Pony) are drawn with: velocity with zero terminal SNR, rescaled guidance,
+"""Settings that SDXL's descendants (Illustrious, NoobAI, Pony) are drawn with: velocity, zero terminal SNR, rescaled guidance,
 few-step distillates, second passes and crops. Random weights in SDXL's exact layout, through the host's own nodes."""
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def test_start_is_a_share_of_its_schedule_not_of_sigma(zero_snr):
     _, bench = zero_snr
     matched, trace = bench.apply(start=0.5)
     bench.sample(matched, steps=10, scheduler="simple")
-    assert 3 <= trace.levels <= 6
+    assert 3 <= trace.noise_levels <= 6
     assert max(trace.snapshots) < 5
 
 

@@ -38,7 +38,7 @@ TEXT = ("clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"
 
 
 def loaded_bit_by_bit(patcher, whole):
-    """What newer hosts give for a model whose weights come to the device layer by layer, and ``whole()`` on request."""
+    """A model whose weights come to the device layer by layer, as newer hosts give it, and ``whole()`` on request."""
     import comfy.model_patcher
 
     class Dynamic(comfy.model_patcher.ModelPatcher):

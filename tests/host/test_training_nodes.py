@@ -284,7 +284,7 @@ def test_rare_words_are_single_late_tokens_without_vowels(pack, fresh):
 
 def test_the_easy_node_learns_from_photos_and_a_class_word(host, pack, fresh, pictures, monkeypatch):
     easy = pack.module("dreammatcher.host.training.easy")
-    monkeypatch.setitem(easy.EFFORTS, "quick", easy.Effort(STEPS, 2))
+    monkeypatch.setitem(easy.BUDGETS, "quick", easy.TrainingBudget(STEPS, 2))
     before = weights(fresh[0])
     done = host.nodes["DreamMatcherLearn"]().learn(*fresh, pictures, "robot", "quick", 1e-3, 1)
     model, clip, learned, loss, subject = done["result"]

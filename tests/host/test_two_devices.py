@@ -23,7 +23,7 @@ def parts(pack):
 
 
 def gradients(parts, denoiser, kind):
-    """Where the numbers that learn of the text encoder are, and their gradients, after a loss of what the UNet is told.
+    """Devices of the text encoder's learning weights and of their gradients, after a loss of the UNet's context.
 
     They begin where a run has all that learns: on the UNet's device.
     """

@@ -1,4 +1,4 @@
-"""Which tokens a subject word means, in CLIP's real tokenizers: the obvious is taken and said, the unclear refused."""
+"""Finding a subject word's tokens in CLIP's real tokenizers: the obvious is taken with a remark, the unclear refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NODE = shutil.which("node")
 
 
 class Tokens:
-    """What the search for words needs of the host's CLIP."""
+    """The part of the host's CLIP that the search for words needs."""
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer

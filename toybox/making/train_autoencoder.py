@@ -56,7 +56,7 @@ def fit(model: nn.Module, pictures: torch.Tensor, run: Run, count: int, crop: in
 
 
 @dataclass(frozen=True)
-class Effort:
+class AutoencoderSteps:
     """Steps and pictures in a step, for the crops and for the whole pictures after them."""
 
     crop_steps: int
@@ -65,7 +65,7 @@ class Effort:
     wholes: int
 
 
-def train(model: nn.Module, pictures: torch.Tensor, folder: Path, effort: Effort, fresh: bool = True) -> None:
+def train(model: nn.Module, pictures: torch.Tensor, folder: Path, plan: AutoencoderSteps, fresh: bool = True) -> None:
     """Crops first, then the decoder alone on whole pictures: the latents stay as they are.
 
     ``model``: the host's TAESD, on the device it learns on; ``fresh`` gives it new weights. ``pictures``: uint8 [N, 128, 128, 3].
@@ -74,10 +74,10 @@ def train(model: nn.Module, pictures: torch.Tensor, folder: Path, effort: Effort
         initialise(model)
     model.vae_scale.requires_grad_(False)
     model.to(memory_format=torch.channels_last)
-    fit(model, pictures, Run("autoencoder_crops", folder, model, effort.crop_steps, 2e-3), effort.crops, CROP)
+    fit(model, pictures, Run("autoencoder_crops", folder, model, plan.crop_steps, 2e-3), plan.crops, CROP)
     normalise_latents(model, pictures)
     model.taesd_encoder.requires_grad_(False)
-    fit(model, pictures, Run("autoencoder_whole", folder, model, effort.whole_steps, 1e-3), effort.wholes, WHOLE)
+    fit(model, pictures, Run("autoencoder_whole", folder, model, plan.whole_steps, 1e-3), plan.wholes, WHOLE)
     model.requires_grad_(False)
 
 

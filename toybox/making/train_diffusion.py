@@ -27,8 +27,8 @@ PART_WEIGHT = 0.3
 PART_BLOCKS = {8: "output_blocks.3.1", 16: "output_blocks.5.1"}
 #: share of batches that show pairs: two pictures of like subjects side by side
 PAIRS = 0.4
-LEVELS = 20
-#: noise MSE that a model without captions reaches, at its levels of equal width, where the running means start
+BINS = 20
+#: noise MSE that a model without captions reaches, in bins of timesteps of equal width, where the running means start
 TYPICAL = (0.45, 0.22, 0.17, 0.145, 0.125, 0.11, 0.095, 0.085, 0.076, 0.067, 0.058, 0.05, 0.042, 0.034, 0.027, 0.021,
            0.016, 0.012, 0.0085, 0.0065)
 WORD_STEPS = 500
@@ -110,9 +110,9 @@ def timesteps(count: int, levels: int, device: torch.device) -> torch.Tensor:
 
 
 @torch.no_grad()
-def follow(typical: torch.Tensor, levels: torch.Tensor, errors: torch.Tensor) -> None:
-    """Moves each level's running mean by a hundredth for every error that was seen there. [LEVELS], [B], [B]."""
-    seen = F.one_hot(levels, len(typical)).to(errors)
+def follow(typical: torch.Tensor, bins: torch.Tensor, errors: torch.Tensor) -> None:
+    """Moves each bin's running mean by a hundredth for every error that was seen there. [BINS], [B], [B]."""
+    seen = F.one_hot(bins, len(typical)).to(errors)
     count = seen.sum(0)
     mean = (seen * errors[:, None]).sum(0) / count.clamp(min=1)
     typical.add_((mean - typical) * (1 - 0.99**count))
@@ -133,9 +133,9 @@ def noise_loss(denoiser: Denoiser, batch: Batch, alphas: torch.Tensor) -> torch.
         predicted = denoiser(noisy.contiguous(memory_format=torch.channels_last), t, batch.captions)
         parts = part_loss(denoiser, batch.parts)
     error = F.mse_loss(predicted.float(), noise, reduction="none").mean((1, 2, 3))
-    level = t * LEVELS // len(alphas)
-    usual = denoiser.typical[level]
-    follow(denoiser.typical, level, error.detach())
+    bins = t * BINS // len(alphas)
+    usual = denoiser.typical[bins]
+    follow(denoiser.typical, bins, error.detach())
     return (error / usual + PART_WEIGHT * alphas[t].sqrt() * parts).mean()
 
 

@@ -16,7 +16,7 @@ from ..shapes import PART_LABELS
 from ..transformer import CONFIG
 from .material import Batch, Material
 from .optimisation import Run, half_precision, initialise
-from .train_diffusion import LEVELS, PART_WEIGHT, follow
+from .train_diffusion import BINS, PART_WEIGHT, follow
 
 log = logging.getLogger("toybox")
 
@@ -46,7 +46,7 @@ class FlowDenoiser(nn.Module):
         super().__init__()
         self.transformer = NextDiT(**CONFIG, n_layers=layers, dtype=torch.float32, device=device, operations=TrainingOperations)
         self.parts = nn.Linear(CONFIG["dim"], len(PART_LABELS), device=device)
-        self.register_buffer("typical", torch.full((LEVELS,), TYPICAL, device=device))
+        self.register_buffer("typical", torch.full((BINS,), TYPICAL, device=device))
         self.context, self.features = context, None
         self.transformer.layers[layers // 2].register_forward_hook(self._keep)
 
@@ -102,9 +102,9 @@ def velocity_loss(denoiser: FlowDenoiser, batch: Batch) -> torch.Tensor:
         velocity = denoiser(noisy, sigmas, batch.captions)
         parts = part_loss(denoiser, batch.parts[SIDE])
     error = F.mse_loss(velocity.float(), noise - batch.clean, reduction="none").mean((1, 2, 3))
-    level = (sigmas * LEVELS).long().clamp(max=LEVELS - 1)
-    usual = denoiser.typical[level]
-    follow(denoiser.typical, level, error.detach())
+    bins = (sigmas * BINS).long().clamp(max=BINS - 1)
+    usual = denoiser.typical[bins]
+    follow(denoiser.typical, bins, error.detach())
     return (error / usual + PART_WEIGHT * (1 - sigmas) * parts).mean()
 
 

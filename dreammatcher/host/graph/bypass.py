@@ -1,4 +1,4 @@
-"""What to do instead of a bypass that cannot work, said when the prompt arrives.
+"""Tells the artist, when a prompt arrives, what to do instead of a bypass that cannot work.
 
 The front end leaves a bypassed node out of the prompt and connects each of its outputs to its first input of that type. An
 output without such an input leaves what follows unconnected: the host refuses that part of the graph, and names the input that is
@@ -77,7 +77,7 @@ def gaps(sent: Mapping[str, Any], kinds: Mapping[str, type], known: Mapping[str,
 
 def _lacking(number: str, nodes: Mapping[str, dict], links: list[tuple[str, str, int]], prompt: Mapping[str, dict], prefix: str,
              known: Mapping[str, type], seen: frozenset[str] = frozenset()) -> Iterator[str]:
-    """What follows a node, past others that are not in the prompt, and lacks an input that it needs."""
+    """The nodes that follow a node, past others that are not in the prompt, and lack an input that they need."""
     for origin, target, slot in links:
         if origin != number or target not in nodes or target in seen:
             continue

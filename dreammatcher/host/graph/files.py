@@ -1,4 +1,4 @@
-"""Where files of ours are saved and found: the host's output folder, and folders of models of our own kinds."""
+"""Finds and saves this pack's files: in the host's output folder, and in model folders of their own."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Shelf:
         return [*model_folders(self.name), Path(folder_paths.get_output_directory()) / self.name]
 
     def names(self) -> list[str]:
-        """What a loader offers."""
+        """The names that a loader offers."""
         return sorted(self._files())
 
     def find(self, name: str) -> Path:
@@ -57,14 +57,14 @@ class Shelf:
         raise FileNotFoundError(f"file: {name!r} is in none of {', '.join(map(str, self.folders()))}; {self.hint}")
 
     def changes(self, *names: str | None) -> Changes:
-        """Of some files; of all where one of the names is None, which stands for a linked value that is not known yet."""
+        """The state of some files, or of all if one of the names is None: a linked value that is not known yet."""
         files = self._files()
         if None in names:
             return changes_of_all({name: [path] for name, path in files.items()})
         return changes({name: [files.get(name.replace("\\", "/"), Path(name))] for name in names})
 
     def _is_one(self, path: Path) -> bool:
-        """Whether a file of the output folder is of this kind: what others and we write there may have the same suffix."""
+        """True if a file of the output folder is of this kind. Files of other kinds there may have the same suffix."""
         if self.belongs is None or path.parent == Path(folder_paths.get_output_directory()) / self.name:
             return True
         try:
@@ -127,7 +127,7 @@ def _walk(folder: Path, suffixes: tuple[str, ...], times: dict[str, int | None])
 
 
 def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As os.walk does, by name and through links, without hidden folders and without those that a link leads back to."""
+    """Walks a folder like os.walk, by name and through links, without hidden folders and those that a link leads back to."""
     seen = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)

@@ -1,4 +1,4 @@
-"""What runs of a method left to be looked at, found again by the pictures that they made.
+"""Records of a method's runs for previews and inspectors, found again by the pictures that the runs made.
 
 The host may have a picture from its cache while the node that patched the model ran anew, and two samplers may share one
 patched model. So a run's record is kept under the node that sampled, and whoever shows pictures looks for it in front of them.
@@ -33,7 +33,7 @@ ROOM = 256 << 20
 
 
 class Record(Protocol):
-    """What a run left."""
+    """The record of one run."""
 
     def bytes(self) -> int: ...
 
@@ -99,7 +99,7 @@ def is_link(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Element:
-    """Which run of a node that takes whole lists, and runs for each of their elements by itself."""
+    """One run of a node that takes whole lists and runs once for each of their elements."""
 
     number: int
     given: Mapping[str, list]  # its lists, by the name of the input
@@ -119,7 +119,7 @@ def at_element(number: int, given: Mapping[str, list]) -> Iterator[None]:
 
 
 def here() -> Place:
-    """Where the code that asks runs."""
+    """The place in the graph at which the calling code runs."""
     context = get_executing_context() if get_executing_context is not None else None
     if context is None:
         return Place(str(getattr(_server(), "last_node_id", None) or ""))
@@ -145,7 +145,7 @@ def owner_here() -> str:
 
 @dataclass(frozen=True)
 class Seen:
-    """Whose pictures are looked at: a node that shows what comes into one of its inputs."""
+    """The node that shows pictures, and the input that they come into."""
 
     prompt: Mapping[str, Any] | None = None  # the graph as the host hands it to a node; None outside of graphs
     node: str = ""
@@ -170,7 +170,7 @@ class Found:
 
 
 def first_of(name: str, batch: int, of_element: bool) -> int | None:
-    """Which picture of a run of ``batch`` the first one at a node's input ``name`` is. None where that is not known.
+    """Number, in a run of ``batch`` pictures, of the first picture at a node's input ``name``; None if it is not known.
 
     Pictures of one run may come as a list: its elements together are then the run, or each of them is all of it once more.
     """

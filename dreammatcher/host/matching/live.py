@@ -46,7 +46,7 @@ def watch(model, installed: Installed, live: Live) -> None:
         if session is None or server is None:
             return clean
         clock = session.clock
-        if clock.levels % EVERY or clock.read(arguments["sigma"]) != clock.sigma:
+        if clock.noise_levels_visited % EVERY or clock.read(arguments["sigma"]) != clock.sigma:
             return clean
         snapshot = installed.plan.trace.snapshots.get(clock.sigma)
         if snapshot is not None:

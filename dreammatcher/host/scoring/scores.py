@@ -54,8 +54,9 @@ def _of_the_graph(clip_vision) -> Encoder:
     return Encoder("CLIP Vision", encode)
 
 
-def evaluate(results: Images, references: Images, prompt: str | Sequence[str], choice: str, clip_vision=None) -> GraphScores:
-    """How alike results and references are, and how well results follow the prompt, or each its own of a list of prompts.
+def score_pictures(results: Images, references: Images, prompt: str | Sequence[str], choice: str,
+                   clip_vision=None) -> GraphScores:
+    """Scores how alike results and references are, and how well results follow the prompt, or each its own of several prompts.
 
     Raises ValueError for pictures that are none, for prompts of another number, and when the chosen encoders are not there,
     saying where they belong.

@@ -42,7 +42,7 @@ class NewWords:
         return NewWords(self.inner.clone(), self.words, self.columns)
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options: Any) -> dict:
-        """As the host's, with vectors in the places of learned words."""
+        """Tokenizes as the host does, with vectors in the places of learned words."""
         matched = [match[0].lower() for match in self.pattern.finditer(text)]
         if not any(word in self.words for word in matched):
             return self.inner.tokenize_with_weights(text, return_word_ids, **options)
@@ -58,7 +58,7 @@ class NewWords:
         return part if rows is None else " ".join([MARKER] * len(rows))
 
     def _vectors(self, word: str) -> list[torch.Tensor | None]:
-        """What stands in the places of a part of the text; None for a marker that the text itself has."""
+        """The vectors that stand for a part of the text; None for a marker that the text itself contains."""
         if word in self.words:
             return list(self.words[word])
         return [None] if word == MARKER else []

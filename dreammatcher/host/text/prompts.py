@@ -69,13 +69,13 @@ class Prompt:
                       {name: Encoded(text if torch.is_tensor(text) and text.ndim == 3 else None, mark, entry.get(TEXTS_KEY))})
 
     def follows(self, other: Prompt) -> bool:
-        """Whether both are one prompt of a subject, encoded for different spans of the schedule."""
+        """True if both are the same prompt of a subject, encoded for different spans of the schedule."""
         return (self.subject is not None and self.subject == other.subject and self.area == other.area
                 and not self.masked and not other.masked
                 and all(mine[0] <= theirs[1] or theirs[0] <= mine[1] for mine in self.spans for theirs in other.spans))
 
     def is_about(self, subject: Subject | None) -> bool:
-        """Whether this prompt names the subject itself."""
+        """True if this prompt names the subject itself."""
         return self.subject is not None and subject is not None and self.subject.is_about(subject)
 
 

@@ -116,7 +116,7 @@ class _Phrase:
         self.inside = self.has_noun = self.hyphen = False
 
     def takes(self, word: str | None) -> bool:
-        """Whether ``word`` belongs to such a phrase; None: an embedding."""
+        """True if ``word`` belongs to such a phrase. None stands for an embedding."""
         hyphen, self.hyphen = self.hyphen, word in ("-", "_")
         if hyphen and word in LEFT_OUT:  # k-on
             return self.inside

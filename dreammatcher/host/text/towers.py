@@ -46,7 +46,7 @@ def towers_of(clip: Any) -> tuple[Tower, ...]:
 
 
 def width_of(towers: tuple[Tower, ...]) -> int:
-    """Of a word's vectors."""
+    """Width of a word's vectors over all towers."""
     return towers[-1].columns.stop
 
 

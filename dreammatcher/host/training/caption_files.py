@@ -12,7 +12,7 @@ ENDINGS = (".txt", ".caption")
 
 
 def captions_of(picture: Path, files: Sequence[Path]) -> list[Path]:
-    """Of a folder's ``files`` those that are captions of ``picture``, the one to be used first.
+    """The captions of ``picture`` among a folder's ``files``, beginning with the one to use.
 
     Their name is the picture's, with another ending; capitals only count where two files differ in nothing else.
     """

@@ -19,15 +19,15 @@ from .sets import training_set
 
 
 @dataclass(frozen=True)
-class Effort:
-    """How long it may take."""
+class TrainingBudget:
+    """Length of a training: its steps, and the class pictures drawn for it."""
 
     steps: int
     prior: int  # pictures of the class
 
 
 #: DreamBooth's scripts take 500 steps for a LoRA, with 100 to 200 class pictures
-EFFORTS = {"quick": Effort(250, 24), "usual": Effort(500, 60), "thorough": Effort(1200, 150)}
+BUDGETS = {"quick": TrainingBudget(250, 24), "usual": TrainingBudget(500, 60), "thorough": TrainingBudget(1200, 150)}
 RANK, WARMUP, AVERAGE = 8, 25, 0.98
 #: it gives what it has learned when it is stopped, and makes activations again where memory needs that
 RUNNING = Running(keep_when_stopped=True, checkpointing=None)
@@ -46,7 +46,7 @@ def learn_subject(model, clip, vae, images: Images, class_word: str, effort: str
     """
     if not class_word.strip():
         raise ValueError("class_word: it is empty; write what kind of thing the subject is, as dog, toy or woman")
-    chosen, side = EFFORTS[effort], native_side(model)
+    chosen, side = BUDGETS[effort], native_side(model)
     word = identifier.strip() or rare_word(clip, seed)
     subject_set = training_set(images, masks, word, class_word, "photo", "", "", Preparation(side, min(64, side)))
     subject = subject_set.naming.subject

@@ -1,4 +1,4 @@
-"""How much memory a training will take beside the model, told before its first step."""
+"""Estimates, before the first step, the memory that a training will take beside the model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Need:
 
 
 def need_of(recipe: Recipe, model: Any, settings: TrainingSettings, rows: int, size: tuple[int, int]) -> Need:
-    """What training takes on ``rows`` latents of a ``size`` in cells at once."""
+    """Memory that training takes on ``rows`` latents of a ``size`` in cells at once."""
     count = sum(value.numel() for value in recipe.learned.parameters())
     each = 4 + 4 + state_per_number(settings.optimiser.name) + (4 if settings.average else 0)
     low = {} if recipe.unet is None else recipe.unet.low_rank()
@@ -103,7 +103,7 @@ class _Kept:
 
 
 class _PerBlock:
-    """What each block adds to what is kept."""
+    """Measures the most bytes that one block adds to those kept."""
 
     def __init__(self) -> None:
         self.kept, self.largest, self.before = _Kept(), 0, 0
@@ -127,7 +127,7 @@ class _PerBlock:
 
 
 def _like(value: torch.Tensor) -> torch.Tensor:
-    """Of the same shape, precision and device."""
+    """An uninitialised tensor of the same shape, precision and device."""
     return torch.empty(value.shape, dtype=value.dtype, device=value.device)
 
 

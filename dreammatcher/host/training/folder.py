@@ -55,10 +55,10 @@ def folder_path(name: str) -> Path:
 
 
 def changed(name: str | None) -> Changes:
-    """What the folder's files are; nothing without a folder.
+    """State of the folder's files; empty without a folder.
 
-    A name of None stands for a linked value that is not known yet: what those of every folder in the input folder are, but for
-    the one in which the host keeps what was copied.
+    A name of None stands for a linked value that is not known yet: the state then covers every folder in the input folder,
+    but for the one in which the host keeps copies.
     """
     root = Path(os.path.abspath(folder_paths.get_input_directory()))
     if name is None:

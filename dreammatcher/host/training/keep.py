@@ -1,4 +1,4 @@
-"""What was learned, applied to a model and saved where the host's own loaders look."""
+"""Applies what was learned to a model, and saves it where the host's own loaders look."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def save_learned(learned: Learned, name: str) -> tuple[Path, str]:
 
 
 def in_prompts(about: Mapping[str, str], files: Mapping[str, str]) -> str:
-    """What to write for the subject: as its captions had it, with ``files`` (word -> embedding:NAME) in the places of words."""
+    """The words to write for the subject: those of its captions, with ``files`` (word -> embedding:NAME) in place of words."""
     subject, known = about.get("subject", ""), [word for word in files if holds(about.get("subject", ""), word)]
     for word in known:
         subject = re.sub(alone(word), lambda _, word=word: files[word], subject)
@@ -124,7 +124,7 @@ def save_with_word(folder: Path, name: str, tensors: Mapping[str, torch.Tensor],
 
 
 def word_name(name: str) -> str:
-    """How an embedding spells a name: prompts are split at spaces."""
+    """A name as an embedding spells it: without spaces, at which prompts are split."""
     return name.replace(" ", "_")
 
 

@@ -31,7 +31,7 @@ SIZES = 16  # versions of each picture that Custom Diffusion learns from
 
 @dataclass(frozen=True)
 class DreamBoothSettings:
-    """What DreamBooth trains, and how fast."""
+    """Settings of DreamBooth: the weights that learn, and their rate."""
 
     kind: str = LORA
     lora: LoraSettings = LoraSettings()
@@ -47,7 +47,7 @@ class DreamBoothSettings:
 
 @dataclass(frozen=True)
 class CustomDiffusionSettings:
-    """What Custom Diffusion learns from, and how fast."""
+    """Settings of Custom Diffusion: the pictures it learns from, and its rates."""
 
     rate: float = 4e-5  # of keys and values: the authors' 1e-5 times a batch of 2, and twice with a prior (scale_lr)
     word_rate: float = 0.0  # of the word's vector; 0 is the same as keys and values have, as in the authors' code
@@ -176,7 +176,7 @@ def _check_penalty(denoiser: HostDenoiser, penalty: Penalty | None, vectors: int
 
 
 def _also(penalty: Penalty | None) -> tuple[Penalty, ...]:
-    """What a further loss adds to the name of a training."""
+    """The part that a further loss adds to the identity of a training."""
     return () if penalty is None else (penalty,)
 
 
@@ -196,7 +196,7 @@ def _stem(name: str) -> str:
 
 
 def has_masks(subject_set: TrainingSet) -> bool:
-    """Whether a picture of the set has a mask, or transparent parts, which are one."""
+    """True if a picture of the set has a mask or transparent parts, which count as one."""
     return any(example.mask is not None for example in subject_set.examples)
 
 

@@ -1,4 +1,4 @@
-"""What was learned, read from files: our own and others' LoRAs, embeddings, and official Custom Diffusion models."""
+"""Reads what was learned from files: this pack's and others' LoRAs, embeddings, and official Custom Diffusion models."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def find(name: str) -> Path:
 
 
 def state(name: str | None) -> Changes:
-    """What the file is, and the embeddings of its words; what all files are where the name is None, which stands for a linked
-    value that is not known yet."""
+    """State of the file and of the embeddings of its words, or of all files if the name is None: a linked value that is not
+    known yet."""
     if name is None:
         return changes_of_all({one: [_found(one)] for one in names()})
     path = _found(name)

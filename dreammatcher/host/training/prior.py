@@ -35,7 +35,7 @@ FOLDER = "dreammatcher/prior"
 
 @dataclass(frozen=True)
 class PriorSettings:
-    """How class pictures are drawn. Each has a seed of its own, counted from ``seed``, from the largest on to 0."""
+    """Settings for drawing class pictures. Each picture has its own seed, counted from ``seed``; after the largest comes 0."""
 
     count: int = 100
     steps: int = 25

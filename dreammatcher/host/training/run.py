@@ -209,7 +209,7 @@ def stop_if_interrupted(where: str) -> None:
 
 
 def preview(recipe: SubjectRecipe, training: Training, options: TrainingOptions) -> tuple:
-    """What the host shows on a node while it works: the loss so far, and the sample beside it if a prompt is given."""
+    """The image that the host shows on a node while it works: the loss so far, and beside it a sample if a prompt is given."""
     page = curve(training.losses, training.settings.steps)
     if options.sample_prompt:
         shape = tuple(recipe.subject_set.examples[0].latents.shape[1:])
