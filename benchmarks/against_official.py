@@ -71,7 +71,7 @@ def latent_noise(runner: ToyboxRunner, case: Case) -> torch.Tensor:
 
 
 def write_job(runner: ToyboxRunner, chosen: list[Case], file: Path) -> None:
-    """Everything that the official process needs, as FILE and a .json beside it."""
+    """Writes everything that the official process needs, as FILE and a .json beside it."""
     import comfy.utils
 
     from toybox.host import ToyboxFamily

@@ -54,7 +54,7 @@ def guidances(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]
 
 
 def trades(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
-    """Everything that trades likeness for time or memory, one change from the default each."""
+    """Arms that trade likeness for time or memory, each with one change from the default."""
     small = runner.ahead(ready, dtype=torch.float16, pca=64, noise_levels=20)
     coarse, fine = runner.blocks()
     return {

@@ -107,7 +107,7 @@ class MethodRunner:
 
     def vico(self, case: SubjectCase, steps: int = 600, rates: tuple[float, float] = (2e-2, 1e-3), looks: bool = True,
              **chosen) -> Taught:
-        """It looks at the first of the pictures; ``looks`` off leaves the word alone."""
+        """Teaches by ViCo, which looks at the first of the pictures; with ``looks`` off, only the word is used."""
         runner, pictures = self.runner, self.training_set(case.pictures, case.subject.kind, WORD)
         key = (pictures.fingerprint(), steps, rates, *sorted(chosen.items()))
         if key not in self.seen:

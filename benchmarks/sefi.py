@@ -32,7 +32,7 @@ WORD, COARSE = "sks", "red"
 STEPS, RATE, BATCH = 300, 3e-2, 4
 WEIGHT, REDUCTION = 0.03, "sum over patches"
 WEIGHTS = (0.0, 0.003, 0.03, 0.3, 3.0)
-#: subject_cases begin at these numbers; make learn has 0 to 9
+#: the cases begin at these numbers; make learn has 0 to 9
 SUBJECTS, SWEPT = 200, 300
 FACING, COLOURS = "facing", "colours of the prompt"
 COLUMNS: Columns = {ERROR: ("subject error ↓", 1), SCENE: ("scene ↑", 2), FACING: ("facing ↑", 2),

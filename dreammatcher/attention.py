@@ -51,7 +51,7 @@ def foreground(maps: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
 
 
 def normalise(maps: torch.Tensor) -> torch.Tensor:
-    """Min-max per picture, [B, 1, H, W] -> 0..1."""
+    """Scales each picture's map [B, 1, H, W] from its minimum and maximum to 0..1."""
     low, high = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)
     span = high - low
     return torch.where(span > 0, (maps - low) / span.clamp_min(torch.finfo(maps.dtype).tiny), torch.zeros_like(maps))

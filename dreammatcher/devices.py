@@ -11,7 +11,7 @@ OutOfMemory: type[BaseException] = getattr(torch, "OutOfMemoryError", torch.cuda
 
 
 def accelerator() -> torch.device | None:
-    """The device that computes fast, where there is one. torch tells itself since 2.6."""
+    """The accelerator that torch sees, or None. torch has a function for it since 2.6."""
     if hasattr(torch, "accelerator"):
         return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     for kind in ("cuda", "xpu", "mps"):

@@ -43,7 +43,7 @@ class RunStore:
         return self.rows[key][1]
 
     def make_room(self, size: int, room: int) -> bool:
-        """Forgets what is older than this run until ``size`` more bytes fit into ``room``. Whether they do."""
+        """Forgets values older than this run until ``size`` more bytes fit into ``room``. Returns True if they fit."""
         while self.rows and self.held + size > room:
             oldest, (used, _) = next(iter(self.rows.items()))
             if used == self.run:

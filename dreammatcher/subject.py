@@ -48,7 +48,7 @@ class Subject:
         return bool(theirs) and theirs <= mine
 
     def limited(self, words: Collection[str]) -> Subject:
-        """With those of its choices only that are among ``words``; itself where that changes nothing or leaves nothing."""
+        """The subject with only those choices that are among ``words``; itself if that changes nothing or leaves none."""
         kept = tuple((word, columns) for word, columns in self.choices if word in words)
         if not kept or kept == self.choices:
             return self
@@ -57,7 +57,7 @@ class Subject:
         return replace(self, words=" ".join(word for word, _ in kept), columns=columns, choices=kept, vectors=vectors)
 
     def encoded_as(self, text: torch.Tensor) -> Subject:
-        """With what the text encoder made of its prompt, ``text`` [T, C].
+        """The subject with its tokens' vectors from its encoded prompt ``text`` [T, C].
 
         Columns behind the text's end are left out: some hosts cut two encoders' texts to the shorter. Raises ValueError when
         all of them are.

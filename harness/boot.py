@@ -82,7 +82,7 @@ class Host:
         self.nodes, self.execution, self.folder_paths = nodes.NODE_CLASS_MAPPINGS, execution, folder_paths
 
     def caches(self) -> tuple[str, ...]:
-        """Those of :data:`CACHES` that this host has."""
+        """The kinds of :data:`CACHES` that this host has."""
         return CACHES if "cache_args" in inspect.signature(self.execution.PromptExecutor).parameters else CACHES[:1]
 
     def executor(self, cache: str = ""):

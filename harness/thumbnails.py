@@ -41,7 +41,7 @@ def strip(shown: list[Image.Image]) -> Image.Image:
 
 
 def run_toybox_workflows() -> list[str]:
-    """Also returns the names of our nodes."""
+    """Runs the Toybox workflows, and returns the names of our nodes."""
     host = Host(ROOT / "build" / "host")
     for name, (make, _) in EXAMPLES.items():
         if "toybox" not in name:

@@ -1,4 +1,4 @@
-"""Means of arms as bars."""
+"""A bar chart of the arms' means."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ BAR, GAP, LABEL, LENGTH = 18, 14, 190, 260
 
 
 def chart(arms: dict[str, dict[str, float]]) -> Image.Image:
-    """A group of bars for each metric, from 0 to 1, one for each arm."""
+    """Draws a group of bars for each metric, from 0 to 1, with one bar for each arm."""
     metrics = list(dict.fromkeys(metric for values in arms.values() for metric in values))
     font, group = ImageFont.load_default(13), 20 + BAR * len(arms) + GAP
     page = Image.new("RGB", (LABEL + LENGTH + 70, max(1, len(metrics)) * group + GAP), "white")

@@ -101,7 +101,7 @@ class Estimate:
 
 
 def figure(value: float, sign: str = "") -> str:
-    """With about three digits: three decimals below 1, two below 10, else one."""
+    """Formats a number with about three digits: three decimals below 1, two below 10, else one."""
     return f"{value:{sign}.{3 if abs(value) < 1 else 2 if abs(value) < 10 else 1}f}"
 
 

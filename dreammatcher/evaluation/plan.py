@@ -68,7 +68,7 @@ def another_plan(out: Path, identity: dict[str, str]) -> str:
 
 
 def read_plan(out: Path) -> dict[str, Any]:
-    """Raises ValueError for a folder that is no run."""
+    """Reads the plan of a run's folder. Raises ValueError for a folder that is no run."""
     try:
         return json.loads((out / PLAN).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:

@@ -45,12 +45,12 @@ class Case:
 
     @property
     def key(self) -> str:
-        """Name of its files."""
+        """Name of the case's files."""
         return f"{self.subject.name}-{self.prompt:02}-{self.sample}"
 
     @property
     def seed(self) -> int:
-        """The same for every arm, and in published protocols for every subject."""
+        """Seed of the case: the same for every arm, and in published protocols for every subject."""
         return self.subject.first_seed + 1000 * self.prompt + self.sample
 
     def text(self, identifier: str) -> str:
@@ -127,7 +127,10 @@ def _text(path: Path, where: str) -> str:
 
 
 def dreambooth(data: Path) -> Protocol:
-    """github.com/google/dreambooth, its folder ``dataset``. Raises ValueError, naming the file, for another than published."""
+    """DreamBooth's protocol, from the folder ``dataset`` of github.com/google/dreambooth.
+
+    Raises ValueError, naming the file, for another than published.
+    """
     root = data / "dataset" if (data / "dataset").is_dir() else data
     text = _text(root / "prompts_and_classes.txt", "github.com/google/dreambooth")
     classes = {row[0].strip(): row[1].strip() for row in csv.reader(_section(text, "Classes").splitlines())
@@ -150,7 +153,10 @@ def _section(text: str, title: str) -> str:
 
 
 def vico(data: Path) -> Protocol:
-    """The folder ``inputs`` of DreamMatcher's repository: a folder for each subject, and two files of prompts."""
+    """ViCo's protocol, from the folder ``inputs`` of DreamMatcher's repository.
+
+    It holds a folder for each subject, and two files of prompts.
+    """
     root = data / "inputs" if (data / "inputs").is_dir() else data
     prompts = {}
     for live, name in ((False, "prompts_nonlive_objects.txt"), (True, "prompts_live_objects.txt")):
@@ -164,7 +170,7 @@ def vico(data: Path) -> Protocol:
 
 
 def protocol_file(path: Path, data: Path) -> Protocol:
-    """A JSON file: {"samples": 4, "prompts": ["a {} on the beach"], "subjects": {"my_dog": "dog"}}.
+    """A user's protocol from a JSON file: {"samples": 4, "prompts": ["a {} on the beach"], "subjects": {"my_dog": "dog"}}.
 
     Pictures lie in folders of the subjects' names, in ``data`` or beside the file.
     """

@@ -21,7 +21,7 @@ MARGIN = 4
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One arm."""
+    """Scores of one arm, with their pictures and encoders."""
 
     name: str
     scores: Scores
@@ -36,14 +36,16 @@ class Measured:
         return {key: row[metric] for key, row in self.scores.items() if metric in row}
 
     def estimate(self, metric: str) -> Estimate:
-        """Mean over the cases; its interval draws subjects."""
+        """Mean over the cases. Its bootstrap interval draws subjects."""
         column = self.column(metric)
         return estimate(list(column.values()), [self.subjects[key] for key in column])
 
 
 def table(arms: list[Measured], compared: Collection[str] | None = None) -> list[list[str]]:
-    """A head and a row for each arm: the mean of every metric, with its interval and the difference from the first arm for those
-    that are ``compared``, or for all."""
+    """A header and a row for each arm: the mean of every metric.
+
+    Metrics that are ``compared``, or all of them, also have their interval and the difference from the first arm.
+    """
     metrics = list(dict.fromkeys(metric for arm in arms for metric in arm.metrics()))
     chosen = [metric for metric in metrics if len(arms) > 1 and (compared is None or metric in compared)]
     rows = [["arm", "pictures", *metrics, *(f"{metric} against {arms[0].name}" for metric in chosen)]]
@@ -72,7 +74,7 @@ def markdown(rows: list[list[str]]) -> str:
 
 
 def write(arms: list[Measured], folder: Path, compared: Collection[str] | None = None) -> list[Path]:
-    """scores.csv, scores.json, table.md, sheet.png and report.html; returns their paths.
+    """Writes scores.csv, scores.json, table.md, sheet.png and report.html; returns their paths.
 
     Raises ValueError for two arms of one name: files tell them apart by nothing else.
     """
@@ -126,7 +128,7 @@ def _shown(arms: list[Measured], most: int) -> list[str]:
 
 
 def _page(arms: list[Measured], rows: list[list[str]]) -> str:
-    """One file that opens without a server: pictures are inside."""
+    """The report as one HTML file that opens without a server: pictures are inside."""
     def cells(row: list[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
 

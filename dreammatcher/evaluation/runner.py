@@ -43,7 +43,7 @@ class Folder:
             return {"error": "not made yet"}
 
     def keep(self, case: Case, said: dict, picture: bytes | None) -> None:
-        """The picture first, whole or not at all, then its description."""
+        """Writes the picture first, whole or not at all, then its description."""
         if picture is not None:
             with atomic_write(self.picture(case)) as partial:
                 partial.write_bytes(picture)

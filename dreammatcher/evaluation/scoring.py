@@ -1,4 +1,4 @@
-"""From the pictures of a run to its scores."""
+"""Scores the pictures of a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Scorers:
     lpips: Distance | None = None
 
     def names(self) -> dict[str, str]:
-        """Metric -> what it is of, for reports."""
+        """Name of each metric's encoder, for reports, by metric."""
         named = {}
         if self.dino is not None:
             named |= {"DINO": self.dino.name, "PRES": self.dino.name, "DIV": self.dino.name}
@@ -41,7 +41,10 @@ class Scorers:
 
 
 def picture(path: Path) -> torch.Tensor:
-    """[3, H, W] in 0..1, grey where it is transparent. Raises ValueError, naming the file, for one that is no picture."""
+    """Reads a picture as [3, H, W] in 0..1, grey where it is transparent.
+
+    Raises ValueError, naming the file, for one that is no picture.
+    """
     try:
         with Image.open(path) as image:
             pixels = torch.from_numpy(np.array(image.convert("RGBA"))).float() / 255

@@ -18,7 +18,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Server:
-    """One server, as http://127.0.0.1:8188."""
+    """A server by its address, as http://127.0.0.1:8188."""
 
     url: str
     wait: float = 0.2  # seconds between two looks

@@ -34,7 +34,7 @@ class Workflow:
 
 
 def read_workflow(path: Path, given: dict[str, str], output: str | None) -> Workflow:
-    """``given``: name -> "NODE.widget", for what the titles do not tell.
+    """Reads a workflow in API format. ``given``: name -> "NODE.widget", for inputs that titles do not name.
 
     Without it, the node whose title is the name (reference, prompt, seed) is taken, else the only node that has such a widget.
     Raises ValueError, naming the input and the nodes there are, where that leaves a choice, and for files of another format.

@@ -28,17 +28,17 @@ class Match:
 
     @property
     def target_size(self) -> tuple[int, int]:
-        """(Ht, Wt)."""
+        """Size (Ht, Wt) of the target's grid."""
         return tuple(self.similarity.shape[-2:])
 
     @cached_property
     def flow(self) -> torch.Tensor:
-        """[B, 2, Ht, Wt], target -> reference: reference cells minus target cells."""
+        """Flow [B, 2, Ht, Wt], target -> reference: reference cells minus target cells."""
         return _flow(self.indices, self.target_size, self.reference_size)
 
     @cached_property
     def reverse_flow(self) -> torch.Tensor:
-        """[B, 2, Hr, Wr], reference -> target."""
+        """Reverse flow [B, 2, Hr, Wr], reference -> target."""
         return _flow(self.reverse_indices, self.reference_size, self.target_size)
 
     @cached_property
@@ -173,11 +173,11 @@ class JointMatch:
 
     @property
     def size(self) -> int:
-        """Pictures in the batch."""
+        """Number of pictures in the batch."""
         return self.matches[0].similarity.shape[0]
 
     def pick(self, values: list[torch.Tensor]) -> torch.Tensor:
-        """At every position the value [B|1, C, Ht, Wt] of its own reference."""
+        """Picks, at every position, the value [B|1, C, Ht, Wt] of its own reference."""
         picked = values[0]
         for number, value in enumerate(values[1:], 1):
             picked = torch.where(self.best == number, value, picked)

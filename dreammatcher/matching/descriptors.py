@@ -64,7 +64,7 @@ def joint_descriptors(
 
 
 def _tokens(scale: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """[B, C, h, w] at ``size``, as [B, N, C] float32."""
+    """A feature map [B, C, h, w] resized to ``size``, as tokens [B, N, C] in float32."""
     scale = scale.float()
     if tuple(scale.shape[-2:]) != tuple(size):
         scale = F.interpolate(scale, size=size, mode="bilinear", align_corners=True)

@@ -26,7 +26,7 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 
 
 def moved(x: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """``x`` on a device, in a precision. To main memory it travels in that precision, from there as it is stored.
+    """Moves ``x`` to a device and a precision. To main memory it travels in that precision, from there as it is stored.
 
     From page-locked memory to CUDA nothing waits for it.
     """
@@ -75,7 +75,7 @@ class RowFeatures:
     subject: torch.Tensor | None  # soft foreground [1, 1, h, w] at the maps' own size; None on the uncond row
 
     def each(self, change: Change) -> RowFeatures:
-        """With every tensor changed."""
+        """The features with every tensor changed."""
         scales = tuple(scale.each(change) if isinstance(scale, LowRank) else change(scale) for scale in self.scales)
         hidden = {layer: change(x) for layer, x in self.hidden.items()}
         return RowFeatures(scales, hidden, None if self.subject is None else change(self.subject))
@@ -84,7 +84,7 @@ class RowFeatures:
         return self.each(lambda x: moved(x, torch.device(device), dtype))
 
     def packed(self, rank: int | None) -> RowFeatures:
-        """With scales at low rank."""
+        """The features with their scales at low rank."""
         return self if rank is None else replace(self, scales=tuple(LowRank.of(scale, rank) for scale in self.scales))
 
     def unpacked(self) -> RowFeatures:

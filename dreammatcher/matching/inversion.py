@@ -87,7 +87,7 @@ def invert(
 
 
 def _scale(sigma: float) -> float:
-    """From a DDPM latent to x: 1 / sqrt(abar)."""
+    """Factor from a DDPM latent to x: 1 / sqrt(abar)."""
     return math.sqrt(1.0 + sigma * sigma)
 
 

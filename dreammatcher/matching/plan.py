@@ -30,7 +30,7 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """One DreamMatcher Apply."""
+    """The plan of one DreamMatcher Apply node."""
 
     base: torch.nn.Module
     structure: Structure

@@ -53,7 +53,7 @@ SHEET_SIDE, COLUMN, CAPTION = 320, 270, 34  # pixels
 
 
 def pixels(picture: torch.Tensor) -> Image.Image:
-    """[3, H, W] in 0..1 as a PIL picture."""
+    """A picture [3, H, W] in 0..1 as a PIL image."""
     return Image.fromarray((rearrange(picture, "c h w -> h w c").float().cpu().clamp(0, 1) * 255).round().byte().numpy())
 
 
@@ -91,7 +91,7 @@ def _legend(picture, draw, font, y: int) -> None:
 
 
 def taken_from(snapshot: Snapshot, number: int, item: int) -> torch.Tensor:
-    """1 where batch item ``item`` is matched with reference ``number``, [1, 1, H, W]."""
+    """Mask [1, 1, H, W]: 1 where batch item ``item`` is matched with reference ``number``."""
     if snapshot.best is None:
         return torch.ones_like(snapshot.target_mask[item:item + 1]).float().cpu()
     return (snapshot.best[item:item + 1] == number).float().cpu()
@@ -126,7 +126,7 @@ def enlarge(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def fit(picture: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """[C, h, w] stretched to ``size``."""
+    """Stretches a picture [C, h, w] to ``size``."""
     return F.interpolate(picture[None], size=size, mode="bilinear", align_corners=False)[0]
 
 

@@ -67,7 +67,7 @@ PRESETS = {BALANCED: MatchSettings(), "fast": MatchSettings(every=2),
 
 
 def match_settings_of(preset: str) -> MatchSettings:
-    """Raises ValueError for an unknown name."""
+    """The settings of a preset. Raises ValueError for an unknown name."""
     if preset not in PRESETS:
         raise ValueError(f"preset: {preset!r} is unknown; choose one of {', '.join(PRESETS)}")
     return PRESETS[preset]

@@ -113,7 +113,7 @@ class Batch:
     captions: list[str]
 
     def only(self, rows: torch.Tensor) -> Batch:
-        """Some rows of it."""
+        """A batch of some of the rows."""
         return Batch(self.latents[rows], None if self.masks is None else self.masks[rows], self.said(rows))
 
     def said(self, rows: torch.Tensor) -> list[str]:
@@ -123,7 +123,7 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class LatentSet:
-    """Everything that is learned from, grouped by size."""
+    """All latents of a training, grouped by size."""
 
     examples: tuple[Prepared, ...]
 

@@ -52,7 +52,7 @@ class Penalty(Protocol):
     class_word: str  # the known word that the learned one is compared with
 
     def watching(self, model: Denoiser, captions: list[str], word: str) -> Watching:
-        """Its view of one call whose prompts are ``captions``."""
+        """The penalty's watch over one call whose prompts are ``captions``."""
 
 
 class Watching(Watch, Protocol):

@@ -25,7 +25,7 @@ class Learned:
         return self
 
     def size(self) -> int:
-        """Numbers in it."""
+        """Count of numbers in what was learned."""
         return sum(value.numel() for value in (*self.lora.values(), *self.embeddings.values()))
 
 

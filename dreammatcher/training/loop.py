@@ -125,7 +125,7 @@ class Training:
             return torch.full((), math.nan, device=self.parameters[0].device), str(error)
 
     def _clipped(self) -> bool:
-        """Takes the scale out of the gradients and clips their norm. Whether they are finite."""
+        """Takes the scale out of the gradients and clips their norm. Returns True if they are finite."""
         gradients = [value.grad for value in self.parameters if value.grad is not None]
         if self.scale != 1:
             torch._foreach_div_(gradients, self.scale)

@@ -60,5 +60,5 @@ def prior_preserving(subject: torch.Tensor, prior: torch.Tensor | None, weight: 
 
 
 def per_picture(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """[B] as [B, 1, 1, 1] for a picture tensor."""
+    """Reshapes [B] to [B, 1, 1, 1] for a picture tensor."""
     return values.view(-1, *[1] * (like.ndim - 1)).to(like)

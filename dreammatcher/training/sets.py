@@ -28,7 +28,7 @@ class TrainingSet:
         return LatentSet(tuple(latents[example] for example in self.examples))
 
     def joined(self, others: TrainingSet | None, repeats: int = 1) -> TrainingSet:
-        """With its own pictures ``repeats`` times as often as those of ``others``, which come after them.
+        """This set joined with ``others``, which come after it. Its own pictures come ``repeats`` times as often.
 
         Raises ValueError for others that are called by another identifier.
         """
@@ -45,7 +45,7 @@ class TrainingSet:
         return self.naming.called(caption for example in dict.fromkeys(self.examples) for caption in example.captions)
 
     def fingerprint(self) -> str:
-        """Changes with every pixel, caption and choice."""
+        """A digest that changes with every pixel, caption and choice."""
         digest = hashlib.sha256(json.dumps([asdict(self.naming), asdict(self.preparation)]).encode())
         for example in self.examples:
             digest.update(json.dumps(example.captions).encode())

@@ -83,7 +83,7 @@ def read(path: Path, job: str) -> dict[str, Any] | None:
 
 
 def about(path: Path) -> Kept:
-    """Raises ValueError when the file is damaged or no training's state."""
+    """Reads a state's description. Raises ValueError when the file is damaged or no training's state."""
     with _opened(path) as (_, metadata):
         return Kept(metadata["job"], metadata.get("kin", ""), json.loads(metadata.get("stuck", "false")))
 

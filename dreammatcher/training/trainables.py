@@ -36,18 +36,18 @@ class Trainable(nn.Module):
                 for name, difference in self.differences(low).items()} | low
 
     def low_rank(self) -> dict[str, LowRank]:
-        """Those that linear layers add by their factors."""
+        """The differences that linear layers add by their factors."""
         return {}
 
     def differences(self, but: Container[str] = ()) -> dict[str, torch.Tensor]:
-        """All of them, ``but`` some, as whole tensors."""
+        """All differences, ``but`` some, as whole tensors."""
         raise NotImplementedError
 
     def groups(self) -> list[Group]:
         return [Group(list(self.parameters()), self.rate)]
 
     def size(self) -> int:
-        """Numbers that learn."""
+        """Count of numbers that learn."""
         return sum(value.numel() for value in self.parameters())
 
 
@@ -75,7 +75,7 @@ class Lora(Trainable):
             self.up[_stored(name)] = nn.Parameter(torch.zeros(shape[0], rank))
 
     def factors(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Name -> (A [r, in, ...], B [out, r])."""
+        """Factors by name: (A [r, in, ...], B [out, r])."""
         return {name: (self.down[_stored(name)], self.up[_stored(name)]) for name in self.shapes}
 
     def low_rank(self) -> dict[str, LowRank]:

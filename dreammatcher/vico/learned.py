@@ -43,11 +43,11 @@ class ViCo:
         return self.about.get("word", "")
 
     def sites(self) -> tuple[int, ...]:
-        """Numbers of the output blocks it has blocks for."""
+        """Numbers of the output blocks that have learned blocks."""
         return tuple(sorted({int(NAME.fullmatch(name)[1]) for name in self.tensors}))
 
     def blocks(self, widths: Mapping[Layer, tuple[int, int]]) -> dict[Layer, ImageAttention]:
-        """Its blocks for a model whose sites have these widths and heads.
+        """The blocks for a model whose sites have these widths and heads.
 
         Raises ValueError, naming the site or the tensor, when it was learned on another kind of model.
         """

@@ -27,7 +27,10 @@ def column(attention: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 
 def normalised(attention: torch.Tensor) -> torch.Tensor:
-    """[B, N] from its minimum, 0, to its maximum, 1. A constant one becomes all ones: nothing is known, everything is seen."""
+    """Scales maps [B, N] so that their minimum is 0 and their maximum 1.
+
+    A constant map becomes all ones: nothing is known, so everything is seen.
+    """
     low, high = attention.amin(-1, keepdim=True), attention.amax(-1, keepdim=True)
     span = high - low
     return torch.where(span > 0, (attention - low) / span.clamp_min(torch.finfo(attention.dtype).tiny), 1.0)

@@ -27,7 +27,7 @@ log = logging.getLogger("toybox")
 
 @dataclass(frozen=True)
 class Plan:
-    """On how many pictures and how long everything is trained, and on how many at once."""
+    """Sizes of a training: its pictures, its steps, and the pictures in a step."""
 
     pictures: int
     autoencoder: AutoencoderSteps

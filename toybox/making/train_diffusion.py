@@ -51,7 +51,7 @@ class Denoiser(nn.Module):
             self.parts.append(nn.Conv2d(block.proj_out.out_channels, len(PART_LABELS), 1))
 
     def watch(self) -> None:
-        """From now on every call leaves the features that :func:`part_loss` reads."""
+        """Makes every call from now on leave the features that :func:`part_loss` reads."""
         for name in PART_BLOCKS.values():
             self.unet.get_submodule(name).register_forward_hook(lambda _, __, feature: self.features.append(feature))
 

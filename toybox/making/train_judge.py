@@ -87,7 +87,7 @@ def train(data: Dataset, folder: Path) -> Judge:
 
 @torch.no_grad()
 def accuracy(judge: Judge, count: int = 200) -> dict[str, float]:
-    """On renders of subjects that no training picture had: shares of pixels and pictures told right."""
+    """Accuracy on renders of subjects that no training picture had: shares of pixels and pictures told right."""
     right = {"foreground_pixels": [], "all_pixels": [], "class": [], "scene": []}
     for index in range(count):
         rng = random.Random(f"held-out-{index}")

@@ -45,7 +45,7 @@ def listen(kinds: Mapping[str, type]) -> None:
 
 
 def _known(running: object) -> Mapping[str, type]:
-    """The host's nodes."""
+    """The host's node classes by name."""
     for place in (getattr(running, "nodes", None), sys.modules.get("nodes")):
         if getattr(place, "NODE_CLASS_MAPPINGS", None):
             return place.NODE_CLASS_MAPPINGS

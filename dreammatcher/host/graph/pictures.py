@@ -1,4 +1,4 @@
-"""From the host's IMAGE ([B, H, W, C] in 0..1), or a list of IMAGEs, to single pictures and the masks that alpha channels are."""
+"""Turns the host's IMAGE ([B, H, W, C] in 0..1), or a list of them, into single pictures and the masks of alpha channels."""
 
 from __future__ import annotations
 
@@ -47,5 +47,5 @@ def subject_mask(name: str, image: torch.Tensor) -> torch.Tensor | None:
 
 
 def text_image(text: str) -> torch.Tensor:
-    """IMAGE [1, H, W, 3] of a text, where there is no picture to show."""
+    """A text as an IMAGE [1, H, W, 3], where there is no picture to show."""
     return torch.from_numpy(np.array(card(text))).float()[None] / 255

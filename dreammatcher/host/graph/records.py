@@ -110,7 +110,7 @@ _element: ContextVar[Element | None] = ContextVar("element", default=None)
 
 @contextmanager
 def at_element(number: int, given: Mapping[str, list]) -> Iterator[None]:
-    """Inside, a node works on the elements ``number`` of its lists ``given``, whatever the host says."""
+    """Context in which a node works on the elements ``number`` of its lists ``given``, whatever the host says."""
     token = _element.set(Element(number, given))
     try:
         yield
@@ -217,7 +217,7 @@ class Records:
 
 
 def _whole_graph(prompt: Mapping[str, Any], node: str) -> Any:
-    """With the nodes that others have put into the graph while it runs, where the host shows them."""
+    """The graph with the nodes that others have put into it while it runs, where the host shows them."""
     if get_progress_state is not None and get_executing_context() is not None:
         running = get_progress_state().dynprompt
         if running.has_node(node):

@@ -36,7 +36,7 @@ class GraphScores:
         return self
 
     def mean(self, metric: str) -> float:
-        """Not a number where it was not measured."""
+        """Mean of a metric; NaN if it was not measured."""
         return float(np.mean(self.values[metric])) if metric in self.values else float("nan")
 
 

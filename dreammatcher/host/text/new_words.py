@@ -1,4 +1,4 @@
-"""A CLIP that knows words which were learned: in its prompts each stands for the vectors of its own."""
+"""A CLIP that knows learned words: in its prompts, each word stands for its learned vectors."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Encoded:
     texts: object = None  # that stand in for it at some noise levels
 
     def place(self, subject: Subject) -> tuple[Subject | None, str]:
-        """``subject`` where it stands in this text, None where nothing tells, and what is to be said about that.
+        """``subject`` at its place in this text, None where that is unknown, and a remark for the user.
 
         Where the entry was encoded for the same subject, what it carries counts first: a schedule encodes a prompt anew for each
         of its spans.

@@ -100,7 +100,7 @@ def content_words(text: Text) -> list[ContentWord]:
 
 
 def subject_words(text: Text) -> tuple[list[ContentWord], str]:
-    """The content words without those about medium and scene; where nothing else is there these, with what is to be said."""
+    """The content words but those about medium and scene. If there are no others these are taken, with a remark."""
     content = content_words(text)
     for kept, said in (([word for word in content if not word.medium and not word.scene], ""),
                        ([word for word in content if not word.medium], ONLY_SCENE), (content, ONLY_MEDIUM)):

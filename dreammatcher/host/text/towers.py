@@ -21,7 +21,7 @@ class Tower:
     columns: slice  # its own of a word's vectors
 
     def part(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Its own of vectors [V, D]."""
+        """This encoder's columns of vectors [V, D]."""
         return vectors[..., self.columns]
 
     def __str__(self) -> str:
@@ -29,7 +29,7 @@ class Tower:
 
 
 def towers_of(clip: Any) -> tuple[Tower, ...]:
-    """Raises ValueError for a model with other text encoders than CLIP's."""
+    """The text encoders of a CLIP. Raises ValueError for a model with other text encoders than CLIP's."""
     names = list(clip.tokenize(""))
     models = {name: getattr(clip.cond_stage_model, f"clip_{name}", None) for name in names}
     strange = [name for name in names if name not in ORDER or models[name] is None]

@@ -21,7 +21,7 @@ def captions_of(picture: Path, files: Sequence[Path]) -> list[Path]:
 
 
 def caption_of(picture: Path, files: Sequence[Path]) -> tuple[str, str, list[str]]:
-    """The caption of ``picture`` in one line, the name of its file, and what is to be said about it; empty without one.
+    """The caption of ``picture`` in one line, the name of its file, and remarks for the user. Empty without a caption.
 
     Raises ValueError as :func:`read_text`.
     """

@@ -53,9 +53,10 @@ def checkpoints() -> list[str]:
 
 
 def load_checkpoint(path: str, given: bool = False) -> tuple:
-    """By the host's own loader. Raises ValueError where the file is neither there nor in a folder of checkpoints.
+    """Loads a checkpoint by the host's own loader.
 
-    Unless it is ``given`` by the user, a file elsewhere is only read when it holds no code: some hosts unpickle others.
+    Raises ValueError where the file is neither there nor in a folder of checkpoints. Unless it is ``given`` by the user, a file
+    elsewhere is only read when it holds no code: some hosts unpickle others.
     """
     here = folder_paths.get_full_path("checkpoints", re.split(r"[/\\]", path)[-1])
     folders = folder_paths.get_folder_paths("checkpoints")
@@ -72,7 +73,7 @@ def load_checkpoint(path: str, given: bool = False) -> tuple:
 
 def write_job(checkpoint: str, subject_set: TrainingSet, prior: TrainingSet | None, method: str, name: str, choices: Choices,
               settings: TrainingSettings, options: TrainingOptions) -> tuple[Path, str]:
-    """A folder for the job in the host's output folder, and the commands that run it.
+    """Writes the job to a folder in the host's output folder; returns its description's path and the commands that run it.
 
     The same job is written to the same folder; another one of the same name gets a number. Raises ValueError for what the
     training itself would refuse before it loads a model.

@@ -39,7 +39,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Path:
-    """Raises ValueError when no folder has the file."""
+    """Path of a file that the node offers. Raises ValueError when no folder has it."""
     places = [(kind, name) for kind in KINDS]
     if name.startswith(EMBEDDINGS):
         places.append((KINDS[1], name.removeprefix(EMBEDDINGS)))

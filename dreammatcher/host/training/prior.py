@@ -46,7 +46,7 @@ class PriorSettings:
 
 
 def prior_set(model, clip, vae, subject_set: TrainingSet, settings: PriorSettings) -> tuple[TrainingSet, str]:
-    """Class pictures for a subject's set, and what was made and what was found.
+    """Class pictures for a subject's set, and a report of how many were drawn and how many were there.
 
     Pictures that an earlier run left are read; only missing ones are drawn, so that an interrupted run goes on. One that is
     damaged, or of one colour as a VAE that makes NaN leaves them, is drawn again. Raises ValueError when the set has no class

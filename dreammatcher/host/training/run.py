@@ -46,7 +46,7 @@ class Rate(float):
 
 @dataclass(frozen=True)
 class Name:
-    """Names a training."""
+    """Name of a training, by everything that its result depends on."""
 
     job: str  # the same pictures, settings and weights go on where they stopped
     kin: str  # the same at any rate and precision
@@ -142,7 +142,7 @@ def _at_any_rate(said: Any) -> Any:
 
 
 def run(recipe: SubjectRecipe, settings: TrainingSettings, name: Name, options: TrainingOptions) -> list[float]:
-    """The loss of each step. A stopped run goes on from its last step when it is queued again.
+    """Runs a training; returns the loss of each step. A stopped run goes on from its last step when it is queued again.
 
     With ``keep_when_stopped`` the host's interrupt ends the training instead, and the graph goes on with what is learned. Before
     the first step there is nothing to go on with: the graph stops. An interrupt after the last step stops what comes after it.

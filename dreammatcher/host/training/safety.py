@@ -1,4 +1,4 @@
-"""Safety states of trainings in the host's output folder: from which one a run goes on, and which nobody needs any more."""
+"""Safety states of trainings in the host's output folder: finds the one to go on from, and removes those no longer needed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOM = 50 * 10**9
 
 
 def path_of(job: str) -> Path:
-    """Each training has one file, which its next state replaces."""
+    """Path of a training's state. Each training has one file, which its next state replaces."""
     return Path(folder_paths.get_output_directory()) / FOLDER / f"{job[:32]}.safetensors"
 
 

@@ -1,4 +1,4 @@
-"""From the host's IMAGE and MASK to a set of pictures to learn from."""
+"""Makes training sets of the host's IMAGE and MASK."""
 
 from __future__ import annotations
 
