@@ -1,5 +1,6 @@
-"""``python -m benchmarks.against_official --official DIR --python VENV/bin/python``: this pack and the official code on the same
-Toybox weights, prompts, noise and references. Prints the table of docs/measured.md.
+"""``python -m benchmarks.against_official --official DIR --python VENV/bin/python``: compares with the official code.
+
+Both have the same Toybox weights, prompts, noise and references. Prints the table of docs/measured.md.
 
 DIR is a checkout of cvlab-kaist/DreamMatcher; VENV has torch, safetensors, transformers 4.30.2, huggingface_hub 0.16.4, numpy
 below 2, einops, matplotlib, opencv-python-headless, tqdm and Pillow. The two sides run one after the other and exchange latents.

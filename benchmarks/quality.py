@@ -1,5 +1,7 @@
-"""``make quality``: what DreamMatcher does to subject, structure and scene, on Toybox, against the plain model and two
-ablations. Writes build/quality.json and reports with every picture into build/quality, and prints the table of docs/measured.md.
+"""``make quality``: DreamMatcher's effect on subject, structure and scene, on Toybox.
+
+It is compared with the plain model and two ablations. Writes build/quality.json and reports with every picture into
+build/quality, and prints the table of docs/measured.md.
 
 The cases are those of ``python -m dreammatcher.evaluation run --protocol toybox``, drawn in this process. A finished picture is a
 file: a run that was stopped goes on.
@@ -65,8 +67,10 @@ def png(picture: np.ndarray) -> bytes:
 
 def draw(runner: ToyboxRunner, case: Case, ready: SimpleNamespace, models: dict[str, object],
          others: dict[str, np.ndarray] | None = None) -> dict[str, tuple[np.ndarray, float | None]]:
-    """A picture of every model with its seconds, pictures that were made elsewhere (``others``), and the plain one recoloured,
-    through the autoencoder."""
+    """A picture of every model with its seconds, and the pictures they are compared with.
+
+    Those are ``others``, drawn elsewhere, and the plain picture recoloured, through the autoencoder.
+    """
     pictures: dict[str, tuple[np.ndarray, float | None]] = {}
     for name, model in models.items():
         start = time.perf_counter()

@@ -16,8 +16,10 @@ class Sized(Protocol):
 
 @dataclass(eq=False)
 class RunStore:
-    """Values by key. When it is full, what no run since :meth:`start_run` has used goes first; after that nothing more is kept,
-    so that a run that needs more than there is room for finds at least the first part of it next time.
+    """Values by key, within a limit of memory.
+
+    When the store is full, values that no run since :meth:`start_run` has used go first. After that nothing more is kept, so that
+    a run that needs more than there is room for finds at least the first part of it next time.
 
     The host deep-copies model options: a store is one object by design, so a copy is the store itself.
     """

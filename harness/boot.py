@@ -86,8 +86,11 @@ class Host:
         return CACHES if "cache_args" in inspect.signature(self.execution.PromptExecutor).parameters else CACHES[:1]
 
     def executor(self, cache: str = ""):
-        """A prompt executor with an empty cache of a kind; without one, of the kind that COMFYUI_CACHE names, or the host's own
-        default. Raises ValueError for a kind that this host does not have."""
+        """A prompt executor with an empty cache of a kind.
+
+        Without a kind it is the one that COMFYUI_CACHE names, or the host's own default. Raises ValueError for a kind that this
+        host does not have.
+        """
         cache = cache or os.environ.get("COMFYUI_CACHE") or CACHES[0]
         if cache not in self.caches():
             raise ValueError(f"cache: {cache!r} is not known to this host; it has {', '.join(self.caches())}")

@@ -17,7 +17,7 @@ SUBJECT = Subject("dog", "a dog", (2,), 77)
 
 
 def features(seed: int = 0) -> tuple[torch.Tensor, ...]:
-    """Decoder features of two levels, coarse to fine."""
+    """Decoder features of two scales, coarse to fine."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(1, 12, SIDE // 2, SIDE // 2, generator=generator), torch.randn(1, 8, SIDE, SIDE, generator=generator)
 

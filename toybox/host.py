@@ -34,7 +34,7 @@ class ToyboxLatents(comfy.latent_formats.LatentFormat):
 
 
 class ToyboxFamily(comfy.supported_models_base.BASE):
-    """An SD1.5-shaped UNet of 11 M parameters: 3 levels, one block each, attention on all of them."""
+    """An SD1.5-shaped UNet of 11 M parameters: 3 scales, one block each, attention on all of them."""
 
     side = 128  # pixels of its pictures
     unet_config = {

@@ -97,8 +97,10 @@ def look(judge: Judge, picture: np.ndarray) -> Verdict:
 
 
 def part_colours(picture: np.ndarray, parts: np.ndarray, kind: str) -> dict[str, tuple[np.ndarray, int]]:
-    """Median RGB (0..255) and area of every part of ``kind`` that is large enough to be measured; eyes and windows,
-    which are the same for all subjects, are left out."""
+    """Median RGB (0..255) and area of every part of ``kind`` that is large enough to be measured.
+
+    Eyes and windows, which are the same for all subjects, are left out.
+    """
     colours = {}
     for label, role in PART_ROLES[kind].items():
         inside = parts == PART_LABELS.index(f"{kind}/{label}")

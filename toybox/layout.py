@@ -91,8 +91,10 @@ def offsets(parts: np.ndarray, kind: str) -> dict[str, float]:
 
 @cache
 def facing_weights(kind: str, renders: int = 60) -> dict[str, float]:
-    """Weight of each part's offset: mean over variance of subjects of a class that face right, as for independent normal
-    distributions."""
+    """Weight of each part's offset, as for independent normal distributions.
+
+    It is the mean over the variance of subjects of a class that face right.
+    """
     rng, offsets_of = random.Random(f"facing-{kind}"), {}
     for _ in range(renders):
         _, parts = render(random_subject(rng, kind), face(random_pose(rng), "right"), random_scene(rng))

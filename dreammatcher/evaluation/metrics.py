@@ -21,10 +21,10 @@ PREPARATIONS = {DREAMBOOTH: (256, True, 224, IMAGENET), VICO: (256, False, 256, 
 
 
 def prepared(picture: torch.Tensor, how: str) -> torch.Tensor:
-    """A picture [3, H, W] in 0..1 as an encoder takes it: resized bicubically as Pillow does, cut to its middle as
-    torchvision does, normalised.
+    """Prepares a picture [3, H, W] in 0..1 for an encoder.
 
-    Raises ValueError for another preparation than those of :data:`PREPARATIONS`.
+    It is resized bicubically as Pillow does, cut to its middle as torchvision does, and normalised. Raises ValueError for another
+    preparation than those of :data:`PREPARATIONS`.
     """
     if how not in PREPARATIONS:
         raise ValueError(f"preparation: {how!r} is unknown; choose one of {', '.join(PREPARATIONS)}")

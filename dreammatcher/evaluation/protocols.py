@@ -89,8 +89,10 @@ class Protocol:
 
 
 def with_prior(protocol: Protocol, samples: int) -> Protocol:
-    """The protocol and, of each subject, ``samples`` pictures of its class alone: what is drawn when nobody asks for the subject
-    (DreamBooth, Sec. 4.3). Raises ValueError for a protocol without class words."""
+    """The protocol with ``samples`` further pictures of each subject's class alone (DreamBooth, Sec. 4.3).
+
+    They show what is drawn when nobody asks for the subject. Raises ValueError for a protocol without class words.
+    """
     if not all(subject.class_word for subject in protocol.subjects):
         raise ValueError(f"prior: the protocol {protocol.name} names no classes, so there is nothing to draw without the subject")
     classes = (replace(subject, name=f"{subject.name}-class", prompts=("a photo of a {}",), class_samples=samples)

@@ -1,5 +1,6 @@
-"""Makes every picture of a protocol by a workflow. A finished case is a file: a killed run goes on where it was, and nothing is
-done twice, however many machines share the work.
+"""Makes every picture of a protocol by a workflow.
+
+A finished case is a file: a killed run goes on where it was, and nothing is done twice, however many machines share the work.
 """
 
 from __future__ import annotations

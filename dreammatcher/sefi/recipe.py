@@ -113,8 +113,10 @@ class Staged(Around):
         return self.model.predict(noisy, timesteps, keys, weights, values, self.watching)
 
     def _read(self, captions: list[str], stages: list[int]) -> tuple[Conditioning, torch.Tensor | None]:
-        """The prompts for keys, and those for values [B, L, D] if they have vectors of their own: each caption that occurs is
-        encoded in one call, with every vector that it needs."""
+        """The prompts for keys, and those for values [B, L, D] if they have vectors of their own.
+
+        Each caption that occurs is encoded in one call, with every vector that it needs.
+        """
         parts, count = self.table if self.split else self.table[:1], len(self.table[0])
         vectors = torch.cat(parts)
         wanted = [[(caption, stage + part * count) for caption, stage in zip(captions, stages)] for part in range(len(parts))]

@@ -1,5 +1,7 @@
-"""Words that travel in a LoRA file, as A1111's web UI and OneTrainer write them: ``bundle_emb.WORD.string_to_param.*`` for models
-with one text encoder, ``bundle_emb.WORD.clip_l`` and ``bundle_emb.WORD.clip_g`` for SDXL.
+"""Words that travel in a LoRA file, as A1111's web UI and OneTrainer write them.
+
+Their names are ``bundle_emb.WORD.string_to_param.*`` for models with one text encoder, ``bundle_emb.WORD.clip_l`` and
+``bundle_emb.WORD.clip_g`` for SDXL.
 """
 
 from __future__ import annotations

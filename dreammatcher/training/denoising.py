@@ -96,8 +96,9 @@ CAPTION = "clip: a caption as the text encoder reads it, with what is learned,"
 
 def errors(model: Denoiser, batch: Batch, conditioning: Conditioning, weights: WeightOverrides, objective: ObjectiveSettings,
            generator: torch.Generator, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prediction error [R] of some ``rows`` [R] of a batch, each at a timestep of its own, drawn evenly (DDPM, Algorithm 1), and
-    its weight [R]. ``conditioning`` is of these rows.
+    """Prediction error [R] and weight [R] of some ``rows`` [R] of a batch (DDPM, Algorithm 1).
+
+    Each row is at a timestep of its own, drawn evenly. ``conditioning`` is of these rows.
 
     Noise and timesteps are drawn for the whole batch, in main memory, so that every device and process learns from the same ones.
     Raises NotFinite, naming the part at fault, when an error is not finite.

@@ -29,8 +29,10 @@ class Trainable(nn.Module):
     rate: float
 
     def weights(self, base: Weights) -> WeightOverrides:
-        """Overrides for the weights of ``base`` that differ, where they are and in their precision; gradients reach the
-        parameters."""
+        """Overrides for the weights of ``base`` that differ, on their device and in their precision.
+
+        Gradients reach the parameters.
+        """
         low = self.low_rank()
         return {name: base[name] + difference.to(base[name]).view_as(base[name])
                 for name, difference in self.differences(low).items()} | low

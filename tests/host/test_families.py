@@ -8,7 +8,7 @@ from world import FAMILIES, Bench, family_unet, picture, prompt, sample
 
 POOLED = {name: 1280 if parts[-1] else None for name, parts in FAMILIES.items()}
 
-#: output blocks of the two finest decoder levels with attention, decoder features, level of the subject maps at 64 cells
+#: output blocks of the two finest decoder scales with attention, decoder features, scale of the subject maps at 64 cells
 EXPECTED = {
     "SD1.5": ([6, 7, 8, 9, 10, 11], (6, 9), 2),
     "SD2.1": ([6, 7, 8, 9, 10, 11], (6, 9), 2),
@@ -28,10 +28,10 @@ def family(request, pack):
 def test_layers_are_found_from_the_models_own_structure(pack, family):
     name, bench = family
     structure = pack.module("dreammatcher.backbones.unet").structure_of(bench.model.model)
-    blocks, taps, map_level = EXPECTED[name]
+    blocks, taps, map_scale = EXPECTED[name]
     assert sorted({number for _, number, _ in structure.self_attention}) == blocks
     assert structure.taps == taps
-    assert {structure.cross_attention[layer] for layer in structure.map_layers((64, 64))} == {map_level}
+    assert {structure.cross_attention[layer] for layer in structure.map_layers((64, 64))} == {map_scale}
     sites = sum(type(module).__name__ == "BasicTransformerBlock" for module in bench.model.model.diffusion_model.modules())
     assert len(structure.cross_attention) == sites
 

@@ -101,12 +101,12 @@ def part_loss(denoiser: Denoiser, parts: dict[int, torch.Tensor]) -> torch.Tenso
     return sum(losses) / len(losses)
 
 
-def timesteps(count: int, levels: int, device: torch.device) -> torch.Tensor:
+def timesteps(count: int, total: int, device: torch.device) -> torch.Tensor:
     """[count], two thirds of them where the colours of a subject's parts are decided and must come to agree."""
-    low, high = 3 * levels // 10, 8 * levels // 10
+    low, high = 3 * total // 10, 8 * total // 10
     middle = torch.rand(count, device=device) < 2 / 3
     return torch.where(middle, torch.randint(low, high, (count,), device=device),
-                       torch.randint(0, levels, (count,), device=device))
+                       torch.randint(0, total, (count,), device=device))
 
 
 @torch.no_grad()
@@ -174,7 +174,7 @@ def train(denoiser: Denoiser, pictures: Material, alphas: torch.Tensor, folder: 
     """Trains up to step ``limit`` of ``steps``; leaves the averaged weights and returns the steps made.
 
     A new run begins with the ``earlier`` weights of UNet and text encoder if they are given. ``batch`` is the number of
-    pictures in a step, ``alphas`` [levels] the schedule's alpha_bar.
+    pictures in a step, ``alphas`` [T] the schedule's alpha_bar.
     """
     prepare(denoiser)
     if (folder / "denoiser.pt").exists():

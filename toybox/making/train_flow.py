@@ -26,7 +26,7 @@ DECAYS = (0.999, 0.9997)
 SIDE = 16
 #: share of batches that show pairs: two pictures of like subjects side by side
 PAIRS = 0.35
-#: velocity MSE from which the running means of all levels start
+#: velocity MSE from which the running means of all bins start
 TYPICAL = 0.5
 PAD_STD = 0.02
 

@@ -1,5 +1,7 @@
-"""``python -m toybox.making.train_judge``: trains the judge on renders as the model would show them: noisy, blurred, and through
-the autoencoder. Resumes from its checkpoint and writes toybox/judge.safetensors and, as judge.json, its accuracy.
+"""``python -m toybox.making.train_judge``: trains the judge on renders as the model would show them.
+
+They are noisy, blurred, and passed through the autoencoder. Resumes from its checkpoint and writes toybox/judge.safetensors and,
+as judge.json, its accuracy.
 """
 
 from __future__ import annotations

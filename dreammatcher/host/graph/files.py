@@ -44,8 +44,11 @@ class Shelf:
         return sorted(self._files())
 
     def find(self, name: str) -> Path:
-        """Raises ValueError for names that leave the folders or that several files have, FileNotFoundError listing the folders
-        when nothing is there."""
+        """Finds a file by its name in a loader.
+
+        Raises ValueError for names that leave the folders or that several files have, FileNotFoundError listing the folders
+        when nothing is there.
+        """
         name, files = name.replace("\\", "/"), self._files()
         if name in files:
             return files[name]

@@ -1,5 +1,7 @@
-"""Text encoders of a CLIP. SD1.x and SD2.x have one, SDXL two, each with a token table of its own: a learned word's vectors are
-those of all of them side by side."""
+"""Text encoders of a CLIP.
+
+SD1.x and SD2.x have one, SDXL two, each with its own token table: a learned word's vectors are those of all of them side by side.
+"""
 
 from __future__ import annotations
 

@@ -56,11 +56,11 @@ def need_of(recipe: Recipe, model: Any, settings: TrainingSettings, rows: int, s
 
 def activations(model: Any, learning: list[str], low: Mapping[str, LowRank], text: bool, rows: int, size: tuple[int, int],
                 bfloat16: bool) -> int:
-    """Bytes that the UNet keeps for the gradient of some of its weights, whole or ``low`` in rank, and of the ``text`` if that
-    learns.
+    """Bytes that the UNet keeps for the gradients of a training.
 
-    The UNet itself says so, on tensors that have a shape and no memory. With checkpointing the largest block counts on top, which
-    runs again while the others are kept.
+    They are those of some of its weights, whole or ``low`` in rank, and of the ``text`` if that learns. The UNet itself is run,
+    on tensors that have a shape and no memory. With checkpointing the largest block counts on top, which runs again while the
+    others are kept.
     """
     base = model.model.model
     kept, largest = _Kept(), 0

@@ -57,10 +57,10 @@ def half(value: torch.Tensor) -> torch.Tensor:
 
 
 def save_learned(learned: Learned, name: str) -> tuple[Path, str]:
-    """Writes a LoRA to the first folder of LoRAs, in half precision where that holds its values, and an embedding to that of
-    embeddings, whichever there is; returns the path of the first and how they are used.
+    """Saves a LoRA, an embedding or both; returns the path of the first and how they are used.
 
-    A file that is there is never overwritten. Raises ValueError for a name that is no plain file name, when there is nothing to
+    A LoRA goes to the first folder of LoRAs, in half precision where that holds its values, an embedding to that of embeddings. A
+    file that is there is never overwritten. Raises ValueError for a name that is no plain file name, when there is nothing to
     save, and for values that are not finite.
     """
     check_name(name)

@@ -51,8 +51,10 @@ def find(name: str) -> Path:
 
 
 def state(name: str | None) -> Changes:
-    """State of the file and of the embeddings of its words, or of all files if the name is None: a linked value that is not
-    known yet."""
+    """State of the file and of the embeddings of its words.
+
+    A name of None stands for a linked value that is not known yet: the state then covers all files.
+    """
     if name is None:
         return changes_of_all({one: [_found(one)] for one in names()})
     path = _found(name)

@@ -53,8 +53,10 @@ class _Watched(dict):
 
 
 def taken_by(model, clip, tensors: Mapping[str, torch.Tensor]) -> Taken:
-    """The ``tensors`` of a file that the host loads for MODEL and CLIP. The host would leave a weight of another size as it
-    is, and say so in the log alone."""
+    """The ``tensors`` of a file that the host loads for MODEL and CLIP.
+
+    The host would leave a weight of another size as it is, and say so in the log alone.
+    """
     names = {**comfy.lora.model_lora_keys_unet(model.model, {}), **comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})}
     weights = {**model.model.state_dict(), **clip.cond_stage_model.state_dict()}
     content = convert_lora(dict(tensors))

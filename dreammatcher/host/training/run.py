@@ -101,8 +101,11 @@ def check_class(subject_set: TrainingSet) -> None:
 @contextmanager
 def ready(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | None, settings: TrainingSettings,
           running: Running, constant_start: bool = False) -> Iterator[Ready]:
-    """Encodes the pictures first, since that may move other models, then loads the model; copies of it that were made for this
-    are gone afterwards. Raises as :class:`HostDenoiser`."""
+    """Encodes the pictures, then loads the model that learns from them.
+
+    Pictures come first, since encoding may move other models. Copies of the model that were made for this are gone afterwards.
+    Raises as :class:`HostDenoiser`.
+    """
     def encode(pictures: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(), torch.random.fork_rng():  # older hosts draw from the encoder's distribution
             torch.manual_seed(settings.seed)

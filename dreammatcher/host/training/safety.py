@@ -33,8 +33,11 @@ def path_of(job: str) -> Path:
 
 
 def begin(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """The state that a run goes on from: its own, or that of the same training at another rate or precision which gave up since
-    its losses were not finite. None where there is neither. Raises ValueError for a file of its own that is damaged."""
+    """The state that a run goes on from, or None.
+
+    It is the run's own, or that of the same training at another rate or precision which gave up since its losses were not
+    finite. Raises ValueError if the run's own file is damaged.
+    """
     state = states.read(checkpoint.path, checkpoint.job)
     if state is not None:
         log.info("DreamMatcher: goes on after step %d, from %s", state["step"], checkpoint.path)
