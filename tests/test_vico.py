@@ -19,7 +19,7 @@ from dreammatcher.vico.block import ImageAttention, begun, name_of, sites_of
 from dreammatcher.vico.learned import ViCo, tensors_of
 from dreammatcher.vico.loss import alignment, regularisation
 from dreammatcher.vico.mask import column, subject_mask, text_attention, threshold
-from dreammatcher.vico.recipe import Seen, VicoRecipe, VicoSettings
+from dreammatcher.vico.recipe import SiteOutput, VicoRecipe, VicoSettings
 from dreammatcher.vico.settings import LookSettings, LookTrace
 
 
@@ -143,7 +143,7 @@ class Tiny:
     def look(self, reference, timesteps, conditioning):
         self.asked.append((reference, timesteps))
         states = reference.flatten(2).mT.repeat(1, 1, 2)
-        return {SITE: Seen(states, text_attention(states, conditioning.cross_attention, 2))}
+        return {SITE: SiteOutput(states, text_attention(states, conditioning.cross_attention, 2))}
 
     def predict_changed(self, noisy, timesteps, conditioning, changes):
         states = changes[SITE](noisy.flatten(2).mT.repeat(1, 1, 2))

@@ -44,7 +44,7 @@ class VicoSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class SiteOutput:
     """Output of one site of the frozen UNet for a reference."""
 
     states: torch.Tensor  # [B, M, D], behind the text block
@@ -57,7 +57,7 @@ class LookingDenoiser(Denoiser, Protocol):
     def places(self, captions: list[str], word: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Columns of ``word`` in each caption's conditioning, int64 [B, V], and of the first end token [B, 1]."""
 
-    def look(self, reference: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> dict[Layer, Seen]:
+    def look(self, reference: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> dict[Layer, SiteOutput]:
         """States and attention of the sites for a clean ``reference`` [B, C, h, w], at the picture's timesteps."""
 
     def predict_changed(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,

@@ -153,7 +153,7 @@ class Seen:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class FoundRecords:
     """The records that belong to some pictures."""
 
     records: tuple[Any, ...] = ()  # of the last runs in front of them; several where their pictures were put together
@@ -198,7 +198,7 @@ class Records:
         if self.kept.make_room(record.bytes(), self.room):
             self.kept.keep(key, record)
 
-    def find(self, owner: str, seen: Seen) -> Found | None:
+    def find(self, owner: str, seen: Seen) -> FoundRecords | None:
         """The records of what ``owner`` made in the runs that led to some pictures. None where the host does not tell which."""
         if seen.prompt is None or self._at(owner, Place()) is not None:
             return None
@@ -210,7 +210,7 @@ class Records:
             if known is not None:
                 records[node] = known[0], known[1].item == item
         last = [node for node in records if not any(node in graph.before(other) for other in records if other != node)]
-        return Found(tuple(records[node][0] for node in last), tuple(last), not last or records[last[0]][1])
+        return FoundRecords(tuple(records[node][0] for node in last), tuple(last), not last or records[last[0]][1])
 
     def _at(self, owner: str, place: Place) -> Any | None:
         return self.kept.find((owner, *place.key()))

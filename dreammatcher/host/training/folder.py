@@ -28,7 +28,7 @@ NOT_READ = (".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".gif", ".apng", 
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class FolderPicture:
     """One picture of a folder."""
 
     path: Path
@@ -82,7 +82,7 @@ def _inside(folder: Path) -> list[Path]:
         return []
 
 
-def pictures_of(name: str) -> list[Found]:
+def pictures_of(name: str) -> list[FolderPicture]:
     """The folder's pictures by name, turned as the camera says. What looks like one and is not read is named on the node.
 
     Raises ValueError, naming the file, for a picture that is damaged and a caption that is no text in UTF-8.
@@ -128,11 +128,11 @@ def _upright(image: Image.Image) -> Image.Image:
     return image
 
 
-def _read(file: Path) -> Found:
+def _read(file: Path) -> FolderPicture:
     try:
         with Image.open(file) as image:
             pixels = np.array(_upright(image).convert("RGBA"))
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"folder: {file.name} is damaged or no picture ({error})") from error
     name, picture = f"folder: {file.name}", torch.from_numpy(pixels)[None].float() / 255
-    return Found(file, rearrange(rgb(name, picture)[0], "h w c -> c h w").clone(), subject_mask(name, picture))
+    return FolderPicture(file, rearrange(rgb(name, picture)[0], "h w c -> c h w").clone(), subject_mask(name, picture))

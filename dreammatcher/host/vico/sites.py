@@ -12,7 +12,7 @@ import torch
 from ...backbones.unet import Layer, Structure, structure_of, transformer_blocks
 from ...vico.block import sites_of
 from ...vico.mask import text_attention
-from ...vico.recipe import Seen
+from ...vico.recipe import SiteOutput
 
 #: the host's transformer block of each site
 Blocks = Mapping[Layer, torch.nn.Module]
@@ -42,7 +42,7 @@ def widths_of(blocks: Blocks) -> dict[Layer, tuple[int, int]]:
     return {site: (block.attn2.heads * block.attn2.dim_head, block.attn2.heads) for site, block in blocks.items()}
 
 
-def look(blocks: Blocks, call: Callable[[], Any]) -> dict[Layer, Seen]:
+def look(blocks: Blocks, call: Callable[[], Any]) -> dict[Layer, SiteOutput]:
     """What the sites see in ``call``, one call of the UNet that nobody patches; it ends at the last of them."""
     attention: dict[Layer, torch.Tensor] = {}
 
@@ -58,7 +58,7 @@ def look(blocks: Blocks, call: Callable[[], Any]) -> dict[Layer, Seen]:
     finally:
         for hook in hooks:
             hook.remove()
-    return {site: Seen(states[site], attention[site]) for site in blocks}
+    return {site: SiteOutput(states[site], attention[site]) for site in blocks}
 
 
 def states_of(blocks: Blocks, call: Callable[[], Any]) -> dict[Layer, torch.Tensor]:

@@ -15,7 +15,7 @@ from ...training.trainables import TokenRows
 from ...vico.block import begun
 from ...vico.learned import ViCo, tensors_of
 from ...vico.mask import map_of
-from ...vico.recipe import Seen, VicoRecipe, VicoSettings
+from ...vico.recipe import SiteOutput, VicoRecipe, VicoSettings
 from ...watch import AttentionLayer
 from ...weights import WeightOverrides
 from ..text.towers import check_one
@@ -42,11 +42,11 @@ class LookingHost:
         found = [self.denoiser.places(caption, word) for caption in captions]
         return torch.tensor([[own] for own, _ in found]), torch.tensor([[end] for _, end in found])
 
-    def look(self, reference: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> dict[Layer, Seen]:
+    def look(self, reference: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> dict[Layer, SiteOutput]:
         watch = Maps(tuple(self.sites))
         with torch.inference_mode(False), torch.enable_grad():
             states = states_of(self.sites, lambda: self.denoiser.predict(reference, timesteps, conditioning, {}, watch=watch))
-        return {site: Seen(states[site], attention) for site, attention in zip(self.sites, watch.collected, strict=True)}
+        return {site: SiteOutput(states[site], attention) for site, attention in zip(self.sites, watch.collected, strict=True)}
 
     def predict_changed(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
                         changes: Mapping[Layer, Callable[[torch.Tensor], torch.Tensor]]) -> torch.Tensor:
