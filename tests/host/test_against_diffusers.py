@@ -45,7 +45,7 @@ def gradients():
 
 
 @pytest.fixture
-def runner(pack, toybox):
+def parts(pack, toybox):
     """Our denoiser, and pictures of a subject and of its class as latents."""
     data = pack.module("dreammatcher.training.data")
     with torch.inference_mode():
@@ -57,8 +57,8 @@ def runner(pack, toybox):
     return denoiser, pictures, prior
 
 
-def recipe_of(pack, runner, prior: bool, weight: float = 0.7, **learns):
-    denoiser, pictures, class_pictures = runner
+def recipe_of(pack, parts, prior: bool, weight: float = 0.7, **learns):
+    denoiser, pictures, class_pictures = parts
     settings = pack.module("dreammatcher.training.settings")
     return pack.module("dreammatcher.training.recipe").SubjectRecipe(
         denoiser, pictures, settings.ObjectiveSettings(weight), prior=class_pictures if prior else None, **learns)
@@ -88,8 +88,8 @@ def alike(ours: torch.Tensor, other: torch.Tensor) -> bool:
     return bool((ours - other).norm() <= 1e-5 * other.norm() + 1e-9)
 
 
-def test_predictions_are_those_of_diffusers(theirs, runner, gradients):
-    denoiser, pictures, _ = runner
+def test_predictions_are_those_of_diffusers(theirs, parts, gradients):
+    denoiser, pictures, _ = parts
     text = denoiser.encode([CAPTION])
     noisy, step = pictures.examples[0].latents, torch.tensor([321])
     with torch.no_grad():
@@ -98,15 +98,15 @@ def test_predictions_are_those_of_diffusers(theirs, runner, gradients):
 
 
 @pytest.mark.parametrize("prior", [True, False])
-def test_a_step_of_dreambooth_as_a_lora_has_the_scripts_loss_and_gradients(pack, theirs, scheduler, runner, gradients, prior):
+def test_a_step_of_dreambooth_as_a_lora_has_the_scripts_loss_and_gradients(pack, theirs, scheduler, parts, gradients, prior):
     unet, names = theirs
     training = pack.module("dreammatcher.training.dreambooth")
     settings = pack.module("dreammatcher.training.settings").LoraSettings(4)
     generator = torch.Generator().manual_seed(9)
-    lora = training.lora_of(runner[0].unet, training.UNET_TARGETS, settings, 1e-4, generator)
+    lora = training.lora_of(parts[0].unet, training.UNET_TARGETS, settings, 1e-4, generator)
     for up in lora.up.values():  # zero at first, when A has no gradient
         up.data.normal_(0, 0.02, generator=generator)
-    recipe = recipe_of(pack, runner, prior, unet=lora)
+    recipe = recipe_of(pack, parts, prior, unet=lora)
     loss = recipe.loss(BATCH, torch.Generator().manual_seed(1))
     loss.backward()
 
@@ -114,7 +114,7 @@ def test_a_step_of_dreambooth_as_a_lora_has_the_scripts_loss_and_gradients(pack,
                for name, (down, up) in lora.factors().items()}
     base = unet.state_dict()
     weights = {their: base[their] + factors[ours][1] @ factors[ours][0] for their, ours in names.items() if ours in factors}
-    context = torch.cat([runner[0].encode([caption]).cross_attention.repeat(BATCH, 1, 1)
+    context = torch.cat([parts[0].encode([caption]).cross_attention.repeat(BATCH, 1, 1)
                          for caption in (CAPTION, CLASS_CAPTION)[:1 + prior]]).clone()
     other = loss_of_the_scripts(unet, scheduler, drawn(recipe, 1), context, weights)
     other.backward()
@@ -124,14 +124,14 @@ def test_a_step_of_dreambooth_as_a_lora_has_the_scripts_loss_and_gradients(pack,
     assert all((one - another).norm() <= 1e-4 * another.norm() for one, another in zip(ours, others))
 
 
-def test_a_step_of_custom_diffusion_has_the_authors_gradients(pack, theirs, scheduler, runner, toybox, gradients):
+def test_a_step_of_custom_diffusion_has_the_authors_gradients(pack, theirs, scheduler, parts, toybox, gradients):
     from diffusers.models.attention_processor import AttnProcessor, CustomDiffusionAttnProcessor
 
     unet, names = theirs
     with torch.inference_mode():
         denoiser = pack.module("dreammatcher.host.training.model").HostDenoiser(toybox[0], toybox[1], (16, 16), True)
     keys_and_values = pack.module("dreammatcher.training.custom_diffusion").keys_and_values_of(denoiser.unet, 1e-5)
-    recipe = recipe_of(pack, (denoiser, *runner[1:]), True, unet=keys_and_values)
+    recipe = recipe_of(pack, (denoiser, *parts[1:]), True, unet=keys_and_values)
     loss = recipe.loss(BATCH, torch.Generator().manual_seed(2))
     loss.backward()
     ours = {name: value.grad for name, value in zip(keys_and_values.differences(), keys_and_values.parameters())}
@@ -162,7 +162,7 @@ def test_a_step_of_custom_diffusion_has_the_authors_gradients(pack, theirs, sche
             assert alike(ours[name], wanted), name
 
 
-def test_a_step_of_textual_inversion_has_the_gradient_of_a_row_of_the_token_table(pack, theirs, scheduler, runner, toybox,
+def test_a_step_of_textual_inversion_has_the_gradient_of_a_row_of_the_token_table(pack, theirs, scheduler, parts, toybox,
                                                                                   gradients):
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -178,7 +178,7 @@ def test_a_step_of_textual_inversion_has_the_gradient_of_a_row_of_the_token_tabl
 
     row = torch.randn(1, 96, generator=torch.Generator().manual_seed(7))
     rows = pack.module("dreammatcher.training.trainables").TokenRows(row.clone(), 1e-3)
-    recipe = recipe_of(pack, runner, False, rows={"sks": rows})
+    recipe = recipe_of(pack, parts, False, rows={"sks": rows})
     loss = recipe.loss(BATCH, torch.Generator().manual_seed(3))
     loss.backward()
 
