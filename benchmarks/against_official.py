@@ -1,5 +1,6 @@
-"""``python -m benchmarks.against_official --official DIR --python VENV/bin/python``: this pack and the official code on the same
-Toybox weights, prompts, noise and references. Prints the table of docs/measured.md.
+"""``python -m benchmarks.against_official --official DIR --python VENV/bin/python``: compares with the official code.
+
+Both have the same Toybox weights, prompts, noise and references. Prints the table of docs/measured.md.
 
 DIR is a checkout of cvlab-kaist/DreamMatcher; VENV has torch, safetensors, transformers 4.30.2, huggingface_hub 0.16.4, numpy
 below 2, einops, matplotlib, opencv-python-headless, tqdm and Pillow. The two sides run one after the other and exchange latents.
@@ -34,7 +35,7 @@ SETTINGS = {"initial_step": 4, "cut_step": 50, "initial_layer": 6, "cut_layer": 
             "invert_path": "", "save_pred_x0": False}
 #: their guidance weight is meant for 64x64 latents; undivided it diverges at 16x16
 GUIDANCE_WEIGHT, THEIR_CELLS = 50.0, 64 * 64
-#: cells of the maps that the foreground is read from: the coarsest level but one, as theirs is
+#: cells of the maps that the foreground is read from: the coarsest scale but one, as theirs is
 MAP_CELLS = 8 * 8
 
 
@@ -44,7 +45,7 @@ def arms(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
     return {
         PLAIN: runner.model,
         "this pack, preset paper, soft foreground": runner.matched(
-            ready, {"otsu": False}, effort=vars(settings.PRESETS["paper"])),
+            ready, {"otsu": False}, match=vars(settings.PRESETS["paper"])),
         "this pack, defaults": matched,
         "this pack, defaults + guidance fast": runner.guided(matched, mode="fast"),
         REPLACED: runner.matched(ready, injection=settings.REPLACED),
@@ -54,10 +55,10 @@ def arms(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
 def unet_config(family: dict) -> dict:
     """The diffusers form of Toybox's UNet."""
     widths = [family["model_channels"] * factor for factor in family["channel_mult"]]
-    levels = len(widths)
+    scales = len(widths)
     return {"sample_size": family["image_size"], "block_out_channels": widths, "layers_per_block": family["num_res_blocks"][0],
             "attention_head_dim": 4, "cross_attention_dim": family["context_dim"],
-            "down_block_types": ["CrossAttnDownBlock2D"] * levels, "up_block_types": ["CrossAttnUpBlock2D"] * levels}
+            "down_block_types": ["CrossAttnDownBlock2D"] * scales, "up_block_types": ["CrossAttnUpBlock2D"] * scales}
 
 
 def latent_noise(runner: ToyboxRunner, case: Case) -> torch.Tensor:
@@ -72,7 +73,7 @@ def latent_noise(runner: ToyboxRunner, case: Case) -> torch.Tensor:
 
 
 def write_job(runner: ToyboxRunner, chosen: list[Case], file: Path) -> None:
-    """Everything that the official process needs, as FILE and a .json beside it."""
+    """Writes everything that the official process needs, as FILE and a .json beside it."""
     import comfy.utils
 
     from toybox.host import ToyboxFamily

@@ -1,4 +1,4 @@
-"""What the studies of :mod:`benchmarks.quality` compare: each makes models by name for one prepared case."""
+"""The arms that the studies of :mod:`benchmarks.quality` compare. Each study makes models by name for one prepared case."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def ablations(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]
         MATCHED: runner.matched(ready),
         "reference mask limits the match": runner.matched(ready, {"reference_mask": inside}),
         "soft foreground": runner.matched(ready, {"otsu": False}),
-        "no slack beyond the paper's": runner.matched(ready, effort={"least_slack": 0.0}),
-        "as the paper divides the work": runner.matched(ready, effort={"pca": 256, "shared": False}),
+        "no slack beyond the paper's": runner.matched(ready, match={"least_slack": 0.0}),
+        "as the paper divides the work": runner.matched(ready, match={"pca": 256, "shared": False}),
         "everything as in the paper": runner.matched(
-            ready, {"otsu": False}, effort={"pca": 256, "shared": False, "least_slack": 0.0}),
+            ready, {"otsu": False}, match={"pca": 256, "shared": False, "least_slack": 0.0}),
         "start 0.3": runner.matched(ready, start=0.3),
     }
 
@@ -54,16 +54,16 @@ def guidances(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]
 
 
 def trades(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
-    """Everything that trades likeness for time or memory, one change from the default each."""
+    """Arms that trade likeness for time or memory, each with one change from the default."""
     small = runner.ahead(ready, dtype=torch.float16, pca=64, noise_levels=20)
     coarse, fine = runner.blocks()
     return {
         PLAIN: runner.model,
         "balanced": runner.matched(ready),
-        "paper": runner.matched(ready, effort={"pca": 256, "shared": False}),
-        "PCA 64": runner.matched(ready, effort={"pca": 64}),
-        "match every 2": runner.matched(ready, effort={"every": 2}),
-        "match every 4": runner.matched(ready, effort={"every": 4}),
+        "paper": runner.matched(ready, match={"pca": 256, "shared": False}),
+        "PCA 64": runner.matched(ready, match={"pca": 64}),
+        "match every 2": runner.matched(ready, match={"every": 2}),
+        "match every 4": runner.matched(ready, match={"every": 4}),
         "coarse level only": runner.matched(ready, layers=coarse),
         "fine level only": runner.matched(ready, layers=fine),
         "small store": runner.matched(small),
@@ -74,7 +74,7 @@ def trades(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
 
 
 def starts(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
-    """When matching begins, alone and led by guidance."""
+    """Arms that begin matching at different times, alone and with guidance."""
     later = {f"start {start}": runner.matched(ready, start=start) for start in (0.2, 0.3, 0.4)}
     return {
         PLAIN: runner.model,
@@ -110,7 +110,7 @@ def others(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
 
 
 def pictures_of_others(runner: ToyboxRunner, ready: SimpleNamespace, case: Case) -> dict[str, np.ndarray]:
-    """What is no model with settings: a picture each."""
+    """Pictures of arms that are not a model with settings, by name."""
     return {"diptych": rivals.diptych(runner, ready, case)}
 
 

@@ -79,7 +79,7 @@ def high_water() -> int:
 
 
 def import_seconds() -> float:
-    """What the pack adds to the host's start: its modules once more, under another name."""
+    """Seconds that the pack adds to the host's start, measured by importing its modules once more under another name."""
     spec = importlib.util.spec_from_file_location("dreammatcher_again", ROOT / "__init__.py",
                                                   submodule_search_locations=[str(ROOT)])
     if spec is None or spec.loader is None:
@@ -91,21 +91,21 @@ def import_seconds() -> float:
 
 
 def measure(timing: TimingModel, rounds: int) -> dict[str, dict]:
-    """Of each arm: seconds, median ratio to the plain step beside it, seconds to the end of the first step.
+    """For each arm: its seconds, its median ratio to the plain step beside it, and the seconds to the end of the first step.
 
     The first step of a run warms up and has nothing to match: it is in no ratio.
     """
-    made = {name: make for name, make in arms(timing).items() if name in timing.case.arms}
+    makers = {name: make for name, make in arms(timing).items() if name in timing.case.arms}
     if not timing.kept.rows:
-        timing.seconds(made[CACHED]())  # fills the store
-    if VICO_CACHED in made:
-        timing.seconds(made[VICO_CACHED]())
-    times: dict[str, list[list[float]]] = {name: [] for name in made}
-    names = list(made)
+        timing.seconds(makers[CACHED]())  # fills the store
+    if VICO_CACHED in makers:
+        timing.seconds(makers[VICO_CACHED]())
+    times: dict[str, list[list[float]]] = {name: [] for name in makers}
+    names = list(makers)
     for number in range(rounds):
         start = number % len(names)  # every round begins with another arm, or what stands before it would always be the same
         for name in names[start:] + names[:start]:
-            times[name].append(timing.seconds(made[name]()))
+            times[name].append(timing.seconds(makers[name]()))
             print(f"round {number + 1}, {name}: {statistics.median(times[name][-1][1:]):.2f} s per step", flush=True)
     plain = times[PLAIN]
     return {name: {
@@ -124,8 +124,8 @@ def peak_bytes(timing: TimingModel) -> dict[str, int | None]:
         if name in timing.case.arms and name in (PLAIN, CACHED, PAPER):
             with Peak(timing.device) as peak:
                 timing.seconds(make())
-            found[name] = peak.extra
-    return found
+            peaks[name] = peak.extra
+    return peaks
 
 
 def match_seconds(timing: TimingModel) -> dict[str, float]:
@@ -133,19 +133,19 @@ def match_seconds(timing: TimingModel) -> dict[str, float]:
     correspondence = timing.module("dreammatcher.matching.correspondence")
     descriptors = timing.module("dreammatcher.matching.descriptors")
     _, row = next(iter(timing.kept.rows.values()))
-    one = [level.to(timing.device) for level in row.levels]
-    other = [level.flip(-1) for level in one]
+    one = [scale.to(timing.device) for scale in row.scales]
+    other = [scale.flip(-1) for scale in one]
     half = torch.float16 if timing.device.type == "cuda" else torch.float32
-    found = {}
+    seconds = {}
     for pca in (256, 64, None):
-        with Clock(timing.device) as made:
+        with Clock(timing.device) as describing:
             source, target = descriptors.descriptors(one, other, pca=pca)
         with Clock(timing.device) as matched:
             correspondence.match(source, target, dtype=half)
         size = "x".join(map(str, source.shape[-2:]))
-        found[f"descriptors, pca {pca or 'off'}"] = round(made.seconds, 3)
-        found[f"match at {size}, pca {pca or 'off'}"] = round(matched.seconds, 3)
-    return found
+        seconds[f"descriptors, pca {pca or 'off'}"] = round(describing.seconds, 3)
+        seconds[f"match at {size}, pca {pca or 'off'}"] = round(matched.seconds, 3)
+    return seconds
 
 
 def markdown(results: dict[str, dict]) -> str:
@@ -165,7 +165,7 @@ def markdown(results: dict[str, dict]) -> str:
 
 
 def known_results(here: dict) -> dict[str, dict]:
-    """Of the scenes measured before on this device in this precision."""
+    """Results of the cases measured earlier on this device and in this precision."""
     if not FILE.exists():
         return {}
     known = json.loads(FILE.read_text(encoding="utf-8"))
@@ -215,18 +215,18 @@ def main() -> None:
             case = replace(case, arms=tuple({PLAIN: None, CACHED: None, **dict.fromkeys(options.arms)}))
         with torch.inference_mode():
             timing = TimingModel(host, case, options.steps, dtype, device)
-            made = {**here, "arms": measure(timing, options.rounds),
-                    "peak_bytes": peak_bytes(timing) if options.memory else {},
-                    "match": match_seconds(timing),
-                    "cache_bytes_per_step": timing.kept.bytes() // max(1, len(timing.kept.rows)),
-                    "rows_together": timing.rows_together()}
-        results[name] = made
+            result = {**here, "arms": measure(timing, options.rounds),
+                      "peak_bytes": peak_bytes(timing) if options.memory else {},
+                      "match": match_seconds(timing),
+                      "cache_bytes_per_step": timing.kept.bytes() // max(1, len(timing.kept.rows)),
+                      "rows_together": timing.rows_together()}
+        results[name] = result
         if not options.width:
             FILE.parent.mkdir(parents=True, exist_ok=True)
             FILE.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        print(f"{name}: {made['device']}, {made['dtype']}; cache {made['cache_bytes_per_step'] / 1e6:.0f} MB per step; a "
-              f"guidance pair and the reference's row in one call take {made['rows_together']:.2f} of what they take in two; "
-              f"the pack's import {made['import_seconds']} s; {json.dumps(made['match'])}", flush=True)
+        print(f"{name}: {result['device']}, {result['dtype']}; cache {result['cache_bytes_per_step'] / 1e6:.0f} MB per step; a "
+              f"guidance pair and the reference's row in one call take {result['rows_together']:.2f} of what they take in two; "
+              f"the pack's import {result['import_seconds']} s; {json.dumps(result['match'])}", flush=True)
         del timing
     print(markdown(results))
 

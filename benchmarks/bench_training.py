@@ -26,7 +26,7 @@ OURS, MARK = "this pack", "measured: "
 
 
 def measured(name: str, setting: Setting) -> dict:
-    """Of one arm in this process: seconds of its steps, and bytes."""
+    """Measures one arm in this process: the seconds of its steps, and its bytes."""
     host = Host(ROOT / "build" / "host-training")
     with torch.inference_mode():  # as the host runs its nodes
         run = ARMS[name](host, setting)
@@ -43,17 +43,17 @@ def in_a_process(name: str, setting: Setting) -> dict:
 
 
 def compare(setting: Setting, names: list[str], rounds: int) -> dict[str, dict]:
-    """Of each arm: median seconds of a step, its ratio to this pack's, and peak bytes."""
-    found: dict[str, list[dict]] = {name: [] for name in names}
+    """For each arm: the median seconds of a step, its ratio to this pack's, and the peak bytes."""
+    runs_by_arm: dict[str, list[dict]] = {name: [] for name in names}
     for number in range(rounds):
         for name in names[number % len(names):] + names[:number % len(names)]:
-            found[name].append(in_a_process(name, setting))
-            print(f"round {number + 1}, {name}: {statistics.median(found[name][-1]['seconds']):.2f} s a step, "
-                  f"{(found[name][-1]['bytes'] or 0) / 1e9:.2f} GB", flush=True)
-    seconds = {name: statistics.median(value for each in runs for value in each["seconds"]) for name, runs in found.items()}
+            runs_by_arm[name].append(in_a_process(name, setting))
+            print(f"round {number + 1}, {name}: {statistics.median(runs_by_arm[name][-1]['seconds']):.2f} s a step, "
+                  f"{(runs_by_arm[name][-1]['bytes'] or 0) / 1e9:.2f} GB", flush=True)
+    seconds = {name: statistics.median(value for each in runs for value in each["seconds"]) for name, runs in runs_by_arm.items()}
     return {name: {"seconds": round(seconds[name], 3), "ratio": round(seconds[name] / seconds[OURS], 3),
                    "bytes": min((each["bytes"] for each in runs if each["bytes"]), default=None)}
-            for name, runs in found.items()}
+            for name, runs in runs_by_arm.items()}
 
 
 def markdown(results: dict[str, dict[str, dict]]) -> str:

@@ -88,13 +88,13 @@ class Drawing:
     def figures(self, name: str, draw: Callable[[str, int], np.ndarray], against: list[np.ndarray] | None = None,
                 **more) -> list[np.ndarray]:
         """Adds a row of means over the case's pictures; their layout is compared with ``against``."""
-        pictures, found, case = [], [], self.case
+        pictures, measures, case = [], [], self.case
         for place, (scene, facing, seed) in enumerate(case.wanted):
             picture = draw(caption(case.subject, facing=facing, scene=scene), seed)
             other = (against[place], look(self.judge, against[place])) if against else None
-            found.append(measured(self.judge, picture, self.truth(scene), other))
+            measures.append(measured(self.judge, picture, self.truth(scene), other))
             pictures.append(picture)
-        self.rows.append({"name": name, **{key: mean_of(one.get(measure) for one in found) for measure, key in MEASURES.items()},
+        self.rows.append({"name": name, **{key: mean_of(one.get(name) for one in measures) for name, key in MEASURES.items()},
                           **more})
         self.strip.append(pictures[0])
         return pictures
@@ -164,7 +164,7 @@ def sheet(folder: Path, numbers: list[int], names: list[str], columns: list[str]
 
 
 def folder_of(prompts: int, steps: float) -> Path:
-    """Where subjects are kept: another folder for other weights, subject_cases and choices."""
+    """The folder that keeps the subjects: a different one for other weights, subject cases and choices."""
     files = [Path(__file__).with_name("runner.py"), ROOT / "toybox" / "model.safetensors"]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files) + f"{prompts} {steps}".encode())
     return FOLDER / digest.hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""What Toybox is taught, and by which methods: what ``make learn`` compares."""
+"""The subjects that Toybox is taught and the methods that teach them, as ``make learn`` compares them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SubjectCase:
 
 def subject_cases(count: int, prompts: int, first: int = 0) -> list[SubjectCase]:
     """Classes in turn; subjects, poses, scenes and seeds are unseen in training and in the other benchmarks."""
-    made = []
+    cases = []
     for index in range(first, first + count):
         rng = random.Random(f"learn-{index}")
         subject = unseen_subject(50_000 + index, CLASSES[index % len(CLASSES)])
@@ -44,21 +44,21 @@ def subject_cases(count: int, prompts: int, first: int = 0) -> list[SubjectCase]
         drawn = [render(subject, random_pose(rng), scene) for scene in scenes]
         wanted = [(rng.choice(sorted(SCENES)), rng.choice((None, "left", "right")), rng.randrange(1 << 30))
                   for _ in range(prompts)]
-        made.append(SubjectCase(subject, [picture for picture, _ in drawn], [parts for _, parts in drawn],
+        cases.append(SubjectCase(subject, [picture for picture, _ in drawn], [parts for _, parts in drawn],
                            [scene.name for scene in scenes], wanted))
-    return made
+    return cases
 
 
 @dataclass(frozen=True, eq=False)
 class Taught:
-    """What came of a case."""
+    """The result of teaching one case."""
 
     model: Any  # the host's MODEL that knows the subject
     learned: Any
     encode: Callable[[str], list]  # a prompt as CONDITIONING
 
     def numbers(self) -> dict[str, torch.Tensor]:
-        """What is saved, in the precision of the files."""
+        """The tensors that are saved, in the precision of the files."""
         if hasattr(self.learned, "tensors"):  # ViCo's
             return {**self.learned.tensors, "word": self.learned.rows}
         return {name: value.half().contiguous() for name, value in self.learned.lora.items()} | self.learned.embeddings
@@ -87,34 +87,34 @@ class MethodRunner:
     def dreambooth(self, case: SubjectCase, prior, kind: str, rate: float, steps: int, rank: int = 4,
                    text: bool = False) -> Taught:
         model, clip, vae = self.runner.model, self.runner.clip, self.runner.vae
-        own = self.training_set(case.pictures, case.subject.kind, WORD)
-        made, clip, learned, _ = self.nodes["DreamMatcherDreamBooth"]().learn(
-            model, clip, vae, own, kind, max(1, round(steps * self.share)), rate, 0, prior_set=prior, rank=rank, batch=4,
+        pictures = self.training_set(case.pictures, case.subject.kind, WORD)
+        trained, clip, learned, _ = self.nodes["DreamMatcherDreamBooth"]().learn(
+            model, clip, vae, pictures, kind, max(1, round(steps * self.share)), rate, 0, prior_set=prior, rank=rank, batch=4,
             text_encoder=text)
-        return Taught(made, learned, partial(self.encoded, clip))
+        return Taught(trained, learned, partial(self.encoded, clip))
 
     def textual_inversion(self, case: SubjectCase, steps: int = 400, rate: float = 2e-2) -> Taught:
-        own = self.training_set(case.pictures, case.subject.kind, WORD)
+        pictures = self.training_set(case.pictures, case.subject.kind, WORD)
         model, clip, learned, _ = self.nodes["DreamMatcherTextualInversion"]().learn(
-            self.runner.model, self.runner.clip, self.runner.vae, own, case.subject.kind, 1,
+            self.runner.model, self.runner.clip, self.runner.vae, pictures, case.subject.kind, 1,
             max(1, round(steps * self.share)), rate, 0, batch=4)
         return Taught(model, learned, partial(self.encoded, clip))
 
     def custom_diffusion(self, case: SubjectCase, prior, steps: int = 400, rates: tuple[float, float] = (1e-3, 2e-2)) -> Taught:
-        own = self.training_set(case.pictures, case.subject.kind, WORD)
+        pictures = self.training_set(case.pictures, case.subject.kind, WORD)
         model, clip, learned, _ = self.nodes["DreamMatcherCustomDiffusion"]().learn(
-            self.runner.model, self.runner.clip, self.runner.vae, own, COLOUR, max(1, round(steps * self.share)),
+            self.runner.model, self.runner.clip, self.runner.vae, pictures, COLOUR, max(1, round(steps * self.share)),
             rates[0], 0, prior_set=prior, sizes=False, batch=4, word_rate=rates[1])
         return Taught(model, learned, partial(self.encoded, clip))
 
     def vico(self, case: SubjectCase, steps: int = 600, rates: tuple[float, float] = (2e-2, 1e-3), looks: bool = True,
              **chosen) -> Taught:
-        """It looks at the first of the pictures; ``looks`` off leaves the word alone."""
-        runner, own = self.runner, self.training_set(case.pictures, case.subject.kind, WORD)
-        key = (own.fingerprint(), steps, rates, *sorted(chosen.items()))
+        """Teaches by ViCo, which looks at the first of the pictures; with ``looks`` off, only the word is used."""
+        runner, pictures = self.runner, self.training_set(case.pictures, case.subject.kind, WORD)
+        key = (pictures.fingerprint(), steps, rates, *sorted(chosen.items()))
         if key not in self.seen:
             self.seen = {key: self.nodes["DreamMatcherViCoTrain"]().learn(
-                runner.model, runner.clip, runner.vae, own, case.subject.kind, max(1, round(steps * self.share)), *rates, 0,
+                runner.model, runner.clip, runner.vae, pictures, case.subject.kind, max(1, round(steps * self.share)), *rates, 0,
                 **chosen)}
         learned, clip, _ = self.seen[key]
         image, model = torch.from_numpy(np.array(case.pictures[0])).float()[None] / 255, runner.model

@@ -37,13 +37,13 @@ def official_model(timing):
             return n, context, value
         side = timing.side >> backbone.self_attention[layer]
         mask = foregrounds.foreground(state["maps"], (side, side))
-        made = []
-        for (source, target), levels in zip(split(value), state["levels"]):
-            pair = descriptors.descriptors([own for own, _ in levels], [other for _, other in levels], pca=256)
-            found = correspondence.match(*(descriptors.resize(part, (side, side)) for part in pair))
-            weight = appearance.trusted(mask, correspondence.confidence(found, mask))
-            made.append(appearance.match_appearance(target, source, found.indices, weight))
-        return n, context, torch.cat((*made, value[-2:]))
+        parts = []
+        for (source, target), scales in zip(split(value), state["scales"]):
+            pair = descriptors.descriptors([reference for reference, _ in scales], [other for _, other in scales], pca=256)
+            matches = correspondence.match(*(descriptors.resize(part, (side, side)) for part in pair))
+            weight = appearance.trusted(mask, correspondence.confidence(matches, mask))
+            parts.append(appearance.match_appearance(target, source, matches.indices, weight))
+        return n, context, torch.cat((*parts, value[-2:]))
 
     def keep(number, h, options):
         if number in backbone.taps:
@@ -57,10 +57,10 @@ def official_model(timing):
         if len(options["cond_or_uncond"]) != 2:
             raise RuntimeError("the host runs the guidance pair in two calls, for want of memory; this arm needs it in one")
         state["maps"].clear()
-        own = trajectory.at(float(sigma[0])).to(x)
+        noisy = trajectory.at(float(sigma[0])).to(x)
         texts = [timing.reference.negative, timing.reference.positive]
         c["c_crossattn"] = torch.cat((c["c_crossattn"], *(text.cross_attention.to(x) for text in texts)))
-        rows = torch.cat((x, own, own)), torch.cat((sigma, sigma[:1], sigma[:1]))
+        rows = torch.cat((x, noisy, noisy)), torch.cat((sigma, sigma[:1], sigma[:1]))
         return apply_model(*rows, **c)[: x.shape[0]]
 
     model = timing.model.clone()

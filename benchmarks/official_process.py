@@ -4,8 +4,8 @@
 JOB.done.safetensors. Nothing of this repository is imported, nor is the pipeline's tokenizer, text encoder or autoencoder used:
 contexts and latents come from the host.
 
-The code was written for 64x64 latents and four levels. What is adapted, and nothing else: the UNet's forward, which names four
-decoder features (a three-level UNet's first and second stand for the second and third); the size of the attention maps that the
+The code was written for 64x64 latents and four scales. What is adapted, and nothing else: the UNet's forward, which names four
+decoder features (a three-scale UNet's first and second stand for the second and third); the size of the attention maps that the
 foreground is read from; the number of principal components, at most the width; guidance's weight, as the caller gives it.
 """
 
@@ -54,15 +54,15 @@ def import_official(checkout: Path):
 
 
 def unet_of(official, config: dict, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
-    class ThreeLevels(official.UNet):
+    class ThreeScales(official.UNet):
         def forward(self, sample, timestep, encoder_hidden_states):
             time = self.time_proj(timestep.expand(len(sample))).to(sample.dtype)
             embedded = self.time_embedding(time)
             sample = self.conv_in(sample)
             skips = [sample]
             for block in self.down_blocks:
-                sample, made = block(hidden_states=sample, temb=embedded, encoder_hidden_states=encoder_hidden_states)
-                skips += made
+                sample, states = block(hidden_states=sample, temb=embedded, encoder_hidden_states=encoder_hidden_states)
+                skips += states
             sample = self.mid_block(sample, embedded, encoder_hidden_states=encoder_hidden_states)
             features = []
             for block in self.up_blocks:
@@ -74,7 +74,7 @@ def unet_of(official, config: dict, weights: dict[str, torch.Tensor]) -> torch.n
             sample = self.conv_out(self.conv_act(self.conv_norm_out(sample)))
             return SimpleNamespace(sample=(sample, {"up_feat2": features[0], "up_feat3": features[1]}))
 
-    unet = ThreeLevels(**config)
+    unet = ThreeScales(**config)
     unet.load_state_dict(weights)
     return unet.eval().requires_grad_(False)
 
@@ -161,12 +161,12 @@ def main(checkout: Path, file: Path) -> None:
     unet = unet_of(official, job["unet"], part("unet."))
     adapt(official, job["cells"])
     prompts = Prompts({text: tensors[f"context.{place}"] for place, text in enumerate(job["prompts"])})
-    made = {}
+    latents_by_arm = {}
     for number, case in enumerate(job["cases"]):
         drawn = draw(official, unet, case, prompts, tensors[f"latent.{number}"], tensors[f"noise.{number}"], job)
-        made.update({f"{arm}.{number}": latents.contiguous() for arm, latents in drawn.items()})
+        latents_by_arm.update({f"{arm}.{number}": latents.contiguous() for arm, latents in drawn.items()})
         print(f"official case {number + 1} of {len(job['cases'])}", file=sys.stderr, flush=True)
-    save_file(made, file.with_suffix(".done.safetensors"))
+    save_file(latents_by_arm, file.with_suffix(".done.safetensors"))
 
 
 if __name__ == "__main__":

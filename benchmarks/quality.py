@@ -1,5 +1,7 @@
-"""``make quality``: what DreamMatcher does to subject, structure and scene, on Toybox, against the plain model and two
-ablations. Writes build/quality.json and reports with every picture into build/quality, and prints the table of docs/measured.md.
+"""``make quality``: DreamMatcher's effect on subject, structure and scene, on Toybox.
+
+It is compared with the plain model and two ablations. Writes build/quality.json and reports with every picture into
+build/quality, and prints the table of docs/measured.md.
 
 The cases are those of ``python -m dreammatcher.evaluation run --protocol toybox``, drawn in this process. A finished picture is a
 file: a run that was stopped goes on.
@@ -67,22 +69,24 @@ def png(picture: np.ndarray) -> bytes:
 
 def draw(runner: ToyboxRunner, case: Case, ready: SimpleNamespace, models: dict[str, object],
          others: dict[str, np.ndarray] | None = None) -> dict[str, tuple[np.ndarray, float | None]]:
-    """A picture of every model with its seconds, pictures that were made elsewhere (``others``), and the plain one recoloured,
-    through the autoencoder."""
-    made: dict[str, tuple[np.ndarray, float | None]] = {}
+    """A picture of every model with its seconds, and the pictures they are compared with.
+
+    Those are ``others``, drawn elsewhere, and the plain picture recoloured, through the autoencoder.
+    """
+    pictures: dict[str, tuple[np.ndarray, float | None]] = {}
     for name, model in models.items():
         start = time.perf_counter()
         picture = runner.sample(model, ready.target, ready.negative, case.seed)
-        made[name] = picture, time.perf_counter() - start
-    made.update({name: (picture, None) for name, picture in (others or {}).items()})
-    plain = made[PLAIN][0]
+        pictures[name] = picture, time.perf_counter() - start
+    pictures.update({name: (picture, None) for name, picture in (others or {}).items()})
+    plain = pictures[PLAIN][0]
     goal = recoloured(plain, look(judge(), plain).parts, ready.picture, ready.parts, case.subject.kind)
-    return {**made, RECOLOURED: (runner.decode(runner.encode(goal)), None)}
+    return {**pictures, RECOLOURED: (runner.decode(runner.encode(goal)), None)}
 
 
-def keep(folder: Path, case: protocols.Case, made: dict[str, tuple[np.ndarray, float | None]]) -> None:
+def keep(folder: Path, case: protocols.Case, pictures: dict[str, tuple[np.ndarray, float | None]]) -> None:
     """A folder for each arm, as the evaluation's runner has them."""
-    for name, (picture, seconds) in made.items():
+    for name, (picture, seconds) in pictures.items():
         Folder(folder / name).keep(case, {"prompt": case.plain_text(), "seed": case.seed, "seconds": seconds}, png(picture))
 
 
@@ -94,11 +98,11 @@ def arms_in(folder: Path, chosen: list[protocols.Case]) -> list[Measured]:
     names = sorted((path.name for path in folder.iterdir() if (path / "cases").is_dir()), key=lambda name: order(folder, name))
     plain, arms = Folder(folder / PLAIN), []
     for name in names:
-        own = Folder(folder / name)
-        done = {case.key: own.picture(case) for case in chosen if own.done(case)}
+        arm = Folder(folder / name)
+        done = {case.key: arm.picture(case) for case in chosen if arm.done(case)}
         scores = judged(done, {case.key: plain.picture(case) for case in chosen})
         for case in chosen:
-            seconds, base = (each.described(case).get("seconds") for each in (own, plain))
+            seconds, base = (each.described(case).get("seconds") for each in (arm, plain))
             if case.key in scores and seconds and base:
                 scores[case.key][TIME] = seconds / base
         arms.append(Measured(name, scores, {case.key: case.subject.name for case in chosen}, done,

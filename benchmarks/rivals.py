@@ -21,8 +21,8 @@ def without_inversion(runner: ToyboxRunner, ready: SimpleNamespace, scale: float
     clean = ready.reference.latent.to(path.clean)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
     ends = (path.sigmas[0], path.sigmas[-1])
-    made = inversion.Trajectory(ends, clean.repeat(2, 1, 1, 1), scale * noise.repeat(2, 1, 1, 1))
-    reference = replace(ready.reference, trajectory=made, store=features.FeatureStore())
+    trajectory = inversion.Trajectory(ends, clean.repeat(2, 1, 1, 1), scale * noise.repeat(2, 1, 1, 1))
+    reference = replace(ready.reference, trajectory=trajectory, store=features.FeatureStore())
     return SimpleNamespace(**{**vars(ready), "reference": reference})
 
 
@@ -37,7 +37,7 @@ def diptych(runner: ToyboxRunner, ready: SimpleNamespace, case: Case) -> np.ndar
     empty = torch.zeros_like(reference)
     noise = torch.cat([comfy.sample.prepare_noise(empty, seed) for seed in (case.seed + 1, case.seed)], -1)
     latent, mask = torch.cat([reference, empty], -1), torch.cat([empty, empty + 1], -1)[:, :1]
-    made = comfy.sample.sample(
+    latents = comfy.sample.sample(
         runner.model, noise, toybox_runner.STEPS, runner.cfg, "ddim", "ddim_uniform", ready.target, ready.negative, latent,
         noise_mask=mask, seed=case.seed)
-    return runner.decode({"samples": made[..., reference.shape[-1]:]})
+    return runner.decode({"samples": latents[..., reference.shape[-1]:]})

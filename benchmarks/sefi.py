@@ -32,7 +32,7 @@ WORD, COARSE = "sks", "red"
 STEPS, RATE, BATCH = 300, 3e-2, 4
 WEIGHT, REDUCTION = 0.03, "sum over patches"
 WEIGHTS = (0.0, 0.003, 0.03, 0.3, 3.0)
-#: subject_cases begin at these numbers; make learn has 0 to 9
+#: the cases begin at these numbers; make learn has 0 to 9
 SUBJECTS, SWEPT = 200, 300
 FACING, COLOURS = "facing", "colours of the prompt"
 COLUMNS: Columns = {ERROR: ("subject error ↓", 1), SCENE: ("scene ↑", 2), FACING: ("facing ↑", 2),
@@ -86,9 +86,9 @@ def drawn(runner: MethodRunner, case: SubjectCase, taught: Taught, word: str, fo
         picture = draw(caption(case.subject, facing=side, scene=scene), seed)
         plain = folder / f"{case.wanted[0][2]} {PLAIN}.png"
         other = np.array(Image.open(plain))[:, 128 * place:128 * (place + 1)] if plain.exists() else picture
-        found = measured(runner.judge, picture, Truth(case.pictures[0], case.parts[0], kind, scene),
-                         (other, look(runner.judge, other)))
-        rows.append({**found, FACING: float(facing_of(look(runner.judge, picture).parts, kind) == side)})
+        measures = measured(runner.judge, picture, Truth(case.pictures[0], case.parts[0], kind, scene),
+                            (other, look(runner.judge, other)))
+        rows.append({**measures, FACING: float(facing_of(look(runner.judge, picture).parts, kind) == side)})
     another = unseen_subject(70_000 + case.wanted[0][2] % 1000, kind)
     picture = draw(caption(another, colours=True, scene=case.wanted[0][0]), case.wanted[0][2] + 1)
     primary, secondary = another.colour_names[:2]
@@ -107,9 +107,9 @@ def run(runner: MethodRunner, chosen: list[SubjectCase], rows: dict[str, dict], 
             if file.exists():
                 continue
             taught = untaught(runner) if choice is None else teach(runner, case, steps=steps, **choice)
-            found = drawn(runner, case, taught, "" if choice is None else f" {WORD}", folder, name)
-            file.write_text(json.dumps(found), encoding="utf-8")
-            print(f"subject {number + 1} of {len(chosen)}: {name}: {found[ERROR]}", flush=True)
+            means = drawn(runner, case, taught, "" if choice is None else f" {WORD}", folder, name)
+            file.write_text(json.dumps(means), encoding="utf-8")
+            print(f"subject {number + 1} of {len(chosen)}: {name}: {means[ERROR]}", flush=True)
 
 
 def rows_of(folder: Path, rows: dict[str, dict]) -> list[dict]:
@@ -140,14 +140,14 @@ def main() -> None:
         runner = MethodRunner(Host(ROOT / "build" / f"host-sefi-{options.first}{options.weights}"))
         chosen = subject_cases(options.subjects, options.prompts, (SWEPT if options.weights else SUBJECTS) + options.first)
         run(runner, chosen, rows, options.steps, folder)
-    found = rows_of(folder, rows)
-    table, count = means(found, COLUMNS), len({row["subject"] for row in found})
+    subject_rows = rows_of(folder, rows)
+    table, count = means(subject_rows, COLUMNS), len({row["subject"] for row in subject_rows})
     before = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
     FILE.write_text(json.dumps({**before, what: {"subjects": count, **table}}, indent=1), encoding="utf-8")
     print(f"{count} subjects")
     print(markdown(table, COLUMNS))
     first, *others = rows
-    print(compared(found, ERROR, [*((first, other) for other in others), *(() if options.weights else LOSS)]))
+    print(compared(subject_rows, ERROR, [*((first, other) for other in others), *(() if options.weights else LOSS)]))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ Columns = Mapping[str, tuple[str, int]]
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
-    """Of those that could be measured; None when none could."""
+    """Mean of the values that could be measured; None when none could."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 

@@ -1,4 +1,4 @@
-"""What ``make bench`` measures on: UNets of real size with random weights (only the work counts), and one way to time a run."""
+"""The models that ``make bench`` times: UNets of real size with random weights, since only the work counts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Family:
     """A UNet as the host lays it out."""
 
     host_class: str
-    levels: tuple[int, ...]
+    multipliers: tuple[int, ...]
     depth: tuple[int, ...]
     depth_output: tuple[int, ...]
     middle: int
@@ -31,7 +31,8 @@ class Family:
     def config(self, width: int) -> dict:
         config = {
             "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": width,
-            "num_res_blocks": [2] * len(self.levels), "channel_mult": list(self.levels), "transformer_depth": list(self.depth),
+            "num_res_blocks": [2] * len(self.multipliers), "channel_mult": list(self.multipliers),
+            "transformer_depth": list(self.depth),
             "transformer_depth_output": list(self.depth_output), "transformer_depth_middle": self.middle,
             "use_spatial_transformer": True, "use_linear_in_transformer": self.linear, "context_dim": self.context,
             "adm_in_channels": None, "use_temporal_attention": False, "legacy": False,
@@ -71,9 +72,9 @@ def random_unet(family: Family, width: int, dtype: torch.dtype, device: torch.de
     import comfy.model_patcher
     import comfy.supported_models
 
-    made = getattr(comfy.supported_models, family.host_class)(family.config(width))
-    made.set_inference_dtype(dtype, None)
-    base = made.get_model({}, "", device=device)
+    config = getattr(comfy.supported_models, family.host_class)(family.config(width))
+    config.set_inference_dtype(dtype, None)
+    base = config.get_model({}, "", device=device)
     torch.manual_seed(0)
     for name, parameter in base.named_parameters():
         if parameter.ndim > 1:
@@ -138,14 +139,14 @@ class TimingModel:
         reference = torch.randn(1, 4, self.side, self.side, generator=torch.Generator().manual_seed(7))
         settings = self.module("dreammatcher.vico.settings").LookSettings()
         return self.module("dreammatcher.host.vico.apply").apply_vico(
-            self.model, made, reference, settings, self.mask.reference_subject)[0]
+            self.model, vico, reference, settings, self.mask.reference_subject)[0]
 
     def guided(self, model, mode: str):
         settings = self.module("dreammatcher.matching.guidance").GuidanceSettings(1.0, 0.0, 1.0, mode)
         return self.module("dreammatcher.host.matching.guide").guide(model, settings)
 
     def seconds(self, model) -> list[float]:
-        """Of each step; the first one counts from the call, and has nothing to match."""
+        """Seconds of each step. The first one counts from the call, and has nothing to match."""
         import comfy.sample
 
         noise = torch.randn(self.case.batch, 4, self.side, self.side, generator=torch.Generator().manual_seed(3))

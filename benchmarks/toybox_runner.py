@@ -59,23 +59,24 @@ class ToyboxRunner:
 
     def named(self, ready: SimpleNamespace, shared: bool) -> dict[str, object]:
         """Subjects of both prompts when nobody names them: words that both share, or all that each shows."""
-        found = [self.module("dreammatcher.host.text.conditioning").subject_of(self.clip, text, "") for text in ready.prompts]
+        subjects = [self.module("dreammatcher.host.text.conditioning").subject_of(self.clip, text, "") for text in ready.prompts]
         if shared:
-            found = self.module("dreammatcher.host.matching.masks").shared_subjects(*found)[:2]
-        return {"reference_subject": found[0], "target_subject": found[1]}
+            subjects = self.module("dreammatcher.host.matching.masks").shared_subjects(*subjects)[:2]
+        return {"reference_subject": subjects[0], "target_subject": subjects[1]}
 
     def reference(self, picture: np.ndarray, text: str, word: str) -> tuple[object, object]:
         """An inverted picture, whose feature store every arm shares, and its subject."""
         positive, subject = self.prompt(text, word)
-        made, _ = self.module("dreammatcher.host.matching.invert").invert_reference(
+        reference, _ = self.module("dreammatcher.host.matching.invert").invert_reference(
             self.model, self.encode(picture), positive, self.prompt("")[0], STEPS, "ddim_uniform")
-        return made, subject
+        return reference, subject
 
     def ahead(self, ready: SimpleNamespace, **options) -> SimpleNamespace:
         """The same with every feature made ahead of sampling, so that arms compare in time."""
         options = self.module("dreammatcher.matching.features").FeatureOptions(**options)
-        made = self.module("dreammatcher.host.matching.invert").prepare_features(self.model, ready.reference, ready.mask, options)
-        return SimpleNamespace(**{**vars(ready), "reference": made})
+        invert = self.module("dreammatcher.host.matching.invert")
+        prepared = invert.prepare_features(self.model, ready.reference, ready.mask, options)
+        return SimpleNamespace(**{**vars(ready), "reference": prepared})
 
     def guided(self, model, **settings):
         chosen = self.module("dreammatcher.matching.guidance").GuidanceSettings(**settings)
@@ -87,10 +88,10 @@ class ToyboxRunner:
         return [",".join(sorted({str(number) for (_, number, _), own in found.items() if own == level}))
                 for level in sorted(set(found.values()), reverse=True)]
 
-    def matched(self, ready: SimpleNamespace, mask: dict | None = None, effort: dict | None = None, layers: str = "", **settings):
-        """The model with one arm's settings; ``mask`` and ``effort`` change those settings of the default."""
+    def matched(self, ready: SimpleNamespace, mask: dict | None = None, match: dict | None = None, layers: str = "", **settings):
+        """The model with one arm's settings; ``mask`` and ``match`` change those settings of the default."""
         chosen = self.module("dreammatcher.matching.settings").ApplySettings(**settings)
-        chosen = replace(chosen, effort=replace(chosen.effort, **(effort or {})))
+        chosen = replace(chosen, match=replace(chosen.match, **(match or {})))
         return self.module("dreammatcher.host.matching.apply").apply(
             self.model, ready.reference, replace(ready.mask, **(mask or {})), chosen, layers)[0]
 

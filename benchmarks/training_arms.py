@@ -1,4 +1,4 @@
-"""What ``make bench-training`` compares: one step of a LoRA on a UNet of SD1.5's size, by this pack and by others.
+"""The arms that ``make bench-training`` compares: one step of a LoRA on a UNet of SD1.5's size, by this pack and by others.
 
 Latents and the prompt's conditioning are made ahead in every arm, so the UNet's step alone is timed. Weights, picture size, batch
 and rank are the same; the host's own node puts its LoRA on every layer and cannot be told otherwise, the other two on attention.
@@ -60,13 +60,14 @@ def this_pack(host: Host, setting: Setting) -> Run:
             return type(conditioning)(conditioning.cross_attention.expand(len(captions), -1, -1))
 
     denoiser = Ahead(model, clip, (setting.side, setting.side), checkpointing=setting.checkpointing)
-    own = data.LatentSet(tuple(data.Prepared(latent[None], None, ("a sks dog",)) for latent in latents))
+    pictures = data.LatentSet(tuple(data.Prepared(latent[None], None, ("a sks dog",)) for latent in latents))
 
     def run(mark: Callable[[], None]) -> None:
         with torch.inference_mode(False), torch.enable_grad():
             lora = training.lora_of(denoiser.unet, training.UNET_TARGETS, settings.LoraSettings(setting.rank), 1e-4,
                                     torch.Generator().manual_seed(0))
-            recipe = module("dreammatcher.training.recipe").SubjectRecipe(denoiser, own, settings.ObjectiveSettings(), unet=lora)
+            recipe = module("dreammatcher.training.recipe").SubjectRecipe(
+                denoiser, pictures, settings.ObjectiveSettings(), unet=lora)
             module("dreammatcher.training.loop").train(recipe, settings.TrainingSettings(setting.steps, setting.batch),
                                                        after_step=lambda _: mark())
     return run
@@ -83,11 +84,11 @@ def diffusers_script(host: Host, setting: Setting) -> Run:
     with torch.inference_mode(False):
         unet: Any = diffusers.UNet2DConditionModel(
             cross_attention_dim=768, sample_size=setting.side,
-            block_out_channels=[setting.width * factor for factor in SD15.levels])
-        own = model.model.diffusion_model.state_dict()
+            block_out_channels=[setting.width * factor for factor in SD15.multipliers])
+        weights = model.model.diffusion_model.state_dict()
         names = unet_to_diffusers(model.model.model_config.unet_config)
-        unet.load_state_dict({their: own[ours] for their, ours in names.items() if ours in own})
-        del own, model
+        unet.load_state_dict({their: weights[ours] for their, ours in names.items() if ours in weights})
+        del weights, model
         unet.requires_grad_(False).train()
         unet.add_adapter(peft.LoraConfig(r=setting.rank, lora_alpha=setting.rank, init_lora_weights="gaussian",
                                          target_modules=["to_k", "to_q", "to_v", "to_out.0"]))
@@ -117,9 +118,9 @@ def hosts_own_node(host: Host, setting: Setting) -> Run:
     import comfy_extras.nodes_train as theirs
 
     latents, text = drawn(setting)
-    made = partial(random_unet, SD15, setting.width, torch.float32, torch.device("cpu"))
-    model = made()
-    model.cached_patcher_init = (lambda disable_dynamic: made(), ())  # how the node gets a copy: it reads the file again
+    make_model = partial(random_unet, SD15, setting.width, torch.float32, torch.device("cpu"))
+    model = make_model()
+    model.cached_patcher_init = (lambda disable_dynamic: make_model(), ())  # how the node gets a copy: it reads the file again
 
     def run(mark: Callable[[], None]) -> None:
         class Marked(theirs.TrainSampler):

@@ -53,21 +53,22 @@ def several_views(runner: ToyboxRunner, judge, count: int, folder: Path) -> list
         rng = random.Random(f"views-{number}")
         poses = [case.pose, face(random_pose(rng), wanted), random_pose(rng)]
         pictures = [render(case.subject, pose, case.scene) for pose in poses]
-        made = [runner.reference(picture, caption(case.subject, facing=pose.facing, scene=case.scene.name), case.subject.kind)
-                for (picture, _), pose in zip(pictures, poses)]
+        inverted = [runner.reference(picture, caption(case.subject, facing=pose.facing, scene=case.scene.name), case.subject.kind)
+                    for (picture, _), pose in zip(pictures, poses)]
         target, subject = runner.prompt(case.prompt(), case.subject.kind)
         negative = runner.prompt("")[0]
         mask = runner.module("dreammatcher.matching.settings").MaskSettings(None, subject)
-        sets = [made[0][0], combined(made[0][0], made[1][0])]
-        sets.append(combined(sets[1], made[2][0]))
+        sets = [inverted[0][0], combined(inverted[0][0], inverted[1][0])]
+        sets.append(combined(sets[1], inverted[2][0]))
         apply = runner.module("dreammatcher.host.matching.apply").apply
         settings = runner.module("dreammatcher.matching.settings").ApplySettings()
         models = [runner.model, *(apply(runner.model, chosen, mask, settings)[0] for chosen in sets)]
         shown = [runner.sample(model, target, negative, case.seed) for model in models]
         truth = Truth(*pictures[0], case.subject.kind, case.wanted_scene)
         for name, picture in zip(rows, shown):
-            found = measured(judge, picture, truth)
-            rows[name][f"{case.subject.kind}{number}"] = {metric: found[metric] for metric in (ERROR, SCENE) if metric in found}
+            measures = measured(judge, picture, truth)
+            rows[name][f"{case.subject.kind}{number}"] = {
+                metric: measures[metric] for metric in (ERROR, SCENE) if metric in measures}
             made_of[name][f"{case.subject.kind}{number}"] = picture
         print(f"views {number + 1} of {count}", flush=True)
     return measured_arms(folder, rows, made_of)
@@ -105,12 +106,12 @@ def two_subjects(runner: ToyboxRunner, judge, count: int, folder: Path) -> list[
         shown = [runner.sample(model, regions[0] + regions[1], runner.prompt("")[0], 900 + number, width=32) for model in models]
         palettes = [[colour for colour, _ in part_colours(*pictures[side], kinds[side]).values()] for side in range(2)]
         for name, picture in zip(rows, shown):
-            found: dict[str, float | None] = {}
+            errors: dict[str, float | None] = {}
             for side, half in enumerate((picture[:, :128], picture[:, 128:])):
                 half = np.ascontiguousarray(half)
-                found[f"{SIDES[side]} own"] = measured(judge, half, Truth(*pictures[side], kinds[side], wanted)).get(ERROR)
-                found[f"{SIDES[side]} other"] = palette_distance(half, look(judge, half).parts, kinds[side], palettes[1 - side])
-            rows[name][f"pair{number}"] = {metric: value for metric, value in found.items() if value is not None}
+                errors[f"{SIDES[side]} own"] = measured(judge, half, Truth(*pictures[side], kinds[side], wanted)).get(ERROR)
+                errors[f"{SIDES[side]} other"] = palette_distance(half, look(judge, half).parts, kinds[side], palettes[1 - side])
+            rows[name][f"pair{number}"] = {metric: value for metric, value in errors.items() if value is not None}
             made_of[name][f"pair{number}"] = picture
         print(f"pairs {number + 1} of {count}", flush=True)
     return measured_arms(folder, rows, made_of)

@@ -26,7 +26,7 @@ def attention_columns(query: torch.Tensor, key: torch.Tensor, heads: int, column
 
 
 def repeated_columns(columns: tuple[int, ...], tokens: int, context_length: int) -> list[int]:
-    """Where ``columns`` of a prompt of ``tokens`` tokens stand in a context of ``context_length``.
+    """Positions of ``columns`` of a prompt of ``tokens`` tokens in a context of ``context_length``.
 
     Hosts repeat the shorter of two prompts up to a common length: every repeat counts. A length that is no multiple
     means that another pack appended tokens of its own: only the prompt at the front counts.
@@ -51,7 +51,7 @@ def foreground(maps: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
 
 
 def normalise(maps: torch.Tensor) -> torch.Tensor:
-    """Min-max per picture, [B, 1, H, W] -> 0..1."""
+    """Scales each picture's map [B, 1, H, W] from its minimum and maximum to 0..1."""
     low, high = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)
     span = high - low
     return torch.where(span > 0, (maps - low) / span.clamp_min(torch.finfo(maps.dtype).tiny), torch.zeros_like(maps))

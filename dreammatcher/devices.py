@@ -11,7 +11,7 @@ OutOfMemory: type[BaseException] = getattr(torch, "OutOfMemoryError", torch.cuda
 
 
 def accelerator() -> torch.device | None:
-    """The device that computes fast, where there is one. torch tells itself since 2.6."""
+    """The accelerator that torch sees, or None. torch has a function for it since 2.6."""
     if hasattr(torch, "accelerator"):
         return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     for kind in ("cuda", "xpu", "mps"):
@@ -22,10 +22,11 @@ def accelerator() -> torch.device | None:
 
 
 def device_of_process(environment: Mapping[str, str]) -> dict[str, str]:
-    """What to add to the environment of a process that is to see the one card of this one: ``LOCAL_RANK`` of those that this
-    process itself sees.
+    """Variables to add to the environment of a child process so that it sees only this process's card.
 
-    Nothing where no launcher has set ``LOCAL_RANK``. Raises ValueError when there are fewer cards than processes.
+    That card is number ``LOCAL_RANK`` of the visible ones.
+
+    Empty where no launcher has set ``LOCAL_RANK``. Raises ValueError when there are fewer cards than processes.
     """
     if "LOCAL_RANK" not in environment:
         return {}

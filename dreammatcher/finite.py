@@ -1,4 +1,4 @@
-"""What is not finite, and which part it comes from."""
+"""Checks for NaN and infinity that name the part at fault."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class NotFinite(ArithmeticError):
 
 
 def finite(value: torch.Tensor) -> bool:
-    """Whether all of it is. Waits for the device."""
+    """True if every value is finite. Waits for the device."""
     if value.is_floating_point() and value.element_size() == 1:  # torch knows few functions of eight-bit floats
         value = value.float()
     return bool(torch.isfinite(value).all())

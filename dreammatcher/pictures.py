@@ -1,4 +1,4 @@
-"""What a picture is, whichever way it comes: its colours, and what is transparent, which is grey; and a text as a picture."""
+"""Pictures as RGB, whichever way they come: transparent parts become grey. Also draws a text as a picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs of a method keep for each other, within a limit of memory."""
+"""A store of values that runs of a method keep for each other, within a limit of memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .uncopied import Bystander
 
 
 class Sized(Protocol):
-    """What a store can hold."""
+    """A value that a store can hold."""
 
     def bytes(self) -> int: ...
 
@@ -39,7 +39,7 @@ class RunStore(Bystander):
         return self.rows[key][1]
 
     def make_room(self, size: int, room: int) -> bool:
-        """Forgets what is older than this run until ``size`` more bytes fit into ``room``. Whether they do."""
+        """Forgets values older than this run until ``size`` more bytes fit into ``room``. Returns True if they fit."""
         while self.rows and self.held + size > room:
             oldest, (used, _) = next(iter(self.rows.items()))
             if used == self.run:

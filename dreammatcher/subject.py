@@ -20,7 +20,7 @@ UNKNOWN = ("the prompt that is sampled has {length} tokens, and the subject {wor
 
 @dataclass(frozen=True)
 class Subject:
-    """Which tokens of a prompt name the subject. Raises ValueError for columns outside the conditioning."""
+    """The tokens of a prompt that name the subject. Raises ValueError for columns outside the conditioning."""
 
     words: str
     prompt: str
@@ -37,27 +37,27 @@ class Subject:
 
     @property
     def named(self) -> bool:
-        """Whether somebody said which words are the subject."""
+        """True if the user said which words are the subject."""
         return not self.choices
 
     def is_about(self, other: Subject) -> bool:
-        """Whether ``other``, whose words count, is this one's subject too."""
+        """True if ``other``, whose words count, is the same subject."""
         if self.words == other.words:
             return True
         mine, theirs = ({word for word, _ in subject.choices} for subject in (self, other))
         return bool(theirs) and theirs <= mine
 
     def limited(self, words: Collection[str]) -> Subject:
-        """With those of its choices only that are among ``words``; itself where that changes nothing or leaves nothing."""
+        """The subject with only those choices that are among ``words``; itself if that changes nothing or leaves none."""
         kept = tuple((word, columns) for word, columns in self.choices if word in words)
         if not kept or kept == self.choices:
             return self
-        columns = tuple(sorted({column for _, own in kept for column in own}))
+        columns = tuple(sorted({column for _, word_columns in kept for column in word_columns}))
         vectors = None if self.vectors is None else self.vectors[[self.columns.index(column) for column in columns]]
         return replace(self, words=" ".join(word for word, _ in kept), columns=columns, choices=kept, vectors=vectors)
 
     def encoded_as(self, text: torch.Tensor) -> Subject:
-        """With what the text encoder made of its prompt, ``text`` [T, C].
+        """The subject with its tokens' vectors from its encoded prompt ``text`` [T, C].
 
         Columns behind the text's end are left out: some hosts cut two encoders' texts to the shorter. Raises ValueError when
         all of them are.
@@ -68,12 +68,12 @@ class Subject:
             raise ValueError(f"subject_words: {self.words!r} stands behind token {length}, where the text encoder cuts the "
                              "prompt; write it further in front")
         vectors = text[list(columns)].detach().float().cpu().clone()
-        choices = tuple((word, kept) for word, own in self.choices
-                        if (kept := tuple(column for column in own if column < length)))
+        choices = tuple((word, kept) for word, word_columns in self.choices
+                        if (kept := tuple(column for column in word_columns if column < length)))
         return replace(self, columns=columns, tokens=length, choices=choices, vectors=vectors)
 
     def located(self, text: torch.Tensor, marked: bool) -> tuple[Subject | None, str]:
-        """Where it stands in a conditioning ``text`` [T, C] that is sampled, and what is to be said about that.
+        """The subject at its place in a conditioning ``text`` [T, C] that is sampled, and a remark for the user.
 
         Its tokens are found by what the text encoder made of them: a text that other nodes joined with another one, in any
         order, is known by itself. Where they are not found, ``marked`` tells that the conditioning comes from the subject's
@@ -82,16 +82,16 @@ class Subject:
         length = len(text)
         if self.vectors is None:
             return self._by_length(text)
-        own = self.vectors if self.vectors.shape[1] == text.shape[1] else self.vectors[:0]
-        if columns := tuple(sorted({column for vector in own for column in _alike(text, vector)})):
+        vectors = self.vectors if self.vectors.shape[1] == text.shape[1] else self.vectors[:0]
+        if columns := tuple(sorted({column for vector in vectors for column in _alike(text, vector)})):
             moved = columns != self.columns or length != self.tokens
             return (replace(self, columns=columns, tokens=length, choices=(), vectors=None) if moved else self), ""
-        if marked and len(own) and length == self.tokens:
+        if marked and len(vectors) and length == self.tokens:
             return self, CHANGED.format(words=self.words)
         return None, ELSEWHERE.format(words=self.words, prompt=self.prompt)
 
     def _by_length(self, text: torch.Tensor) -> tuple[Subject | None, str]:
-        """Of a subject that does not know its text: it is the front of what another pack lengthened by tokens of its own."""
+        """The place of a subject without its text: at the front, since other packs append the tokens that lengthen a text."""
         length, first = len(text), text[:self.tokens]
         joined = length % self.tokens == 0 and not torch.equal(text, first.repeat(length // self.tokens, 1))
         if length < self.tokens or joined:
@@ -108,14 +108,14 @@ def _alike(text: torch.Tensor, vector: torch.Tensor) -> list[int]:
     return torch.nonzero((scale > 0) & (apart <= NEAR * size)).flatten().tolist()
 
 
-def text_starts(own: torch.Tensor, text: torch.Tensor) -> list[int]:
-    """Where a whole text ``own`` [T, C] begins in a conditioning ``text`` [L, C] that other nodes may have joined it into."""
-    if own.shape[1] != text.shape[1]:
+def text_starts(whole: torch.Tensor, text: torch.Tensor) -> list[int]:
+    """Positions at which a ``whole`` text [T, C] begins in a conditioning ``text`` [L, C] that nodes may have joined it into."""
+    if whole.shape[1] != text.shape[1]:
         return []
-    own, text = own.detach().float().cpu(), text.detach().float().cpu()
-    sizes = own.abs().mean(1)
-    return [start for start in range(len(text) - len(own) + 1)
-            if bool(((text[start:start + len(own)] - own).abs().mean(1) <= NEAR * sizes).all())]
+    whole, text = whole.detach().float().cpu(), text.detach().float().cpu()
+    sizes = whole.abs().mean(1)
+    return [start for start in range(len(text) - len(whole) + 1)
+            if bool(((text[start:start + len(whole)] - whole).abs().mean(1) <= NEAR * sizes).all())]
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,5 +34,5 @@ def alone(word: str) -> str:
 
 
 def holds(caption: str, word: str) -> bool:
-    """Whether ``word`` stands alone in ``caption``."""
+    """True if ``word`` stands alone in ``caption``."""
     return bool(word) and re.search(alone(word), caption) is not None

@@ -1,4 +1,4 @@
-"""What looks at a model's cross-attention while it is called."""
+"""Observers of a model's cross-attention during a call."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class AttentionLayer:
 class Watch(Protocol):
     """Sees every cross-attention of a call."""
 
-    found: list[torch.Tensor]  # what it has found so far; gradients reach it, whether activations are kept or made again
+    collected: list[torch.Tensor]  # gradients reach it, whether activations are kept or made again
 
     def __call__(self, layer: AttentionLayer) -> None:
-        """Sees one layer, and appends to ``found`` what it takes from it. It may be called again for the gradient."""
+        """Sees one layer, and appends to ``collected`` what it takes from it. It may be called again for the gradient."""

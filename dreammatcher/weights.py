@@ -1,4 +1,4 @@
-"""Weights of a model by name, and what takes their places during a call."""
+"""Weights of a model by name, and the overrides that take their places during a call."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ Weights = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """W + s B A in place of a linear layer's weight W, as what it adds to the layer's output: neither the sum nor its gradient is
-    ever made."""
+    """A low-rank override W + s B A of a linear layer's weight W.
+
+    It is applied as its addition to the layer's output. Neither the sum nor its gradient is ever
+    made.
+    """
 
     down: torch.Tensor  # A [r, in]
     up: torch.Tensor  # B [out, r]

@@ -56,15 +56,15 @@ def identity(of: str) -> str:
 class Links:
     """The links inside, as the front end stores them."""
 
-    made: list[dict[str, Any]] = field(default_factory=list)
+    drawn: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, origin: int, origin_slot: int, target: int, target_slot: int, kind: str) -> int:
-        self.made.append({"id": len(self.made) + 1, "origin_id": origin, "origin_slot": origin_slot, "target_id": target,
-                          "target_slot": target_slot, "type": kind})
-        return len(self.made)
+        self.drawn.append({"id": len(self.drawn) + 1, "origin_id": origin, "origin_slot": origin_slot, "target_id": target,
+                           "target_slot": target_slot, "type": kind})
+        return len(self.drawn)
 
     def numbers(self, **wanted: int) -> list[int]:
-        return [link["id"] for link in self.made if all(link[name] == value for name, value in wanted.items())]
+        return [link["id"] for link in self.drawn if all(link[name] == value for name, value in wanted.items())]
 
 
 def inputs_inside(key: str, entry: dict[str, Any], kind: type[Any], links: Links) -> tuple[list[dict], list[Any]]:
@@ -102,7 +102,7 @@ def definition(nodes: dict[str, type[Any]]) -> dict[str, Any]:
                             for slot, (name, own) in enumerate(zip(outputs_of(kind), kind.RETURN_TYPES))]
     return {
         "id": identity(NAME), "version": 1, "revision": 0, "config": {}, "name": NAME,
-        "state": {"lastGroupId": 0, "lastNodeId": len(inner), "lastLinkId": len(links.made), "lastRerouteId": 0},
+        "state": {"lastGroupId": 0, "lastNodeId": len(inner), "lastLinkId": len(links.drawn), "lastRerouteId": 0},
         "inputNode": {"id": BEFORE, "bounding": [-300, 100, 140, 200]},
         "outputNode": {"id": AFTER, "bounding": [1100, 100, 120, 120]},
         "inputs": [{"id": identity(f"in/{name}"), "name": name, "type": declared[0], "pos": [-180, 120 + 20 * row],
@@ -110,24 +110,24 @@ def definition(nodes: dict[str, type[Any]]) -> dict[str, Any]:
                    for row, (name, declared) in enumerate(INPUTS.items())],
         "outputs": [{"id": identity(f"out/{name}"), "name": name, "type": kinds[name], "pos": [1120, 120 + 20 * row],
                      "linkIds": links.numbers(target_id=AFTER, target_slot=row)} for row, name in enumerate(OUTPUTS)],
-        "widgets": [], "nodes": inner, "groups": [], "links": links.made, "extra": {}, "category": "DreamMatcher",
+        "widgets": [], "nodes": inner, "groups": [], "links": links.drawn, "extra": {}, "category": "DreamMatcher",
         "description": "Gives your model the look of the subject in one photo: inversion, masks, matching and guidance.",
     }
 
 
 def blueprint(nodes: dict[str, type[Any]]) -> dict[str, Any]:
     """A workflow of one node that holds the wiring."""
-    made = definition(nodes)
+    subgraph = definition(nodes)
     outside = {
-        "id": 100, "type": made["id"], "pos": [0, 0], "size": [400, 420], "flags": {}, "order": 0, "mode": 0, "title": NAME,
+        "id": 100, "type": subgraph["id"], "pos": [0, 0], "size": [400, 420], "flags": {}, "order": 0, "mode": 0, "title": NAME,
         "inputs": [{"name": name, "type": declared[0], "link": None, **({"widget": {"name": name}} if name in WIDGETS else {})}
                    for name, declared in INPUTS.items()],
-        "outputs": [{"name": entry["name"], "type": entry["type"], "links": []} for entry in made["outputs"]],
+        "outputs": [{"name": entry["name"], "type": entry["type"], "links": []} for entry in subgraph["outputs"]],
         "properties": {"proxyWidgets": [["-1", name] for name in WIDGETS]},
         "widgets_values": [INPUTS[name][1] for name in WIDGETS],
     }
     return {"revision": 0, "last_node_id": 100, "last_link_id": 0, "nodes": [outside], "links": [], "version": 0.4,
-            "definitions": {"subgraphs": [made]}, "extra": {}}
+            "definitions": {"subgraphs": [subgraph]}, "extra": {}}
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ CACHES = ("default", "classic", "lru", "none")
 
 @dataclass(frozen=True)
 class Result:
-    """What one prompt led to."""
+    """The result of one prompt."""
 
     success: bool
     ui: dict[str, dict]  # outputs by node number
@@ -82,12 +82,15 @@ class Host:
         self.nodes, self.execution, self.folder_paths = nodes.NODE_CLASS_MAPPINGS, execution, folder_paths
 
     def caches(self) -> tuple[str, ...]:
-        """Those of :data:`CACHES` that this host has."""
+        """The kinds of :data:`CACHES` that this host has."""
         return CACHES if "cache_args" in inspect.signature(self.execution.PromptExecutor).parameters else CACHES[:1]
 
     def executor(self, cache: str = ""):
-        """A prompt executor with an empty cache of a kind; without one, of the kind that COMFYUI_CACHE names, or the host's own
-        default. Raises ValueError for a kind that this host does not have."""
+        """A prompt executor with an empty cache of a kind.
+
+        Without a kind it is the one that COMFYUI_CACHE names, or the host's own default. Raises ValueError for a kind that this
+        host does not have.
+        """
         cache = cache or os.environ.get("COMFYUI_CACHE") or CACHES[0]
         if cache not in self.caches():
             raise ValueError(f"cache: {cache!r} is not known to this host; it has {', '.join(self.caches())}")
@@ -137,13 +140,13 @@ class Host:
         return [Image.open(self.file(entry)) for entry in result.ui[node]["images"]]
 
     def file(self, entry: dict) -> Path:
-        """Where a file lies that a node's ui output names."""
+        """Path of a file that a node's ui output names."""
         folders = {"output": self.folder_paths.get_output_directory(), "temp": self.folder_paths.get_temp_directory()}
         return Path(folders[entry["type"]]) / entry["subfolder"] / entry["filename"]
 
 
 class _QuietServer:
-    """What the packaged host's executor asks of its server."""
+    """The part of a server that the packaged host's executor uses."""
 
     client_id = last_node_id = last_prompt_id = None
     receive_all_progress_notifications = True

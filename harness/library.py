@@ -22,7 +22,7 @@ def upstream_path() -> Path | None:
 
 
 def on_cuda() -> bool:
-    """Whether COMFYUI_DEVICE=cuda asks for a graphics card; everything is run on the CPU otherwise."""
+    """True if COMFYUI_DEVICE=cuda asks for a graphics card. Otherwise everything runs on the CPU."""
     return os.environ.get("COMFYUI_DEVICE") == "cuda"
 
 
@@ -53,7 +53,7 @@ def use_library(folder: Path, *flags: str) -> None:
 
 
 def load_weights_dynamically() -> None:
-    """What current ComfyUI's main.py does on NVIDIA cards: models are loaded layer by layer while they run."""
+    """Makes models load layer by layer while they run, as current ComfyUI's main.py does on NVIDIA cards."""
     import comfy_aimdo.control
     from comfy.cli_args import enables_dynamic_vram
 

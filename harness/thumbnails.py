@@ -34,14 +34,14 @@ def pictures(host: Host, prompt: dict) -> list[Image.Image]:
 
 
 def strip(shown: list[Image.Image]) -> Image.Image:
-    made = Image.new("RGB", (len(shown) * (SIDE + GAP) - GAP, SIDE), "white")
+    page = Image.new("RGB", (len(shown) * (SIDE + GAP) - GAP, SIDE), "white")
     for number, picture in enumerate(shown):
         made.paste(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS), (number * (SIDE + GAP), 0))
     return made
 
 
 def run_toybox_workflows() -> list[str]:
-    """Also returns the names of our nodes."""
+    """Runs the Toybox workflows, and returns the names of our nodes."""
     host = Host(ROOT / "build" / "host")
     for name, (make, _) in EXAMPLES.items():
         if "toybox" not in name:
@@ -82,7 +82,7 @@ def show_nodes(tab, names: list[str]) -> None:
     run(tab, "await app.loadGraphData(given); await app.queuePrompt(0, 1)",
         json.loads((FOLDER / "dreammatcher_04_toybox.json").read_text(encoding="utf-8")))
     tab.wait_for_function("() => document.querySelector('.dreammatcher.inspector').dataset.cell", timeout=300_000)
-    for name in sorted(names, key=lambda own: own != "DreamMatcherPreview"):
+    for name in sorted(names, key=lambda node: node != "DreamMatcherPreview"):
         shot(tab, run(tab, PLACE, name)).save(folder / f"{name}.jpg", quality=90)
 
 

@@ -1,4 +1,4 @@
-"""Between the two forms of a ComfyUI graph: the API prompt that the executor runs and the workflow that people open."""
+"""Converts between the two forms of a ComfyUI graph: the API prompt that the executor runs and the workflow people open."""
 
 from __future__ import annotations
 

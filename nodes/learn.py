@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..dreammatcher.host.training.easy import EFFORTS, learn_subject
+from ..dreammatcher.host.training.easy import BUDGETS, learn_subject
 from ..dreammatcher.host.training.keep import apply_learned, curve_image
 from . import inputs
 from .sets import takes_sets

@@ -85,7 +85,7 @@ class DreamMatcherApply:
 
     def apply(self, model, reference=None, mask=None, strength=1.0, start=BEGIN, end=1.0, layers="", preset=BALANCED,
               live_preview=OFF, unique_id=""):
-        settings = ApplySettings(strength, start, end, effort=effort_of(preset))
+        settings = ApplySettings(strength, start, end, match=match_settings_of(preset))
         return apply_or_pass(model, reference, mask, settings, layers, Live(live_preview, unique_id))
 
 

@@ -45,7 +45,7 @@ def nothing_outlives_its_file():
 
 @pytest.fixture(autouse=True)
 def little_is_held():
-    """What a test left goes at once where it is much."""
+    """Frees at once what a test left behind if it is large."""
     yield
     if psutil.Process().memory_info().rss > MUCH:
         let_go()
@@ -144,9 +144,9 @@ def as_in_a_graph():
 @pytest.fixture
 def model_folder(host):
     """A kind of models -> a folder that the host searches for them."""
-    def made(kind: str) -> Path:
+    def folder_of_kind(kind: str) -> Path:
         folder = host.folder / "models" / kind
         folder.mkdir(parents=True, exist_ok=True)
         host.folder_paths.add_model_folder_path(kind, str(folder))
         return folder
-    return made
+    return folder_of_kind

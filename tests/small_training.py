@@ -42,9 +42,9 @@ class Linear:
         return Conditioning((letters @ dense(self.text, weights or {})["self_attn.q_proj.weight"])[:, None])
 
     def predict(self, noisy, timesteps, conditioning, weights):
-        own = dense(self.unet, weights)
+        weight_of = dense(self.unet, weights)
         seen = noisy + conditioning.cross_attention[:, 0, :, None, None]
-        return torch.einsum("oc,bchw->bohw", own["attn1.to_q.weight"], seen) + own["out.bias"][:, None, None]
+        return torch.einsum("oc,bchw->bohw", weight_of["attn1.to_q.weight"], seen) + weight_of["out.bias"][:, None, None]
 
 
 def latents(*values: float, size: tuple[int, int] = (4, 4), captions=("a photo of a sks dog",)) -> LatentSet:
@@ -59,11 +59,11 @@ def recipe(kind: str = "lora", text: bool = False, prior: bool = True, model: Li
                          prior=latents(-1.0, captions=("a photo of a dog",)) if prior else None)
 
 
-def outcome(made: SubjectRecipe) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in made.learned.state_dict().items()}
+def outcome(trained: SubjectRecipe) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trained.learned.state_dict().items()}
 
 
-def stopped(path, at: int, steps: int = 2, minutes: float = 10.0, made: SubjectRecipe | None = None,
+def stopped(path, at: int, steps: int = 2, minutes: float = 10.0, begun: SubjectRecipe | None = None,
             chosen: TrainingSettings | None = None) -> Training:
     """A training whose user interrupts it after some steps."""
     seen = []
@@ -74,5 +74,5 @@ def stopped(path, at: int, steps: int = 2, minutes: float = 10.0, made: SubjectR
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(made or recipe(), chosen or TrainingSettings(steps=steps), Checkpoint(path, "one", minutes), interrupt)
+        train(begun or recipe(), chosen or TrainingSettings(steps=steps), Checkpoint(path, "one", minutes), interrupt)
     return seen[0]

@@ -19,7 +19,7 @@ def tensor(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def levels(seed, coarse=(4, 6), fine=(8, 12), batch=1):
+def pyramid(seed, coarse=(4, 6), fine=(8, 12), batch=1):
     return [tensor(batch, 12, *coarse, seed=seed), tensor(batch, 8, *fine, seed=seed + 1)]
 
 
@@ -46,14 +46,14 @@ def test_injecting_before_the_value_projection_equals_injecting_after_it():
 
 
 def test_a_reference_identical_to_the_target_changes_nothing():
-    features = levels(0)
+    features = pyramid(0)
     source, wanted = descriptors(features, features, pca=None)
-    found = match(source, wanted)
+    matches = match(source, wanted)
     mask = torch.full((1, 1, 8, 12), 0.7)
     value = tensor(1, 96, 5)
-    weight = trusted(mask, confidence(found, mask))
+    weight = trusted(mask, confidence(matches, mask))
     assert weight.min() == pytest.approx(0.7)
-    assert close(match_appearance(value, value, found.indices, weight), value)
+    assert close(match_appearance(value, value, matches.indices, weight), value)
 
 
 def test_strength_scales_the_blend_linearly():
@@ -65,7 +65,7 @@ def test_strength_scales_the_blend_linearly():
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.sampled_from([None, 1, 3, 64]))
 def test_descriptors_of_any_sizes_are_unit_vectors_on_the_finest_grid(h, w, th, tw, pca):
-    reference, target = levels(0, (h, w), (2 * h, 2 * w)), levels(5, (th, tw), (2 * th, 2 * tw), batch=2)
+    reference, target = pyramid(0, (h, w), (2 * h, 2 * w)), pyramid(5, (th, tw), (2 * th, 2 * tw), batch=2)
     source, wanted = descriptors(reference, target, pca=pca)
     assert source.shape[0] == wanted.shape[0] == 2
     assert source.shape[2:] == (2 * h, 2 * w) and wanted.shape[2:] == (2 * th, 2 * tw)
@@ -76,14 +76,14 @@ def test_descriptors_of_any_sizes_are_unit_vectors_on_the_finest_grid(h, w, th, 
 
 def test_without_a_projection_every_channel_of_a_tiny_picture_counts():
     """Fewer places than channels: no descriptor may hold memory that nobody wrote."""
-    reference, target = levels(0, (1, 1), (1, 1)), levels(5, (1, 1), (1, 1))
+    reference, target = pyramid(0, (1, 1), (1, 1)), pyramid(5, (1, 1), (1, 1))
     source, wanted = descriptors(reference, target, pca=None)
-    assert source.shape[1] == wanted.shape[1] == sum(level.shape[1] for level in target)
+    assert source.shape[1] == wanted.shape[1] == sum(scale.shape[1] for scale in target)
     assert close(wanted, -source), "two places, centred on their mean"
 
 
 def test_the_full_rank_projection_keeps_every_cosine():
-    reference, target = levels(0), levels(7)
+    reference, target = pyramid(0), pyramid(7)
     plain, projected = descriptors(reference, target, pca=None), descriptors(reference, target, pca=12)
     cosines = [torch.einsum("bchw,bcij->bhwij", *pair) for pair in (plain, projected)]
     assert close(*cosines)
@@ -93,7 +93,7 @@ def test_the_projection_is_the_same_twice_and_leaves_the_random_state_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first, second = (descriptors(levels(0), levels(7), pca=4) for _ in range(2))
+    first, second = (descriptors(pyramid(0), pyramid(7), pca=4) for _ in range(2))
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(a, b) for a, b in zip(first, second))
 
@@ -101,15 +101,15 @@ def test_the_projection_is_the_same_twice_and_leaves_the_random_state_alone():
 def test_the_principal_directions_hold_as_much_as_the_exact_ones():
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(300, 60, generator=generator) * torch.linspace(1, 0.05, 60) ** 2
-    found = principal_directions(x, 12)
-    assert close(found.T @ found, torch.eye(12))
+    directions = principal_directions(x, 12)
+    assert close(directions.T @ directions, torch.eye(12))
     exact = torch.linalg.svdvals(x)[:12].pow(2).sum()
-    assert 0.98 * exact < (x @ found).pow(2).sum() <= exact * 1.0001
+    assert 0.98 * exact < (x @ directions).pow(2).sum() <= exact * 1.0001
 
 
 def test_batch_rows_are_described_as_if_they_were_alone():
-    together = descriptors(levels(0), levels(7, batch=3), pca=5)[1]
-    alone = [descriptors(levels(0), [x[row:row + 1] for x in levels(7, batch=3)], pca=5)[1] for row in range(3)]
+    together = descriptors(pyramid(0), pyramid(7, batch=3), pca=5)[1]
+    alone = [descriptors(pyramid(0), [x[row:row + 1] for x in pyramid(7, batch=3)], pca=5)[1] for row in range(3)]
     assert close(together, torch.cat(alone))
 
 

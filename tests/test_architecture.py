@@ -1,4 +1,4 @@
-"""Who may import what, read from the source: data flows from nodes to host to method functions, and back."""
+"""Import rules, read from the source: data flows from nodes to host to method functions, and back."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def imports(name: str, file: Path, known: dict[str, Path], everywhere: bool = Tr
     tree = ast.parse(file.read_text(encoding="utf-8"))
     nodes = ast.walk(tree) if everywhere else tree.body
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-    found = set()
+    modules = set()
     for node in nodes:
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[:len(package.split(".")) - node.level + 1] if node.level else []
             module = ".".join(part for part in (*above, node.module) if part)
             for alias in node.names:
                 inner = f"{module}.{alias.name}" if module else alias.name
-                found.add(inner if inner in known else module)
-    return found
+                modules.add(inner if inner in known else module)
+    return modules
 
 
 def within(name: str, *packages: str) -> bool:
@@ -161,14 +161,14 @@ def test_no_module_imports_itself_in_a_circle(sources):
         if name in cleared:
             return None
         for other in sorted(graph[name]):
-            found = circle(other, (*path, name))
-            if found:
-                return found
+            loop = circle(other, (*path, name))
+            if loop:
+                return loop
         cleared.add(name)
         return None
 
     cleared: set[str] = set()
-    assert not [found for name in sorted(graph) if (found := circle(name, ()))]
+    assert not [loop for name in sorted(graph) if (loop := circle(name, ()))]
 
 
 def classes(file: Path) -> list[ast.ClassDef]:

@@ -27,10 +27,10 @@ def pck(flow: torch.Tensor, expected: torch.Tensor, inside: torch.Tensor, within
 
 def test_an_image_matches_itself_with_zero_flow_and_full_confidence():
     features = random_grid((11, 7))
-    found = match(features, features)
-    assert torch.equal(found.flow, torch.zeros(1, 2, 11, 7))
-    assert close(found.similarity, torch.ones(1, 1, 11, 7))
-    assert torch.equal(confidence(found, torch.full((1, 1, 11, 7), 0.2)), torch.ones(1, 1, 11, 7))
+    matches = match(features, features)
+    assert torch.equal(matches.flow, torch.zeros(1, 2, 11, 7))
+    assert close(matches.similarity, torch.ones(1, 1, 11, 7))
+    assert torch.equal(confidence(matches, torch.full((1, 1, 11, 7), 0.2)), torch.ones(1, 1, 11, 7))
 
 
 @pytest.mark.parametrize("shift", [(3, 0), (0, -4), (2, 5), (-6, -1)])
@@ -45,10 +45,10 @@ def test_a_shift_is_recovered_wherever_it_stays_inside(shift):
 
 def test_a_flip_is_recovered_everywhere():
     reference = random_grid((9, 14))
-    found = match(reference, reference.flip(3))
+    matches = match(reference, reference.flip(3))
     xs = torch.arange(14).float()
-    assert torch.equal(found.flow[:, 0], ((13 - xs) - xs).expand(1, 9, 14))
-    assert torch.equal(found.flow[:, 1], torch.zeros(1, 9, 14))
+    assert torch.equal(matches.flow[:, 0], ((13 - xs) - xs).expand(1, 9, 14))
+    assert torch.equal(matches.flow[:, 1], torch.zeros(1, 9, 14))
 
 
 @pytest.mark.parametrize("degrees", [15, 40, 90])
@@ -59,20 +59,20 @@ def test_a_rotation_is_recovered_within_one_cell_for_95_percent(degrees):
     turned = torch.stack((math.cos(angle) * centred[:, 0] - math.sin(angle) * centred[:, 1],
                           math.sin(angle) * centred[:, 0] + math.cos(angle) * centred[:, 1]), 1)
     expected = turned - centred
-    found = match(reference, warp(reference, expected))
+    matches = match(reference, warp(reference, expected))
     inside = (turned.abs().amax(1)[0] < 15)
-    assert pck(found.flow, expected, inside, 1.0) >= 0.95
+    assert pck(matches.flow, expected, inside, 1.0) >= 0.95
 
 
 @settings(max_examples=40, deadline=None)
 @given(reference=sizes, target=sizes, batch=st.integers(1, 3))
 def test_every_size_gives_flows_that_point_into_the_other_image(reference, target, batch):
-    found = match(random_grid(reference, 1), random_grid(target, 2, batch))
-    assert found.flow.shape == (batch, 2, *target) and found.reverse_flow.shape == (batch, 2, *reference)
-    for flow, other in ((found.flow, reference), (found.reverse_flow, target)):
+    matches = match(random_grid(reference, 1), random_grid(target, 2, batch))
+    assert matches.flow.shape == (batch, 2, *target) and matches.reverse_flow.shape == (batch, 2, *reference)
+    for flow, other in ((matches.flow, reference), (matches.reverse_flow, target)):
         x, y = (flow + grid_of(flow)).unbind(1)
         assert x.min() >= 0 and y.min() >= 0 and x.max() <= other[1] - 1 and y.max() <= other[0] - 1
-    assert found.indices.max() < reference[0] * reference[1]
+    assert matches.indices.max() < reference[0] * reference[1]
 
 
 @settings(max_examples=40, deadline=None)
@@ -95,10 +95,10 @@ def test_the_match_is_the_brute_force_argmax_of_cosine(reference, target):
 @settings(max_examples=30, deadline=None)
 @given(reference=sizes, target=sizes)
 def test_taking_matched_tokens_equals_warping_along_the_flow(reference, target):
-    found = match(random_grid(reference, 7), random_grid(target, 8))
+    matches = match(random_grid(reference, 7), random_grid(target, 8))
     picture = random_grid(reference, 9, channels=3)
-    taken = take(rearrange(picture, "b c h w -> b (h w) c"), found.indices)
-    warped = rearrange(warp(picture, found.flow), "b c h w -> b (h w) c")
+    taken = take(rearrange(picture, "b c h w -> b (h w) c"), matches.indices)
+    warped = rearrange(warp(picture, matches.flow), "b c h w -> b (h w) c")
     assert close(taken, warped)
 
 
@@ -111,22 +111,22 @@ def test_the_cycle_error_is_the_distance_to_where_the_way_back_ends():
     reference, target = torch.zeros(1, 3, 1, 3), torch.zeros(1, 3, 1, 3)
     reference[0, :, 0] = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
     target[0, :, 0] = torch.tensor([[1.0, 0, 0.9], [0, 1, 0], [0, 0, 0.1]])  # columns are positions; the last is like the first
-    found = match(reference, target)
-    assert found.indices.tolist() == [[0, 1, 0]]
-    assert found.cycle_error[0, 0, 0].tolist() == [0.0, 0.0, 2.0]
+    matches = match(reference, target)
+    assert matches.indices.tolist() == [[0, 1, 0]]
+    assert matches.cycle_error[0, 0, 0].tolist() == [0.0, 0.0, 2.0]
 
 
 def test_confidence_gives_more_slack_to_a_larger_subject():
-    found = match(random_grid((12, 12), 1), random_grid((12, 12), 2))
-    shares = [confidence(found, torch.full((1, 1, 12, 12), m)).mean().item() for m in (0.05, 0.4, 1.0)]
+    matches = match(random_grid((12, 12), 1), random_grid((12, 12), 2))
+    shares = [confidence(matches, torch.full((1, 1, 12, 12), m)).mean().item() for m in (0.05, 0.4, 1.0)]
     assert shares[0] < shares[1] < shares[2]
 
 
 def test_matches_stay_inside_the_reference_mask():
     mask = torch.zeros(1, 1, 10, 10)
     mask[..., 2:5, 3:9] = 1
-    found = match(random_grid((10, 10), 1), random_grid((8, 9), 2), reference_mask=mask)
-    assert take(rearrange(mask, "b c h w -> b (h w) c"), found.indices).min() == 1
+    matches = match(random_grid((10, 10), 1), random_grid((8, 9), 2), reference_mask=mask)
+    assert take(rearrange(mask, "b c h w -> b (h w) c"), matches.indices).min() == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -158,9 +158,9 @@ def test_descriptors_that_do_not_pair_are_refused_with_their_shapes(reference, t
 
 
 def test_a_threshold_of_zero_is_refused():
-    found = match(torch.ones(1, 3, 4, 4), torch.ones(1, 3, 4, 4))
+    matches = match(torch.ones(1, 3, 4, 4), torch.ones(1, 3, 4, 4))
     with pytest.raises(ValueError, match="threshold: 0"):
-        confidence(found, torch.ones(1, 1, 4, 4), 0)
+        confidence(matches, torch.ones(1, 1, 4, 4), 0)
 
 
 def test_unit_vectors_are_matched_as_they_are_with_the_same_result():
@@ -173,10 +173,10 @@ def test_unit_vectors_are_matched_as_they_are_with_the_same_result():
 
 def test_a_neighbouring_cell_is_never_a_miss_where_that_is_asked():
     """At 8 x 8 cells and a small subject the paper's slack is under one cell: only exact cycles would be trusted."""
-    found = match(random_grid((8, 8)), random_grid((8, 8), seed=1))
+    matches = match(random_grid((8, 8)), random_grid((8, 8), seed=1))
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., :2, :2] = 1
-    error = found.cycle_error
-    assert torch.equal(confidence(found, mask, 0.4), (error < 0.4 * 8 * mask.mean()).float())
-    assert torch.equal(confidence(found, mask, 0.4, 1.5), (error < 1.5).float())
-    assert torch.equal(confidence(found, torch.ones_like(mask), 0.4, 1.5), (error < 3.2).float())
+    error = matches.cycle_error
+    assert torch.equal(confidence(matches, mask, 0.4), (error < 0.4 * 8 * mask.mean()).float())
+    assert torch.equal(confidence(matches, mask, 0.4, 1.5), (error < 1.5).float())
+    assert torch.equal(confidence(matches, torch.ones_like(mask), 0.4, 1.5), (error < 3.2).float())

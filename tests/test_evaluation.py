@@ -117,8 +117,8 @@ def test_a_workflow_s_inputs_are_found_by_title_by_kind_or_as_told(tmp_path):
     file.write_text(json.dumps(GRAPH))
     read = workflow.read_workflow(file, {}, None)
     assert read.places == {"reference": ("1", "image"), "prompt": ("2", "text"), "seed": ("4", "seed")} and read.output == "5"
-    made = read.with_case("dog.png", "a dog", 7)
-    assert (made["1"]["inputs"]["image"], made["2"]["inputs"]["text"], made["4"]["inputs"]["seed"]) == ("dog.png", "a dog", 7)
+    graph = read.with_case("dog.png", "a dog", 7)
+    assert (graph["1"]["inputs"]["image"], graph["2"]["inputs"]["text"], graph["4"]["inputs"]["seed"]) == ("dog.png", "a dog", 7)
     assert read.graph["2"]["inputs"]["text"] == "one"
     assert workflow.read_workflow(file, {"prompt": "3.text"}, None).places["prompt"] == ("3", "text")
     untitled = {key: {name: value for name, value in one.items() if name != "_meta"} for key, one in GRAPH.items()}
@@ -164,13 +164,13 @@ def test_a_case_that_failed_is_tried_again_and_a_finished_one_is_not(tmp_path):
 def test_toybox_s_own_protocol_scores_with_the_truth(tmp_path):
     from toybox import evaluation
 
-    made = evaluation.protocol(tmp_path)
-    own = list(made.cases())
-    assert len(own) == evaluation.COUNT and own[3].plain_text() == evaluation.cases(1, evaluation.FIRST + 3)[0].prompt()
-    assert own[3].seed == evaluation.cases(1, evaluation.FIRST + 3)[0].seed and own[3].text("sks").count("sks") == 1
-    key, reference = own[0].key, own[0].subject.pictures[0]
+    protocol = evaluation.protocol(tmp_path)
+    cases = list(protocol.cases())
+    assert len(cases) == evaluation.COUNT and cases[3].plain_text() == evaluation.cases(1, evaluation.FIRST + 3)[0].prompt()
+    assert cases[3].seed == evaluation.cases(1, evaluation.FIRST + 3)[0].seed and cases[3].text("sks").count("sks") == 1
+    key, reference = cases[0].key, cases[0].subject.pictures[0]
     same = evaluation.judged({key: reference})[key]
-    other = evaluation.judged({key: made.subjects[5].pictures[0]}, {key: reference})[key]
+    other = evaluation.judged({key: protocol.subjects[5].pictures[0]}, {key: reference})[key]
     assert same[evaluation.ERROR] < 3 < other.get(evaluation.ERROR, 99) and same[evaluation.CLASS] == 1
     assert evaluation.SILHOUETTE in other and evaluation.SILHOUETTE not in same
     assert evaluation.judged({key: reference}, {key: reference})[key][evaluation.SILHOUETTE] == 1

@@ -97,11 +97,11 @@ def test_another_plan_in_the_same_folder_is_refused_by_what_differs_and_leaves_i
                         (dict(prompts=("a {} in the snow",)), "protocol or its data differ"),
                         (dict(subjects={"toy": "robot"}), "protocol or its data differ"),
                         (dict(photo="green"), "protocol or its data differ")):
-        made, output = run(**given)
-        assert made == 0 and "pictures of another plan" in output and said in output and "Traceback" not in output, output
+        pictures, output = run(**given)
+        assert pictures == 0 and "pictures of another plan" in output and said in output and "Traceback" not in output, output
         assert files(tmp_path / "out") == before
-    made, output = run(GRAPH, "sks", "--set", "prompt=3.text")
-    assert made == 0 and "places of reference, prompt and seed" in output
+    pictures, output = run(GRAPH, "sks", "--set", "prompt=3.text")
+    assert pictures == 0 and "places of reference, prompt and seed" in output
 
 
 def test_more_of_the_same_plan_goes_on(run):
@@ -127,8 +127,8 @@ def test_a_folder_of_an_earlier_version_goes_on_when_its_cases_are_this_plan_s(r
     for given, different in ((dict(identifier="zwx"), "identifier"), (dict(graph=changed("4", "steps", 30)), "workflow"),
                              (dict(prompts=("a {} in the snow",)), "protocol")):
         path.write_text(json.dumps(earlier))
-        made, output = run(**given)
-        assert made == 0 and "of another plan" in output and different in output
+        pictures, output = run(**given)
+        assert pictures == 0 and "of another plan" in output and different in output
     path.write_text(json.dumps(earlier))
     assert run(GRAPH)[0] == 1 and "pictures" in json.loads(path.read_text())
 
@@ -137,5 +137,5 @@ def test_pictures_without_a_plan_that_can_be_read_are_of_an_unknown_one(run, tmp
     assert run(GRAPH)[0] == 2
     for damage in (lambda path: path.unlink(), lambda path: path.write_text("[]"), lambda path: path.write_text("{")):
         damage(tmp_path / "out" / "plan.json")
-        made, output = run(GRAPH)
-        assert made == 0 and "cannot be told of which plan" in output and "Traceback" not in output, output
+        pictures, output = run(GRAPH)
+        assert pictures == 0 and "cannot be told of which plan" in output and "Traceback" not in output, output

@@ -79,11 +79,11 @@ def folder(tmp_path_factory):
     words = {word: number for number, word in enumerate(["a", "dog", "on", "grass", "<|startoftext|>", "<|endoftext|>"])}
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    own = Tokenizer(models.WordLevel(words, unk_token="a"))
-    own.pre_tokenizer = pre_tokenizers.Whitespace()
-    own.post_processor = processors.TemplateProcessing(single="<|startoftext|> $A <|endoftext|>", special_tokens=[
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<|startoftext|> $A <|endoftext|>", special_tokens=[
         ("<|startoftext|>", 4), ("<|endoftext|>", 5)])
-    transformers.PreTrainedTokenizerFast(tokenizer_object=own, bos_token="<|startoftext|>", eos_token="<|endoftext|>",
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|startoftext|>", eos_token="<|endoftext|>",
                                          pad_token="<|endoftext|>").save_pretrained(root / encoders.CLIP_B32)
     text = transformers.CLIPTextConfig(**small, vocab_size=6, max_position_embeddings=16, bos_token_id=4, eos_token_id=5)
     vision = transformers.CLIPVisionConfig(**small, image_size=224, patch_size=32)
@@ -113,9 +113,9 @@ def test_features_are_those_of_transformers_own_pipeline(folder):
         assert close(clip.texts(["a dog on grass"]), tensor_of(model.get_text_features(tokens)))
     assert clip.texts(["a dog " * 40, "a"]).shape == (2, 16)
     dino = encoders.load_encoder(folder, encoders.DINO)
-    own = transformers.ViTModel.from_pretrained(folder / encoders.DINO).eval()
+    stock = transformers.ViTModel.from_pretrained(folder / encoders.DINO).eval()
     with torch.no_grad():
-        expected = own(metrics.prepared(picture, metrics.DREAMBOOTH)[None]).last_hidden_state[:, 0]
+        expected = stock(metrics.prepared(picture, metrics.DREAMBOOTH)[None]).last_hidden_state[:, 0]
     assert close(dino.pictures([picture]), expected)
     for name, how in ((encoders.DINO, metrics.VICO), (encoders.DINO_2, metrics.DREAMBOOTH)):
         assert encoders.load_encoder(folder, name, how).pictures([picture]).shape == (1, 32)
@@ -132,15 +132,15 @@ def run_of(tmp_path, protocol: Protocol) -> tuple[list[Case], Folder]:
 def test_pictures_of_the_class_alone_tell_what_the_model_still_draws(folder, tmp_path):
     references = tuple(photo(tmp_path / "dog" / f"{number}.png", seed=50 + number) for number in range(2))
     plain = Protocol("p", (Subject("dog", "dog", references, ("a {} on grass",)),), 2)
-    cases, own = run_of(tmp_path, protocols.with_prior(plain, 3))
+    cases, run_folder = run_of(tmp_path, protocols.with_prior(plain, 3))
     assert [case.text("sks") for case in cases] == 2 * ["a sks dog on grass"] + 3 * ["a photo of a dog"]
     assert len({case.key for case in cases}) == 5
     distance = encoders.Distance("mine", lambda one, other: float((one - other).abs().mean()))
     by = scoring.Scorers(encoders.load_encoder(folder, encoders.DINO), encoders.load_encoder(folder, encoders.CLIP_B32),
                          encoders.load_encoder(folder, encoders.DINO_2), distance)
-    scores = scoring.score(cases, own, by)
+    scores = scoring.score(cases, run_folder, by)
     assert set(scores["dog-00-0"]) == {"DINO", "DINOv2", "CLIP-I", "CLIP-T"} == set(scores["dog-00-1"])
-    drawn = [scoring.picture(own.picture(case)) for case in cases[2:]]
+    drawn = [scoring.picture(run_folder.picture(case)) for case in cases[2:]]
     for number, case in enumerate(cases[2:]):
         assert set(scores[case.key]) == {"PRES", "DIV"}
         features = by.dino.pictures([drawn[number], *map(scoring.picture, references)])
@@ -148,7 +148,7 @@ def test_pictures_of_the_class_alone_tell_what_the_model_still_draws(folder, tmp
         pairs = [distance.between(drawn[one], drawn[other]) for one, other in ((0, 1), (0, 2), (1, 2))]
         assert scores[case.key]["DIV"] == pytest.approx(sum(pairs) / 3, abs=1e-6)
     assert by.names()["DIV"] == "mine" and by.names()["PRES"].startswith("dino-vits16")
-    without = scoring.score(cases, own, scoring.Scorers(by.dino))
+    without = scoring.score(cases, run_folder, scoring.Scorers(by.dino))
     assert without["dog-class-00-0"]["DIV"] == pytest.approx(metrics.diversity(by.dino.pictures(drawn)), abs=1e-6)
     with pytest.raises(ValueError, match="names no classes"):
         protocols.with_prior(replace(plain, subjects=(replace(plain.subjects[0], class_word=""),)), 3)

@@ -37,8 +37,8 @@ def page(name: str) -> str:
 
 def section(name: str, heading: str) -> str:
     """The part of a node's page under one heading, or nothing."""
-    found = re.search(rf"^## {heading}$(.*?)(?=^## |\Z)", page(name), re.MULTILINE | re.DOTALL)
-    return found[1] if found else ""
+    matched = re.search(rf"^## {heading}$(.*?)(?=^## |\Z)", page(name), re.MULTILINE | re.DOTALL)
+    return matched[1] if matched else ""
 
 
 def rows(name: str, heading: str) -> list[list[str]]:
@@ -48,7 +48,7 @@ def rows(name: str, heading: str) -> list[list[str]]:
 
 
 def shown_default(declared: tuple) -> str:
-    """How a page writes an input's default: a dash where there is none."""
+    """An input's default as a page writes it: a dash if there is none."""
     default = declared[1].get("default")
     return "–" if default is None else "empty" if default == "" else f"`{default}`"
 
@@ -101,14 +101,14 @@ def test_a_page_says_when_the_node_is_needed_what_goes_wrong_and_where_to_look_n
 
 def test_a_page_lists_the_nodes_inputs_in_order_with_their_defaults(nodes):
     for name, kind in nodes.items():
-        wanted = [(f"`{own}`", shown_default(declared)) for own, declared in inputs_of(kind).items()]
+        wanted = [(f"`{input_name}`", shown_default(declared)) for input_name, declared in inputs_of(kind).items()]
         assert [tuple(row[:2]) for row in rows(name, "Inputs")] == wanted, name
         assert all(len(row) == 3 and row[2] for row in rows(name, "Inputs")), name
 
 
 def test_a_page_lists_the_nodes_outputs_in_order(nodes):
     for name, kind in nodes.items():
-        assert [row[0] for row in rows(name, "Outputs")] == [f"`{own}`" for own in outputs_of(kind)], name
+        assert [row[0] for row in rows(name, "Outputs")] == [f"`{output_name}`" for output_name in outputs_of(kind)], name
         assert all(len(row) == 2 and row[1] for row in rows(name, "Outputs")), name
 
 

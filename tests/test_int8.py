@@ -8,18 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from toybox.int8 import LEVELS, SCALE, dequantise, quantise
+from toybox.int8 import LARGEST, SCALE, dequantise, quantise
 
 
 @given(st.integers(0, 10_000), st.floats(-6, 3), st.sampled_from([(5, 16), (3, 4, 3, 3), (1, 8)]))
 def test_a_weight_comes_back_to_half_a_step_of_its_channel(seed, exponent, shape):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 10**exponent
-    made = quantise({"w": weight})
-    assert made["w"].dtype == torch.int8 and made["w" + SCALE].dtype == torch.float16
-    error = (dequantise(made)["w"] - weight).flatten(1).abs().amax(1)
+    quantised = quantise({"w": weight})
+    assert quantised["w"].dtype == torch.int8 and quantised["w" + SCALE].dtype == torch.float16
+    error = (dequantise(quantised)["w"] - weight).flatten(1).abs().amax(1)
     top = weight.flatten(1).abs().amax(1)
-    rounding = 2.0**-25 * LEVELS  # of the smallest numbers that half precision knows
-    assert (error <= top / LEVELS * 0.5 + top * 2.0**-11 + rounding).all()
+    rounding = 2.0**-25 * LARGEST  # of the smallest numbers that half precision knows
+    assert (error <= top / LARGEST * 0.5 + top * 2.0**-11 + rounding).all()
 
 
 def test_channels_of_zeros_stay_zero_and_each_channel_has_its_own_scale():
@@ -44,12 +44,12 @@ def test_files_without_int8_weights_are_read_as_they_are():
 
 @pytest.mark.parametrize("scale, words", [(None, "no scales"), (torch.ones(2).half(), "2 scales")])
 def test_a_weight_without_its_scales_is_named(scale, words):
-    made = quantise({"unet.w": torch.randn(4, 16)})
-    made.pop("unet.w" + SCALE) if scale is None else made.update({"unet.w" + SCALE: scale})
+    quantised = quantise({"unet.w": torch.randn(4, 16)})
+    quantised.pop("unet.w" + SCALE) if scale is None else quantised.update({"unet.w" + SCALE: scale})
     with pytest.raises(ValueError, match=f"unet.w.*{words}"):
-        dequantise(made)
+        dequantise(quantised)
 
 
 def test_weights_that_half_precision_cannot_scale_are_refused():
     with pytest.raises(ValueError, match="huge"):
-        quantise({"huge": torch.full((2, 16), 1e8 * LEVELS)})
+        quantise({"huge": torch.full((2, 16), 1e8 * LARGEST)})

@@ -10,7 +10,7 @@ from dreammatcher.matching.inversion import Trajectory
 from dreammatcher.matching.matcher import Matcher
 from dreammatcher.matching.plan import View
 from dreammatcher.matching.reference import Reference
-from dreammatcher.matching.settings import ApplySettings, Effort, MaskSettings
+from dreammatcher.matching.settings import ApplySettings, MaskSettings, MatchSettings
 from dreammatcher.subject import Conditioning, Subject
 
 SIDE, ROW = 16, ("cond", 0)
@@ -18,7 +18,7 @@ SUBJECT = Subject("dog", "a dog", (2,), 77)
 
 
 def features(seed: int = 0) -> tuple[torch.Tensor, ...]:
-    """Decoder features of two levels, coarse to fine."""
+    """Decoder features of two scales, coarse to fine."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(1, 12, SIDE // 2, SIDE // 2, generator=generator), torch.randn(1, 8, SIDE, SIDE, generator=generator)
 
@@ -31,9 +31,9 @@ def reference() -> Reference:
 
 
 def matcher(shown: tuple[torch.Tensor, ...], mask: torch.Tensor | None = None, weight: float = 1.0, target_mask=None,
-            otsu: bool = True, **effort) -> Matcher:
-    own = reference()
-    view = View(own, own.store, None, mask, weight)
+            otsu: bool = True, **match_settings) -> Matcher:
+    known = reference()
+    view = View(known, known.store, None, mask, weight)
     settings = MaskSettings(None, SUBJECT, target_mask=target_mask, otsu=otsu)
     return Matcher((view,), settings, ApplySettings(effort=Effort(**effort)),
                    lambda kind, sigma, like: [RowFeatures(shown, {}, None)], UNetBackbone({}, (), {}, ""))
@@ -44,45 +44,45 @@ def matched(made: Matcher, target: tuple[torch.Tensor, ...]):
 
 
 def test_the_reference_itself_is_matched_place_by_place_and_trusted_everywhere():
-    made = matcher(features())
-    found = matched(made, features())
-    assert torch.equal(found.matches[0].indices[0], torch.arange(SIDE * SIDE)) and not found.matches[0].flow.any()
-    trust, confidence = made.trust(ROW, found, torch.ones(1, 1, SIDE, SIDE))
+    begun = matcher(features())
+    match = matched(begun, features())
+    assert torch.equal(match.matches[0].indices[0], torch.arange(SIDE * SIDE)) and not match.matches[0].flow.any()
+    trust, confidence = begun.trust(ROW, match, torch.ones(1, 1, SIDE, SIDE))
     assert trust.min() == confidence.min() == 1
-    assert torch.allclose(made.warped_references(found, torch.device("cpu")), reference().latent, atol=0.01), "of up to 1023"
+    assert torch.allclose(begun.warped_references(match, torch.device("cpu")), reference().latent, atol=0.01), "of up to 1023"
 
 
 def test_a_mirrored_reference_is_matched_mirrored():
     flipped = tuple(level.flip(-1) for level in features())
-    found = matched(matcher(features()), flipped)
+    match = matched(matcher(features()), flipped)
     expected = torch.arange(SIDE * SIDE).view(SIDE, SIDE).flip(-1).flatten()
-    assert (found.matches[0].indices[0] == expected).float().mean() > 0.95
+    assert (match.matches[0].indices[0] == expected).float().mean() > 0.95
 
 
 def test_a_reference_mask_limits_the_match_to_what_is_white():
     left = torch.zeros(1, 1, 64, 64)
     left[..., :32] = 1
-    found = matched(matcher(features(), mask=left), features(1))
-    assert (found.matches[0].indices % SIDE < SIDE // 2).all()
+    match = matched(matcher(features(), mask=left), features(1))
+    assert (match.matches[0].indices % SIDE < SIDE // 2).all()
 
 
 def test_weight_and_foreground_scale_the_trust():
-    made = matcher(features(), weight=0.5)
+    begun = matcher(features(), weight=0.5)
     mask = torch.zeros(1, 1, SIDE, SIDE)
     mask[..., :4] = 1
-    trust, _ = made.trust(ROW, matched(made, features()), mask)
+    trust, _ = begun.trust(ROW, matched(begun, features()), mask)
     assert trust[..., :4].max() == 0.5 and not trust[..., 4:].any()
 
 
-def test_a_correspondence_is_kept_for_as_many_evaluations_as_the_effort_says():
-    made = matcher(features(), every=2)
-    found = made.keep(ROW, (SIDE, SIDE), 5, matched(made, features()))
-    assert made.kept(ROW, (SIDE, SIDE), 1, 5) is made.kept(ROW, (SIDE, SIDE), 1, 6) is found
-    assert made.kept(ROW, (SIDE, SIDE), 1, 7) is None
-    assert made.kept(ROW, (SIDE, SIDE), 2, 5) is None, "of another number of pictures"
-    assert made.kept(("uncond", 0), (SIDE, SIDE), 1, 5) is None
-    made.forget()
-    assert made.kept(ROW, (SIDE, SIDE), 1, 5) is None
+def test_a_correspondence_is_kept_for_as_many_evaluations_as_the_settings_say():
+    begun = matcher(features(), every=2)
+    match = begun.keep(ROW, (SIDE, SIDE), 5, matched(begun, features()))
+    assert begun.kept(ROW, (SIDE, SIDE), 1, 5) is begun.kept(ROW, (SIDE, SIDE), 1, 6) is match
+    assert begun.kept(ROW, (SIDE, SIDE), 1, 7) is None
+    assert begun.kept(ROW, (SIDE, SIDE), 2, 5) is None, "of another number of pictures"
+    assert begun.kept(("uncond", 0), (SIDE, SIDE), 1, 5) is None
+    begun.forget()
+    assert begun.kept(ROW, (SIDE, SIDE), 1, 5) is None
 
 
 def test_a_painted_foreground_is_repeated_for_a_batch_and_sharpened_unless_soft():
@@ -93,13 +93,13 @@ def test_a_painted_foreground_is_repeated_for_a_batch_and_sharpened_unless_soft(
 
 
 def test_maps_become_a_foreground_once_and_rivals_take_what_is_more_theirs():
-    made = matcher(features())
+    begun = matcher(features())
     maps = torch.zeros(1, 1, 8, 8)
     maps[..., :4] = 1
-    mine = made.mapped_foreground(0, [maps], (SIDE, SIDE))
-    assert mine is made.mapped_foreground(0, [maps], (SIDE, SIDE)) and mine[..., :8].all() and not mine[..., 8:].any()
+    mine = begun.mapped_foreground(0, [maps], (SIDE, SIDE))
+    assert mine is begun.mapped_foreground(0, [maps], (SIDE, SIDE)) and mine[..., :8].all() and not mine[..., 8:].any()
     rival = torch.zeros_like(mine)
     rival[..., :4] = 2
-    assert made.contested(0, (SIDE, SIDE), mine, []) is mine
-    left = made.contested(0, (SIDE, SIDE), mine, [rival])
+    assert begun.contested(0, (SIDE, SIDE), mine, []) is mine
+    left = begun.contested(0, (SIDE, SIDE), mine, [rival])
     assert not left[..., :4].any() and left[..., 4:8].all()

@@ -52,10 +52,10 @@ def test_descriptors_have_the_official_cosines(official):
 
 
 def test_flows_equal_the_official_flows(official):
-    found = official.match()
+    matches = official.match()
     # The file names a flow after its way, not after its grid: "target_to_ref" lies on the target's grid.
-    assert torch.equal(found.flow, official["flow_target_to_ref"])
-    assert torch.equal(found.reverse_flow, official["flow_ref_to_target"])
+    assert torch.equal(matches.flow, official["flow_target_to_ref"])
+    assert torch.equal(matches.reverse_flow, official["flow_ref_to_target"])
 
 
 def test_foreground_masks_equal_the_official_masks(official):
@@ -64,12 +64,12 @@ def test_foreground_masks_equal_the_official_masks(official):
 
 
 def test_injected_attention_equals_the_official_output(official):
-    found, mask = official.match(), official.mask(3, "tgt_token")
-    weight = trusted(mask, confidence(found, mask, float(official.metadata["cc_thres"])))
+    matches, mask = official.match(), official.mask(3, "tgt_token")
+    weight = trusted(mask, confidence(matches, mask, float(official.metadata["cc_thres"])))
     q, k, v = (rearrange(official[name], "(r h) n d -> r h n d", h=official.heads) for name in "qkv")
     expected = official["output"]
     for reference_row, target_row in ((0, 1), (2, 3)):
         values = [rearrange(v[row], "h n d -> 1 n (h d)") for row in (target_row, reference_row)]
-        value = rearrange(match_appearance(*values, found.indices, weight), "1 n (h d) -> 1 h n d", h=official.heads)
+        value = rearrange(match_appearance(*values, matches.indices, weight), "1 n (h d) -> 1 h n d", h=official.heads)
         out = torch.nn.functional.scaled_dot_product_attention(q[None, target_row], k[None, target_row], value)
         assert close(rearrange(out, "1 h n d -> n (h d)"), expected[target_row], RUN)

@@ -42,9 +42,9 @@ def recipe(kind: str, rate: float) -> SubjectRecipe:
 
 def moved(kind: str, rate: float, settings: OptimiserSettings) -> float:
     """Root mean square of what a training adds to the model's weights."""
-    made = recipe(kind, rate)
-    train(made, TrainingSettings(steps=STEPS, batch=4, optimiser=settings))
-    added = torch.cat([value.detach().flatten() for value in made.unet.differences().values()])
+    trained = recipe(kind, rate)
+    train(trained, TrainingSettings(steps=STEPS, batch=4, optimiser=settings))
+    added = torch.cat([value.detach().flatten() for value in trained.unet.differences().values()])
     return float(added.square().mean().sqrt())
 
 
@@ -65,19 +65,19 @@ def test_every_optimiser_moves_about_as_far_as_adamw_under_every_schedule(name, 
         pytest.skip(f"{name} needs its package, and its device")
     adamw = moved(kind, rate, OptimiserSettings(ADAMW, schedule=schedule, warmup=warmup))
     assert adamw > 0.1 * rate
-    found = moved(kind, 1.0 if name == PRODIGY else rate, OptimiserSettings(name, schedule=schedule, warmup=warmup))
-    assert found > adamw / 4
-    assert name == PRODIGY or found < 4 * adamw
+    distance = moved(kind, 1.0 if name == PRODIGY else rate, OptimiserSettings(name, schedule=schedule, warmup=warmup))
+    assert distance > adamw / 4
+    assert name == PRODIGY or distance < 4 * adamw
 
 
 @pytest.mark.parametrize("rate", [1e-4, 5e-3])
 def test_adafactor_moves_a_word_and_a_bias_too(rate):
     rows, bias = TokenRows(torch.ones(1, 8), rate), torch.nn.Parameter(torch.zeros(8))
-    made = optimisers.optimiser_of([*rows.groups(), Group([bias], rate)], OptimiserSettings(ADAFACTOR, weight_decay=0.0))
+    optimiser = optimisers.optimiser_of([*rows.groups(), Group([bias], rate)], OptimiserSettings(ADAFACTOR, weight_decay=0.0))
     for _ in range(10):
         (rows.rows.sum() + bias.sum()).backward()
-        made.step()
-        made.zero_grad()
+        optimiser.step()
+        optimiser.zero_grad()
     assert torch.allclose(bias, torch.full((8,), -10 * rate), rtol=1e-3)
     assert torch.allclose(rows.rows, 1 + bias, rtol=1e-3)
 
@@ -104,6 +104,6 @@ def test_every_optimiser_goes_on_bit_for_bit(tmp_path, name):
     chosen = TrainingSettings(steps=6, optimiser=OptimiserSettings(name, schedule=CONSTANT, warmup=2))
     whole, begun, again = (recipe("lora", 1.0 if name == PRODIGY else 1e-2) for _ in range(3))
     train(whole, chosen)
-    stopped(tmp_path / "state.safetensors", at=4, made=begun, chosen=chosen)
+    stopped(tmp_path / "state.safetensors", at=4, begun=begun, chosen=chosen)
     train(again, chosen, Checkpoint(tmp_path / "state.safetensors", "one"))
     assert all(torch.equal(value, outcome(again)[key]) for key, value in outcome(whole).items())

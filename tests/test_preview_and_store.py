@@ -30,19 +30,19 @@ def row(fill: float) -> RowFeatures:
 
 @pytest.mark.parametrize("size, reference", [((48, 72), (48, 72)), ((50, 31), (64, 20)), ((16, 160), (33, 33))])
 def test_every_panel_has_the_size_of_the_result(size, reference):
-    made = panels(snapshot(), torch.rand(3, *size), [torch.rand(3, *reference)], index=3)
-    assert len(made) == 6
-    for panel in made:
+    shown = panels(snapshot(), torch.rand(3, *size), [torch.rand(3, *reference)], index=3)
+    assert len(shown) == 6
+    for panel in shown:
         assert panel.shape == (3, *size) and panel.min() >= 0 and panel.max() <= 1
 
 
 @pytest.mark.parametrize("size", [(48, 72), (50, 31), (16, 160), (700, 500)])
 def test_the_sheet_shows_six_named_panels_in_two_rows_at_a_readable_size(size):
     panel = torch.rand(3, *size)
-    made = sheet([panel] * 6)
+    page = sheet([panel] * 6)
     wide, high = round(size[1] * 320 / max(size)), round(size[0] * 320 / max(size))
-    assert made.width >= 3 * wide and made.height >= 2 * (high + 34) and made.width / made.height < 12
-    assert len(set(made.crop((0, 8, 200, 34)).getdata())) > 5, "a caption stands over the first panel"
+    assert page.width >= 3 * wide and page.height >= 2 * (high + 34) and page.width / page.height < 12
+    assert len(set(page.crop((0, 8, 200, 34)).getdata())) > 5, "a caption stands over the first panel"
 
 
 def decoded(step: dict, name: str, kind: str) -> np.ndarray:
@@ -119,7 +119,7 @@ def test_a_full_store_forgets_what_no_run_has_used_for_longest():
         store.start_run()
         store.put((key,), row(key))
     assert store.get((0,), torch.device("cpu"), torch.float32) is None
-    assert store.get((2,), torch.device("cpu"), torch.float32).levels[0].max() == 2
+    assert store.get((2,), torch.device("cpu"), torch.float32).scales[0].max() == 2
     store.put((2,), row(5))
     assert store.bytes() == 2 * row(0).bytes() == sum(kept.bytes() for _, kept in store.rows.values())
 
@@ -136,16 +136,16 @@ def test_using_an_entry_keeps_it_from_being_forgotten():
 
 def test_runs_that_need_more_than_there_is_room_for_find_the_first_part_again():
     store = FeatureStore(capacity=3 * row(0).bytes())
-    found = []
+    hits = []
     for _ in range(3):
         store.start_run()
-        found.append(0)
+        hits.append(0)
         for sigma in range(10):
             if store.get((sigma,), torch.device("cpu"), torch.float32) is None:
                 store.put((sigma,), row(sigma))
             else:
-                found[-1] += 1
-    assert found == [0, 3, 3] and store.bytes() <= store.capacity
+                hits[-1] += 1
+    assert hits == [0, 3, 3] and store.bytes() <= store.capacity
 
 
 def test_features_made_ahead_stand_in_for_the_nearest_noise_levels():
@@ -163,14 +163,14 @@ def test_fewer_noise_levels_lie_evenly(wanted, expected):
 def test_descriptors_stored_at_low_rank_take_less_room_and_come_back_nearly_as_they_were():
     generator = torch.Generator().manual_seed(0)
     codes, directions = torch.randn(64, 3, generator=generator), torch.randn(3, 48, generator=generator)
-    level = (codes @ directions + 2.0).T.reshape(1, 48, 8, 8)
-    made = RowFeatures((level,), {}, None)
+    scale = (codes @ directions + 2.0).T.reshape(1, 48, 8, 8)
+    features = RowFeatures((scale,), {}, None)
     whole, small, useless = FeatureStore(), FeatureStore(FeatureOptions(pca=3)), FeatureStore(FeatureOptions(pca=48))
     for store in (whole, small, useless):
-        store.put((0,), made)
-    back = [store.get((0,), torch.device("cpu"), torch.float32).levels[0] for store in (whole, small, useless)]
-    assert torch.equal(back[0], level) and torch.equal(back[2], level)
-    assert close(back[1], level, RUN)
+        store.put((0,), features)
+    back = [store.get((0,), torch.device("cpu"), torch.float32).scales[0] for store in (whole, small, useless)]
+    assert torch.equal(back[0], scale) and torch.equal(back[2], scale)
+    assert close(back[1], scale, RUN)
     assert small.bytes() == 4 * (48 + 48 * 3 + 64 * 3) < whole.bytes() == useless.bytes()
 
 
@@ -179,7 +179,7 @@ def test_storage_precision_halves_the_bytes():
     for store in (full, half):
         store.put((0,), row(1.0))
     assert half.bytes() * 2 == full.bytes()
-    assert half.get((0,), torch.device("cpu"), torch.float32).levels[0].dtype == torch.float32
+    assert half.get((0,), torch.device("cpu"), torch.float32).scales[0].dtype == torch.float32
 
 
 @pytest.mark.parametrize("thing", [FeatureStore(), Trace(), MaskSettings(target_mask=torch.ones(1, 1, 2, 2))])

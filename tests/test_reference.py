@@ -99,11 +99,11 @@ def test_bad_inversion_inputs_are_refused(latent, sigmas, words):
 def test_a_saved_reference_comes_back_the_same(tmp_path):
     wanted = reference()
     save(wanted, tmp_path / "a" / "dog.safetensors")
-    found = load(tmp_path / "a" / "dog.safetensors")
-    assert found.trajectory.sigmas == wanted.trajectory.sigmas and found.subject == wanted.subject
-    assert found.fingerprint == "family" and found.psnr == 31.5
-    assert torch.equal(found.trajectory.at(0.7), wanted.trajectory.at(0.7))
-    assert found.positive.pooled is None and torch.equal(found.negative.pooled, wanted.negative.pooled)
+    loaded = load(tmp_path / "a" / "dog.safetensors")
+    assert loaded.trajectory.sigmas == wanted.trajectory.sigmas and loaded.subject == wanted.subject
+    assert loaded.fingerprint == "family" and loaded.psnr == 31.5
+    assert torch.equal(loaded.trajectory.at(0.7), wanted.trajectory.at(0.7))
+    assert loaded.positive.pooled is None and torch.equal(loaded.negative.pooled, wanted.negative.pooled)
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["dog.safetensors"]
 
 

@@ -36,27 +36,27 @@ def test_a_timestep_outside_of_the_schedule_is_refused(timestep):
 
 @given(counts=st.lists(st.integers(1, 12), min_size=1, max_size=3))
 def test_spans_cover_every_timestep_once_and_no_stage_changes_inside(counts):
-    found = spans(tuple(counts))
-    assert [t for start, end in found for t in range(start, end + 1)] == list(range(1000))
-    for start, end in found:
+    ranges = spans(tuple(counts))
+    assert [t for start, end in ranges for t in range(start, end + 1)] == list(range(1000))
+    for start, end in ranges:
         assert all(stage_of(start, count) == stage_of(end, count) for count in counts)
-    assert len(found) <= sum(counts) - len(counts) + 1
+    assert len(ranges) <= sum(counts) - len(counts) + 1
 
 
 def test_the_producer_makes_two_vectors_of_each_stage_and_its_table_is_what_it_makes():
-    made = Producer(torch.randn(1, 96, generator=seeded()), 5, True, 1e-4, seeded(1))
-    keys, values = made.table()
+    producer = Producer(torch.randn(1, 96, generator=seeded()), 5, True, 1e-4, seeded(1))
+    keys, values = producer.table()
     assert keys.shape == values.shape == (5, 96) and not torch.equal(keys, values)
-    assert all(torch.equal(*pair) for pair in zip(made.table(), (keys, values))), "without dropout it is constant"
-    dropped = made.table(seeded(2))[0]
-    assert not torch.equal(dropped, keys) and torch.equal(dropped, made.table(seeded(2))[0])
+    assert all(torch.equal(*pair) for pair in zip(producer.table(), (keys, values))), "without dropout it is constant"
+    dropped = producer.table(seeded(2))[0]
+    assert not torch.equal(dropped, keys) and torch.equal(dropped, producer.table(seeded(2))[0])
     assert Producer(torch.zeros(1, 96), 3, False, 1e-4, seeded()).table()[0].shape == (3, 96)
 
 
 def test_at_the_size_of_the_paper_the_producer_has_the_parameters_that_matter():
-    made = Producer(torch.zeros(1, 768), 5, True, 1e-4, seeded())
+    producer = Producer(torch.zeros(1, 768), 5, True, 1e-4, seeded())
     queries_and_keys = 2 * 2 * 768 * 512
-    assert sum(value.numel() for value in made.parameters()) + queries_and_keys == pytest.approx(31.48e6, rel=0.01)
+    assert sum(value.numel() for value in producer.parameters()) + queries_and_keys == pytest.approx(31.48e6, rel=0.01)
 
 
 def test_attention_to_a_sequence_of_one_is_the_value_itself():
@@ -83,15 +83,15 @@ def test_maps_are_a_softmax_over_the_tokens():
 
 @pytest.mark.parametrize(("reduction", "factor"), [("mean", 1), ("sum over patches", 9), ("sum over patches and tokens", 63)])
 def test_reductions_differ_by_what_they_sum(reduction, factor):
-    found, wanted = torch.rand(2, 4, 9, 7, generator=seeded()), torch.rand(2, 4, 9, 7, generator=seeded(1))
-    assert float(map_difference(found, wanted, reduction)) == pytest.approx(factor * float((found - wanted).square().mean()))
+    maps, wanted = torch.rand(2, 4, 9, 7, generator=seeded()), torch.rand(2, 4, 9, 7, generator=seeded(1))
+    assert float(map_difference(maps, wanted, reduction)) == pytest.approx(factor * float((maps - wanted).square().mean()))
     assert set(SUMMED) >= {reduction, REDUCTION}
 
 
 def test_the_gradient_reaches_the_learned_keys_and_not_the_known_ones():
-    found, wanted = (torch.rand(1, 1, 4, 3, generator=seeded(seed)).requires_grad_() for seed in (0, 1))
-    map_difference(found, wanted, REDUCTION).backward()
-    assert found.grad.any() and wanted.grad is None
+    maps, wanted = (torch.rand(1, 1, 4, 3, generator=seeded(seed)).requires_grad_() for seed in (0, 1))
+    map_difference(maps, wanted, REDUCTION).backward()
+    assert maps.grad.any() and wanted.grad is None
 
 
 def test_the_reference_prompt_has_the_known_word_in_the_learned_one_s_place():

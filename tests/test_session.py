@@ -33,11 +33,11 @@ def prompt(name: str, subject: Subject | None = None, **entry) -> Prompt:
 
 
 def book(*prompts: Prompt, subject: Subject | None = None, size=(4, 4)) -> RowBook:
-    made = RowBook(size, subject)
+    rows = RowBook(size, subject)
     for one in prompts or (prompt("p"),):
-        made.add_positive(one)
-    made.add_negative("n", None)
-    return made
+        rows.add_positive(one)
+    rows.add_negative("n", None)
+    return rows
 
 
 def session(**kwargs) -> Session:
@@ -52,9 +52,9 @@ def test_the_clock_counts_noise_levels_and_evaluations_apart():
     clock = Clock(Linear, 8.0, 2.0)
     given = torch.tensor([5.0, 5.0])
     assert [clock.arrive(sigma, given) for sigma in (9.0, 9.0, 5.0)] == [True, False, True]
-    assert (clock.levels, clock.evaluations) == (2, 0)
+    assert (clock.noise_levels_visited, clock.evaluations_begun) == (2, 0)
     clock.evaluate()
-    assert (clock.levels, clock.evaluations) == (2, 1)
+    assert (clock.noise_levels_visited, clock.evaluations_begun) == (2, 1)
     assert clock.read(given) == 5.0 and clock.read(torch.tensor([3.0])) == 3.0
     assert [clock.in_range(sigma) for sigma in (9.0, 8.0, 2.0, 1.9)] == [False, True, True, False]
     assert clock.within(5.0, 0.0, 0.5) and not clock.within(4.9, 0.0, 0.5)
@@ -65,10 +65,10 @@ def test_a_host_that_announces_evaluations_is_believed_whatever_the_calls_look_l
     run.announce_evaluation()
     for value, names in ((1.0, "p"), (1.0, "n"), (1.0, "p")):
         arrive(run, 5.0, names, value)
-    assert run.clock.evaluations == 1
+    assert run.clock.evaluations_begun == 1
     run.announce_evaluation()
     arrive(run, 5.0, "pn", 1.0)
-    assert run.clock.evaluations == 2
+    assert run.clock.evaluations_begun == 2
 
 
 @pytest.mark.parametrize("calls, evaluations", [
@@ -86,7 +86,7 @@ def test_without_announcements_an_evaluation_begins_at_a_new_noise_level_or_afte
             run.clock.evaluation_ended = True
         else:
             arrive(run, *call)
-    assert run.clock.evaluations == evaluations
+    assert run.clock.evaluations_begun == evaluations
 
 
 def test_rows_are_known_by_name_in_any_order_and_number():

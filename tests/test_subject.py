@@ -1,4 +1,4 @@
-"""Where a subject's tokens stand in a conditioning that other nodes changed."""
+"""Finding a subject's tokens in a conditioning that other nodes changed."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ SUBJECT = BARE.encoded_as(OWN)
     (torch.cat([text(3, 154), OWN, OTHER]), (156, 157)), (torch.cat([OWN, OWN]), (2, 3, 79, 80)),
     (torch.cat([text(3, 4), OWN]), (6, 7)), (torch.cat([OWN, text(3, 16)]), (2, 3))],
     ids=["alone", "first", "second", "third of three texts", "twice", "behind tokens of a pack", "in front of them"])
-@pytest.mark.parametrize("change", [torch.Tensor.clone, torch.Tensor.half, torch.Tensor.bfloat16, lambda own: 0.7 * own],
+@pytest.mark.parametrize("change", [torch.Tensor.clone, torch.Tensor.half, torch.Tensor.bfloat16, lambda text: 0.7 * text],
                          ids=["as it is", "half", "bfloat16", "scaled"])
 @pytest.mark.parametrize("marked", [True, False])
 def test_its_tokens_are_found_by_what_the_text_encoder_made_of_them(sampled, columns, change, marked):
-    found, said = SUBJECT.located(change(sampled), marked)
-    assert (found.columns, found.tokens, said) == (columns, len(sampled), "")
+    place, said = SUBJECT.located(change(sampled), marked)
+    assert (place.columns, place.tokens, said) == (columns, len(sampled), "")
 
 
 def test_an_averaged_prompt_keeps_its_places_and_it_is_said():
-    found, said = SUBJECT.located(0.6 * OWN + 0.4 * OTHER, True)
-    assert found.columns == (2, 3) and "'sks dog'" in said and "averaged" in said
+    place, said = SUBJECT.located(0.6 * OWN + 0.4 * OTHER, True)
+    assert place.columns == (2, 3) and "'sks dog'" in said and "averaged" in said
 
 
 @pytest.mark.parametrize("sampled, marked", [
@@ -42,17 +42,17 @@ def test_an_averaged_prompt_keeps_its_places_and_it_is_said():
     (text(4, 77, 48), True), (torch.zeros(77, 32), False), (torch.full((77, 32), torch.nan), False)],
     ids=["another text", "averaged into another", "averaged and joined", "another width", "zeroed out", "not a number"])
 def test_a_prompt_that_does_not_hold_it_is_refused_with_the_fix(sampled, marked):
-    found, said = SUBJECT.located(sampled, marked)
-    assert found is None and "'a sks dog'" in said and "connect the conditioning of the same DreamMatcher Subject" in said
+    place, said = SUBJECT.located(sampled, marked)
+    assert place is None and "'a sks dog'" in said and "connect the conditioning of the same DreamMatcher Subject" in said
 
 
-@pytest.mark.parametrize("sampled, found", [
+@pytest.mark.parametrize("sampled, expected", [
     (OWN, True), (OTHER, True), (torch.cat([OWN, OWN]), True), (torch.cat([OWN, text(3, 4)]), True),
     (torch.cat([OWN, OTHER]), False), (OWN[:40], False)],
     ids=["alone", "of its length", "repeated", "with tokens of a pack behind", "joined", "shorter"])
-def test_one_that_does_not_know_its_text_is_trusted_where_only_a_repetition_explains_the_length(sampled, found):
+def test_one_that_does_not_know_its_text_is_trusted_where_only_a_repetition_explains_the_length(sampled, expected):
     place, said = BARE.located(sampled, True)
-    assert (place == BARE and not said) if found else (place is None and "nothing says where the subject stands" in said)
+    assert (place == BARE and not said) if expected else (place is None and "nothing says where the subject stands" in said)
 
 
 def test_columns_that_a_host_cuts_off_are_left_out_and_none_left_is_refused():

@@ -1,4 +1,4 @@
-"""What every Toybox training relies on: a schedule that ends at rest, and checkpoints that go on as if never cut off."""
+"""The parts that every Toybox training relies on: a schedule that ends at rest, and checkpoints that resume exactly."""
 
 from __future__ import annotations
 

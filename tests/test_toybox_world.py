@@ -96,11 +96,11 @@ def test_the_same_subject_has_no_error_and_another_one_has_much(kind):
 @pytest.mark.parametrize("kind", CLASSES)
 def test_a_subject_is_at_no_distance_from_its_own_colours_and_far_from_others(kind):
     here, other = drawn(1, kind), drawn(2, "cat" if kind != "cat" else "bird", subject=8)
-    own = [colour for colour, _ in part_colours(*here, kind).values()]
-    assert palette_distance(*here, kind, own) == 0
+    palette = [colour for colour, _ in part_colours(*here, kind).values()]
+    assert palette_distance(*here, kind, palette) == 0
     foreign = [colour for colour, _ in part_colours(*other, "cat" if kind != "cat" else "bird").values()]
     assert palette_distance(*here, kind, foreign) > 5
-    assert palette_distance(*here, kind, []) is None and palette_distance(here[0], np.zeros_like(here[1]), kind, own) is None
+    assert palette_distance(*here, kind, []) is None and palette_distance(here[0], np.zeros_like(here[1]), kind, palette) is None
 
 
 @pytest.mark.parametrize("kind", CLASSES)
@@ -160,9 +160,9 @@ def test_the_measures_of_layout_are_none_where_there_is_nothing_to_measure():
 def test_recolouring_gives_each_part_the_references_colour_and_moves_no_line():
     (one, parts), (other, others) = drawn(1, "robot", subject=1), drawn(2, "robot", subject=2)
     before = subject_error(one, parts, other, others, "robot")
-    made = recoloured(one, parts, other, others, "robot")
-    assert subject_error(made, parts, other, others, "robot") < 0.1 * before
-    assert edge_overlap(made, one) > 0.8 and background_change(made, parts, one, parts) == 0
+    picture = recoloured(one, parts, other, others, "robot")
+    assert subject_error(picture, parts, other, others, "robot") < 0.1 * before
+    assert edge_overlap(picture, one) > 0.8 and background_change(picture, parts, one, parts) == 0
     assert np.array_equal(recoloured(one, parts, other, others * 0, "robot"), one)
 
 
@@ -175,7 +175,7 @@ def test_the_shipped_judge_tells_parts_classes_and_scenes_of_unseen_subjects():
 def test_the_side_that_a_subject_faces_is_read_from_its_parts(kind):
     rng = random.Random(f"sides-{kind}")
     sides = ("left", "right") * 15
-    found = [facing_of(render(unseen_subject(number, kind), face(random_pose(rng), side), random_scene(rng))[1], kind)
-             for number, side in enumerate(sides)]
-    assert np.mean([one == side for one, side in zip(found, sides)]) > 0.95
+    read_sides = [facing_of(render(unseen_subject(number, kind), face(random_pose(rng), side), random_scene(rng))[1], kind)
+                  for number, side in enumerate(sides)]
+    assert np.mean([one == side for one, side in zip(read_sides, sides)]) > 0.95
     assert facing_of(np.zeros((128, 128), np.uint8), kind) is None

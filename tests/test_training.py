@@ -71,8 +71,8 @@ def test_min_snr_weights_are_capped_and_finite_at_zero_terminal_snr():
 
 
 def test_the_prior_is_added_with_its_weight():
-    own, prior = torch.tensor([1.0, 3.0]), torch.tensor([10.0])
-    assert objective.prior_preserving(own, prior, 0.5) == 7 and objective.prior_preserving(own, None, 0.5) == 2
+    subject, prior = torch.tensor([1.0, 3.0]), torch.tensor([10.0])
+    assert objective.prior_preserving(subject, prior, 0.5) == 7 and objective.prior_preserving(subject, None, 0.5) == 2
 
 
 def test_a_lora_begins_with_the_plain_model_and_is_the_scaled_product_of_its_factors():
@@ -98,16 +98,16 @@ def test_a_lora_begins_with_the_plain_model_and_is_the_scaled_product_of_its_fac
 @pytest.mark.parametrize("prediction", [objective.EPSILON, objective.VELOCITY])
 @pytest.mark.parametrize("wanted", [{}, {"prior_weight": 0.3}, {"min_snr_gamma": 5.0}])
 def test_the_loss_of_dreambooth_is_that_of_the_paper(prediction, wanted):
-    made = recipe("full", model=Linear(prediction), **wanted)
-    loss = made.loss(2, seeded(7))
+    dreambooth = recipe("full", model=Linear(prediction), **wanted)
+    loss = dreambooth.loss(2, seeded(7))
     generator = seeded(7)
-    own, prior = made.own.draw(2, generator), made.prior.draw(2, generator)
-    clean = torch.cat([own.latents, prior.latents])
+    subject, prior = dreambooth.subject_set.draw(2, generator), dreambooth.prior.draw(2, generator)
+    clean = torch.cat([subject.latents, prior.latents])
     t = torch.randint(100, (4,), generator=generator)
     noise = torch.randn(clean.shape, generator=generator)
-    kept = made.model.alpha_bars[t][:, None, None, None]
-    text = made.model.encode(own.captions + prior.captions)
-    said = made.model.predict(kept.sqrt() * clean + (1 - kept).sqrt() * noise, t, text, {})
+    kept = dreambooth.model.alpha_bars[t][:, None, None, None]
+    text = dreambooth.model.encode(subject.captions + prior.captions)
+    said = dreambooth.model.predict(kept.sqrt() * clean + (1 - kept).sqrt() * noise, t, text, {})
     truth = noise if prediction == objective.EPSILON else kept.sqrt() * noise - (1 - kept).sqrt() * clean
     squared = (said - truth).pow(2).mean((1, 2, 3))
     snr = (kept / (1 - kept)).flatten()
@@ -117,34 +117,35 @@ def test_the_loss_of_dreambooth_is_that_of_the_paper(prediction, wanted):
 
 
 def test_pictures_of_two_sizes_are_learned_in_calls_of_their_own():
-    made = recipe()
-    made.prior = latents(-1.0, size=(4, 6))
-    assert torch.isfinite(made.loss(2, seeded()))
+    subject_recipe = recipe()
+    subject_recipe.prior = latents(-1.0, size=(4, 6))
+    assert torch.isfinite(subject_recipe.loss(2, seeded()))
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
 @pytest.mark.parametrize("text", [False, True])
 def test_gradients_equal_finite_differences_and_reach_nothing_but_what_learns(kind, text):
-    made = recipe(kind, text)
+    subject_recipe = recipe(kind, text)
     with torch.no_grad():
-        for value in made.learned.parameters():
+        for value in subject_recipe.learned.parameters():
             value.add_(0.1 * normal(*value.shape, seed=5))
-    made.loss(2, seeded(3)).backward()
-    for value in made.learned.parameters():
+    subject_recipe.loss(2, seeded(3)).backward()
+    for value in subject_recipe.learned.parameters():
         place, step = value.grad.abs().argmax(), 1e-2
         with torch.no_grad():
             losses = []
             for sign in (1, -1):
                 value.view(-1)[place] += sign * step
-                losses.append(made.loss(2, seeded(3)))
+                losses.append(subject_recipe.loss(2, seeded(3)))
                 value.view(-1)[place] -= sign * step
         assert torch.allclose(value.grad.view(-1)[place], (losses[0] - losses[1]) / (2 * step), rtol=1e-2)
-    assert not any(value.requires_grad for part in (made.model.unet, made.model.text) for value in part.values())
+    model = subject_recipe.model
+    assert not any(value.requires_grad for part in (model.unet, model.text) for value in part.values())
 
 
 def test_learning_makes_the_loss_smaller():
-    made = recipe("full")
-    run = train(made, TrainingSettings(steps=300, batch=4))
+    subject_recipe = recipe("full")
+    run = train(subject_recipe, TrainingSettings(steps=300, batch=4))
     assert sum(run.losses[-30:]) < 0.8 * sum(run.losses[:30])
 
 
@@ -172,7 +173,7 @@ def test_a_run_that_is_stopped_and_begun_again_ends_bit_for_bit_as_one_that_neve
 
 
 def test_an_interrupt_inside_a_step_keeps_the_step_before(tmp_path):
-    """As the host's, which may be raised from within any operation of the model."""
+    """The host's interrupt may be raised from within any operation of the model."""
     chosen = TrainingSettings(steps=8, batch=2, accumulate=2)
     whole, stopped, again = recipe(), recipe(), recipe()
     expected = train(whole, chosen)
@@ -192,31 +193,31 @@ def test_an_interrupt_inside_a_step_keeps_the_step_before(tmp_path):
     assert train(again, chosen, checkpoint).losses == expected.losses
 
 
-def breaking(made: SubjectRecipe, broken: Callable[[int], bool]) -> SubjectRecipe:
+def breaking(broken_recipe: SubjectRecipe, broken: Callable[[int], bool]) -> SubjectRecipe:
     """A recipe whose model gives NaN in some of its calls, counted from 1."""
-    predict, calls = made.model.predict, []
+    predict, calls = broken_recipe.model.predict, []
 
     def predicted(noisy, *rest):
         calls.append(1)
         return predict(noisy, *rest) * (torch.nan if broken(len(calls)) else 1)
 
-    made.model.predict = predicted
-    return made
+    broken_recipe.model.predict = predicted
+    return broken_recipe
 
 
 def test_a_run_gives_up_when_no_batch_has_a_finite_loss_and_leaves_the_weights_alone():
-    made = breaking(recipe("full"), lambda call: True)
+    broken_recipe = breaking(recipe("full"), lambda call: True)
     with pytest.raises(FloatingPointError, match=f"model: its prediction holds NaN.*at step 0.*{PATIENCE} batches"):
-        train(made, TrainingSettings(steps=3))
-    assert not any(value.any() for value in outcome(made).values())
+        train(broken_recipe, TrainingSettings(steps=3))
+    assert not any(value.any() for value in outcome(broken_recipe).values())
 
 
 @pytest.mark.parametrize("bad", [1, PATIENCE - 1])
 def test_batches_without_a_finite_loss_are_left_out_and_the_run_reaches_its_last_step(bad):
-    made = breaking(recipe("full"), lambda call: 3 <= call < 3 + bad)
-    run = train(made, TrainingSettings(steps=6))
+    broken_recipe = breaking(recipe("full"), lambda call: 3 <= call < 3 + bad)
+    run = train(broken_recipe, TrainingSettings(steps=6))
     assert run.step == len(run.losses) == 6 and run.skipped == bad and all(map(math.isfinite, run.losses))
-    assert all(bool(torch.isfinite(value).all()) for value in outcome(made).values())
+    assert all(bool(torch.isfinite(value).all()) for value in outcome(broken_recipe).values())
 
 
 def test_a_run_that_gave_up_draws_other_batches_when_it_is_begun_again(tmp_path):
@@ -242,27 +243,27 @@ def test_a_run_that_gave_up_draws_other_batches_when_it_is_begun_again(tmp_path)
 
 def test_what_is_not_finite_is_named():
     def failing(change) -> str:
-        made = recipe("full")
-        change(made)
+        subject_recipe = recipe("full")
+        change(subject_recipe)
         with pytest.raises(FloatingPointError) as error:
-            train(made, TrainingSettings(steps=1))
+            train(subject_recipe, TrainingSettings(steps=1))
         return str(error.value)
 
-    def text(made):
-        encode = made.model.encode
-        made.model.encode = lambda *given: Conditioning(encode(*given).cross_attention * torch.inf)
+    def text(subject_recipe):
+        encode = subject_recipe.model.encode
+        subject_recipe.model.encode = lambda *given: Conditioning(encode(*given).cross_attention * torch.inf)
 
-    def latent(made):
-        made.own = latents(torch.nan, torch.nan)
+    def latent(subject_recipe):
+        subject_recipe.subject_set = latents(torch.nan, torch.nan)
 
     assert failing(text).startswith("clip: a caption") and failing(latent).startswith("vae: a picture as latents")
-    assert failing(lambda made: breaking(made, lambda call: True)).startswith("model: its prediction")
+    assert failing(lambda subject_recipe: breaking(subject_recipe, lambda call: True)).startswith("model: its prediction")
 
 
 def test_a_scale_stays_as_it_was_when_a_batch_is_not_finite_at_any_scale():
-    made = recipe("full")
-    made.scale, called = 1024.0, []
-    loss = made.loss
+    scaled = recipe("full")
+    scaled.scale, called = 1024.0, []
+    loss = scaled.loss
 
     class Spoilt(torch.autograd.Function):
         @staticmethod
@@ -277,8 +278,8 @@ def test_a_scale_stays_as_it_was_when_a_batch_is_not_finite_at_any_scale():
         called.append(1)
         return Spoilt.apply(loss(*given)) if len(called) <= 11 else loss(*given)  # once at each scale from 1024 to 1
 
-    made.loss = spoiling
-    run = train(made, TrainingSettings(steps=2))
+    scaled.loss = spoiling
+    run = train(scaled, TrainingSettings(steps=2))
     assert run.skipped == 1 and run.scale == 1024 and run.step == 2
 
 
@@ -347,5 +348,5 @@ def test_settings_name_the_input_that_is_wrong(settings_class, wrong, said):
 
 
 def test_a_full_training_leaves_the_table_of_tokens_alone():
-    made = full_of(Linear().text, 1e-3, ("embeddings.",))
-    assert list(made.differences()) == ["self_attn.q_proj.weight"] and isinstance(made, Full) and isinstance(made, nn.Module)
+    full = full_of(Linear().text, 1e-3, ("embeddings.",))
+    assert list(full.differences()) == ["self_attn.q_proj.weight"] and isinstance(full, Full) and isinstance(full, nn.Module)

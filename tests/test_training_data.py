@@ -1,4 +1,4 @@
-"""What is learned from: captions, buckets, crops, flips, masks, batches, and Custom Diffusion's sizes."""
+"""Training data: captions, buckets, crops, flips, masks, batches, and Custom Diffusion's sizes."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_sets_are_joined_each_as_often_as_it_says_and_encoded_once():
     both = TrainingSet((first,), naming, Preparation(128)).joined(others, 3)
     assert both.examples == (first, first, first, second)
     assert "3 times as often" in both.described() and both.described().startswith("2 pictures")
-    made = both.prepared(lambda pictures: calls.append(1) or encode(pictures))
-    assert len(calls) == 2 and len(made.examples) == 4
+    latents = both.prepared(lambda pictures: calls.append(1) or encode(pictures))
+    assert len(calls) == 2 and len(latents.examples) == 4
     with pytest.raises(ValueError, match="their identifier is 'zwx' and this set's 'sks'"):
         both.joined(TrainingSet((second,), Naming("zwx"), Preparation(128)))

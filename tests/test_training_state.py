@@ -41,7 +41,7 @@ def test_every_format_and_shape_is_read_as_it_was_written_by_safetensors_too(tmp
 
 
 def test_a_state_of_an_earlier_version_is_read(tmp_path):
-    """Which had no kin and was written by safetensors itself."""
+    """An earlier state had no kin, and safetensors itself wrote it."""
     from safetensors.torch import save_file
 
     path = tmp_path / "state.safetensors"
@@ -51,7 +51,7 @@ def test_a_state_of_an_earlier_version_is_read(tmp_path):
 
 
 def test_writing_takes_the_memory_of_one_tensor_and_not_of_all(tmp_path):
-    """What torch holds is not seen here; the copies that the format needs would be bytes and arrays."""
+    """Memory that torch holds is not seen here; the copies that the format needs would be bytes and arrays."""
     tensors = {str(number): torch.full((1 << 18,), float(number)) for number in range(16)}  # 1 MB each
     seen, real = [], torch.Tensor.contiguous
     tracemalloc.start()
@@ -117,8 +117,8 @@ def test_a_state_that_cannot_be_written_is_told_with_its_size_and_the_training_g
 def test_a_full_disk_leaves_the_last_state_and_no_rest_of_the_next_one(tmp_path, monkeypatch):
     path, told, real = tmp_path / "state.safetensors", [], type(tmp_path).open
     stopped(path, at=2, steps=6)
-    monkeypatch.setattr(type(tmp_path), "open", lambda own, mode="r", *rest, **more: real(
-        Path("/dev/full") if own.suffix == ".part" else own, mode, *rest, **more))
+    monkeypatch.setattr(type(tmp_path), "open", lambda path, mode="r", *rest, **more: real(
+        Path("/dev/full") if path.suffix == ".part" else path, mode, *rest, **more))
     run = train(recipe(), TrainingSettings(steps=6), Checkpoint(path, "one", minutes=1e-9), warn=told.append)
     assert run.step == 6 and len(told) == 3 and "No space left" in told[0]
     assert [file.name for file in tmp_path.iterdir()] == ["state.safetensors"] and state.read(path, "one")["step"] == 2

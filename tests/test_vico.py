@@ -21,7 +21,7 @@ from dreammatcher.vico.block import ImageAttention, begun, name_of, sites_of
 from dreammatcher.vico.learned import ViCo, tensors_of
 from dreammatcher.vico.loss import alignment, regularisation
 from dreammatcher.vico.mask import column, subject_mask, text_attention, threshold
-from dreammatcher.vico.recipe import Seen, VicoRecipe, VicoSettings
+from dreammatcher.vico.recipe import SiteOutput, VicoRecipe, VicoSettings
 from dreammatcher.vico.settings import LookSettings, LookTrace
 
 pytestmark = pytest.mark.usefixtures("gradients")
@@ -77,12 +77,12 @@ def test_a_map_without_contrast_masks_nothing_and_rows_are_told_apart():
 
 def test_attention_to_text_is_a_softmax_over_all_tokens_and_a_word_the_mean_of_its_places():
     query, key = normal(2, 5, 8), normal(2, 7, 8, seed=1)
-    found = text_attention(query, key, 2)
-    assert close(found.sum(-1), torch.ones(2, 5))
+    maps = text_attention(query, key, 2)
+    assert close(maps.sum(-1), torch.ones(2, 5))
     one = torch.stack([(query[..., half] @ key[..., half].mT / 2).softmax(-1) for half in (slice(0, 4), slice(4, 8))]).mean(0)
-    assert close(found, one)
+    assert close(maps, one)
     places = torch.tensor([[1, 3], [6, 6]])
-    assert close(column(found, places), torch.stack([found[0, :, [1, 3]].mean(-1), found[1, :, 6]]))
+    assert close(column(maps, places), torch.stack([maps[0, :, [1, 3]].mean(-1), maps[1, :, 6]]))
 
 
 def test_alignment_is_the_squared_difference_of_maps_by_their_maxima_and_leaves_the_end_token_alone():
@@ -139,7 +139,7 @@ class Tiny:
     def look(self, reference, timesteps, conditioning):
         self.asked.append((reference, timesteps))
         states = reference.flatten(2).mT.repeat(1, 1, 2)
-        return {SITE: Seen(states, text_attention(states, conditioning.cross_attention, 2))}
+        return {SITE: SiteOutput(states, text_attention(states, conditioning.cross_attention, 2))}
 
     def predict_changed(self, noisy, timesteps, conditioning, changes):
         states = changes[SITE](noisy.flatten(2).mT.repeat(1, 1, 2))
@@ -154,44 +154,44 @@ def recipe(examples=None, **chosen) -> tuple[VicoRecipe, Tiny]:
     model = Tiny()
     rows = TokenRows(normal(1, 8, seed=9), 1e-2)
     blocks = begun({SITE: (8, 2)}, torch.Generator().manual_seed(1))
-    own = LatentSet(examples or pictures(1, 2, 3))
-    return VicoRecipe(model, own, "sks", rows, blocks, VicoSettings(**chosen), ObjectiveSettings()), model
+    examples_used = LatentSet(examples or pictures(1, 2, 3))
+    return VicoRecipe(model, examples_used, "sks", rows, blocks, VicoSettings(**chosen), ObjectiveSettings()), model
 
 
 @pytest.mark.parametrize("masked", [True, False])
 def test_the_loss_is_the_noise_error_with_the_reference_seen_and_the_weighted_alignment(masked):
-    made, model = recipe(masked=masked, regularisation=0.3)
-    loss = made.loss(2, torch.Generator().manual_seed(5))
+    vico, model = recipe(masked=masked, regularisation=0.3)
+    loss = vico.loss(2, torch.Generator().manual_seed(5))
     generator = torch.Generator().manual_seed(5)
-    own, references = made.own.draw_with_references(2, generator)
+    batch, references = vico.subject_set.draw_with_references(2, generator)
     timesteps = torch.randint(100, (2,), generator=generator)
-    noise = torch.randn(own.latents.shape, generator=generator)
+    noise = torch.randn(batch.latents.shape, generator=generator)
     (asked, at), = model.asked
     assert torch.equal(asked, references) and torch.equal(at, timesteps), "the reference has no noise and the same timestep"
-    conditioning = model.encode(own.captions, None, made.rows)
+    conditioning = model.encode(batch.captions, None, vico.rows)
     seen = model.look(references, timesteps, conditioning)[SITE]
     placeholder, end = seen.attention[..., 1], seen.attention[..., 2]
-    noisy = objective.add_noise(own.latents, noise, model.alpha_bars[timesteps])
+    noisy = objective.add_noise(batch.latents, noise, model.alpha_bars[timesteps])
     states = noisy.flatten(2).mT.repeat(1, 1, 2)
     mask = subject_mask(placeholder) if masked else None
-    predicted = made.blocks[SITE](states, seen.states, mask)[..., :4].mT.reshape(noisy.shape)
+    predicted = vico.blocks[SITE](states, seen.states, mask)[..., :4].mT.reshape(noisy.shape)
     assert close(loss, (predicted - noise).square().mean() + 0.3 * alignment(placeholder, end))
     loss.backward()
-    assert made.rows["sks"].rows.grad.any() and all(value.grad is not None for value in made.blocks[SITE].parameters())
-    assert [group.rate for group in made.groups()] == [1e-2, 1e-5]
+    assert vico.rows["sks"].rows.grad.any() and all(value.grad is not None for value in vico.blocks[SITE].parameters())
+    assert [group.rate for group in vico.groups()] == [1e-2, 1e-5]
 
 
 def test_without_regularisation_the_word_learns_nothing_from_a_model_that_does_not_read_it():
-    made, _ = recipe(regularisation=0.0)
-    made.loss(2, torch.Generator().manual_seed(5)).backward()
-    assert made.rows["sks"].rows.grad is None
+    vico, _ = recipe(regularisation=0.0)
+    vico.loss(2, torch.Generator().manual_seed(5)).backward()
+    assert vico.rows["sks"].rows.grad is None
 
 
 def test_a_reference_is_another_picture_and_all_of_a_batch_are_of_one_size():
     generator, examples = torch.Generator().manual_seed(0), pictures(1, 2, 3)
-    own = LatentSet(examples)
+    latent_set = LatentSet(examples)
     for _ in range(20):
-        batch, references = own.draw_with_references(3, generator)
+        batch, references = latent_set.draw_with_references(3, generator)
         assert not any(torch.equal(one, other) for one, other in zip(batch.latents, references))
     mixed = LatentSet((*examples, *pictures(4, 5, size=(4, 6))))
     sizes = set()
@@ -210,10 +210,10 @@ def learned(**changes) -> ViCo:
 
 
 def test_what_is_learned_makes_the_same_blocks_again():
-    made = learned()
-    assert len(made.tensors) == 20 and made.sites() == (4,) and made.word == "sks"
-    assert f"{name_of(SITE)}.ff.net.0.proj.bias" in made.tensors
-    block, x, reference = made.blocks({SITE: (8, 2)})[SITE], normal(1, 4, 8), normal(1, 6, 8, seed=1)
+    saved = learned()
+    assert len(saved.tensors) == 20 and saved.sites() == (4,) and saved.word == "sks"
+    assert f"{name_of(SITE)}.ff.net.0.proj.bias" in saved.tensors
+    block, x, reference = saved.blocks({SITE: (8, 2)})[SITE], normal(1, 4, 8), normal(1, 6, 8, seed=1)
     assert torch.equal(block(x, reference), begun({SITE: (8, 2)}, torch.Generator().manual_seed(1))[SITE](x, reference))
 
 

@@ -59,14 +59,14 @@ class Case:
 
 def cases(count: int, first: int = 0) -> list[Case]:
     """Classes in turn; every case has its own subject, poses, scenes and seed, all unseen in training."""
-    made = []
+    drawn = []
     for index in range(first, first + count):
         rng = random.Random(f"quality-{index}")
         scene = random_scene(rng)
         wanted = rng.choice([name for name in sorted(SCENES) if name != scene.name])
-        made.append(Case(unseen_subject(10_000 + index, CLASSES[index % len(CLASSES)]), random_pose(rng), scene, wanted,
-                         rng.choice((None, "left", "right")), 500 + index))
-    return made
+        drawn.append(Case(unseen_subject(10_000 + index, CLASSES[index % len(CLASSES)]), random_pose(rng), scene, wanted,
+                          rng.choice((None, "left", "right")), 500 + index))
+    return drawn
 
 
 def protocol(folder: Path, count: int = COUNT, first: int = FIRST) -> protocols.Protocol:
@@ -85,7 +85,7 @@ def protocol(folder: Path, count: int = COUNT, first: int = FIRST) -> protocols.
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What a picture is to show."""
+    """The content that a picture is to show."""
 
     reference: np.ndarray  # uint8 [128, 128, 3]
     parts: np.ndarray  # uint8 [128, 128], of the reference
@@ -100,22 +100,22 @@ def measured(judge: Judge, picture: np.ndarray, truth: Truth,
     The subject's error is in CIEDE2000, the background's change in 0..255, everything else in 0..1.
     """
     seen, kind = look(judge, picture), truth.kind
-    found = {ERROR: subject_error(picture, seen.parts, truth.reference, truth.parts, kind)}
+    measures = {ERROR: subject_error(picture, seen.parts, truth.reference, truth.parts, kind)}
     if plain is not None:
         other, parts = plain[0], plain[1].parts
-        found |= {PARTS: structure_iou(seen.parts, parts), SILHOUETTE: silhouette_iou(seen.parts, parts),
-                  EDGES: edge_overlap(picture, other), BACKGROUND: background_change(picture, seen.parts, other, parts)}
-    found |= {PURITY: purity(picture, seen.parts, kind), COHERENCE: coherence(picture, seen.parts, kind),
-              SCENE: float(seen.scene == truth.scene), CLASS: float(seen.kind == kind)}
-    return {name: value for name, value in found.items() if value is not None}
+        measures |= {PARTS: structure_iou(seen.parts, parts), SILHOUETTE: silhouette_iou(seen.parts, parts),
+                     EDGES: edge_overlap(picture, other), BACKGROUND: background_change(picture, seen.parts, other, parts)}
+    measures |= {PURITY: purity(picture, seen.parts, kind), COHERENCE: coherence(picture, seen.parts, kind),
+                 SCENE: float(seen.scene == truth.scene), CLASS: float(seen.kind == kind)}
+    return {name: value for name, value in measures.items() if value is not None}
 
 
 def drift(judge: Judge, picture: np.ndarray, truth: Truth) -> dict[str, float]:
-    """How far a picture of the class alone is from the reference's colours (CIEDE2000): what keeps the class stays away."""
+    """Distance of a picture of the class alone from the reference's colours (CIEDE2000). The class is kept where it is large."""
     colours = part_colours(truth.reference, truth.parts, truth.kind)
     palette = [colour for part, (colour, _) in colours.items() if PART_ROLES[truth.kind][part] != "white"]
-    found = palette_distance(picture, look(judge, picture).parts, truth.kind, palette)
-    return {} if found is None else {DRIFT: found}
+    distance = palette_distance(picture, look(judge, picture).parts, truth.kind, palette)
+    return {} if distance is None else {DRIFT: distance}
 
 
 def loaded(path: Path) -> np.ndarray:
@@ -126,12 +126,12 @@ def loaded(path: Path) -> np.ndarray:
 
 def judged(pictures: Mapping[str, Path], plain: Mapping[str, Path] | None = None) -> dict[str, dict[str, float]]:
     """Case -> its measures; of the layout too where there is a ``plain`` picture of the case. Of a class alone only its drift."""
-    judge, found = load_judge(), {}
+    judge, results = load_judge(), {}
     for key, path in pictures.items():
         number = int(key.split("-")[0].lstrip("abcdefghijklmnopqrstuvwxyz"))
         truth = cases(1, number)[0].truth()
         if "-class-" in key:
-            found[key] = drift(judge, loaded(path), truth)
+            results[key] = drift(judge, loaded(path), truth)
             continue
         other = loaded(plain[key]) if plain and key in plain else None
         found[key] = measured(judge, loaded(path), truth, None if other is None else (other, look(judge, other)))

@@ -34,7 +34,7 @@ class ToyboxLatents(comfy.latent_formats.LatentFormat):
 
 
 class ToyboxFamily(comfy.supported_models_base.BASE):
-    """An SD1.5-shaped UNet of 11 M parameters: 3 levels, one block each, attention on all of them."""
+    """An SD1.5-shaped UNet of 11 M parameters: 3 scales, one block each, attention on all of them."""
 
     side = 128  # pixels of its pictures
     unet_config = {
@@ -177,7 +177,7 @@ def _text_patcher(path: Path, tokenizer_dir: Path, embedding_directory=None, dis
 
 
 def embedding_folders() -> list[str]:
-    """Where the host looks for textual inversion files."""
+    """Folders in which the host looks for textual inversion files."""
     import folder_paths
 
     return folder_paths.get_folder_paths("embeddings")

@@ -72,7 +72,7 @@ class Judge(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What the judge sees in one picture."""
+    """The judge's reading of one picture."""
 
     parts: np.ndarray  # uint8 [128, 128], indices into PART_LABELS
     kind: str
@@ -97,14 +97,16 @@ def look(judge: Judge, picture: np.ndarray) -> Verdict:
 
 
 def part_colours(picture: np.ndarray, parts: np.ndarray, kind: str) -> dict[str, tuple[np.ndarray, int]]:
-    """Median RGB (0..255) and area of every part of ``kind`` that is large enough to be measured; eyes and windows,
-    which are the same for all subjects, are left out."""
-    found = {}
+    """Median RGB (0..255) and area of every part of ``kind`` that is large enough to be measured.
+
+    Eyes and windows, which are the same for all subjects, are left out.
+    """
+    colours = {}
     for label, role in PART_ROLES[kind].items():
         inside = parts == PART_LABELS.index(f"{kind}/{label}")
         if role != "white" and inside.sum() >= SMALLEST_PART:
-            found[label] = np.median(picture[inside], axis=0), int(inside.sum())
-    return found
+            colours[label] = np.median(picture[inside], axis=0), int(inside.sum())
+    return colours
 
 
 def subject_error(picture: np.ndarray, parts: np.ndarray, reference: np.ndarray, reference_parts: np.ndarray,
@@ -133,8 +135,8 @@ def palette_distance(picture: np.ndarray, parts: np.ndarray, kind: str, palette:
     here = part_colours(picture, parts, kind)
     if not here or not palette:
         return None
-    own, other = (rgb2lab(np.array(colours) / 255) for colours in ([colour for colour, _ in here.values()], palette))
-    nearest = deltaE_ciede2000(own[:, None], other[None]).min(1)
+    shown, other = (rgb2lab(np.array(colours) / 255) for colours in ([colour for colour, _ in here.values()], palette))
+    nearest = deltaE_ciede2000(shown[:, None], other[None]).min(1)
     return float(np.average(nearest, weights=[area for _, area in here.values()]))
 
 
@@ -178,7 +180,7 @@ def colours_followed(picture: np.ndarray, parts: np.ndarray, kind: str, named: d
 
     ``named`` maps a role to a colour's name. The mean is of median colours, weighted by area. None when no such part is found.
     """
-    found = part_colours(picture, parts, kind)
+    colours = part_colours(picture, parts, kind)
     hits = []
     for role, name in named.items():
         own = [found[label] for label in found if PART_ROLES[kind][label] == role]

@@ -1,4 +1,4 @@
-"""How far a picture keeps the layout of another: parts, silhouette, edges, background.
+"""Measures of how far a picture keeps the layout of another: parts, silhouette, edges, background.
 
 The judge reads parts partly by their colours, so part overlap falls when colours change and no line moves; ``recoloured`` makes
 the picture that shows by how much.
@@ -47,9 +47,9 @@ def edge_overlap(picture: np.ndarray, other: np.ndarray) -> float | None:
     one, two = (canny(rgb2gray(side), sigma=1.0) for side in (picture, other))
     if not one.any() and not two.any():
         return None
-    found = [float((own & dilation(there, np.ones((3, 3), bool))).sum() / max(own.sum(), 1))
-             for own, there in ((one, two), (two, one))]
-    return 2 * found[0] * found[1] / sum(found) if sum(found) else 0.0
+    overlaps = [float((edges & dilation(there, np.ones((3, 3), bool))).sum() / max(edges.sum(), 1))
+                for edges, there in ((one, two), (two, one))]
+    return 2 * overlaps[0] * overlaps[1] / sum(overlaps) if sum(overlaps) else 0.0
 
 
 def background_change(picture: np.ndarray, parts: np.ndarray, other: np.ndarray, other_parts: np.ndarray) -> float | None:
@@ -69,17 +69,17 @@ def recoloured(picture: np.ndarray, parts: np.ndarray, reference: np.ndarray, re
     A part's pixels are moved by the difference of the two medians, except where they are nearer to the outline's colour.
     """
     here, there = part_colours(picture, parts, kind), part_colours(reference, reference_parts, kind)
-    made = picture.astype(float)
+    pixels = picture.astype(float)
     for part in here.keys() & there.keys():
         inside = parts == PART_LABELS.index(f"{kind}/{part}")
-        own = here[part][0]
-        inside &= np.linalg.norm(picture - own, axis=-1) <= np.linalg.norm(picture - np.array(OUTLINE, float), axis=-1)
-        made[inside] += there[part][0] - own
-    return made.clip(0, 255).round().astype(np.uint8)
+        colour = here[part][0]
+        inside &= np.linalg.norm(picture - colour, axis=-1) <= np.linalg.norm(picture - np.array(OUTLINE, float), axis=-1)
+        pixels[inside] += there[part][0] - colour
+    return pixels.clip(0, 255).round().astype(np.uint8)
 
 
 def offsets(parts: np.ndarray, kind: str) -> dict[str, float]:
-    """How far right of the middle of all parts' middles each part lies, in widths of the subject."""
+    """Offset of each part to the right of the middle of all parts' middles, in widths of the subject."""
     columns, middles = np.nonzero(parts)[1], {}
     for label in np.unique(parts):
         name = PART_LABELS[label]
@@ -98,13 +98,13 @@ def facing_weights(kind: str, renders: int = 60) -> dict[str, float]:
     for _ in range(renders):
         _, parts = render(random_subject(rng, kind), face(random_pose(rng), "right"), random_scene(rng))
         for name, value in offsets(parts, kind).items():
-            found.setdefault(name, []).append(value)
-    return {name: float(np.mean(values) / (np.var(values) + 1e-4)) for name, values in found.items()}
+            offsets_of.setdefault(name, []).append(value)
+    return {name: float(np.mean(values) / (np.var(values) + 1e-4)) for name, values in offsets_of.items()}
 
 
 def facing_of(parts: np.ndarray, kind: str) -> str | None:
-    """Whether a subject faces "left" or "right": on which side its parts lie. None when the picture shows none of its class."""
-    found, weights = offsets(parts, kind), facing_weights(kind)
-    if not found:
+    """The side that a subject faces, "left" or "right", by where its parts lie. None when the picture shows none of its class."""
+    offset_of, weights = offsets(parts, kind), facing_weights(kind)
+    if not offset_of:
         return None
-    return "right" if sum(value * weights[name] for name, value in found.items() if name in weights) >= 0 else "left"
+    return "right" if sum(value * weights[name] for name, value in offset_of.items() if name in weights) >= 0 else "left"

@@ -23,10 +23,10 @@ CONFIG: dict[str, Any] = {
 
 def host_class() -> type:
     """The host's model class for Z-Image. Raises RuntimeError on a host from before it."""
-    found = getattr(comfy.model_base, "Lumina2", None)
-    if found is None or not hasattr(comfy.model_base, "ZImagePixelSpace"):
+    kind = getattr(comfy.model_base, "Lumina2", None)
+    if kind is None or not hasattr(comfy.model_base, "ZImagePixelSpace"):
         raise RuntimeError("Toybox-Z needs a ComfyUI that knows Z-Image (2026): update ComfyUI")
-    return found
+    return kind
 
 
 class ToyboxZFamily(comfy.supported_models_base.BASE):
@@ -53,7 +53,7 @@ def transformer_model(layers: int = LAYERS, dtype: torch.dtype = torch.float32, 
 
 
 def layers_of(weights: dict[str, torch.Tensor]) -> int:
-    """How many blocks a transformer's state dict has."""
+    """Number of blocks in a transformer's state dict."""
     return len({name.split(".")[1] for name in weights if name.startswith("layers.")})
 
 

@@ -31,7 +31,7 @@ def byte_symbols() -> list[str]:
 
 
 def prefixes() -> list[str]:
-    """What each word is built from, letter by letter, and the word itself as its last token."""
+    """The pieces that each word is built from, letter by letter, with the word itself as the last token."""
     return [word[:length] if length < len(word) else word + "</w>" for word in words() for length in range(2, len(word) + 1)]
 
 

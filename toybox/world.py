@@ -1,4 +1,4 @@
-"""What exists in Toybox: subjects, poses, scenes and the captions that describe them.
+"""The world of Toybox: subjects, poses, scenes and the captions that describe them.
 
 Everything is drawn from an explicit :class:`random.Random`, so that a seed names a subject for ever.
 """
@@ -56,7 +56,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where and how a subject stands. Lengths are fractions of the picture's side, angles are radians."""
+    """Place and posture of a subject. Lengths are fractions of the picture's side, angles are radians."""
 
     scale: float = 0.8
     rotation: float = 0.0

@@ -1,4 +1,4 @@
-"""Means of arms as bars."""
+"""A bar chart of the arms' means."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ BAR, GAP, LABEL, LENGTH = 18, 14, 190, 260
 
 
 def chart(arms: dict[str, dict[str, float]]) -> Image.Image:
-    """A group of bars for each metric, from 0 to 1, one for each arm."""
-    metrics = list(dict.fromkeys(metric for own in arms.values() for metric in own))
+    """Draws a group of bars for each metric, from 0 to 1, with one bar for each arm."""
+    metrics = list(dict.fromkeys(metric for values in arms.values() for metric in values))
     font, group = ImageFont.load_default(13), 20 + BAR * len(arms) + GAP
     page = Image.new("RGB", (LABEL + LENGTH + 70, max(1, len(metrics)) * group + GAP), "white")
     draw = ImageDraw.Draw(page)
     for row, metric in enumerate(metrics):
         top = GAP + row * group
         draw.text((8, top), metric, "black", font)
-        for number, (name, own) in enumerate(arms.items()):
-            if metric not in own:
+        for number, (name, values) in enumerate(arms.items()):
+            if metric not in values:
                 continue
             y = top + 18 + number * BAR
             draw.text((16, y), name[:24], (70, 70, 70), font)
-            draw.rectangle((LABEL, y + 2, LABEL + max(1, round(LENGTH * min(1.0, max(0.0, own[metric])))), y + BAR - 3),
+            draw.rectangle((LABEL, y + 2, LABEL + max(1, round(LENGTH * min(1.0, max(0.0, values[metric])))), y + BAR - 3),
                            fill=COLOURS[number % len(COLOURS)])
-            draw.text((LABEL + LENGTH + 8, y), f"{own[metric]:.3f}", "black", font)
+            draw.text((LABEL + LENGTH + 8, y), f"{values[metric]:.3f}", "black", font)
     return page

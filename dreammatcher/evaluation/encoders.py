@@ -27,7 +27,7 @@ class Encoder:
 
 
 def load_encoder(root: Path, name: str, preparation: str = DREAMBOOTH, device: str | torch.device = "cpu") -> Encoder:
-    """One of :data:`REPOSITORIES` from its folder in ``root``. CLIP's pictures are always prepared as CLIP's own.
+    """Loads one of :data:`REPOSITORIES` from its folder in ``root``. CLIP's pictures are always prepared as CLIP's own.
 
     Raises ValueError, naming repository, files and folder, when it is not there or cannot be read.
     """
@@ -50,16 +50,16 @@ def load_encoder(root: Path, name: str, preparation: str = DREAMBOOTH, device: s
 
 @dataclass(frozen=True, eq=False)
 class Distance:
-    """How different two pictures [3, H, W] in 0..1 look."""
+    """Perceptual distance of two pictures [3, H, W] in 0..1."""
 
     name: str
     between: Callable[[torch.Tensor, torch.Tensor], float]
 
 
 def load_lpips(device: str | torch.device = "cpu") -> Distance:
-    """LPIPS with AlexNet (Zhang et al. 2018), by its authors' package, which fetches AlexNet's weights when it is first used.
+    """Loads LPIPS with AlexNet (Zhang et al. 2018) by its authors' package.
 
-    Raises ValueError, naming the package, when it is not installed.
+    The package fetches AlexNet's weights when it is first used. Raises ValueError, naming the package, when it is not installed.
     """
     try:
         import lpips

@@ -20,10 +20,10 @@ PREPARATIONS = {DREAMBOOTH: (256, True, 224, IMAGENET), VICO: (256, False, 256, 
 
 
 def prepared(picture: torch.Tensor, how: str) -> torch.Tensor:
-    """A picture [3, H, W] in 0..1 as an encoder takes it: resized bicubically as Pillow does, cut to its middle as
-    torchvision does, normalised.
+    """Prepares a picture [3, H, W] in 0..1 for an encoder.
 
-    Raises ValueError for another preparation than those of :data:`PREPARATIONS`.
+    It is resized bicubically as Pillow does, cut to its middle as torchvision does, and normalised. Raises ValueError for another
+    preparation than those of :data:`PREPARATIONS`.
     """
     if how not in PREPARATIONS:
         raise ValueError(f"preparation: {how!r} is unknown; choose one of {', '.join(PREPARATIONS)}")
@@ -33,7 +33,7 @@ def prepared(picture: torch.Tensor, how: str) -> torch.Tensor:
     if keeps:  # the shorter side, the longer one rounded down
         size = (side, int(side * width / height)) if height <= width else (int(side * height / width), side)
     resized = _resized(picture, size)
-    top, left = (round((own - cut) / 2) if keeps else 0 for own in size)
+    top, left = (round((side - cut) / 2) if keeps else 0 for side in size)
     resized = resized[:, top:top + cut, left:left + cut]
     return (resized - torch.tensor(mean)[:, None, None]) / torch.tensor(deviation)[:, None, None]
 
@@ -42,8 +42,8 @@ def _resized(picture: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     from PIL import Image
 
     pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    made = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(made)).permute(2, 0, 1).float() / 255
+    resized = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
 
 
 def cosines(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -70,9 +70,9 @@ def diversity(features: torch.Tensor) -> float:
     """Mean distance 1 - cosine between pictures of one prompt [N, D]; 0 for one picture. DreamBooth's DIV is this with LPIPS."""
     if len(features) < 2:
         return 0.0
-    found = cosines(features, features)
-    others = ~torch.eye(len(features), dtype=torch.bool, device=found.device)
-    return float(1 - found[others].mean())
+    similarity = cosines(features, features)
+    others = ~torch.eye(len(features), dtype=torch.bool, device=similarity.device)
+    return float(1 - similarity[others].mean())
 
 
 def spread(pictures: list[torch.Tensor], between: Callable[[torch.Tensor, torch.Tensor], float]) -> float:

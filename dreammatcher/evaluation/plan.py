@@ -1,4 +1,4 @@
-"""What a run's folder holds: the plan that its pictures were made by, which another plan must not go on with."""
+"""The plan that the pictures in a run's folder were made by. A run with another plan must not go on in that folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ PARTS = {"graph": "workflow", "inputs": "places of reference, prompt and seed, o
 
 
 def identity_of(arm: Arm, protocol: Protocol) -> dict[str, str]:
-    """What every picture of a run depends on. ``protocol`` is the whole one: limits, shards and classes choose among its cases.
+    """Everything that each picture of a run depends on.
+
+    ``protocol`` is the whole one: limits, shards and classes choose among its cases.
 
     The graph counts without titles and without the values that each case sets. Photos count by their content, not by their path.
     """
@@ -70,14 +72,14 @@ def check_plan(out: Path, identity: dict[str, str], arm: Arm, cases: list[Case])
 
 
 def another_plan(out: Path, identity: dict[str, str]) -> str:
-    """What to say when a folder's plan is no longer that of this ``identity``, or an empty string."""
+    """A message when a folder's plan is no longer that of this ``identity``; otherwise an empty string."""
     if read_plan(out).get("pictures") == identity:
         return ""
     return f"out: another process has begun another plan in {out}; give each plan a folder of its own"
 
 
 def read_plan(out: Path) -> dict[str, Any]:
-    """Raises ValueError for a folder that is no run."""
+    """Reads the plan of a run's folder. Raises ValueError for a folder that is no run."""
     try:
         return json.loads((out / PLAN).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:

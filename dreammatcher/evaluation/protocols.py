@@ -1,4 +1,4 @@
-"""Which pictures a protocol asks for: subjects, prompts and seeds, read from the files that its authors published.
+"""Evaluation protocols: the subjects, prompts and seeds of their pictures, read from the files that the authors published.
 
 DreamBooth (Ruiz et al. 2023, Sec. 4.1): 30 subjects, 25 prompts, 4 pictures each. ViCo (Hao et al. 2023) as DreamMatcher's
 authors measure it: 16 subjects, 31 prompts, 8 pictures each. A protocol of one's own is a JSON file.
@@ -45,12 +45,12 @@ class Case:
 
     @property
     def key(self) -> str:
-        """Name of its files."""
+        """Name of the case's files."""
         return f"{self.subject.name}-{self.prompt:02}-{self.sample}"
 
     @property
     def seed(self) -> int:
-        """The same for every arm, and in published protocols for every subject."""
+        """Seed of the case: the same for every arm, and in published protocols for every subject."""
         return self.subject.first_seed + 1000 * self.prompt + self.sample
 
     def text(self, identifier: str) -> str:
@@ -89,8 +89,10 @@ class Protocol:
 
 
 def with_prior(protocol: Protocol, samples: int) -> Protocol:
-    """The protocol and, of each subject, ``samples`` pictures of its class alone: what is drawn when nobody asks for the subject
-    (DreamBooth, Sec. 4.3). Raises ValueError for a protocol without class words."""
+    """The protocol with ``samples`` further pictures of each subject's class alone (DreamBooth, Sec. 4.3).
+
+    They show what is drawn when nobody asks for the subject. Raises ValueError for a protocol without class words.
+    """
     if not all(subject.class_word for subject in protocol.subjects):
         raise ValueError(f"prior: the protocol {protocol.name} names no classes, so there is nothing to draw without the subject")
     classes = (replace(subject, name=f"{subject.name}-class", prompts=("a photo of a {}",), class_samples=samples)
@@ -123,7 +125,10 @@ def _text(path: Path, where: str) -> str:
 
 
 def dreambooth(data: Path) -> Protocol:
-    """github.com/google/dreambooth, its folder ``dataset``. Raises ValueError, naming the file, for another than published."""
+    """DreamBooth's protocol, from the folder ``dataset`` of github.com/google/dreambooth.
+
+    Raises ValueError, naming the file, for another than published.
+    """
     root = data / "dataset" if (data / "dataset").is_dir() else data
     text = _text(root / "prompts_and_classes.txt", "github.com/google/dreambooth")
     classes = {row[0].strip(): row[1].strip() for row in csv.reader(_section(text, "Classes").splitlines())
@@ -141,12 +146,15 @@ def dreambooth(data: Path) -> Protocol:
 def _section(text: str, title: str) -> str:
     """Lines between a title and the next one."""
     titles = r"(?:Classes|Object Prompts|Live Subject Prompts|Prompts)"
-    found = re.search(rf"^\W*{re.escape(title)}\W*$(.*?)(?=^\W*{titles}\W*$|\Z)", text, re.MULTILINE | re.DOTALL)
-    return found[1] if found else ""
+    section = re.search(rf"^\W*{re.escape(title)}\W*$(.*?)(?=^\W*{titles}\W*$|\Z)", text, re.MULTILINE | re.DOTALL)
+    return section[1] if section else ""
 
 
 def vico(data: Path) -> Protocol:
-    """The folder ``inputs`` of DreamMatcher's repository: a folder for each subject, and two files of prompts."""
+    """ViCo's protocol, from the folder ``inputs`` of DreamMatcher's repository.
+
+    It holds a folder for each subject, and two files of prompts.
+    """
     root = data / "inputs" if (data / "inputs").is_dir() else data
     prompts = {}
     for live, name in ((False, "prompts_nonlive_objects.txt"), (True, "prompts_live_objects.txt")):
@@ -159,8 +167,8 @@ def vico(data: Path) -> Protocol:
     return Protocol(VICO, subjects, 8)
 
 
-def own(path: Path, data: Path) -> Protocol:
-    """A JSON file: {"samples": 4, "prompts": ["a {} on the beach"], "subjects": {"my_dog": "dog"}}.
+def protocol_file(path: Path, data: Path) -> Protocol:
+    """A user's protocol from a JSON file: {"samples": 4, "prompts": ["a {} on the beach"], "subjects": {"my_dog": "dog"}}.
 
     Pictures lie in folders of the subjects' names, in ``data`` or beside the file.
     """

@@ -1,5 +1,6 @@
-"""Makes every picture of a protocol by a workflow. A finished case is a file: a killed run goes on where it was, and nothing is
-done twice, however many machines share the work.
+"""Makes every picture of a protocol by a workflow.
+
+A finished case is a file: a killed run goes on where it was, and nothing is done twice, however many machines share the work.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ CASES = "cases"
 
 @dataclass(frozen=True)
 class Folder:
-    """Where a run keeps its cases: a picture and a description of each."""
+    """The folder of a run: a picture and a description of each case."""
 
     root: Path
 
@@ -33,7 +34,7 @@ class Folder:
         return self.root / CASES / f"{case.key}.json"
 
     def done(self, case: Case) -> bool:
-        """Whether the case has its picture; one that failed is tried again."""
+        """True if the case has its picture. A case that failed is tried again."""
         return self.picture(case).is_file() and "error" not in self.described(case)
 
     def described(self, case: Case) -> dict:
@@ -43,7 +44,7 @@ class Folder:
             return {"error": "not made yet"}
 
     def keep(self, case: Case, said: dict, picture: bytes | None) -> None:
-        """The picture first, whole or not at all, then its description."""
+        """Writes the picture first, whole or not at all, then its description."""
         if picture is not None:
             with atomic_write(self.picture(case)) as partial:
                 partial.write_bytes(picture)
@@ -53,7 +54,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Arm:
-    """What is measured: a workflow, and the word that stands for the subject in prompts."""
+    """One arm of an evaluation: a workflow, and the word that stands for the subject in prompts."""
 
     workflow: Workflow
     identifier: str
@@ -72,7 +73,7 @@ def make(case: Case, arm: Arm, server: Server, folder: Folder) -> str:
     except (Refused, OSError, KeyError, ValueError) as error:
         folder.keep(case, {**said, "error": str(error)}, None)
         return str(error)
-    folder.keep(case, {**said, "seconds": round(time.perf_counter() - begun, 3)}, made[0])
+    folder.keep(case, {**said, "seconds": round(time.perf_counter() - begun, 3)}, pictures[0])
     return ""
 
 

@@ -1,4 +1,4 @@
-"""From the pictures of a run to its scores."""
+"""Scores the pictures of a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Judge(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Scorers:
-    """What pictures are scored by; what is None is not scored."""
+    """The encoders that score pictures. The metrics of one that is None are left out."""
 
     dino: Encoder | None = None
     clip: Encoder | None = None
@@ -77,7 +77,10 @@ def measured(name: str, cases: list[Case], folder: Folder, first: Folder, judge:
 
 
 def picture(path: Path) -> torch.Tensor:
-    """[3, H, W] in 0..1, grey where it is transparent. Raises ValueError, naming the file, for one that is no picture."""
+    """Reads a picture as [3, H, W] in 0..1, grey where it is transparent.
+
+    Raises ValueError, naming the file, for one that is no picture.
+    """
     try:
         with Image.open(path) as image:
             pixels = torch.from_numpy(np.array(image.convert("RGBA"))).float() / 255
@@ -87,23 +90,26 @@ def picture(path: Path) -> torch.Tensor:
 
 
 def score(cases: list[Case], folder: Folder, by: Scorers) -> Scores:
-    """Of every finished case: fidelity to all pictures of its subject and alignment with its prompt, or, of pictures of the class
-    alone, PRES, their fidelity to the subject, and DIV, how far the pictures of one class are from each other."""
-    found: Scores = {}
+    """Scores of every finished case: fidelity to all pictures of its subject and alignment with its prompt.
+
+    Pictures of the class alone get PRES instead, their fidelity to the subject, and DIV, their distance from each other.
+    """
+    scores: Scores = {}
     by_subject: dict[str, list[Case]] = {}
     for case in cases:
         if folder.done(case):
             by_subject.setdefault(case.subject.name, []).append(case)
-    for own in by_subject.values():
-        results = [picture(folder.picture(case)) for case in own]
-        references = [picture(path) for path in own[0].subject.pictures]
-        columns = (_of_class if own[0].subject.class_samples else _of_subject)(own, results, references, by)
-        for row, case in enumerate(own):
-            found[case.key] = {name: float(values[row]) for name, values in columns.items()}
-    return found
+    for subject_cases in by_subject.values():
+        results = [picture(folder.picture(case)) for case in subject_cases]
+        references = [picture(path) for path in subject_cases[0].subject.pictures]
+        measure = _of_class if subject_cases[0].subject.class_samples else _of_subject
+        columns = measure(subject_cases, results, references, by)
+        for row, case in enumerate(subject_cases):
+            scores[case.key] = {name: float(values[row]) for name, values in columns.items()}
+    return scores
 
 
-def _of_subject(own: list[Case], results: list[torch.Tensor], references: list[torch.Tensor],
+def _of_subject(cases: list[Case], results: list[torch.Tensor], references: list[torch.Tensor],
                 by: Scorers) -> dict[str, torch.Tensor]:
     columns = {name: fidelity(encoder.pictures(results), encoder.pictures(references))
                for name, encoder in (("DINO", by.dino), ("DINOv2", by.dino2)) if encoder is not None}
@@ -115,13 +121,13 @@ def _of_subject(own: list[Case], results: list[torch.Tensor], references: list[t
     return columns
 
 
-def _of_class(own: list[Case], results: list[torch.Tensor], references: list[torch.Tensor],
+def _of_class(cases: list[Case], results: list[torch.Tensor], references: list[torch.Tensor],
               by: Scorers) -> dict[str, torch.Tensor]:
     columns = {}
     if by.dino is not None:
         features = by.dino.pictures(results)
         columns["PRES"] = fidelity(features, by.dino.pictures(references))
-        columns["DIV"] = torch.full((len(own),), diversity(features))
+        columns["DIV"] = torch.full((len(cases),), diversity(features))
     if by.lpips is not None:
-        columns["DIV"] = torch.full((len(own),), spread(results, by.lpips.between))
+        columns["DIV"] = torch.full((len(cases),), spread(results, by.lpips.between))
     return columns

@@ -29,7 +29,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Server:
-    """One server, as http://127.0.0.1:8188."""
+    """A server by its address, as http://127.0.0.1:8188."""
 
     url: str
     wait: float = 0.2  # seconds between two looks
@@ -68,11 +68,11 @@ class Server:
             errors = [data for event, data in status.get("messages", []) if event == "execution_error"]
             said = f"{errors[0]['node_type']}: {errors[0]['exception_message'].strip()}" if errors else "it was interrupted"
             raise Refused(said)
-        found = entry["outputs"].get(node, {}).get("images", [])
-        if not found:
+        images = entry["outputs"].get(node, {}).get("images", [])
+        if not images:
             raise Refused(f"node {node} made no picture")
         return [self._get("/view?" + urllib.parse.urlencode({key: one.get(key, "") for key in ("filename", "subfolder", "type")}))
-                for one in found]
+                for one in images]
 
     def _get(self, path: str, timeout: float = 60) -> bytes:
         with urllib.request.urlopen(self.url.rstrip("/") + path, timeout=timeout) as answer:
@@ -88,7 +88,7 @@ class Server:
 
 
 def _reason(body: bytes) -> str:
-    """What a refusal says: the host's message, and each node's."""
+    """The text of a refusal: the host's message, and each node's."""
     text = body.decode(errors="replace")
     try:
         said = json.loads(text)

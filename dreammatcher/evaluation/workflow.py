@@ -25,16 +25,16 @@ class Workflow:
 
     def with_case(self, reference: str, prompt: str, seed: int) -> dict[str, Any]:
         """The graph of one case; ``reference`` is a name in the host's input folder."""
-        made = copy.deepcopy(self.graph)
+        graph = copy.deepcopy(self.graph)
         for name, value in (("reference", reference), ("prompt", prompt), ("seed", seed)):
             if name in self.places:
                 node, widget = self.places[name]
-                made[node]["inputs"][widget] = value
-        return made
+                graph[node]["inputs"][widget] = value
+        return graph
 
 
 def read_workflow(path: Path, given: dict[str, str], output: str | None) -> Workflow:
-    """``given``: name -> "NODE.widget", for what the titles do not tell.
+    """Reads a workflow in API format. ``given``: name -> "NODE.widget", for inputs that titles do not name.
 
     Without it, the node whose title is the name (reference, prompt, seed) is taken, else the only node that has such a widget.
     Raises ValueError, naming the input and the nodes there are, where that leaves a choice, and for files of another format.
@@ -65,10 +65,10 @@ def _place(graph: dict[str, Any], name: str, given: str | None) -> tuple[str, st
             raise ValueError(f"set: {name}={given} names no widget; as in {name}=6.text")
         return node, widget
     titled = [number for number, one in graph.items() if one.get("_meta", {}).get("title", "").strip().lower() == name]
-    found = [(number, widget) for number in (titled or graph) for widget in WIDGETS[name]
-             if widget in graph[number]["inputs"] and not isinstance(graph[number]["inputs"][widget], list)]
-    if not titled and len(found) > 1:
-        listed = ", ".join(f"{number}.{widget} ({graph[number]['class_type']})" for number, widget in found)
+    places = [(number, widget) for number in (titled or graph) for widget in WIDGETS[name]
+              if widget in graph[number]["inputs"] and not isinstance(graph[number]["inputs"][widget], list)]
+    if not titled and len(places) > 1:
+        listed = ", ".join(f"{number}.{widget} ({graph[number]['class_type']})" for number, widget in places)
         raise ValueError(f"workflow: the {name} could be {listed}; call the right node {name!r} in the graph, or give --set "
                          f"{name}=NODE.widget")
-    return found[0] if found else None
+    return places[0] if places else None

@@ -35,12 +35,12 @@ class Match:
 
     @cached_property
     def flow(self) -> torch.Tensor:
-        """[B, 2, Ht, Wt], target -> reference: reference cells minus target cells."""
+        """Flow [B, 2, Ht, Wt], target -> reference: reference cells minus target cells."""
         return _flow(self.indices, self.target_size, self.reference_size)
 
     @cached_property
     def reverse_flow(self) -> torch.Tensor:
-        """[B, 2, Hr, Wr], reference -> target."""
+        """Reverse flow [B, 2, Hr, Wr], reference -> target."""
         return _flow(self.reverse_indices, self.reference_size, self.target_size)
 
     @cached_property
@@ -136,9 +136,9 @@ def _keep_better(value: torch.Tensor, index: torch.Tensor, similarity: torch.Ten
     index.copy_(torch.where(better, block_index + offset, index))
 
 
-def _flow(indices: torch.Tensor, own: tuple[int, int], other: tuple[int, int]) -> torch.Tensor:
-    """Positions ``indices`` [B, N] on a grid of size ``other``, relative to the grid ``own`` of N cells: [B, 2, *own]."""
-    positions = torch.stack((indices % other[1], indices // other[1]), 1).float().unflatten(2, own)
+def _flow(indices: torch.Tensor, size: tuple[int, int], other: tuple[int, int]) -> torch.Tensor:
+    """Positions ``indices`` [B, N] on a grid of size ``other``, relative to the grid ``size`` of N cells: [B, 2, *size]."""
+    positions = torch.stack((indices % other[1], indices // other[1]), 1).float().unflatten(2, size)
     return positions - grid_of(positions)
 
 
@@ -175,11 +175,11 @@ class JointMatch:
 
     @property
     def size(self) -> int:
-        """Pictures in the batch."""
+        """Number of pictures in the batch."""
         return self.matches[0].similarity.shape[0]
 
     def pick(self, values: list[torch.Tensor]) -> torch.Tensor:
-        """At every position the value [B|1, C, Ht, Wt] of its own reference."""
+        """Picks, at every position, the value [B|1, C, Ht, Wt] of its own reference."""
         picked = values[0]
         if self.best is None:
             return picked
@@ -190,11 +190,11 @@ class JointMatch:
     @cached_property
     def indices(self) -> torch.Tensor:
         """Positions in the references' tokens laid end to end. int64 [B, Ht * Wt]."""
-        offset, found = 0, []
+        offset, indices = 0, []
         for match in self.matches:
-            found.append((match.indices + offset if offset else match.indices).view(match.similarity.shape))
+            indices.append((match.indices + offset if offset else match.indices).view(match.similarity.shape))
             offset += match.reference_size[0] * match.reference_size[1]
-        return self.pick(found).flatten(1)
+        return self.pick(indices).flatten(1)
 
     def confidence(self, mask: torch.Tensor, threshold: float, least: float) -> torch.Tensor:
         """:func:`confidence` of each position in its own reference, [B, 1, Ht, Wt]."""

@@ -14,34 +14,34 @@ POWER_ITERATIONS = 2
 
 
 def descriptors(
-    reference_levels: list[torch.Tensor],
-    target_levels: list[torch.Tensor],
+    reference_scales: list[torch.Tensor],
+    target_scales: list[torch.Tensor],
     *,
     pca: int | None = PAPER_PCA,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Reference and target descriptors, ``[B, D, H, W]`` each, at the size of the finest level.
+    """Reference and target descriptors, ``[B, D, H, W]`` each, at the size of the finest scale.
 
     ``*_levels`` are decoder features ``[B, C_l, H_l, W_l]`` in matching order, coarse to fine; a reference batch of one
-    serves every target. Each level is resized (bilinear, corners aligned), centred on the mean of both images and, with
-    ``pca``, projected on that many joint principal directions; levels are joined finest first and L2-normalised.
+    serves every target. Each scale is resized (bilinear, corners aligned), centred on the mean of both images and, with
+    ``pca``, projected on that many joint principal directions; scales are joined finest first and L2-normalised.
     ``pca=None`` keeps the centred features: no projection, no cost. The projection is the same on every call.
 
-    Raises ValueError when the levels do not pair up or ``pca`` is not positive.
+    Raises ValueError when the scales do not pair up or ``pca`` is not positive.
     """
-    (reference,), target = joint_descriptors([reference_levels], target_levels, pca=pca)
+    (reference,), target = joint_descriptors([reference_scales], target_scales, pca=pca)
     return reference, target
 
 
 def joint_descriptors(
     references: list[list[torch.Tensor]],
-    target_levels: list[torch.Tensor],
+    target_scales: list[torch.Tensor],
     *,
     pca: int | None = PAPER_PCA,
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """:func:`descriptors` of several references and one target, comparable among all: one mean, one projection."""
-    for levels in references:
-        if len(levels) != len(target_levels) or not target_levels:
-            raise ValueError(f"{len(levels)} reference levels do not pair with {len(target_levels)} target levels")
+    for scales in references:
+        if len(scales) != len(target_scales) or not target_scales:
+            raise ValueError(f"{len(scales)} reference levels do not pair with {len(target_scales)} target levels")
     if pca is not None and pca < 1:
         raise ValueError(f"pca: {pca} is not a positive rank; use None for no projection")
     batch = target_levels[0].shape[0]
@@ -52,12 +52,12 @@ def joint_descriptors(
             if levels[number].shape[1] != level.shape[1]:
                 raise ValueError(f"reference level has {levels[number].shape[1]} channels, target level {level.shape[1]}")
     positions = sum(height * width for height, width in sizes)
-    channels = [level.shape[1] for level in reversed(target_levels)]
+    channels = [scale.shape[1] for scale in reversed(target_scales)]
     widths = channels if pca is None else [min(pca, count, positions) for count in channels]
-    joined = [target_levels[0].new_empty(batch, height * width, sum(widths), dtype=torch.float32) for height, width in sizes]
-    places = [side.split(widths, -1) for side in joined]  # filled level by level: at full size, copies are what costs memory
-    for place, number in enumerate(reversed(range(len(target_levels)))):
-        tokens = [_tokens(levels[number], size).expand(batch, -1, -1) for levels, size in zip(images, sizes)]
+    joined = [target_scales[0].new_empty(batch, height * width, sum(widths), dtype=torch.float32) for height, width in sizes]
+    places = [side.split(widths, -1) for side in joined]  # filled scale by scale: at full size, copies are what costs memory
+    for place, number in enumerate(reversed(range(len(target_scales)))):
+        tokens = [_tokens(scales[number], size).expand(batch, -1, -1) for scales, size in zip(images, sizes)]
         _project(tokens, pca, [side[place] for side in places])
     for side in joined:
         side /= side.norm(dim=-1, keepdim=True).clamp_min(1e-12)
@@ -65,12 +65,12 @@ def joint_descriptors(
     return sources, target
 
 
-def _tokens(level: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """[B, C, h, w] at ``size``, as [B, N, C] float32."""
-    level = level.float()
-    if tuple(level.shape[-2:]) != tuple(size):
-        level = F.interpolate(level, size=size, mode="bilinear", align_corners=True)
-    return rearrange(level, "b c h w -> b (h w) c")
+def _tokens(scale: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """A feature map [B, C, h, w] resized to ``size``, as tokens [B, N, C] in float32."""
+    scale = scale.float()
+    if tuple(scale.shape[-2:]) != tuple(size):
+        scale = F.interpolate(scale, size=size, mode="bilinear", align_corners=True)
+    return rearrange(scale, "b c h w -> b (h w) c")
 
 
 def _project(tokens: list[torch.Tensor], pca: int | None, places: list[torch.Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""What a pass of the UNet over the reference leaves behind, and where it is kept."""
+"""Features of the reference, from a pass of the UNet over it, and the store that keeps them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Change = Callable[[torch.Tensor], torch.Tensor]
 
 
 def moved(x: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """``x`` on a device, in a precision. To main memory it travels in that precision, from there as it is stored.
+    """Moves ``x`` to a device and a precision. To main memory it travels in that precision, from there as it is stored.
 
     From page-locked memory to CUDA nothing waits for it.
     """
@@ -45,11 +45,11 @@ class LowRank:
     height: int
 
     @staticmethod
-    def of(level: torch.Tensor, rank: int) -> LowRank | torch.Tensor:
-        """``level`` at ``rank``, or as it is where that saves nothing."""
-        tokens = rearrange(level, "b c h w -> b (h w) c").float()
+    def of(feature: torch.Tensor, rank: int) -> LowRank | torch.Tensor:
+        """``feature`` at ``rank``, or as it is where that saves nothing."""
+        tokens = rearrange(feature, "b c h w -> b (h w) c").float()
         if rank * sum(tokens.shape[1:]) >= tokens[0].numel():
-            return level
+            return feature
         mean = tokens.mean(1, keepdim=True)
         directions = principal_directions((tokens - mean)[0], rank)
         mean, directions, values = (part.to(level.dtype) for part in (mean, directions, (tokens - mean) @ directions))
@@ -79,10 +79,10 @@ class RowFeatures:
     subject: torch.Tensor | None  # soft foreground [1, 1, h, w] at the maps' own size; None on the uncond row
 
     def each(self, change: Change) -> RowFeatures:
-        """With every tensor changed."""
-        levels = tuple(level.each(change) if isinstance(level, LowRank) else change(level) for level in self.levels)
+        """The features with every tensor changed."""
+        scales = tuple(scale.each(change) if isinstance(scale, LowRank) else change(scale) for scale in self.scales)
         hidden = {layer: change(x) for layer, x in self.hidden.items()}
-        return RowFeatures(levels, hidden, None if self.subject is None else change(self.subject))
+        return RowFeatures(scales, hidden, None if self.subject is None else change(self.subject))
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> RowFeatures:
         return self.each(lambda x: moved(x, torch.device(device), dtype))
@@ -99,20 +99,20 @@ class RowFeatures:
         return [level.whole() if isinstance(level, LowRank) else level for level in self.levels]
 
     def bytes(self) -> int:
-        levels = sum(level.bytes() if isinstance(level, LowRank) else level.numel() * level.element_size()
-                     for level in self.levels)
+        scales = sum(scale.bytes() if isinstance(scale, LowRank) else scale.numel() * scale.element_size()
+                     for scale in self.scales)
         tensors = [*self.hidden.values(), *([] if self.subject is None else [self.subject])]
-        return levels + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return scales + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """How features are made and kept."""
+    """Settings for making and storing features."""
 
-    pca: int | None = None  # rank at which each level is stored; None stores it whole
+    pca: int | None = None  # rank at which each scale is stored; None stores it whole
     device: str = "cpu"  # "cpu" or "model": where the store lives
     dtype: torch.dtype | None = None  # storage precision; None keeps the model's own
-    both_rows: bool = False  # ahead of sampling: also for the negative prompt, as effort that shares nothing needs
+    both_rows: bool = False  # ahead of sampling: also for the negative prompt, as a match that shares nothing needs
     noise_levels: int | None = None  # ahead of sampling: at how many; None: at each of the inversion's
 
     def __post_init__(self) -> None:
@@ -141,7 +141,7 @@ class FeatureStore(RunStore):
 
     def snap(self, sigma: float) -> float:
         """The sigma at which features stand in for those at ``sigma``: the nearest in log distance, if made ahead."""
-        return min(self.sigmas, key=lambda own: abs(math.log(own) - math.log(max(sigma, 1e-8))), default=sigma)
+        return min(self.sigmas, key=lambda stored: abs(math.log(stored) - math.log(max(sigma, 1e-8))), default=sigma)
 
     def get(self, key: tuple, device: torch.device, dtype: torch.dtype) -> RowFeatures | None:
         row = self.find(key)
@@ -150,7 +150,7 @@ class FeatureStore(RunStore):
     def put(self, key: tuple, row: RowFeatures, room: int = 2 << 30) -> None:
         """Keeps the features of a row, within the store's ``capacity`` or else within ``room`` bytes."""
         self.forget(key)
-        device = row.levels[0].device
+        device = row.scales[0].device
         kept = row.packed(self.options.pca).to("cpu" if self.options.device == "cpu" else device, self.options.dtype)
         size = kept.bytes()
         if not self.make_room(size, room if self.capacity is None else self.capacity):

@@ -27,7 +27,7 @@ FAST_SHARE = 0.2
 
 @dataclass(frozen=True)
 class GuidanceSettings:
-    """How strongly and when the estimate is led."""
+    """Settings of matching guidance: its strength and its share of the schedule."""
 
     weight: float = 1.0
     start: float = 0.08  # share of the sampling schedule, 0..1
@@ -65,7 +65,7 @@ def slope(clean: torch.Tensor, warped: torch.Tensor, trust: torch.Tensor) -> tor
 
 
 def correction(gradient: torch.Tensor, sigma: float, weight: float) -> torch.Tensor:
-    """What mode ``paper`` adds to the clean estimate, [B, C, H, W].
+    """The correction that mode ``paper`` adds to the clean estimate, [B, C, H, W].
 
     ``gradient`` is the loss's derivative by x through the prediction alone. The code's rule for the latent
     z = x / sqrt(1 + sigma^2), eps - lambda sqrt(1 - abar) dg/dz, reads x0 + lambda sigma^2 dg/dx here. The loss is a mean

@@ -1,4 +1,4 @@
-"""What the match inspector reads: every position of one step's match, as JSON.
+"""The match inspector's data: every position of one step's match, as JSON.
 
 Values are little-endian bytes in base64, row by row over the target grid, so that a step of 64x64 positions is some 40 KB.
 """
@@ -39,13 +39,13 @@ def cells(snapshot: Snapshot, item: int) -> dict[str, object]:
 
 
 def chosen(count: int, cells_each: int, most: int = 2_000_000) -> list[int]:
-    """Which of ``count`` steps to keep, first and last among them, so that large pictures do not fill the disk."""
+    """Numbers of the steps to keep of ``count``, first and last among them, so that large pictures do not fill the disk."""
     kept = max(2, min(count, most // max(1, cells_each)))
     return sorted({round(number * (count - 1) / (kept - 1)) for number in range(kept)})
 
 
 def positions(flow: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Where a flow [2, H, W] leads in a reference grid of ``size``: row x width + column, int64 [H, W]."""
+    """Positions that a flow [2, H, W] leads to in a reference grid of ``size``: row x width + column, int64 [H, W]."""
     rows, columns = torch.meshgrid(*(torch.arange(n) for n in flow.shape[-2:]), indexing="ij")
     x, y = (flow.float().cpu() + torch.stack((columns, rows))).round().long()
     return y.clamp(0, size[0] - 1) * size[1] + x.clamp(0, size[1] - 1)

@@ -62,9 +62,9 @@ class Matcher:
         self._kept.clear()
 
     def kept(self, row: Row, grid: Grid, size: int, evaluation: int) -> JointMatch | None:
-        """The correspondence of ``size`` pictures, if it was made less than ``effort.every`` evaluations before this one."""
+        """The correspondence of ``size`` pictures, if it was made less than ``match.every`` evaluations before this one."""
         kept = self._kept.get((row, grid))
-        if kept and kept.match.size == size and evaluation - kept.evaluation < self.settings.effort.every:
+        if kept and kept.match.size == size and evaluation - kept.evaluation < self.settings.match.every:
             return kept.match
         return None
 
@@ -92,7 +92,7 @@ class Matcher:
         return JointMatch.of(matches)
 
     def _limit(self, number: int, grid: Grid, device: torch.device) -> torch.Tensor | None:
-        """Where a reference may be matched at one grid, [1, 1, H, W]; None: everywhere."""
+        """Mask of the positions at which a reference may be matched at one grid, [1, 1, H, W]; None: everywhere."""
         mask = self.views[number].mask
         if mask is None:
             return None
@@ -129,7 +129,7 @@ class Matcher:
     def trust(self, row: Row, match: JointMatch, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """M' = M . U with strength and the references' weights, and the confidence U, [B, 1, H, W] each (Eq. 6)."""
         def make() -> tuple[torch.Tensor, torch.Tensor]:
-            confidence = match.confidence(mask, self.mask.threshold, self.settings.effort.least_slack)
+            confidence = match.confidence(mask, self.mask.threshold, self.settings.match.least_slack)
             weights = match.pick([mask.new_full((1, 1, 1, 1), view.weight) for view in self.views])
             return trusted(mask, confidence, self.settings.strength) * weights, confidence
 

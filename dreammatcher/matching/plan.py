@@ -43,11 +43,11 @@ class Plan(Uncopied):
     trace: Trace
 
     def content_identity(self) -> tuple:
-        """What it changes of a model."""
+        """Everything that the plan changes in a model's results."""
         return self.layers, self.views, self.mask, self.settings
 
     def rivals(self, other: Plan) -> bool:
-        """Whether another plan on the same model is about another subject."""
+        """True if another plan on the same model is about another subject."""
         mine, theirs = self.mask.target_subject, other.mask.target_subject
         if mine is None or theirs is None:
             return other is not self
@@ -77,14 +77,14 @@ def members_in_use(given: Reference | ReferenceSet, mask: MaskSettings | None,
 def _located(subject: Subject | None, reference: Reference, warn: Callable[[str], None]) -> Subject | None:
     if subject is None:
         return None
-    found, remark = subject.located(reference.positive.cross_attention[0], subject == reference.subject)
+    located, remark = subject.located(reference.positive.cross_attention[0], subject == reference.subject)
     if remark:
         warn(f"reference: {remark}")
-    return found
+    return located
 
 
 def views(given: Reference | ReferenceSet, mask: MaskSettings, warn: Callable[[str], None] = log.warning) -> tuple[View, ...]:
-    """What :func:`members_in_use` finds, as a plan uses it."""
+    """The references that :func:`members_in_use` finds, in the form that a plan uses."""
     return tuple(
         View(member.reference, member.reference.store, subject,
              mask.reference_mask if member.mask is None else member.mask, member.weight)

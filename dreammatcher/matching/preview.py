@@ -54,7 +54,7 @@ SHEET_SIDE, COLUMN, CAPTION = 320, 270, 34  # pixels
 
 
 def pixels(picture: torch.Tensor) -> Image.Image:
-    """[3, H, W] in 0..1 as a PIL picture."""
+    """A picture [3, H, W] in 0..1 as a PIL image."""
     return Image.fromarray((rearrange(picture, "c h w -> h w c").float().cpu().clamp(0, 1) * 255).round().byte().numpy())
 
 
@@ -76,8 +76,8 @@ def sheet(shown: list[torch.Tensor]) -> Image.Image:
     return page
 
 
-def _legend(made, draw, font, y: int) -> None:
-    """What the overlays' and the flow's colours mean."""
+def _legend(picture, draw, font, y: int) -> None:
+    """Draws the legend of the overlays' and the flow's colours."""
     bar = overlay(torch.zeros(3, 16, 90), torch.linspace(0, 1, 90).expand(1, 1, 16, 90)) / 0.65
     turn = torch.linspace(0, 2 * math.pi, 90).expand(1, 16, 90)
     x = MARGIN
@@ -85,14 +85,14 @@ def _legend(made, draw, font, y: int) -> None:
                                                          wheel(torch.stack((turn.cos(), turn.sin()), 1))[0], "")):
         draw.text((x, y + 2), before, INK, font)
         x += round(draw.textlength(before, font)) + 6
-        made.paste(pixels(colours), (x, y + 8))
+        picture.paste(pixels(colours), (x, y + 8))
         x += 96
         draw.text((x, y + 2), after, INK, font)
         x += round(draw.textlength(after, font)) + 24
 
 
 def taken_from(snapshot: Snapshot, number: int, item: int) -> torch.Tensor:
-    """1 where batch item ``item`` is matched with reference ``number``, [1, 1, H, W]."""
+    """Mask [1, 1, H, W]: 1 where batch item ``item`` is matched with reference ``number``."""
     if snapshot.best is None:
         return torch.ones_like(snapshot.target_mask[item:item + 1]).float().cpu()
     return (snapshot.best[item:item + 1] == number).float().cpu()
@@ -104,8 +104,8 @@ def warped(snapshot: Snapshot, references: list[torch.Tensor], size: tuple[int, 
     pixels = torch.full((1, 3, *size), 0.5)
     for number, (flow, reference_size) in enumerate(sources):
         if number < len(references):
-            own = carried(flow[item:item + 1].float().cpu(), reference_size, references[number], size)
-            pixels = torch.where(enlarge(taken_from(snapshot, number, item), size) > 0, own, pixels)
+            from_reference = carried(flow[item:item + 1].float().cpu(), reference_size, references[number], size)
+            pixels = torch.where(enlarge(taken_from(snapshot, number, item), size) > 0, from_reference, pixels)
     trust = enlarge((snapshot.target_mask[item:item + 1] * snapshot.confidence[item:item + 1]).float().cpu(), size)
     return (pixels * (0.25 + 0.75 * trust))[0]
 
@@ -127,7 +127,7 @@ def enlarge(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def fit(picture: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """[C, h, w] stretched to ``size``."""
+    """Stretches a picture [C, h, w] to ``size``."""
     return F.interpolate(picture[None], size=size, mode="bilinear", align_corners=False)[0]
 
 

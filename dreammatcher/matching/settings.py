@@ -1,4 +1,4 @@
-"""What the user chooses, and what a run leaves to look at."""
+"""The user's choices for matching, and the trace that a run leaves for the preview."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def check_span(start: float, end: float) -> None:
 
 
 @dataclass(frozen=True)
-class Effort:
-    """How much work goes into a match, and how near a match must come back to be trusted at least."""
+class MatchSettings:
+    """Settings of one match: the work that goes into it, and the distance that its way back may always miss."""
 
-    pca: int | None = None  # joint principal directions per level (the paper: 256); None keeps the centred features
+    pca: int | None = None  # joint principal directions per scale (the paper: 256); None keeps the centred features
     shared: bool = True  # one reference pass and one match for both rows of the guidance pair, and for matching guidance
     every: int = 1  # evaluations of the model from one match to the next
     least_slack: float = 1.5  # cells that a match may always miss: it goes from cell to cell and can be no finer
@@ -61,11 +61,12 @@ class Effort:
 
 BALANCED = "balanced"
 #: choices that trade likeness for time; the figures of docs/measured.md are their reason
-PRESETS = {BALANCED: Effort(), "fast": Effort(every=2), "paper": Effort(pca=PAPER_PCA, shared=False, least_slack=0.0)}
+PRESETS = {BALANCED: MatchSettings(), "fast": MatchSettings(every=2),
+           "paper": MatchSettings(pca=PAPER_PCA, shared=False, least_slack=0.0)}
 
 
-def effort_of(preset: str) -> Effort:
-    """Raises ValueError for an unknown name."""
+def match_settings_of(preset: str) -> MatchSettings:
+    """The settings of a preset. Raises ValueError for an unknown name."""
     if preset not in PRESETS:
         raise ValueError(f"preset: {preset!r} is unknown; choose one of {', '.join(PRESETS)}")
     return PRESETS[preset]
@@ -77,13 +78,13 @@ MATCHED, MATCHED_EVERYWHERE, REPLACED = "matched", "matched everywhere", "keys a
 
 @dataclass(frozen=True)
 class ApplySettings:
-    """How strongly, when and where the appearance is matched."""
+    """Settings of appearance matching: its strength, its share of the schedule, and its layers."""
 
     strength: float = 1.0
     start: float = 0.08  # share of the sampling schedule, 0..1
     end: float = 1.0
     injection: str = MATCHED
-    effort: Effort = PRESETS[BALANCED]
+    match: MatchSettings = PRESETS[BALANCED]
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
@@ -124,14 +125,14 @@ class Trace(Bystander):
     skipped: list[str] = field(default_factory=list)
     off: bool = False  # strength is 0
     missing: str = ""  # what was not connected, so that nothing could be matched
-    levels: int = 0  # noise levels between start and end
+    noise_levels: int = 0  # visited between start and end
     layers: int = 0  # of all calls together, that took over something of the reference
     owner: str = ""  # whose runs these are, among the records of all
 
     def clear(self) -> None:
         self.snapshots.clear()
         self.skipped.clear()
-        self.off, self.levels, self.layers = False, 0, 0
+        self.off, self.noise_levels, self.layers = False, 0, 0
 
     def finished(self) -> Trace:
         """The record of the run that has ended, in main memory. The next run does not change it."""
@@ -154,10 +155,10 @@ class Trace(Bystander):
             trusted = (bool((snapshot.target_mask * snapshot.confidence).any()) for snapshot in self.snapshots.values())
             return "" if not self.snapshots or any(trusted) else (
                 "no match was trusted; choose a reference in which the subject is larger, or a higher cycle_threshold")
-        if self.levels == 0:
+        if self.noise_levels == 0:
             return "no step lies between start and end, or the model of DreamMatcher Apply was not sampled"
         if self.skipped:
             return "; ".join(self.skipped)
-        if self.levels == 1:
+        if self.noise_levels == 1:
             return "only one step lies between start and end, and matching needs the step before; use more steps"
         return "the subject's place in the new picture was not found"

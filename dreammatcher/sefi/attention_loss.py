@@ -26,7 +26,7 @@ REDUCTION = "sum over patches"
 
 @dataclass(frozen=True)
 class AttentionLoss:
-    """Which word is drawn towards which, and how strongly. Every training that learns a word can take it."""
+    """Settings of the attention loss: which word is drawn towards which, and how strongly. Any training of a word can take it."""
 
     class_word: str
     weight: float = WEIGHT
@@ -58,24 +58,24 @@ class Watching:
 
     def __init__(self, reduction: str, reference: torch.Tensor, rows: list[int], columns: list[int] | None):
         self.reduction, self.reference, self.rows, self.columns = reduction, reference, rows, columns
-        self.found: list[torch.Tensor] = []  # the loss of every layer
+        self.collected: list[torch.Tensor] = []  # the loss of every layer
 
     def __call__(self, layer: AttentionLayer) -> None:
         if not self.rows:
             return
         rows = slice(None) if len(self.rows) == len(layer.queries) else self.rows
         queries = layer.queries[rows]
-        found = attention_maps(queries, layer.keys(layer.context[rows]))
+        maps = attention_maps(queries, layer.keys(layer.context[rows]))
         with torch.no_grad():
             wanted = attention_maps(queries, layer.keys(self.reference.to(layer.context)[rows]))
         if self.columns is not None:
-            places = torch.tensor(self.columns, device=found.device)
-            found, wanted = (maps[torch.arange(len(places)), ..., places][..., None] for maps in (found, wanted))
-        self.found.append(map_difference(found, wanted, self.reduction))
+            places = torch.tensor(self.columns, device=maps.device)
+            maps, wanted = (each[torch.arange(len(places)), ..., places][..., None] for each in (maps, wanted))
+        self.collected.append(map_difference(maps, wanted, self.reduction))
 
     def loss(self) -> torch.Tensor:
         """Mean over the layers; 0 where no caption held the word."""
-        return torch.stack(self.found).mean() if self.found else self.reference.new_zeros(())
+        return torch.stack(self.collected).mean() if self.collected else self.reference.new_zeros(())
 
 
 def attention_maps(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
@@ -87,8 +87,8 @@ def attention_maps(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         return ((queries.float() @ rearrange(keys.float(), "b h t d -> b h d t")) * queries.shape[-1] ** -0.5).softmax(-1)
 
 
-def map_difference(found: torch.Tensor, wanted: torch.Tensor, reduction: str) -> torch.Tensor:
+def map_difference(maps: torch.Tensor, wanted: torch.Tensor, reduction: str) -> torch.Tensor:
     """Squared difference of maps [B, H, N, T], summed over the dimensions of a reduction, the mean over the others."""
-    squared = (found - wanted.detach()).square()
+    squared = (maps - wanted.detach()).square()
     summed = SUMMED[reduction]
     return (squared.sum(summed) if summed else squared).mean()

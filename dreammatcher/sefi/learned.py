@@ -1,4 +1,4 @@
-"""What SeFi-IDE has learned: the vectors of the stages, under our own names; there is no official format."""
+"""A word that SeFi-IDE has learned: the vectors of its stages. Names are this pack's own; there is no official format."""
 
 from __future__ import annotations
 

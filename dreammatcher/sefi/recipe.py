@@ -29,7 +29,7 @@ NETWORK, TABLE = "network", "table"
 
 @dataclass(frozen=True)
 class SefiSettings:
-    """What learns and how fast."""
+    """Settings of SeFi-IDE: what learns, and how fast."""
 
     stages: int = STAGES  # [page]
     split: bool = True  # vectors of their own for values [page]
@@ -52,7 +52,7 @@ class SefiRecipe(Generic[Learner]):
 
     def __init__(self, model: Learner, own: LatentSet, word: str, vectors: StageVectors, objective: ObjectiveSettings,
                  attention: AttentionLoss | None):
-        self.model, self.own, self.word, self.vectors = model, own, word, vectors
+        self.model, self.subject_set, self.word, self.vectors = model, subject_set, word, vectors
         self.objective, self.attention = objective, attention
         half = any(value.dtype == torch.float16 for value in (*model.unet.values(), *model.text.values()))
         self.scale = LOSS_SCALE if half else 1.0
@@ -63,11 +63,11 @@ class SefiRecipe(Generic[Learner]):
         return self.vectors.groups()
 
     def loss(self, batch: int, generator: torch.Generator, share: Share = ALONE) -> torch.Tensor:
-        own = self.own.draw(batch * share.processes, generator)
-        rows = share.rows(len(own.captions))
-        staged = self.staged(own.said(rows), self.vectors.table(generator))
+        pictures = self.subject_set.draw(batch * share.processes, generator)
+        rows = share.rows(len(pictures.captions))
+        staged = self.staged(pictures.said(rows), self.vectors.table(generator))
         try:
-            error, weight = errors(staged, own, NOTHING, {}, self.objective, generator, rows)
+            error, weight = errors(staged, pictures, NOTHING, {}, self.objective, generator, rows)
         except NotFinite:
             for text in staged.texts:  # looked at only now: every look waits for the device
                 demand(text, CAPTION)
@@ -121,17 +121,19 @@ class Staged(Around):
         return self.model.predict(noisy, timesteps, keys, weights, values, self.watching)
 
     def _read(self, captions: list[str], stages: list[int]) -> tuple[Conditioning, torch.Tensor | None]:
-        """The prompts for keys, and those for values [B, L, D] if they have vectors of their own: each caption that occurs is
-        encoded in one call, with every vector that it needs."""
+        """The prompts for keys, and those for values [B, L, D] if they have vectors of their own.
+
+        Each caption that occurs is encoded in one call, with every vector that it needs.
+        """
         parts, count = self.table if self.split else self.table[:1], len(self.table[0])
         vectors = torch.cat(parts)
         wanted = [[(caption, stage + part * count) for caption, stage in zip(captions, stages)] for part in range(len(parts))]
         read = {}
         for caption in dict.fromkeys(captions):
             rows = list(dict.fromkeys(row for other, row in sum(wanted, []) if other == caption))
-            made = self.model.encode_each(caption, self.word, vectors[rows])
+            encoded = self.model.encode_each(caption, self.word, vectors[rows])
             for place, row in enumerate(rows):
-                pooled = None if made.pooled is None else made.pooled[place:place + 1]
-                read[caption, row] = Conditioning(made.cross_attention[place:place + 1], pooled)
+                pooled = None if encoded.pooled is None else encoded.pooled[place:place + 1]
+                read[caption, row] = Conditioning(encoded.cross_attention[place:place + 1], pooled)
         keys, *values = ([read[key] for key in part] for part in wanted)
         return Conditioning.stacked(keys), torch.cat([one.cross_attention for one in values[0]]) if values else None

@@ -31,7 +31,7 @@ def spans(counts: tuple[int, ...], timesteps: int = TIMESTEPS) -> list[tuple[int
 
 
 class StageVectors(nn.Module):
-    """What makes the vectors of the stages. Without ``split`` values are read with the vectors of the keys."""
+    """Module that makes the vectors of the stages. Without ``split``, values are read with the vectors of the keys."""
 
     rate: float
     stages: int
@@ -87,8 +87,8 @@ class Producer(StageVectors):
         hidden = x + self._attention(0, self.norms[0](x), generator)
         hidden = hidden + self._attention(1, x, generator)  # keys and values are the word itself, not the state
         value, gate = self.gate(self.norms[2](hidden)).chunk(2, -1)
-        made = self.out(_dropped(value * F.gelu(gate), generator)).view(self.stages, -1, x.shape[-1])
-        return made[:, 0], made[:, -1]
+        vectors = self.out(_dropped(value * F.gelu(gate), generator)).view(self.stages, -1, x.shape[-1])
+        return vectors[:, 0], vectors[:, -1]
 
     def _attention(self, number: int, x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         return _dropped(self.to_out[number](self.to_v[number](x)), generator)

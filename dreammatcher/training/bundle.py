@@ -1,5 +1,7 @@
-"""Words that travel in a LoRA file, as A1111's web UI and OneTrainer write them: ``bundle_emb.WORD.string_to_param.*`` for models
-with one text encoder, ``bundle_emb.WORD.clip_l`` and ``bundle_emb.WORD.clip_g`` for SDXL.
+"""Words that travel in a LoRA file, as A1111's web UI and OneTrainer write them.
+
+Their names are ``bundle_emb.WORD.string_to_param.*`` for models with one text encoder, ``bundle_emb.WORD.clip_l`` and
+``bundle_emb.WORD.clip_g`` for SDXL.
 """
 
 from __future__ import annotations
@@ -17,11 +19,11 @@ TWO = ("clip_l", "clip_g")
 
 def bundled(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
     """Word -> tensors of its embedding by their names, of all that is bundled among the ``tensors`` of a file."""
-    found: dict[str, dict[str, torch.Tensor]] = {}
+    bundles: dict[str, dict[str, torch.Tensor]] = {}
     for name, value in tensors.items():
         if match := NAME.fullmatch(name):
-            found.setdefault(match[1], {})[match[2]] = value
-    return found
+            bundles.setdefault(match[1], {})[match[2]] = value
+    return bundles
 
 
 def rows_of(name: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What the pictures of a subject are called while it is learned."""
+"""Captions of a subject's pictures while it is learned."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEMPLATES = {"photo": DREAMBOOTH_TEMPLATES, "object": OBJECT_TEMPLATES, "style":
 
 @dataclass(frozen=True)
 class Naming:
-    """How captions name the subject: by a rare word and its class, as "sks dog"; either may be empty."""
+    """The subject's name in captions: a rare word and its class, as "sks dog". Either may be empty."""
 
     identifier: str = "sks"
     class_word: str = ""
@@ -48,16 +48,17 @@ class Naming:
         return " ".join(part for part in (self.identifier, self.class_word) if part)
 
     def called(self, captions: Iterable[str]) -> str:
-        """How most ``captions`` with the identifier name the subject: by identifier and class, or by the identifier alone."""
-        own = [caption for caption in captions if holds(caption, self.identifier)]
-        return self.subject if 2 * sum(holds(caption, self.subject) for caption in own) >= len(own) else self.identifier
+        """The name that most ``captions`` with the identifier use: identifier and class, or the identifier alone."""
+        with_identifier = [caption for caption in captions if holds(caption, self.identifier)]
+        in_full = sum(holds(caption, self.subject) for caption in with_identifier)
+        return self.subject if 2 * in_full >= len(with_identifier) else self.identifier
 
     def captions(self) -> tuple[str, ...]:
-        """Of the subject's pictures, to draw from."""
+        """Captions to draw from for the subject's pictures."""
         return tuple(template.format(self.subject) for template in self.templates)
 
     def prior_captions(self) -> tuple[str, ...]:
-        """Of pictures of its class. Raises ValueError without a class word."""
+        """Captions for pictures of the class. Raises ValueError without a class word."""
         if not self.class_word:
             raise ValueError("class_word: it is empty, and prior preservation needs pictures of the subject's class; give the "
                              "class, as dog, or train without a prior")

@@ -57,16 +57,16 @@ def _at_size(picture: torch.Tensor, mask: torch.Tensor, captions: tuple[str, ...
     smaller = _between(0, 1, generator) < SMALLER_SHARE
     factor = _between(*(SMALLER if smaller else LARGER), generator)
     size = max(2 * CELL + 1, round(factor * side))
-    image, own = fitted(picture, (size, size)), fitted(mask, (size, size))
+    image, scaled = fitted(picture, (size, size)), fitted(mask, (size, size))
     room = abs(size - side)
     top, left = (int(torch.randint(room + 1, (1,), generator=generator)) for _ in range(2))
     if size > side:
-        image, own = (each[:, top:top + side, left:left + side] for each in (image, own))
-        return Example(image, _said(captions, CLOSE, generator), own)
+        image, scaled = (each[:, top:top + side, left:left + side] for each in (image, scaled))
+        return Example(image, _said(captions, CLOSE, generator), scaled)
     shown, valid = torch.zeros_like(picture), torch.zeros_like(mask)
     shown[:, top:top + size, left:left + size] = image
     inner = slice(CELL, size - CELL)
-    valid[:, top + CELL:top + size - CELL, left + CELL:left + size - CELL] = own[:, inner, inner]
+    valid[:, top + CELL:top + size - CELL, left + CELL:left + size - CELL] = scaled[:, inner, inner]
     return Example(shown, _said(captions, FAR, generator) if factor < FAR_BELOW else captions, valid)
 
 

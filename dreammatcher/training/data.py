@@ -37,7 +37,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Preparation:
-    """How pictures become latents."""
+    """Settings for turning pictures into latents."""
 
     resolution: int = 512  # pixels; a picture's area is not more than its square
     step: int = 64  # sides are multiples of it
@@ -113,7 +113,7 @@ class Batch:
     captions: list[str]
 
     def only(self, rows: torch.Tensor) -> Batch:
-        """Some rows of it."""
+        """A batch of some of the rows."""
         return Batch(self.latents[rows], None if self.masks is None else self.masks[rows], self.said(rows))
 
     def said(self, rows: torch.Tensor) -> list[str]:
@@ -123,7 +123,7 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class LatentSet:
-    """Everything that is learned from, grouped by size."""
+    """All latents of a training, grouped by size."""
 
     examples: tuple[Prepared, ...]
 
@@ -136,7 +136,7 @@ class LatentSet:
         return self._batch(self._alike(count, generator), generator)
 
     def draw_with_references(self, count: int, generator: torch.Generator) -> tuple[Batch, torch.Tensor]:
-        """As :meth:`draw`, and for each picture the latents [B, C, h, w] of another one: itself where there is no other.
+        """Draws as :meth:`draw` does, and for each picture the latents [B, C, h, w] of another one, or its own if it is alone.
 
         References are of one size, which may be another than that of the pictures.
         """

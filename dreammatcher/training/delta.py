@@ -29,7 +29,10 @@ class Product:
 
 @dataclass(frozen=True, eq=False)
 class Delta:
-    """What such a file holds. Weights replace the model's own; names are diffusers' paths or, ``original``, the UNet's own."""
+    """Content of a Custom Diffusion file. Its weights replace the model's.
+
+    Names are diffusers' paths or, if ``original``, the UNet's own.
+    """
 
     weights: dict[str, torch.Tensor | Product]
     words: dict[str, torch.Tensor] = field(default_factory=dict)  # word -> vectors [V, D]
@@ -38,7 +41,7 @@ class Delta:
 
 
 def is_delta(content: Mapping) -> bool:
-    """Whether this is a Custom Diffusion file rather than a LoRA or an embedding."""
+    """True for a Custom Diffusion file, rather than a LoRA or an embedding."""
     return "unet" in content or "modifier_token" in content or any(
         name.startswith(ORIGINAL_PREFIX) or "_custom_diffusion" in name for name in content)
 

@@ -52,11 +52,11 @@ class Denoiser(FrozenModel, Protocol):
         """The conditioning [V, L, D] of one caption, in which ``word`` stands for each of ``vectors`` [V, D] in turn."""
 
     def places(self, caption: str, word: str) -> tuple[int, int]:
-        """Where a learned word of one vector stands in a caption's conditioning, and the first end token."""
+        """Columns, in a caption's conditioning, of a learned word of one vector and of the first end token."""
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, weights: WeightOverrides,
                 values: torch.Tensor | None = None, watch: Watch | None = None) -> torch.Tensor:
-        """What the model says about ``noisy`` [B, C, h, w] at ``timesteps`` [B], with overrides for weights of its UNet.
+        """The model's prediction for ``noisy`` [B, C, h, w] at ``timesteps`` [B], with overrides for weights of its UNet.
 
         ``values`` [B, T, D] is a prompt of its own for the values of cross-attention; ``watch`` sees every such layer.
         """
@@ -89,12 +89,12 @@ class Penalty(Protocol):
         """The known word that the learned one is compared with."""
 
     def watching(self, model: Denoiser, captions: list[str], word: str) -> Watching:
-        """Its view of one call whose prompts are ``captions``."""
+        """The penalty's watch over one call whose prompts are ``captions``."""
 
 
 class Watching(Watch, Protocol):
     def loss(self) -> torch.Tensor:
-        """Of all layers it has seen."""
+        """The loss over all layers that the watch has seen."""
 
 
 @dataclass(eq=False)
@@ -134,8 +134,9 @@ CAPTION = "clip: a caption as the text encoder reads it, with what is learned,"
 
 def errors(model: Predictor, batch: Batch, conditioning: Conditioning, weights: WeightOverrides, objective: ObjectiveSettings,
            generator: torch.Generator, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prediction error [R] of some ``rows`` [R] of a batch, each at a timestep of its own, drawn evenly (DDPM, Algorithm 1), and
-    its weight [R]. ``conditioning`` is of these rows.
+    """Prediction error [R] and weight [R] of some ``rows`` [R] of a batch (DDPM, Algorithm 1).
+
+    Each row is at a timestep of its own, drawn evenly. ``conditioning`` is of these rows.
 
     Noise and timesteps are drawn for the whole batch, in main memory, so that every device and process learns from the same ones.
     Raises NotFinite, naming the part at fault, when an error is not finite.

@@ -1,4 +1,4 @@
-"""What was learned, in the form that the stock loaders take (kohya's names, with alpha)."""
+"""Exports learned weights in the form that the stock loaders take: kohya's names, with alpha."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Learned(Uncopied):
     about: dict[str, str] = field(default_factory=dict)  # what it is, for the file's metadata
 
     def size(self) -> int:
-        """Numbers in it."""
+        """Count of numbers in what was learned."""
         return sum(value.numel() for value in (*self.lora.values(), *self.embeddings.values()))
 
 

@@ -28,7 +28,7 @@ METHODS = (DREAMBOOTH_LORA, DREAMBOOTH_FULL, TEXTUAL_INVERSION, CUSTOM_DIFFUSION
 
 @dataclass(frozen=True)
 class Choices:
-    """What the methods ask for. Each uses what concerns it."""
+    """Options of all methods. Each method uses those that concern it."""
 
     rate: float = 1e-4
     prior_weight: float = 1.0
@@ -48,7 +48,7 @@ class Job:
     name: str  # of the file that is learned
     method: str
     checkpoint: str  # path of the file, or its name in the host's folder of checkpoints
-    own: TrainingSet
+    subject_set: TrainingSet
     prior: TrainingSet | None
     choices: Choices
     settings: TrainingSettings  # the batch is that of each process
@@ -74,7 +74,7 @@ class Job:
         return {"format": FORMAT, "name": self.name, "method": self.method, "checkpoint": self.checkpoint,
                 "choices": asdict(self.choices), "settings": settings, "optimiser": asdict(self.options.optimiser),
                 "options": options, "checkpointing": self.options.running.checkpointing,
-                "keep_minutes": self.options.running.keep_minutes, "own": _set(self.own),
+                "keep_minutes": self.options.running.keep_minutes, "own": _set(self.subject_set),
                 "prior": None if self.prior is None else _set(self.prior), "host": dict(self.host)}
 
 
@@ -105,12 +105,12 @@ def _set(pictures: TrainingSet) -> dict[str, Any]:
 
 
 def _tensors(part: str, pictures: TrainingSet) -> dict[str, torch.Tensor]:
-    found = {}
+    tensors = {}
     for number, example in enumerate(pictures.examples):
-        found[f"{part}.{number}.picture"] = example.picture.cpu().contiguous().clone()
+        tensors[f"{part}.{number}.picture"] = example.picture.cpu().contiguous().clone()
         if example.mask is not None:
-            found[f"{part}.{number}.mask"] = example.mask.cpu().contiguous().clone()
-    return found
+            tensors[f"{part}.{number}.mask"] = example.mask.cpu().contiguous().clone()
+    return tensors
 
 
 def _read_set(said: dict[str, Any], part: str, tensors: Mapping[str, torch.Tensor]) -> TrainingSet:

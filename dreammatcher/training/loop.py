@@ -37,7 +37,7 @@ class Training:
     step: int = 0
     losses: list[float] = field(default_factory=list)  # of each step
     share: Share = ALONE
-    made: int = field(default=0, init=False)  # steps since the run was begun or resumed
+    steps_made: int = field(default=0, init=False)  # steps since the run was begun or resumed
     skipped: int = field(default=0, init=False)  # batches that were not learned from, as long as the training lasts
     stuck: bool = field(default=False, init=False)  # it gave up
 
@@ -75,7 +75,7 @@ class Training:
         self.optimiser.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.recipe.learned)
-        self.step, self.made = self.step + 1, self.made + 1
+        self.step, self.steps_made = self.step + 1, self.steps_made + 1
         self.losses.append(total)
         return total
 
@@ -108,25 +108,25 @@ class Training:
         total = 0.0
         for _ in range(self.settings.accumulate):
             loss, reason = self._loss()
-            found = self.share.mean(loss.detach().clone()).item()  # the same everywhere: all go on, or none
-            if not math.isfinite(found):
-                raise NotFinite(reason or f"the loss is {found}")
+            mean_loss = self.share.mean(loss.detach().clone()).item()  # the same everywhere: all go on, or none
+            if not math.isfinite(mean_loss):
+                raise NotFinite(reason or f"the loss is {mean_loss}")
             (loss * self.scale).backward()
-            total += found
+            total += mean_loss
         for value in self.parameters if self.share.processes > 1 else ():
             value.grad = torch.zeros_like(value) if value.grad is None else value.grad  # every process sends as many
         self.share.average([value.grad for value in self.parameters if value.grad is not None])
         return total
 
     def _loss(self) -> tuple[torch.Tensor, str]:
-        """Of one batch, or NaN and why. It is not raised here: other processes wait for the loss."""
+        """The loss of one batch, or NaN with the reason. Nothing is raised here, since other processes wait for the loss."""
         try:
             return self.recipe.loss(self.settings.batch, self.generator, self.share) / self.settings.accumulate, ""
         except NotFinite as error:
             return torch.full((), math.nan, device=self.parameters[0].device), str(error)
 
     def _clipped(self) -> bool:
-        """Takes the scale out of the gradients and clips their norm. Whether they are finite."""
+        """Takes the scale out of the gradients and clips their norm. Returns True if they are finite."""
         gradients = [value.grad for value in self.parameters if value.grad is not None]
         if self.scale != 1:
             torch._foreach_div_(gradients, self.scale)
@@ -148,8 +148,8 @@ class Training:
         self.schedule.load_state_dict(state["schedule"])
         self.schedule.base_lrs = [group.rate for group in self.groups]
         factor = rate_factor(self.step, self.settings.steps, self.settings.optimiser)
-        for own, group in zip(self.optimiser.param_groups, self.groups):
-            own["initial_lr"], own["lr"] = group.rate, group.rate * factor
+        for restored, group in zip(self.optimiser.param_groups, self.groups):
+            restored["initial_lr"], restored["lr"] = group.rate, group.rate * factor
         self.generator.set_state(state["generator"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])

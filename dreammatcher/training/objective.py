@@ -1,4 +1,4 @@
-"""What is minimised: the noise prediction error of a latent diffusion model, and what DreamBooth and others add to it.
+"""Training objectives: the noise prediction error of a latent diffusion model, and the terms that DreamBooth and others add.
 
 Every loss is in the model's own prediction space, never in that of clean pictures: there the highest noise levels would weigh
 sigma squared times as much.
@@ -19,7 +19,7 @@ def add_noise(clean: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor)
 
 
 def target(prediction: str, clean: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
-    """What the model should say about x_t: eps, or v = sqrt(a) eps - sqrt(1 - a) x_0. Raises ValueError for anything else."""
+    """The model's target for x_t: eps, or v = sqrt(a) eps - sqrt(1 - a) x_0. Raises ValueError for other predictions."""
     if prediction == EPSILON:
         return noise
     if prediction == VELOCITY:
@@ -54,11 +54,11 @@ def min_snr_weights(alpha_bar: torch.Tensor, gamma: float, prediction: str) -> t
     return torch.where(snr > 0, snr.clamp(max=gamma) / snr.clamp_min(torch.finfo(snr.dtype).tiny), torch.ones_like(snr))
 
 
-def prior_preserving(own: torch.Tensor, prior: torch.Tensor | None, weight: float) -> torch.Tensor:
+def prior_preserving(subject: torch.Tensor, prior: torch.Tensor | None, weight: float) -> torch.Tensor:
     """Mean error of the subject's pictures plus lambda times that of the class's (DreamBooth, Ruiz et al. 2023, Eq. 2)."""
-    return own.mean() if prior is None else own.mean() + weight * prior.mean()
+    return subject.mean() if prior is None else subject.mean() + weight * prior.mean()
 
 
 def per_picture(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """[B] as [B, 1, 1, 1] for a picture tensor."""
+    """Reshapes [B] to [B, 1, 1, 1] for a picture tensor."""
     return values.view(-1, *[1] * (like.ndim - 1)).to(like)

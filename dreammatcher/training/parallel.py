@@ -30,14 +30,14 @@ class Share:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes the files."""
+        """True if this process writes the files."""
         return self.rank == 0
 
     def rows(self, drawn: int, parts: int = 1) -> torch.Tensor:
         """Numbers of this process's rows, int64, of a batch that was ``drawn`` for all; of each of its equal ``parts``."""
-        each, own = drawn // parts, drawn // parts // self.processes
-        start = self.rank * own
-        return torch.cat([torch.arange(part * each + start, part * each + start + own) for part in range(parts)])
+        each, count = drawn // parts, drawn // parts // self.processes
+        start = self.rank * count
+        return torch.cat([torch.arange(part * each + start, part * each + start + count) for part in range(parts)])
 
     def average(self, tensors: list[torch.Tensor]) -> None:
         """Replaces each tensor by its mean over the processes, in one exchange."""

@@ -1,4 +1,4 @@
-"""What every recipe does in a step: draw pictures, encode their captions, weigh the model's error on them."""
+"""The common part of a recipe's step: draw pictures, encode their captions, weigh the model's error on them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class SubjectRecipe(Generic[Learner]):
     def __init__(self, model: Learner, own: LatentSet, objective: ObjectiveSettings, *, unet: Trainable | None = None,
                  text: Trainable | None = None, rows: Mapping[str, TokenRows] | None = None, prior: LatentSet | None = None,
                  penalty: Penalty | None = None):
-        self.model, self.own, self.prior, self.objective = model, own, prior, objective
+        self.model, self.subject_set, self.prior, self.objective = model, subject_set, prior, objective
         self.unet, self.text, self.rows, self.penalty = unet, text, dict(rows or {}), penalty
         read = (*model.unet.values(), *(model.text.values() if text or rows else ()))
         self.streams = 2 if prior is not None and objective.prior_weight else 1
@@ -99,13 +99,13 @@ class SubjectRecipe(Generic[Learner]):
     def loss(self, batch: int, generator: torch.Generator, share: Share = ALONE) -> torch.Tensor:
         unet = self.unet.weights(self.model.unet) if self.unet else {}
         drawn = batch * share.processes
-        own = self.own.draw(drawn, generator)
+        subject = self.subject_set.draw(drawn, generator)
         prior = self.prior.draw(drawn, generator) if self.prior and self.objective.prior_weight else None
-        if prior is not None and prior.latents.shape[1:] == own.latents.shape[1:]:
-            error, weight, more = self._errors(_together(own, prior), unet, generator, share.rows(2 * drawn, 2))
+        if prior is not None and prior.latents.shape[1:] == subject.latents.shape[1:]:
+            error, weight, more = self._errors(_together(subject, prior), unet, generator, share.rows(2 * drawn, 2))
             return prior_preserving(error[:batch] * weight[:batch], error[batch:], self.objective.prior_weight) + more
         rows = share.rows(drawn)
-        error, weight, more = self._errors(own, unet, generator, rows)
+        error, weight, more = self._errors(subject, unet, generator, rows)
         other = None if prior is None else self._errors(prior, unet, generator, rows)[0]
         return prior_preserving(error * weight, other, self.objective.prior_weight) + more
 
@@ -125,14 +125,15 @@ class SubjectRecipe(Generic[Learner]):
         if self.penalty is None:
             return *errors(self.model, batch, conditioning, unet, self.objective, generator, rows), 0.0
         watching = self.penalty.watching(self.model, captions, next(iter(self.rows)))
-        found = errors(Watched(self.model, watching), batch, conditioning, unet, self.objective, generator, rows)
+        weighed = errors(Watched(self.model, watching), batch, conditioning, unet, self.objective, generator, rows)
         loss = watching.loss()
         demand(loss, "attention_loss: it")
-        return *found, self.penalty.weight * loss
+        return *weighed, self.penalty.weight * loss
 
 
-def _together(own: Batch, prior: Batch) -> Batch:
+def _together(subject: Batch, prior: Batch) -> Batch:
     masks = None
-    if own.masks is not None or prior.masks is not None:
-        masks = torch.cat([torch.ones_like(each.latents[:, :1]) if each.masks is None else each.masks for each in (own, prior)])
-    return Batch(torch.cat([own.latents, prior.latents]), masks, own.captions + prior.captions)
+    if subject.masks is not None or prior.masks is not None:
+        masks = torch.cat([torch.ones_like(each.latents[:, :1]) if each.masks is None else each.masks
+                           for each in (subject, prior)])
+    return Batch(torch.cat([subject.latents, prior.latents]), masks, subject.captions + prior.captions)

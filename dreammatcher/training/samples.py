@@ -15,8 +15,11 @@ STEPS, CFG = 16, 6.0
 
 def clean_estimate(prediction: str, noisy: torch.Tensor, said: torch.Tensor,
                    alpha_bar: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clean picture and noise that a prediction means: x_0 = (x_t - sqrt(1 - a) eps) / sqrt(a), or
-    x_0 = sqrt(a) x_t - sqrt(1 - a) v and eps = sqrt(a) v + sqrt(1 - a) x_t."""
+    """Clean picture and noise that a prediction means.
+
+    With epsilon, x_0 = (x_t - sqrt(1 - a) eps) / sqrt(a); with v, x_0 = sqrt(a) x_t - sqrt(1 - a) v and
+    eps = sqrt(a) v + sqrt(1 - a) x_t.
+    """
     kept = per_picture(alpha_bar, noisy)
     if prediction == EPSILON:
         return (noisy - (1 - kept).sqrt() * said) / kept.sqrt().clamp_min(1e-4), said

@@ -22,11 +22,11 @@ class TrainingSet(Uncopied):
 
     def prepared(self, encode: Encode) -> LatentSet:
         """Latents of every picture; one that comes several times is encoded once."""
-        made = {example: prepare(example, self.preparation, encode) for example in dict.fromkeys(self.examples)}
-        return LatentSet(tuple(made[example] for example in self.examples))
+        latents = {example: prepare(example, self.preparation, encode) for example in dict.fromkeys(self.examples)}
+        return LatentSet(tuple(latents[example] for example in self.examples))
 
     def joined(self, others: TrainingSet | None, repeats: int = 1) -> TrainingSet:
-        """With its own pictures ``repeats`` times as often as those of ``others``, which come after them.
+        """This set joined with ``others``, which come after it. Its own pictures come ``repeats`` times as often.
 
         Raises ValueError for others that are called by another identifier.
         """
@@ -39,11 +39,11 @@ class TrainingSet(Uncopied):
         return replace(self, preparation=preparation)
 
     def called(self) -> str:
-        """How its captions name the subject."""
+        """The subject's name in the set's captions."""
         return self.naming.called(caption for example in dict.fromkeys(self.examples) for caption in example.captions)
 
     def fingerprint(self) -> str:
-        """Changes with every pixel, caption and choice."""
+        """A digest that changes with every pixel, caption and choice."""
         digest = hashlib.sha256(json.dumps([asdict(self.naming), asdict(self.preparation)]).encode())
         for example in self.examples:
             digest.update(json.dumps(example.captions).encode())

@@ -1,4 +1,4 @@
-"""What the user chooses for a training. Every default has its source beside it."""
+"""The user's choices for a training. Every default has its source beside it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check(name: str, value: float, low: float, high: float, why: str = "") -> No
 
 @dataclass(frozen=True)
 class OptimiserSettings:
-    """How weights move. The numbers are those of the DreamBooth scripts (diffusers, train_dreambooth.py)."""
+    """Settings of the optimiser. The numbers are those of the DreamBooth scripts (diffusers, train_dreambooth.py)."""
 
     name: str = ADAMW
     weight_decay: float = 1e-2
@@ -46,7 +46,7 @@ class OptimiserSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How long and in what portions."""
+    """Length of a training, and the portions it works in."""
 
     steps: int = 800  # DreamBooth with prior preservation (diffusers, README)
     batch: int = 1
@@ -66,7 +66,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
-    """What is minimised."""
+    """Settings of the training objective."""
 
     prior_weight: float = 1.0  # lambda of DreamBooth, Sec. 3.3
     min_snr_gamma: float = 0.0  # 5 in Hang et al. 2023; 0 weighs every noise level the same, as the scripts do by default
@@ -96,7 +96,7 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class Running:
-    """How a training is run, which changes nothing of what it learns."""
+    """Settings for running a training. They change nothing of what it learns."""
 
     keep_when_stopped: bool = False  # a stopped run gives what it has learned so far
     keep_minutes: float = 10.0  # between two states on disk; 0 keeps one only when the run is stopped
@@ -111,7 +111,7 @@ class Running:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What is seldom changed, for every method alike."""
+    """Options that are seldom changed, the same for every method."""
 
     optimiser: OptimiserSettings = OptimiserSettings()
     accumulate: int = 1

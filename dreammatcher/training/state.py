@@ -20,7 +20,7 @@ NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a training keeps its state, and how often."""
+    """The file in which a training keeps its state, and how often it does."""
 
     path: Path
     job: str  # says which pictures and settings the state belongs to
@@ -30,7 +30,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Kept:
-    """What a file says about the state in it, without its tensors."""
+    """The description of a state in a file, without its tensors."""
 
     job: str
     kin: str
@@ -66,8 +66,7 @@ def in_words(size: int) -> str:
 
 
 def read(path: Path, job: str) -> dict[str, Any] | None:
-    """What :func:`write` wrote, or None where there is no file. Nothing of it lies in the file any more, so that it can be
-    replaced.
+    """Reads the state that :func:`write` wrote; None if there is no file. It is copied from the file, which may be replaced.
 
     Raises ValueError when the file is damaged, is no training's state, or is that of another ``job``.
     """

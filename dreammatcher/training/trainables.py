@@ -1,4 +1,4 @@
-"""What learns. Each kind says which weights the model sees, which of its parameters move at which rate, and what is saved.
+"""Trainable parts. Each kind says which weights the model sees, which parameters move at which rate, and what is saved.
 
 None of them touches the model: :meth:`weights` gives the tensors that stand in for the model's own during one call.
 """
@@ -29,25 +29,27 @@ class Trainable(nn.Module):
     rate: float
 
     def weights(self, base: Weights) -> WeightOverrides:
-        """Overrides for the weights of ``base`` that differ, where they are and in their precision; gradients reach the
-        parameters."""
+        """Overrides for the weights of ``base`` that differ, on their device and in their precision.
+
+        Gradients reach the parameters.
+        """
         low = self.low_rank()
         return {name: base[name] + difference.to(base[name]).view_as(base[name])
                 for name, difference in self.differences(low).items()} | low
 
     def low_rank(self) -> dict[str, LowRank]:
-        """Those that linear layers add by their factors."""
+        """The differences that linear layers add by their factors."""
         return {}
 
     def differences(self, but: Container[str] = ()) -> dict[str, torch.Tensor]:
-        """All of them, ``but`` some, as whole tensors."""
+        """All differences, ``but`` some, as whole tensors."""
         raise NotImplementedError
 
     def groups(self) -> list[Group]:
         return [Group(list(self.parameters()), self.rate)]
 
     def size(self) -> int:
-        """Numbers that learn."""
+        """Count of numbers that learn."""
         return sum(value.numel() for value in self.parameters())
 
 
@@ -75,7 +77,7 @@ class Lora(Trainable):
             self.up[_stored(name)] = nn.Parameter(torch.zeros(shape[0], rank))
 
     def factors(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Name -> (A [r, in, ...], B [out, r])."""
+        """Factors by name: (A [r, in, ...], B [out, r])."""
         return {name: (self.down[_stored(name)], self.up[_stored(name)]) for name in self.shapes}
 
     def low_rank(self) -> dict[str, LowRank]:

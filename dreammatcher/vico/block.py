@@ -42,7 +42,7 @@ class Attention(nn.Module):
 
 
 class Gated(nn.Module):
-    """GEGLU (Shazeer 2020)."""
+    """GEGLU activation (Shazeer 2020)."""
 
     def __init__(self, width: int, inner: int):
         super().__init__()
@@ -54,7 +54,7 @@ class Gated(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Four times as wide inside."""
+    """Feed-forward layer, four times as wide inside."""
 
     def __init__(self, width: int):
         super().__init__()

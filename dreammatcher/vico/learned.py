@@ -1,4 +1,4 @@
-"""What ViCo has learned: the tensors of its blocks by the authors' names, and the vector of its word."""
+"""A subject that ViCo has learned: the tensors of its blocks by the authors' names, and the vector of its word."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ class ViCo(Uncopied):
         if wanted != self.sites():
             raise ValueError(f"it looks at the picture in output blocks {', '.join(map(str, self.sites()))} and this model's "
                              f"sites are {', '.join(map(str, wanted))}; it was learned on another kind of model")
-        made = {}
+        blocks = {}
         for site, (width, heads) in widths.items():
             with torch.device("meta"):
                 block = ImageAttention(width, heads)
-            own = {name.removeprefix(f"{name_of(site)}."): value for name, value in self.tensors.items()
-                   if name.startswith(f"{name_of(site)}.")}
-            _check(name_of(site), own, block.state_dict())
-            block.load_state_dict(own, assign=True)
-            made[site] = block
-        return made
+            tensors = {name.removeprefix(f"{name_of(site)}."): value for name, value in self.tensors.items()
+                       if name.startswith(f"{name_of(site)}.")}
+            _check(name_of(site), tensors, block.state_dict())
+            block.load_state_dict(tensors, assign=True)
+            blocks[site] = block
+        return blocks
 
 
 def tensors_of(blocks: Mapping[Site, ImageAttention]) -> dict[str, torch.Tensor]:
@@ -72,11 +72,11 @@ def tensors_of(blocks: Mapping[Site, ImageAttention]) -> dict[str, torch.Tensor]
             for site, block in blocks.items() for name, value in block.state_dict().items()}
 
 
-def _check(block: str, own: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
-    missing, unknown = sorted(set(wanted) - set(own)), sorted(set(own) - set(wanted))
+def _check(block: str, tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
+    missing, unknown = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
     if missing or unknown:
         raise ValueError(f"{block} {'lacks ' + missing[0] if missing else 'has an unknown ' + unknown[0]}")
-    for name, value in own.items():
+    for name, value in tensors.items():
         if value.shape != wanted[name].shape:
             raise ValueError(f"{block}.{name} is {'x'.join(map(str, value.shape))} and this model's is "
                              f"{'x'.join(map(str, wanted[name].shape))}; it was learned on another kind of model")

@@ -1,4 +1,4 @@
-"""What keeps the placeholder's attention where the subject is (Sec. 3.4, Eq. 6)."""
+"""The regularisation that keeps the placeholder's attention on the subject (Sec. 3.4, Eq. 6)."""
 
 from __future__ import annotations
 

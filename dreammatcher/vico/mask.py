@@ -1,4 +1,4 @@
-"""Where the subject is in the reference: the placeholder's attention, split in two (Sec. 3.3)."""
+"""Mask of the subject in the reference: the placeholder's attention, split in two (Sec. 3.3)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def text_attention(query: torch.Tensor, key: torch.Tensor, heads: int) -> torch.
 
 
 def map_of(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """As :func:`text_attention`, of queries [B, H, N, d] and keys [B, H, T, d]. In float32, whatever the model's precision."""
+    """Text attention, as :func:`text_attention`, of queries [B, H, N, d] and keys [B, H, T, d], in float32."""
     with torch.autocast(queries.device.type, enabled=False):
         return ((queries.float() @ keys.float().mT) * queries.shape[-1] ** -0.5).softmax(-1).mean(1)
 
@@ -27,7 +27,10 @@ def column(attention: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 
 def normalised(attention: torch.Tensor) -> torch.Tensor:
-    """[B, N] from its minimum, 0, to its maximum, 1. A constant one becomes all ones: nothing is known, everything is seen."""
+    """Scales maps [B, N] so that their minimum is 0 and their maximum 1.
+
+    A constant map becomes all ones: nothing is known, so everything is seen.
+    """
     low, high = attention.amin(-1, keepdim=True), attention.amax(-1, keepdim=True)
     span = high - low
     return torch.where(span > 0, (attention - low) / span.clamp_min(torch.finfo(attention.dtype).tiny), 1.0)
@@ -38,14 +41,14 @@ def threshold(values: torch.Tensor) -> torch.Tensor:
 
     The first of the candidates that separates two classes best (Otsu 1979); 0 when none has two classes.
     """
-    levels = torch.arange(CANDIDATES, device=values.device) / CANDIDATES  # [K]
-    low = values[:, None] < levels[None, :, None].to(values)  # [B, K, N]
+    thresholds = torch.arange(CANDIDATES, device=values.device) / CANDIDATES  # [K]
+    low = values[:, None] < thresholds[None, :, None].to(values)  # [B, K, N]
     share = low.double().mean(-1)
     below, all_of_it = (low * values[:, None].double()).sum(-1), values.double().sum(-1, keepdim=True)
     count = values.shape[-1]
     gap = below / (share * count) - (all_of_it - below) / ((1 - share) * count)
     between = share * (1 - share) * gap.square()
-    return levels[torch.nan_to_num(between, nan=0.0, posinf=0.0).argmax(-1)].to(values)
+    return thresholds[torch.nan_to_num(between, nan=0.0, posinf=0.0).argmax(-1)].to(values)
 
 
 def subject_mask(attention: torch.Tensor) -> torch.Tensor:
@@ -54,5 +57,5 @@ def subject_mask(attention: torch.Tensor) -> torch.Tensor:
     At a threshold of 0 all are seen but the least attended, as in the authors' code.
     """
     values = normalised(attention.detach().float())
-    found = threshold(values)[:, None]
-    return torch.where(found > 0, values >= found, values > 0)
+    limit = threshold(values)[:, None]
+    return torch.where(limit > 0, values >= limit, values > 0)

@@ -27,7 +27,7 @@ from .mask import column, subject_mask
 
 @dataclass(frozen=True)
 class VicoSettings:
-    """What ViCo trains and how fast. Defaults are those of the authors' code for 4 pictures a step."""
+    """Settings of ViCo's training. Defaults are those of the authors' code for 4 pictures a step."""
 
     word_rate: float = 2e-2  # their 5e-3 times GPUs and pictures (scale_lr), which are 4 on their machine
     block_rate: float = 1e-5
@@ -44,8 +44,8 @@ class VicoSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """What one site of the frozen UNet makes of a reference."""
+class SiteOutput:
+    """Output of one site of the frozen UNet for a reference."""
 
     states: torch.Tensor  # [B, M, D], behind the text block
     attention: torch.Tensor  # [B, M, T], of its patches to the prompt, mean over the heads
@@ -55,7 +55,7 @@ class LookingDenoiser(FrozenModel, Protocol):
     """A frozen model that lets itself be changed behind some of its text blocks."""
 
     def places(self, captions: list[str], word: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where ``word`` stands in each caption's conditioning, int64 [B, V], and the first end token [B, 1]."""
+        """Columns of ``word`` in each caption's conditioning, int64 [B, V], and of the first end token [B, 1]."""
 
     def look(self, reference: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> dict[Site, Seen]:
         """What the sites see of a clean ``reference`` [B, C, h, w], told that it is as noisy as the picture is."""
@@ -116,11 +116,11 @@ class VicoRecipe(Generic[Learner]):
         return [*self.rows[self.word].groups(), Group(parameters, self.settings.block_rate)]
 
     def loss(self, batch: int, generator: torch.Generator, share: Share = ALONE) -> torch.Tensor:
-        own, references = self.own.draw_with_references(batch * share.processes, generator)
-        rows = share.rows(len(own.captions))
-        conditioning = self.model.encode(own.said(rows), None, self.rows)
-        looking = self.looking(own.said(rows), references[rows])
-        error, weight = errors(looking, own, conditioning, {}, self.objective, generator, rows)
+        drawn, references = self.subject_set.draw_with_references(batch * share.processes, generator)
+        rows = share.rows(len(drawn.captions))
+        conditioning = self.model.encode(drawn.said(rows), None, self.rows)
+        looking = self.looking(drawn.said(rows), references[rows])
+        error, weight = errors(looking, drawn, conditioning, {}, self.objective, generator, rows)
         loss = (error * weight).mean()
         if not self.settings.regularisation:
             return loss

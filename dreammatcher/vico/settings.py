@@ -1,4 +1,4 @@
-"""What the user chooses when ViCo is applied, and what a run leaves to be looked at."""
+"""The user's choices when ViCo is applied, and the trace that a run leaves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..uncopied import Bystander
 
 @dataclass(frozen=True)
 class LookSettings:
-    """How much of the image attention is taken, and in which share of the schedule. Raises ValueError outside of the ranges."""
+    """Strength of the image attention and its share of the schedule. Raises ValueError for values out of range."""
 
     strength: float = 1.0  # of the blocks' change; 1 is the paper, 0 the plain model
     start: float = 0.0

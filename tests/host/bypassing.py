@@ -19,9 +19,10 @@ def bypassed(prompt: dict[str, Any], number: str, nodes: dict[str, type], widget
     left = copy.deepcopy(prompt)
     entry = left.pop(number)
     kind = nodes[entry["class_type"]]
-    declared = [(name, type_of(own)) for name, own in inputs_of(kind).items() if widgets_pass or not is_widget(own)]
+    declared = [(name, type_of(declaration)) for name, declaration in inputs_of(kind).items()
+                if widgets_pass or not is_widget(declaration)]
     for other in left.values():
-        wanted = {name: type_of(own) for name, own in inputs_of(nodes[other["class_type"]]).items()}
+        wanted = {name: type_of(declaration) for name, declaration in inputs_of(nodes[other["class_type"]]).items()}
         for name, value in list(other["inputs"].items()):
             if not isinstance(value, list) or value[0] != number:
                 continue

@@ -1,4 +1,4 @@
-"""How near two results of the same computation are, measured against their own size and number format."""
+"""Compares two results of the same computation, relative to their own size and number format."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ FEW, RUN = 64, 2048
 LEARNED = 2**17
 
 
-def relative_error(made: torch.Tensor, expected: torch.Tensor) -> float:
+def relative_error(result: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest difference in units of the largest expected value; the difference itself where nothing but zero is expected."""
-    if made.shape != expected.shape:
-        raise ValueError(f"shapes differ: {tuple(made.shape)} and {tuple(expected.shape)}")
-    made, expected = made.detach().double().cpu(), expected.detach().double().cpu()
+    if result.shape != expected.shape:
+        raise ValueError(f"shapes differ: {tuple(result.shape)} and {tuple(expected.shape)}")
+    result, expected = result.detach().double().cpu(), expected.detach().double().cpu()
     if not expected.numel():
         return 0.0
     size = expected.abs().max().item()
-    return (made - expected).abs().max().item() / (size or 1.0)
+    return (result - expected).abs().max().item() / (size or 1.0)
 
 
-def close(made: torch.Tensor, expected: torch.Tensor, roundings: float = FEW) -> bool:
-    """Whether the two differ by at most ``roundings`` unit roundings of the coarser of their number formats.
+def close(result: torch.Tensor, expected: torch.Tensor, roundings: float = FEW) -> bool:
+    """True if the two differ by at most ``roundings`` unit roundings of the coarser of their number formats.
 
     Processors sum in different orders, so a bound is a share of the values' size, never an absolute number.
     """
-    unit = max(torch.finfo(value.dtype).eps for value in (made, expected))
-    return relative_error(made, expected) <= roundings * unit
+    unit = max(torch.finfo(value.dtype).eps for value in (result, expected))
+    return relative_error(result, expected) <= roundings * unit

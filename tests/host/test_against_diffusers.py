@@ -26,10 +26,10 @@ def theirs(toybox):
 
     with torch.inference_mode(False):
         unet = diffusers.UNet2DConditionModel(**unet_config(ToyboxFamily.unet_config))
-        own = toybox[0].model.diffusion_model.state_dict()
+        weights = toybox[0].model.diffusion_model.state_dict()
         table = comfy.utils.unet_to_diffusers(toybox[0].model.model_config.unet_config)
-        names = {their: ours for their, ours in table.items() if ours in own}
-        unet.load_state_dict({their: own[ours].clone() for their, ours in names.items()})
+        names = {their: ours for their, ours in table.items() if ours in weights}
+        unet.load_state_dict({their: weights[ours].clone() for their, ours in names.items()})
     return unet.requires_grad_(True), names
 
 
@@ -45,29 +45,29 @@ def gradients():
 
 
 @pytest.fixture
-def runner(pack, toybox):
+def parts(pack, toybox):
     """Our denoiser, and pictures of a subject and of its class as latents."""
     data = pack.module("dreammatcher.training.data")
     with torch.inference_mode():
         denoiser = pack.module("dreammatcher.host.training.model").HostDenoiser(toybox[0], toybox[1], (16, 16))
     generator = torch.Generator().manual_seed(5)
     with torch.inference_mode(False):
-        own, prior = (data.LatentSet((data.Prepared(torch.randn(1, 4, 16, 16, generator=generator), None, (caption,)),))
-                      for caption in (CAPTION, CLASS_CAPTION))
-    return denoiser, own, prior
+        pictures, prior = (data.LatentSet((data.Prepared(torch.randn(1, 4, 16, 16, generator=generator), None, (caption,)),))
+                           for caption in (CAPTION, CLASS_CAPTION))
+    return denoiser, pictures, prior
 
 
-def recipe_of(pack, runner, prior: bool, weight: float = 0.7, **learns):
-    denoiser, own, class_pictures = runner
+def recipe_of(pack, parts, prior: bool, weight: float = 0.7, **learns):
+    denoiser, pictures, class_pictures = parts
     settings = pack.module("dreammatcher.training.settings")
     return pack.module("dreammatcher.training.recipe").SubjectRecipe(
-        denoiser, own, settings.ObjectiveSettings(weight), prior=class_pictures if prior else None, **learns)
+        denoiser, pictures, settings.ObjectiveSettings(weight), prior=class_pictures if prior else None, **learns)
 
 
 def drawn(recipe, seed: int):
-    """What our step draws with a seed: latents, noise and timesteps, in the order of its batch."""
+    """Latents, noise and timesteps that our step draws with a seed, in the order of its batch."""
     generator = torch.Generator().manual_seed(seed)
-    sets = [recipe.own, *([recipe.prior] if recipe.prior else [])]
+    sets = [recipe.subject_set, *([recipe.prior] if recipe.prior else [])]
     latents = torch.cat([one.draw(BATCH, generator).latents for one in sets])
     timesteps = torch.randint(1000, (len(latents),), generator=generator)
     return latents, torch.randn(latents.shape, generator=generator), timesteps
@@ -80,33 +80,33 @@ def loss_of_the_scripts(unet, scheduler, drawn_ones, context, weights=None, weig
     said = (functional_call(unet, weights, inputs) if weights else unet(*inputs)).sample
     if len(latents) == BATCH:
         return F.mse_loss(said, noise)
-    own, prior = F.mse_loss(said[:BATCH], noise[:BATCH]), F.mse_loss(said[BATCH:], noise[BATCH:])
-    return own + weight * prior
+    subject, prior = F.mse_loss(said[:BATCH], noise[:BATCH]), F.mse_loss(said[BATCH:], noise[BATCH:])
+    return subject + weight * prior
 
 
 def alike(ours: torch.Tensor, other: torch.Tensor) -> bool:
     return bool((ours - other).norm() <= 1e-5 * other.norm() + 1e-9)
 
 
-def test_predictions_are_those_of_diffusers(theirs, runner, gradients):
-    denoiser, own, _ = runner
+def test_predictions_are_those_of_diffusers(theirs, parts, gradients):
+    denoiser, pictures, _ = parts
     text = denoiser.encode([CAPTION])
-    noisy, step = own.examples[0].latents, torch.tensor([321])
+    noisy, step = pictures.examples[0].latents, torch.tensor([321])
     with torch.no_grad():
         other = theirs[0](noisy, step, text.cross_attention.clone()).sample
     assert alike(denoiser.predict(noisy, step, text, {}).detach(), other)
 
 
 @pytest.mark.parametrize("prior", [True, False])
-def test_a_step_of_dreambooth_as_a_lora_has_the_scripts_loss_and_gradients(pack, theirs, scheduler, runner, gradients, prior):
+def test_a_step_of_dreambooth_as_a_lora_has_the_scripts_loss_and_gradients(pack, theirs, scheduler, parts, gradients, prior):
     unet, names = theirs
     training = pack.module("dreammatcher.training.dreambooth")
     settings = pack.module("dreammatcher.training.settings").LoraSettings(4)
     generator = torch.Generator().manual_seed(9)
-    lora = training.lora_of(runner[0].unet, training.UNET_TARGETS, settings, 1e-4, generator)
+    lora = training.lora_of(parts[0].unet, training.UNET_TARGETS, settings, 1e-4, generator)
     for up in lora.up.values():  # zero at first, when A has no gradient
         up.data.normal_(0, 0.02, generator=generator)
-    recipe = recipe_of(pack, runner, prior, unet=lora)
+    recipe = recipe_of(pack, parts, prior, unet=lora)
     loss = recipe.loss(BATCH, torch.Generator().manual_seed(1))
     loss.backward()
 
@@ -114,24 +114,24 @@ def test_a_step_of_dreambooth_as_a_lora_has_the_scripts_loss_and_gradients(pack,
                for name, (down, up) in lora.factors().items()}
     base = unet.state_dict()
     weights = {their: base[their] + factors[ours][1] @ factors[ours][0] for their, ours in names.items() if ours in factors}
-    context = torch.cat([runner[0].encode([caption]).cross_attention.repeat(BATCH, 1, 1)
+    context = torch.cat([parts[0].encode([caption]).cross_attention.repeat(BATCH, 1, 1)
                          for caption in (CAPTION, CLASS_CAPTION)[:1 + prior]]).clone()
     other = loss_of_the_scripts(unet, scheduler, drawn(recipe, 1), context, weights)
     other.backward()
     assert float(loss) == pytest.approx(float(other), rel=1e-5)
-    ours, others = ([value.grad.flatten() for pair in found.values() for value in pair] for found in (lora.factors(), factors))
+    ours, others = ([value.grad.flatten() for pair in pairs.values() for value in pair] for pairs in (lora.factors(), factors))
     assert alike(torch.cat(ours), torch.cat(others))
     assert all((one - another).norm() <= 1e-4 * another.norm() for one, another in zip(ours, others))
 
 
-def test_a_step_of_custom_diffusion_has_the_authors_gradients(pack, theirs, scheduler, runner, toybox, gradients):
+def test_a_step_of_custom_diffusion_has_the_authors_gradients(pack, theirs, scheduler, parts, toybox, gradients):
     from diffusers.models.attention_processor import AttnProcessor, CustomDiffusionAttnProcessor
 
     unet, names = theirs
     with torch.inference_mode():
         denoiser = pack.module("dreammatcher.host.training.model").HostDenoiser(toybox[0], toybox[1], (16, 16), True)
     keys_and_values = pack.module("dreammatcher.training.custom_diffusion").keys_and_values_of(denoiser.unet, 1e-5)
-    recipe = recipe_of(pack, (denoiser, *runner[1:]), True, unet=keys_and_values)
+    recipe = recipe_of(pack, (denoiser, *parts[1:]), True, unet=keys_and_values)
     loss = recipe.loss(BATCH, torch.Generator().manual_seed(2))
     loss.backward()
     ours = {name: value.grad for name, value in zip(keys_and_values.differences(), keys_and_values.parameters())}
@@ -162,7 +162,7 @@ def test_a_step_of_custom_diffusion_has_the_authors_gradients(pack, theirs, sche
             assert alike(ours[name], wanted), name
 
 
-def test_a_step_of_textual_inversion_has_the_gradient_of_a_row_of_the_token_table(pack, theirs, scheduler, runner, toybox,
+def test_a_step_of_textual_inversion_has_the_gradient_of_a_row_of_the_token_table(pack, theirs, scheduler, parts, toybox,
                                                                                   gradients):
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -178,7 +178,7 @@ def test_a_step_of_textual_inversion_has_the_gradient_of_a_row_of_the_token_tabl
 
     row = torch.randn(1, 96, generator=torch.Generator().manual_seed(7))
     rows = pack.module("dreammatcher.training.trainables").TokenRows(row.clone(), 1e-3)
-    recipe = recipe_of(pack, runner, False, rows={"sks": rows})
+    recipe = recipe_of(pack, parts, False, rows={"sks": rows})
     loss = recipe.loss(BATCH, torch.Generator().manual_seed(3))
     loss.backward()
 

@@ -1,4 +1,4 @@
-"""What the registry ships: every file that git tracks but .comfyignore names, and a host that runs from those alone."""
+"""The archive that the registry ships: the tracked files that .comfyignore leaves in, and a host that runs from those alone."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def pack(files) -> Path:
     """The archive's files as an installed pack."""
     folder = ROOT / "build" / "archive-tests"
     shutil.rmtree(folder, ignore_errors=True)
-    made = folder / "custom_nodes" / "comfyui-dreammatcher"
+    pack_folder = folder / "custom_nodes" / "comfyui-dreammatcher"
     for file in files:
-        (made / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / file, made / file)
-    return made
+        (pack_folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, pack_folder / file)
+    return pack_folder
 
 
 def run(pack: Path, *command: str) -> str:
-    """What a Python that sees the archive alone says."""
+    """Output of a Python that sees the archive alone."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run([sys.executable, *command], cwd=pack, capture_output=True, text=True, timeout=300,
                           env={**environment, "OMP_NUM_THREADS": "1"})

@@ -75,14 +75,14 @@ class Page:
 def page(server, browser, request):
     context = browser.new_context(viewport={"width": 1500, "height": 1000})
     tab = context.new_page()
-    made = Page(tab, request.param)
+    opened = Page(tab, request.param)
     open_host(tab, server)
     if upstream_path():
-        made.run("await app.ui.settings.setSettingValueAsync?.('Comfy.VueNodes.Enabled', given)", request.param == "Nodes 2.0")
+        opened.run("await app.ui.settings.setSettingValueAsync?.('Comfy.VueNodes.Enabled', given)", request.param == "Nodes 2.0")
         tab.keyboard.press("Escape")
-    yield made
+    yield opened
     context.close()
-    assert not made.errors, made.errors
+    assert not opened.errors, opened.errors
 
 
 SEEDS = itertools.count(random.SystemRandom().getrandbits(30))
@@ -91,13 +91,13 @@ SEEDS = itertools.count(random.SystemRandom().getrandbits(30))
 def workflow(name: str, steps: int = 6) -> dict:
     """An example with few steps and a seed of its own: a server shows nothing of what it has made already."""
     seed = next(SEEDS)
-    made = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
-    for node in made["nodes"]:
+    graph = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    for node in graph["nodes"]:
         if node["type"] in ("KSampler", "DreamMatcherInvert"):
             node["widgets_values"] = [steps if value == 50 else value for value in node["widgets_values"]]
         if node["type"] == "KSampler":
             node["widgets_values"][0] = seed
-    return made
+    return graph
 
 
 def inspector(page: Page):
@@ -304,11 +304,11 @@ def test_the_blueprint_is_offered_and_opens_to_the_standard_wiring(page, server)
     page.load(json.loads((ROOT / "subgraphs" / "DreamMatcher.json").read_text(encoding="utf-8")))
     page.picture("blueprint")
     prompt = page.run("return (await app.graphToPrompt()).output")
-    made = {key.split(":")[-1]: entry for key, entry in prompt.items()}
-    assert {key: entry["class_type"] for key, entry in made.items()} == {
+    nodes = {key.split(":")[-1]: entry for key, entry in prompt.items()}
+    assert {key: entry["class_type"] for key, entry in nodes.items()} == {
         key: entry["class_type"] for key, entry in wiring().items()}
-    assert made["2"]["inputs"]["prompt"] == "a photo of a dog" and made["3"]["inputs"]["subject_words"] == "dog"
-    assert made["7"]["inputs"]["reference"][0].split(":")[-1] == "5" and made["7"]["inputs"]["strength"] == 1.0
+    assert nodes["2"]["inputs"]["prompt"] == "a photo of a dog" and nodes["3"]["inputs"]["subject_words"] == "dog"
+    assert nodes["7"]["inputs"]["reference"][0].split(":")[-1] == "5" and nodes["7"]["inputs"]["strength"] == 1.0
 
 
 def test_every_example_opens_as_the_prompt_it_was_made_from(page):

@@ -19,9 +19,9 @@ EXAMPLES = ("01_easy_toybox", "04_toybox", "11_save_reference_toybox", "13_learn
 @pytest.fixture(scope="module")
 def tab():
     with running(ROOT / "build" / "browser-bypass-tests") as address, browsing() as browser:
-        made = browser.new_page()
-        open_host(made, address)
-        yield made
+        page = browser.new_page()
+        open_host(page, address)
+        yield page
 
 
 def sent(tab, workflow: dict, number: int | None = None) -> dict:
@@ -36,7 +36,7 @@ def sent(tab, workflow: dict, number: int | None = None) -> dict:
 
 
 def links(prompt: dict) -> dict:
-    """Who is connected to whom; the front end writes the numbers of outputs as numbers or as texts."""
+    """The links of a graph. The front end writes the numbers of outputs as numbers or as texts."""
     return {(key, name): (str(value[0]), int(value[1])) for key, entry in prompt.items()
             for name, value in entry["inputs"].items() if isinstance(value, list) and len(value) == 2}
 

@@ -42,24 +42,24 @@ def name(case: Any) -> str:
 
 @pytest.fixture(scope="module")
 def files(host, pack, toybox):
-    """What the examples load: a reference, what ViCo and Load Learned read."""
-    made = {}
+    """The files that the examples load: a reference, and those that ViCo and Load Learned read."""
+    inputs = {}
     reference = host.folder / "models" / "loras"
     reference.mkdir(parents=True, exist_ok=True)
     host.folder_paths.add_model_folder_path("loras", str(reference))
     save_file({"lora_unet_output_blocks_4_1_transformer_blocks_0_attn2_to_v.lora_down.weight": torch.ones(4, 96),
                "lora_unet_output_blocks_4_1_transformer_blocks_0_attn2_to_v.lora_up.weight": torch.zeros(64, 4)},
               reference / "bypass.safetensors")
-    made["DreamMatcherLoadLearned"] = {"file": "bypass.safetensors"}
+    inputs["DreamMatcherLoadLearned"] = {"file": "bypass.safetensors"}
     path, _ = pack.module("dreammatcher.host.vico.files").save_vico(vico_of(pack, toybox), "bypass")
-    made["DreamMatcherViCoLoad"] = {"file": path.name, "embedding": "(in the file)"}
+    inputs["DreamMatcherViCoLoad"] = {"file": path.name, "embedding": "(in the file)"}
     prompt = to_prompt(workflow_of(ROOT / "example_workflows" / "dreammatcher_11_save_reference_toybox.json"), host.nodes)
     save = next(number for number, entry in prompt.items() if entry["class_type"] == "DreamMatcherSaveReference")
     for entry in prompt.values():
         entry["inputs"].update({"steps": 1} if "steps" in entry["inputs"] else {})
     prompt[save]["inputs"]["filename_prefix"] = f"dreammatcher/bypass{uuid.uuid4().hex[:8]}"
-    made["DreamMatcherLoadReference"] = {"file": Path(host.run(prompt).ui[save]["text"][0]).name}
-    return made
+    inputs["DreamMatcherLoadReference"] = {"file": Path(host.run(prompt).ui[save]["text"][0]).name}
+    return inputs
 
 
 def on_toybox(host, workflow: dict[str, Any], files: dict) -> dict[str, Any]:
@@ -83,13 +83,13 @@ def on_toybox(host, workflow: dict[str, Any], files: dict) -> dict[str, Any]:
             inputs["lora_name"] = "bypass.safetensors"
         if kind == "DreamMatcherEvaluate":
             inputs.update(encoders="CLIP Vision of the graph")
-        for own in ("class_word", "initial_word", "subject_words"):
-            if inputs.get(own) in ("dog", "toy", "person", "sks dog", "<new1> dog"):
-                inputs[own] = "cat"
-        for own in ("prompt", "reference_prompt", "text"):
-            if isinstance(inputs.get(own), str):
+        for widget in ("class_word", "initial_word", "subject_words"):
+            if inputs.get(widget) in ("dog", "toy", "person", "sks dog", "<new1> dog"):
+                inputs[widget] = "cat"
+        for widget in ("prompt", "reference_prompt", "text"):
+            if isinstance(inputs.get(widget), str):
                 for word in ("dog", "toy", "face of person", "person"):
-                    inputs[own] = inputs[own].replace(word, "cat")
+                    inputs[widget] = inputs[widget].replace(word, "cat")
         inputs.update(files.get(kind, {}))
     return prompt
 
@@ -115,13 +115,13 @@ def lacking(host, prompt: dict[str, Any]) -> set[tuple[str, str]]:
         needed.add(number)
         links = (value[0] for value in prompt[number]["inputs"].values() if isinstance(value, list))
         waiting |= {link for link in links if link in prompt} - needed
-    found = {(number, name) for number in needed for name in host.nodes[prompt[number]["class_type"]].INPUT_TYPES()["required"]
-             if name not in prompt[number]["inputs"]}
-    errors = [(number, error) for number, own in validated(host, prompt)[1].items() for error in own["errors"]]
+    missing = {(number, name) for number in needed for name in host.nodes[prompt[number]["class_type"]].INPUT_TYPES()["required"]
+               if name not in prompt[number]["inputs"]}
+    errors = [(number, error) for number, of_node in validated(host, prompt)[1].items() for error in of_node["errors"]]
     assert not [error for _, error in errors if error["type"] != "required_input_missing"]
     refused = {(number, error["extra_info"]["input_name"]) for number, error in errors}
-    assert refused == found if host.upstream else refused <= found
-    return found
+    assert refused == missing if host.upstream else refused <= missing
+    return missing
 
 
 def without_controlnet(prompt: dict[str, Any]) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def run_valid(host, prompt: dict[str, Any]):
 @pytest.fixture
 def quickly(pack, monkeypatch):
     easy = pack.module("dreammatcher.host.training.easy")
-    monkeypatch.setattr(easy, "EFFORTS", {"quick": easy.Effort(1, 1)})
+    monkeypatch.setattr(easy, "BUDGETS", {"quick": easy.TrainingBudget(1, 1)})
     monkeypatch.setattr(pack.module("dreammatcher.host.matching.easy"), "STEPS", 2)
 
 
@@ -314,8 +314,8 @@ def test_one_of_two_combined_references_is_taken_alone(host, pack, toybox, files
     load = pack.module("dreammatcher.host.matching.files").load_reference
     reference = load(files["DreamMatcherLoadReference"]["file"])
     combine = host.nodes["DreamMatcherCombine"]().combine
-    made, = combine(None, reference, 1.0, 0.5)
-    member, = made.members
+    combination, = combine(None, reference, 1.0, 0.5)
+    member, = combination.members
     assert member.reference is reference and member.weight == 0.5
     assert "reference_1: nothing is connected" in caplog.text and "the other is taken alone" in caplog.text
     assert combine(None, None, 1.0, 1.0) == (None,)

@@ -1,4 +1,4 @@
-"""When the host runs a node of ours again: files that change, and names of files that come by a link."""
+"""Tests when the host runs a node of ours again: files that change, and names of files that come by a link."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def saved(host, pack, toybox, model_folder):
         "6": node("DreamMatcherSaveReference", reference=["5", 0], filename_prefix="dreammatcher/changes"),
     }
 
-    def made(loader: str) -> tuple[dict, Path]:
+    def save(loader: str) -> tuple[dict, Path]:
         if loader == "DreamMatcherLoadReference":
             return {}, Path(host.run(invert).ui["6"]["text"][0])
         if loader == "DreamMatcherSeFiLoad":
@@ -126,7 +126,7 @@ def saved(host, pack, toybox, model_folder):
         path = model_folder("embeddings") / "changes_word.safetensors"
         save_file({"emb_params": torch.rand(2, 96)}, path)
         return {"model": ["1", 0], "clip": ["1", 1], "strength_model": 1.0, "strength_clip": 1.0}, path
-    return made
+    return save
 
 
 LOADERS = ("DreamMatcherLoadReference", "DreamMatcherLoadLearned", "DreamMatcherSeFiLoad", "DreamMatcherViCoLoad")
@@ -165,11 +165,11 @@ def seen(host, value: list) -> dict:
 
 
 def test_every_node_of_ours_that_says_when_it_changed_takes_a_value_that_is_not_known(host):
-    """As the hosts call it: an input that comes by a link is None."""
+    """Calls it as the hosts do: an input that comes by a link is None."""
     asked = {name: kind for name, kind in host.nodes.items()
              if name.startswith(("DreamMatcher", "Toybox")) and hasattr(kind, "IS_CHANGED")}
     assert {*LOADERS, "DreamMatcherTrainingSet"} <= asked.keys()
     for name, kind in asked.items():
-        inputs = [own for own in inspect.signature(kind.IS_CHANGED).parameters if own != "_"]
+        inputs = [name for name in inspect.signature(kind.IS_CHANGED).parameters if name != "_"]
         first, second = (kind.IS_CHANGED(**dict.fromkeys(inputs)) for _ in range(2))
         assert first == second, name

@@ -39,9 +39,9 @@ def checkpoint(host, pack):
     generator = torch.Generator().manual_seed(0)
     weights = {}
     for name, value in unet.state_dict().items():
-        made = torch.randn(value.shape, generator=generator) / max(1, value[0].numel()) ** 0.5 if value.ndim > 1 \
+        tensor = torch.randn(value.shape, generator=generator) / max(1, value[0].numel()) ** 0.5 if value.ndim > 1 \
             else torch.full(value.shape, float(name.endswith("weight")))
-        weights[f"model.diffusion_model.{name}"] = made.half()
+        weights[f"model.diffusion_model.{name}"] = tensor.half()
     trained = pack.module("toybox.int8").dequantise(load_file(TOYBOX / "model.safetensors"))
     weights.update({name.replace("cond_stage_model.clip_l.", "cond_stage_model."): value
                     for name, value in trained.items() if not name.startswith("model.diffusion_model.")})

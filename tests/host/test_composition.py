@@ -19,15 +19,15 @@ def bench(pack) -> Bench:
 
 
 def first_node(host, *names):
-    found = next((host.nodes[name] for name in names if name in host.nodes), None)
-    if found is None:
+    kind = next((host.nodes[name] for name in names if name in host.nodes), None)
+    if kind is None:
         pytest.skip(f"this host has none of {', '.join(names)}")
-    return getattr(found, "execute", None) if not hasattr(found, "FUNCTION") else getattr(found(), found.FUNCTION)
+    return getattr(kind, "execute", None) if not hasattr(kind, "FUNCTION") else getattr(kind(), kind.FUNCTION)
 
 
-def model_of(made):
+def model_of(result):
     """The MODEL that a node returned, of either node generation."""
-    return made[0] if isinstance(made, tuple) else made.args[0]
+    return result[0] if isinstance(result, tuple) else result.args[0]
 
 
 def like_ip_adapter(model):
@@ -84,10 +84,10 @@ ORDERLESS = set(PACKS) - RANDOM
 
 @pytest.mark.parametrize("name", PACKS)
 def test_the_pack_works_in_front_and_behind(host, bench, name):
-    made = PACKS[name](host, bench.model)
-    with_pack = bench.sample(made, **SIZE)
+    patched = PACKS[name](host, bench.model)
+    with_pack = bench.sample(patched, **SIZE)
     results = {}
-    for where, model in (("front", bench.apply(made)), ("behind", None)):
+    for where, model in (("front", bench.apply(patched)), ("behind", None)):
         if model is None:
             matched, trace = bench.apply()
             matched = PACKS[name](host, matched)
@@ -104,9 +104,9 @@ def test_the_pack_works_in_front_and_behind(host, bench, name):
 
 @pytest.mark.parametrize("name", PACKS)
 def test_without_strength_the_pack_is_as_if_alone(host, bench, name):
-    made = PACKS[name](host, bench.model)
-    off = bench.apply(made, strength=0.0)[0]
-    assert torch.equal(bench.sample(off, **SIZE), bench.sample(made, **SIZE))
+    patched = PACKS[name](host, bench.model)
+    off = bench.apply(patched, strength=0.0)[0]
+    assert torch.equal(bench.sample(off, **SIZE), bench.sample(patched, **SIZE))
 
 
 @pytest.mark.parametrize("name", ["PAG", "SAG", "IPAdapter-like attn2 replacement", "CFG rescale", "FreeU"])
@@ -222,7 +222,7 @@ def test_a_picture_in_tiles_is_left_alone_with_one_message(bench):
 
 
 def test_calls_of_the_whole_picture_between_windows_are_matched(bench):
-    """As packs do that blend windows with a guiding pass over everything."""
+    """Packs that blend windows call the whole picture in between, as a guiding pass."""
     def windowed(apply_model, options):
         x, sigma, c = options["input"], options["timestep"], options["c"]
         halves = [apply_model(half, sigma, **c) for half in x.chunk(2, 3)]

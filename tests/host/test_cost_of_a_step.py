@@ -1,4 +1,4 @@
-"""What matching adds to a step besides arithmetic: operations to dispatch, and waits for the device.
+"""The cost that matching adds to a step besides arithmetic: operations to dispatch, and waits for the device.
 
 Counted, not timed: every operation costs the time of its call, and on a GPU everything that is read back, or made of values
 in Python, makes the host wait. What is moved from main memory cannot be seen here.
@@ -35,9 +35,9 @@ def operations(bench, model) -> Counter:
     def counted(steps: int) -> Counter:
         run = dict(height=32, width=32, sampler="euler", steps=steps)
         bench.sample(model, **run)
-        with profile(activities=[ProfilerActivity.CPU]) as made:
+        with profile(activities=[ProfilerActivity.CPU]) as recorded:
             bench.sample(model, **run)
-        return Counter({event.key: event.count for event in made.key_averages() if event.key.startswith("aten::")})
+        return Counter({event.key: event.count for event in recorded.key_averages() if event.key.startswith("aten::")})
 
     longer, shorter = counted(6), counted(4)
     return Counter({name: (longer[name] - shorter[name]) // 2 for name in longer})
@@ -48,8 +48,8 @@ def plain(bench) -> Counter:
     return operations(bench, bench.model)
 
 
-def waits(found: Counter, plain: Counter) -> dict[str, int]:
-    return {name: found[name] - plain[name] for name in WAITS if found[name] != plain[name]}
+def waits(counts: Counter, plain: Counter) -> dict[str, int]:
+    return {name: counts[name] - plain[name] for name in WAITS if counts[name] != plain[name]}
 
 
 def test_a_matched_step_waits_for_the_device_only_to_read_its_noise_level(bench, plain):
@@ -68,6 +68,6 @@ def test_a_matched_step_takes_at_most_a_quarter_more_operations_than_a_plain_one
 
 def test_two_subjects_cost_twice_as_much(bench, plain):
     both, _ = bench.apply(bench.apply()[0], mask=bench.mask(target_subject=bench.subjects[0]))
-    found = operations(bench, both)
-    assert waits(found, plain) == {"aten::_local_scalar_dense": 2}
-    assert found.total() < 1.5 * plain.total()
+    counts = operations(bench, both)
+    assert waits(counts, plain) == {"aten::_local_scalar_dense": 2}
+    assert counts.total() < 1.5 * plain.total()

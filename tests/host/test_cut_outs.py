@@ -18,11 +18,11 @@ EIGHT_BITS = 0.5 / 255 + 1e-6  # what a file rounds off
 @pytest.fixture(scope="module")
 def cut_outs(host):
     """Two RGBA pictures [128, 128, 4] whose files still hold the background's colours."""
-    made = []
+    pictures_cut = []
     for pose in (1, 2):
         picture, mask = host.nodes["ToyboxReference"]().draw(1, "robot", pose, "grass")
-        made.append(torch.cat([picture[0], mask[0, ..., None]], -1))
-    return made
+        pictures_cut.append(torch.cat([picture[0], mask[0, ..., None]], -1))
+    return pictures_cut
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +97,9 @@ def test_a_picture_that_is_transparent_all_over_is_refused_by_every_way(host, cu
 
 @pytest.fixture
 def objectives(pack, monkeypatch):
-    """What Learn (Easy) asks of the training, which does not run."""
+    """The sets and objectives that Learn (Easy) passes to a training that does not run."""
     easy = pack.module("dreammatcher.host.training.easy")
-    monkeypatch.setattr(easy, "EFFORTS", {"quick": easy.Effort(1, 1)})
+    monkeypatch.setattr(easy, "BUDGETS", {"quick": easy.TrainingBudget(1, 1)})
     asked = []
     monkeypatch.setattr(easy, "dreambooth", lambda *given: asked.append((given[3], given[6])) or dreambooth(*given))
     dreambooth = pack.module("dreammatcher.host.training.learn").dreambooth
@@ -111,10 +111,10 @@ def test_learn_easy_learns_what_is_not_transparent(host, toybox, cut_outs, objec
     learn = host.nodes["DreamMatcherLearn"]().learn
     learn(*toybox, torch.stack(cut_outs), "robot", "quick", 1e-4, 0)
     learn(*toybox, torch.stack(cut_outs)[..., :3], "robot", "quick", 1e-4, 0)
-    (own, cut), (_, whole) = objectives
+    (training_set, cut), (_, whole) = objectives
     assert cut.masked and not whole.masked
     assert all(bool((example.picture[:, alpha == 0] == 0.5).all())
-               for example, alpha in zip(own.examples, (picture[..., 3] for picture in cut_outs)))
+               for example, alpha in zip(training_set.examples, (picture[..., 3] for picture in cut_outs)))
 
 
 @pytest.mark.usefixtures("as_in_a_graph")
@@ -131,8 +131,8 @@ def test_the_colours_under_what_is_transparent_change_nothing_that_learn_easy_le
 @pytest.mark.usefixtures("as_in_a_graph")
 @pytest.mark.parametrize("masked", [False, True])
 def test_dreambooth_says_when_it_learns_what_lies_outside_of_the_masks(host, toybox, cut_outs, folder, caplog, masked):
-    own = made_by(host, "folder", cut_outs, folder)
-    host.nodes["DreamMatcherDreamBooth"]().learn(*toybox, own, "LoRA", 1, 1e-4, 0, masked=masked)
+    training_set = made_by(host, "folder", cut_outs, folder)
+    host.nodes["DreamMatcherDreamBooth"]().learn(*toybox, training_set, "LoRA", 1, 1e-4, 0, masked=masked)
     assert ("masked is off" in caplog.text) is not masked
 
 

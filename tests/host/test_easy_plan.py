@@ -17,7 +17,7 @@ STEPS, CLASS = 3, 2
 def easy(host, pack, fresh, pictures, monkeypatch):
     """The node on two class pictures and three steps, with nothing drawn before."""
     module = pack.module("dreammatcher.host.training.easy")
-    monkeypatch.setitem(module.EFFORTS, "quick", module.Effort(STEPS, CLASS))
+    monkeypatch.setitem(module.BUDGETS, "quick", module.TrainingBudget(STEPS, CLASS))
     shutil.rmtree(folder(host), ignore_errors=True)
 
     def learn(word="robot", **changes):
@@ -50,7 +50,7 @@ def needs(pack, monkeypatch, plain: float, saving: float, free: list[float]):
 
 @pytest.fixture
 def checkpointed(pack, monkeypatch):
-    """How often blocks were made ready to run again."""
+    """Counts how often blocks were made ready to run again."""
     model, used = pack.module("dreammatcher.host.training.model"), []
     real = model.recomputed
     monkeypatch.setattr(model, "recomputed", lambda *given: used.append(1) or real(*given))
@@ -110,10 +110,10 @@ def test_a_model_that_cannot_be_trained_is_refused_before_a_class_picture_is_dra
 
 
 def test_prior_set_refuses_a_class_that_dreambooth_would_refuse(host, fresh, pictures):
-    own = host.nodes["DreamMatcherTrainingSet"]().make("robot", "robot", "photo", 128, pictures)["result"][0]
+    training_set = host.nodes["DreamMatcherTrainingSet"]().make("robot", "robot", "photo", 128, pictures)["result"][0]
     shutil.rmtree(folder(host), ignore_errors=True)
     with pytest.raises(ValueError, match="class_word: 'robot' holds the identifier"):
-        host.nodes["DreamMatcherPriorSet"]().make(*fresh, own, 2, 2, 5.0, "euler", "normal", 0)
+        host.nodes["DreamMatcherPriorSet"]().make(*fresh, training_set, 2, 2, 5.0, "euler", "normal", 0)
     assert drawn(host) == 0
 
 

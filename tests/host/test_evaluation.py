@@ -38,10 +38,10 @@ def servers():
 
 @pytest.fixture
 def graph(tmp_path) -> Path:
-    made = json.loads(json.dumps(GRAPH))
-    made["6"]["inputs"]["steps"] = 2
+    changed = json.loads(json.dumps(GRAPH))
+    changed["6"]["inputs"]["steps"] = 2
     path = tmp_path / "graph.json"
-    path.write_text(json.dumps(made))
+    path.write_text(json.dumps(changed))
     return path
 
 
@@ -74,9 +74,9 @@ def test_another_plan_is_refused_in_the_folder_of_a_run_and_sends_nothing(graph,
     before = pictures(tmp_path / "out")
     other = run(graph, tmp_path / "out", servers, "--limit", "1", "--identifier", "sks")
     assert other.returncode and "pictures of another plan, whose identifier differ" in other.stderr
-    made = json.loads(graph.read_text())
-    made["6"]["inputs"]["steps"] = 3
-    graph.write_text(json.dumps(made))
+    changed = json.loads(graph.read_text())
+    changed["6"]["inputs"]["steps"] = 3
+    graph.write_text(json.dumps(changed))
     other = run(graph, tmp_path / "out", servers, "--limit", "1")
     assert other.returncode and "pictures of another plan, whose workflow differ" in other.stderr
     assert pictures(tmp_path / "out") == before
@@ -107,9 +107,9 @@ def test_two_parts_give_the_pictures_of_one(graph, tmp_path, servers):
 
 
 def test_what_fails_is_reported_and_the_others_go_on(graph, tmp_path, servers):
-    made = json.loads(graph.read_text())
-    made["6"]["inputs"]["sampler_name"] = "nonsense"
-    graph.write_text(json.dumps(made))
+    changed = json.loads(graph.read_text())
+    changed["6"]["inputs"]["sampler_name"] = "nonsense"
+    graph.write_text(json.dumps(changed))
     done = run(graph, tmp_path / "out", servers)
     assert done.returncode == 1 and "FAILED" in done.stdout and "nonsense" in done.stdout
     assert f"0 of {CASES} cases are done; the same command makes the others" in done.stdout
@@ -183,12 +183,13 @@ def test_results_and_references_in_lists_are_scored_as_in_a_batch(host, encoders
 
 
 def test_each_result_of_a_list_follows_its_own_prompt(host, pack, encoders):
-    evaluate = pack.module("dreammatcher.host.scoring.scores").evaluate
+    score_pictures = pack.module("dreammatcher.host.scoring.scores").score_pictures
     pictures = [images(seed, 1) for seed in range(2)]
     choice = "DINO and CLIP, as DreamBooth"
-    alone = [evaluate(picture, pictures, said, choice).values["CLIP-T"][0] for picture, said in zip(pictures, ("a dog", "a cat"))]
-    assert evaluate(pictures, pictures, ["a dog", "a cat"], choice).values["CLIP-T"] == pytest.approx(alone, rel=1e-4)
+    alone = [score_pictures(picture, pictures, said, choice).values["CLIP-T"][0]
+             for picture, said in zip(pictures, ("a dog", "a cat"))]
+    assert score_pictures(pictures, pictures, ["a dog", "a cat"], choice).values["CLIP-T"] == pytest.approx(alone, rel=1e-4)
     with pytest.raises(ValueError, match="prompt: there are 3 texts for 2 results"):
-        evaluate(pictures, pictures, ["a", "b", "c"], choice)
+        score_pictures(pictures, pictures, ["a", "b", "c"], choice)
     with pytest.raises(ValueError, match="prompt: text 2 of 2 is empty"):
-        evaluate(pictures, pictures, ["a", ""], choice)
+        score_pictures(pictures, pictures, ["a", ""], choice)

@@ -108,10 +108,10 @@ def learn(host, pack):
         inputs = host.nodes[f"DreamMatcher{trainer.node}"].INPUT_TYPES()
         chosen = {**{source: None for source in ("model", "clip", "vae", "training_set") if source in inputs["required"]},
                   **trainer.given, **dict(changes)}
-        made, = host.nodes["DreamMatcherTrainingOptions"]().make(**{**USUAL, **dict(options)})
+        options_node, = host.nodes["DreamMatcherTrainingOptions"]().make(**{**USUAL, **dict(options)})
         with torch.inference_mode():
             done = host.nodes[f"DreamMatcher{trainer.node}"]().learn(
-                **{name: value(name, one) for name, one in chosen.items()}, options=made)
+                **{name: value(name, one) for name, one in chosen.items()}, options=options_node)
         return tensors_of(done)
 
     def learned(name: str, changes: Mapping = {}, options: Mapping = {}) -> dict[str, torch.Tensor]:
@@ -179,7 +179,7 @@ def test_every_training_option_changes_what_is_learned(learn, name, checkpointin
 
 @pytest.mark.parametrize("name", TRAINERS)
 def test_checkpointing_changes_nothing_of_what_is_learned_whatever_else_is_chosen(learn, name):
-    """Where an option reaches the gradient without checkpointing and not with it, results would part."""
+    """If an option reached the gradient only without checkpointing, the results would differ."""
     trainer, parted = TRAINERS[name], []
     for changed, other in trainer.others.items():
         beside = {**trainer.beside.get(changed, {}), changed: other}
@@ -189,8 +189,8 @@ def test_checkpointing_changes_nothing_of_what_is_learned_whatever_else_is_chose
 
 
 def gradients(pack, train, checkpointing: bool) -> tuple[dict[str, torch.Tensor], int]:
-    """Of the first step, and the bytes that autograd keeps for them beside the model's weights."""
-    loop, found, kept, weights = pack.module("dreammatcher.training.loop"), {}, {}, set()
+    """Gradients of the first step, and the bytes that autograd keeps for them beside the model's weights."""
+    loop, gradient_of, kept, weights = pack.module("dreammatcher.training.loop"), {}, {}, set()
 
     def note(tensor):
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
@@ -205,14 +205,14 @@ def gradients(pack, train, checkpointing: bool) -> tuple[dict[str, torch.Tensor]
                 return super()._loss()
 
         def _clipped(self):
-            found.update({name: value.grad.clone() for name, value in self.recipe.learned.named_parameters()
-                          if value.grad is not None})
+            gradient_of.update({name: value.grad.clone() for name, value in self.recipe.learned.named_parameters()
+                                if value.grad is not None})
             return super()._clipped()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "Training", Noting)
         train(checkpointing)
-    return found, sum(size for place, size in kept.items() if place not in weights)
+    return gradient_of, sum(size for place, size in kept.items() if place not in weights)
 
 
 TERMS = {"DreamBooth LoRA": {"text_encoder": True, "prior_set": "there"}, "DreamBooth full": {"batch": 8}, "Textual Inversion":
@@ -256,17 +256,18 @@ def test_two_text_encoders_both_learn_with_every_option(host, pack, tmp_path, ch
     """SDXL's: each choice moves the factors of both encoders, or the word's part in both."""
     model, clip = family_unet("SDXL", context=1320), two_encoders(tmp_path)
     draw, make = host.nodes["ToyboxReference"]().draw, host.nodes["DreamMatcherTrainingSet"]().make
-    own = make("sks", "robot", "photo", 64, torch.cat([draw(3, "robot", pose, "grass")[0] for pose in (1, 2)])[:, ::2, ::2]
-               )["result"][0]
+    pictures = torch.cat([draw(3, "robot", pose, "grass")[0] for pose in (1, 2)])
+    training_set = make("sks", "robot", "photo", 64, pictures[:, ::2, ::2])["result"][0]
 
     class Flat:
         def encode(self, picture):
             return torch.nn.functional.avg_pool2d(picture.movedim(-1, 1), 8)[:, [0, 1, 2, 0]]
 
     def trained(node: str, given: dict, changed: dict) -> dict[str, torch.Tensor]:
-        made, = host.nodes["DreamMatcherTrainingOptions"]().make(**{**USUAL, "gradient_checkpointing": checkpointing, **changed})
+        chosen = {**USUAL, "gradient_checkpointing": checkpointing, **changed}
+        options, = host.nodes["DreamMatcherTrainingOptions"]().make(**chosen)
         learn = host.nodes[f"DreamMatcher{node}"]().learn
-        return tensors_of(learn(model, clip, Flat(), own, steps=2, seed=1, options=made, **given))
+        return tensors_of(learn(model, clip, Flat(), training_set, steps=2, seed=1, options=options, **given))
 
     for node, given in (("DreamBooth", dict(kind="LoRA", rate=1e-3, text_encoder=True)),
                         ("TextualInversion", dict(initial_word="robot", vectors=1, rate=1e-2))):

@@ -8,7 +8,7 @@ from world import FAMILIES, Bench, family_unet, picture, prompt, sample
 
 POOLED = {name: 1280 if parts[-1] else None for name, parts in FAMILIES.items()}
 
-#: output blocks of the two finest decoder levels with attention, decoder features, level of the subject maps at 64 cells
+#: output blocks of the two finest decoder scales with attention, decoder features, scale of the subject maps at 64 cells
 EXPECTED = {
     "SD1.5": ([6, 7, 8, 9, 10, 11], (6, 9), 2),
     "SD2.1": ([6, 7, 8, 9, 10, 11], (6, 9), 2),

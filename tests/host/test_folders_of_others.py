@@ -16,27 +16,27 @@ NAME = "from others"
 
 @pytest.fixture
 def folder(host):
-    made = Path(host.folder_paths.get_input_directory()) / NAME
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
+    input_folder = Path(host.folder_paths.get_input_directory()) / NAME
+    shutil.rmtree(input_folder, ignore_errors=True)
+    input_folder.mkdir(parents=True)
+    yield input_folder
+    shutil.rmtree(input_folder, ignore_errors=True)
 
 
 @pytest.fixture
 def read(host, pack):
-    def made(name=NAME, **changes):
+    def read_set(name=NAME, **changes):
         chosen = {"identifier": "sks", "class_word": "toy", "template": "photo", "resolution": 128, "folder": name}
         return host.nodes["DreamMatcherTrainingSet"]().make(**{**chosen, **changes})["result"][0]
-    return made
+    return read_set
 
 
 def picture(path: Path) -> None:
     Image.new("RGB", (100, 100), "red").save(path, "PNG")
 
 
-def captions(made) -> list[str]:
-    return [example.captions[0] for example in made.examples]
+def captions(training_set) -> list[str]:
+    return [example.captions[0] for example in training_set.examples]
 
 
 def remarks(caplog) -> str:
@@ -134,12 +134,12 @@ def test_folders_in_the_folder_are_named_when_they_hold_pictures(folder, read, c
 
 @pytest.fixture
 def link(tmp_path):
-    def made(path: Path, target: Path) -> None:
+    def create(path: Path, target: Path) -> None:
         try:
             path.symlink_to(target, target_is_directory=target.is_dir())
         except OSError:
             pytest.skip("no links here")
-    return made
+    return create
 
 
 def test_a_link_to_a_folder_elsewhere_is_a_folder(host, folder, read, link, tmp_path):

@@ -124,10 +124,10 @@ def test_a_guider_whose_first_prompt_is_the_negative_is_matched_by_name(bench, h
                          cfg_cond2_negative=2.0)
         if hasattr(node, "execute"):
             arguments |= {"style": "regular"} if "style" in inspect.signature(node.execute).parameters else {}
-            made = node.execute(**arguments)
+            result = node.execute(**arguments)
         else:
-            made = getattr(node(), node.FUNCTION)(**arguments)
-        guider = made[0] if isinstance(made, tuple) else made.args[0]
+            result = getattr(node(), node.FUNCTION)(**arguments)
+        guider = result[0] if isinstance(result, tuple) else result.args[0]
         with torch.inference_mode():
             return guider.sample(picture(50), torch.zeros(1, 4, 16, 16), comfy.samplers.sampler_object("euler"),
                                  torch.tensor([14.6, 5.0, 1.3, 0.0]), disable_pbar=True, seed=1)

@@ -74,9 +74,9 @@ def test_the_gradient_equals_finite_differences_with_attention_held_constant(pac
             clean = base.apply_model(leaf, time, c_crossattn=text, transformer_options=options)
             return guide.prediction_gradient(base, clean, leaf, time, slopes)
 
-        found = gradients.with_gradients(base, x, (t, context), gradient)
+        computed = gradients.with_gradients(base, x, (t, context), gradient)
     assert all(value.is_inference() for value in base.diffusion_model.parameters())
-    assert torch.allclose(found.flatten()[numbers], torch.tensor(expected), rtol=0.02, atol=0.01 * found.abs().max().item())
+    assert torch.allclose(computed.flatten()[numbers], torch.tensor(expected), rtol=0.02, atol=0.01 * computed.abs().max().item())
 
 
 def test_activations_are_recomputed_to_the_same_gradient_with_half_the_memory(pack, monkeypatch):
@@ -105,14 +105,14 @@ def test_activations_are_recomputed_to_the_same_gradient_with_half_the_memory(pa
             return guide.prediction_gradient(base, clean, leaf, ready[0], slopes)
 
         with torch.inference_mode():
-            own = {value.untyped_storage().data_ptr() for value in base.parameters()}
-            found = gradients.with_gradients(base, x, (torch.tensor([1.7, 1.7]), context), gradient)
-        return sum(size for where, size in saved.items() if where not in own), found
+            weights = {value.untyped_storage().data_ptr() for value in base.parameters()}
+            computed = gradients.with_gradients(base, x, (torch.tensor([1.7, 1.7]), context), gradient)
+        return sum(size for where, size in saved.items() if where not in weights), computed
 
     small, found = bytes_and_gradient()
     monkeypatch.setattr(gradients, "recomputed", lambda unet: nullcontext())
     large, wanted = bytes_and_gradient()
-    assert close(found, wanted, RUN) and small < 0.5 * large, (small, large)
+    assert close(recomputed, wanted, RUN) and small < 0.5 * large, (small, large)
 
 
 def test_no_hook_stays_after_an_error(pack):
@@ -135,15 +135,15 @@ def distances(pack, sample):
     lead, corrected = guide.lead, guide._corrected
 
     def watch_lead(clean, warped, trust, weight):
-        made = lead(clean, warped, trust, weight)
-        seen.append([guidance.masked_distance(x, warped, trust).mean().item() for x in (clean, made)])
-        return made
+        led = lead(clean, warped, trust, weight)
+        seen.append([guidance.masked_distance(x, warped, trust).mean().item() for x in (clean, led)])
+        return led
 
     def watch_corrected(clean, change, goals):
-        made = corrected(clean, change, goals)
+        led = corrected(clean, change, goals)
         for goal in goals:
-            seen.append([guidance.masked_distance(x[goal.rows], goal.warped, goal.trust).mean().item() for x in (clean, made)])
-        return made
+            seen.append([guidance.masked_distance(x[goal.rows], goal.warped, goal.trust).mean().item() for x in (clean, led)])
+        return led
 
     guide.lead, guide._corrected = watch_lead, watch_corrected
     try:

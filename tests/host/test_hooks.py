@@ -117,9 +117,9 @@ def test_an_inversion_says_what_it_leaves_out_of_a_prompt_with_hooks(host, toybo
         clip = hooked(host, toybox[1], hooks_for(host, lora, (0.0, 1.0)), schedule=True)
         positive, _ = host.nodes["DreamMatcherSubject"]().encode(clip, "a photo of a robot", "robot")["result"]
         negative, = host.nodes["CLIPTextEncode"]().encode(toybox[1], "")
-        made, _, _ = host.nodes["DreamMatcherInvert"]().invert(
+        inverted, _, _ = host.nodes["DreamMatcherInvert"]().invert(
             toybox[0], {"samples": torch.zeros(1, 4, 16, 16)}, positive, negative, 2, "normal")
-    assert torch.equal(made.positive.cross_attention, positive[0][0])
+    assert torch.equal(inverted.positive.cross_attention, positive[0][0])
     said = [record.getMessage() for record in caplog.records if "DreamMatcher" in record.getMessage()]
     assert ["positive has 2 parts" in said[0], "positive carries hooks" in said[1], len(said)] == [True, True, 2]
 
@@ -163,10 +163,10 @@ def test_features_of_a_reference_are_made_anew_when_a_hook_changes_the_model(hos
         reference, *_ = nodes["DreamMatcherInvert"].invert(model, {"samples": vae.encode(picture)}, plain, negative, 4, "normal")
         mask, = nodes["DreamMatcherMask"].make(subject, subject, 0.4, "otsu")
         matched, _ = nodes["DreamMatcherApply"].apply(model, reference, mask, 1.0, 0.0, 1.0, "")
-        made = []
+        counts = []
         for strengths in ((), (1.0,), (1.0,), (0.5,), ()):
             before = len(passes)
             nodes["KSampler"].sample(matched, 1, 3, 5.0, "euler", "normal", prompt(*strengths)[0], negative,
                                      {"samples": torch.zeros(1, 4, 16, 16)})
-            made.append(len(passes) - before)
-    assert made[0] > 0 and made[1] > 0 and made[2] == 0 and made[3] > 0 and made[4] == 0
+            counts.append(len(passes) - before)
+    assert counts[0] > 0 and counts[1] > 0 and counts[2] == 0 and counts[3] > 0 and counts[4] == 0

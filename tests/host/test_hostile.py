@@ -60,8 +60,8 @@ def test_masks_of_any_shape_and_content(pack, shape, content):
             "big": lambda s: torch.full(s, 1e30)}[content](shape)
     fine = len(shape) in (2, 3) and 0 not in shape and content in ("ones", "big")
     try:
-        made = masks.mask_settings(None, None, None, mask, 0.4, False)
-        assert fine and made.target_mask.ndim == 4 and made.target_mask.max() == 1
+        settings = masks.mask_settings(None, None, None, mask, 0.4, False)
+        assert fine and settings.target_mask.ndim == 4 and settings.target_mask.max() == 1
     except ValueError as error:
         assert not fine
         clear(error)
@@ -181,9 +181,9 @@ def test_easy_with_any_picture_ends_in_a_model_or_in_one_clear_error(
     steps, module.STEPS = module.STEPS, 1
     try:
         with torch.inference_mode():
-            made = host.nodes["DreamMatcherEasy"]().match(*toybox, image, "a robot", "a robot at night", "", "robot",
-                                                          torch.rand(1, 3, 3) + 0.5 if masked else None)
-        assert len(made["result"]) == 4 and min(height, width) >= 32
+            answer = host.nodes["DreamMatcherEasy"]().match(*toybox, image, "a robot", "a robot at night", "", "robot",
+                                                            torch.rand(1, 3, 3) + 0.5 if masked else None)
+        assert len(answer["result"]) == 4 and min(height, width) >= 32
     except ValueError as error:
         clear(error)
         assert content != "fine" or min(height, width) < 32 or height * width > 128**2, str(error)
@@ -203,8 +203,8 @@ def test_references_of_any_shape_and_content(pack, bench, shape, content, steps)
         latent.view(-1)[0] = float(content)
     try:
         with torch.inference_mode():
-            made, _ = invert(bench.model, {"samples": latent}, bench.positive, bench.negative, steps, "normal")
-        assert torch.isfinite(made.trajectory.clean).all() and shape[:2] == (1, 4)
+            inverted, _ = invert(bench.model, {"samples": latent}, bench.positive, bench.negative, steps, "normal")
+        assert torch.isfinite(inverted.trajectory.clean).all() and shape[:2] == (1, 4)
     except ValueError as error:
         host_limit = "more than 1 value per channel" in str(error)  # one cell is too few for this UNet's GroupNorm
         assert shape[0] != 1 or shape[1] != 4 or 0 in shape or content != "fine" or (host_limit and shape[2] * shape[3] == 1)

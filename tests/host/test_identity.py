@@ -1,4 +1,4 @@
-"""What a model computes, as a key: other for whatever changes what it predicts, the same when a graph runs again."""
+"""The key of what a model computes: it differs for whatever changes a prediction, and stays when a graph runs again."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def identity(pack):
 def run(host, name: str, *given, **named):
     """The first output of one of the host's nodes."""
     kind = host.nodes[name]
-    made = kind.execute(*given, **named) if hasattr(kind, "define_schema") else getattr(kind(), kind.FUNCTION)(*given, **named)
-    return (made.args if hasattr(made, "args") else made)[0]
+    result = kind.execute(*given, **named) if hasattr(kind, "define_schema") else getattr(kind(), kind.FUNCTION)(*given, **named)
+    return (result.args if hasattr(result, "args") else result)[0]
 
 
 #: node -> inputs, and inputs that do something else
@@ -72,10 +72,10 @@ def test_a_patch_around_the_network_changes_what_is_sampled_and_a_second_one_lik
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_another_noise_schedule_or_kind_of_prediction_changes_the_network(host, toybox, fresh, identity, name):
     plain = identity(toybox[0])
-    found = [identity(run(host, name, toybox[0], **inputs)) for inputs in SCHEDULES[name]]
-    assert found == [identity(run(host, name, fresh[0], **inputs)) for inputs in SCHEDULES[name]]
+    identities = [identity(run(host, name, toybox[0], **inputs)) for inputs in SCHEDULES[name]]
+    assert identities == [identity(run(host, name, fresh[0], **inputs)) for inputs in SCHEDULES[name]]
     for part in (0, 1):
-        assert len({plain[part], *(one[part] for one in found)}) == len(found) + 1
+        assert len({plain[part], *(one[part] for one in identities)}) == len(identities) + 1
     assert identity(toybox[0]) == plain
 
 
@@ -133,12 +133,12 @@ def test_two_subjects_and_guidance_do_not_change_the_network_either(pack, identi
     bench = Bench(pack, random_unet())
     settings = pack.module("dreammatcher.matching.guidance").GuidanceSettings
     guide = pack.module("dreammatcher.host.matching.guide").guide
-    made = []
+    identities = []
     for mode in ("fast", "paper", "paper"):
         model, _ = bench.apply(bench.apply()[0], strength=0.5)
-        made.append(identity(guide(model, settings(1.0, 0.0, 1.0, mode))))
+        identities.append(identity(guide(model, settings(1.0, 0.0, 1.0, mode))))
     plain = identity(bench.model)
-    assert all(one[0] == plain[0] for one in made) and made[1] == made[2] != made[0]
+    assert all(one[0] == plain[0] for one in identities) and identities[1] == identities[2] != identities[0]
 
 
 def patch(scale: float, **more):
@@ -172,8 +172,8 @@ def test_functions_and_objects_of_other_packs_are_compared_by_what_they_do(toybo
     other[100, 200] = 0.99
     ways = [lambda: patch(1.0), lambda: patch(2.0), lambda: patch(1.0, more=[1, {"a": 2}]), lambda: Callable(1.0, mask.clone()),
             lambda: Callable(1.0, other), lambda: Callable(2.0, mask), lambda: Callable(1.0, mask).__call__]
-    found = [identity(with_patch(toybox[0], make()))[1] for make in ways]
-    assert found == [identity(with_patch(toybox[0], make()))[1] for make in ways] and len(set(found)) == len(ways)
+    identities = [identity(with_patch(toybox[0], make()))[1] for make in ways]
+    assert identities == [identity(with_patch(toybox[0], make()))[1] for make in ways] and len(set(identities)) == len(ways)
 
 
 STRENGTH = 1.0
@@ -220,5 +220,5 @@ def test_the_text_encoder_counts_by_weights_skipped_layers_and_learned_words(hos
     rows = torch.ones(1, width.width_of(width.towers_of(toybox[1])))
     ways = [lambda clip: skipping(clip, -2)[0], lambda clip: knows(clip, {"sks": rows}),
             lambda clip: knows(clip, {"sks": 2 * rows})]
-    found = [of(make(toybox[1])) for make in ways]
-    assert found == [of(make(fresh[1])) for make in ways] and len({plain, *found}) == 4 and of(fresh[1]) == plain
+    identities = [of(make(toybox[1])) for make in ways]
+    assert identities == [of(make(fresh[1])) for make in ways] and len({plain, *identities}) == 4 and of(fresh[1]) == plain

@@ -36,14 +36,14 @@ def sefi(host, pack, toybox):
 
 
 def contexts(pack, monkeypatch) -> list[torch.Tensor]:
-    """What the keys of every call are read as, filled while a model samples."""
+    """The contexts that the keys of every call read, filled while a model samples."""
     module, seen = pack.module("dreammatcher.host.sefi.apply"), []
     read = module._read_as
 
     def noted(*given):
-        made = read(*given)
-        seen.append(made)
-        return made
+        context = read(*given)
+        seen.append(context)
+        return context
 
     monkeypatch.setattr(module, "_read_as", noted)
     return seen
@@ -56,8 +56,8 @@ def test_a_staged_prompt_changes_its_own_part_of_a_joined_one(host, pack, encode
     both = {(0,): lambda: joined(host, positive, other), (0, 154): lambda: joined(host, joined(host, positive, other), positive),
             (77,): lambda: [[joined(host, other, positive)[0][0], positive[0][1]]]}[places]()
     seen = contexts(pack, monkeypatch)
-    made = draw(host, model, both, negative, steps=3)
-    assert torch.isfinite(made).all() and seen
+    drawn = draw(host, model, both, negative, steps=3)
+    assert torch.isfinite(drawn).all() and seen
     for read in filter(None, seen):
         context = next(row for row in read.keys if not torch.equal(row[:77], negative[0][0][0]))
         for start in range(0, len(context), 77):
@@ -71,8 +71,8 @@ def test_a_staged_prompt_that_is_averaged_is_read_as_it_is_and_it_is_said(host, 
     model, positive, negative, _ = sefi
     mixed = host.nodes["ConditioningAverage"]().addWeighted(positive, encode("a cat in the snow"), 0.5)[0]
     with caplog.at_level("WARNING"):
-        made = draw(host, model, mixed, negative, steps=3)
-    assert torch.equal(made, draw(host, toybox[0], mixed, negative, steps=3))
+        drawn = draw(host, model, mixed, negative, steps=3)
+    assert torch.equal(drawn, draw(host, toybox[0], mixed, negative, steps=3))
     said = [record.getMessage() for record in caplog.records]
     assert any("SeFi-IDE changed nothing in this run" in line and "averaged" in line for line in said)
 
@@ -87,17 +87,17 @@ def looking(pack):
 @pytest.mark.parametrize("apart", [False, True], ids=["both rows in one call", "each row in a call of its own"])
 def test_vico_looks_where_the_word_stands_in_a_joined_prompt_and_at_the_same_place_of_a_shorter_negative_one(
         pack, looking, order, columns, apart, monkeypatch):
-    own = looking.positive[0][0]
-    marked = looking.subject.encoded_as(own[0])
-    both = torch.cat([{"s": own, "o": prompt(31)[0][0]}[one] for one in order], 1)
+    text = looking.positive[0][0]
+    marked = looking.subject.encoded_as(text[0])
+    both = torch.cat([{"s": text, "o": prompt(31)[0][0]}[one] for one in order], 1)
     if apart:
         import comfy.model_base
         monkeypatch.setattr(comfy.model_base.BaseModel, "memory_required", lambda *_, **__: 1e18)
     model, trace = looking.apply()
     by_hand = type(marked)("dog", "the dog", columns, 154)
-    made = sample(model, [[both, {KEY: marked}]], looking.negative, height=32, width=32, steps=2)
+    drawn = sample(model, [[both, {KEY: marked}]], looking.negative, height=32, width=32, steps=2)
     expected = sample(model, [[both, {KEY: by_hand}]], looking.negative, height=32, width=32, steps=2)
-    assert torch.equal(made, expected) and not trace.skipped
+    assert torch.equal(drawn, expected) and not trace.skipped
 
 
 def test_vico_says_so_when_the_prompt_does_not_hold_the_word(pack, looking):
@@ -122,8 +122,8 @@ def test_a_training_finds_its_word_behind_embeddings_that_the_host_leaves_out(ho
 def without_words(reference: str, target: str, words=("", "")) -> dict:
     graph = {number: entry for number, entry in full_control().items()}
     subjects = [entry["inputs"] for entry in graph.values() if entry["class_type"] == "DreamMatcherSubject"]
-    for inputs, text, own in zip(subjects, (reference, target), words):
-        inputs.update(prompt=text, subject_words=own)
+    for inputs, text, word in zip(subjects, (reference, target), words):
+        inputs.update(prompt=text, subject_words=word)
     for entry in graph.values():
         if entry["class_type"] == "DreamMatcherInvert":
             entry["inputs"]["steps"] = 2
@@ -160,10 +160,10 @@ def test_of_several_prompts_without_words_those_with_the_shared_ones_take_part(h
     subject, mask = host.nodes["DreamMatcherSubject"](), host.nodes["DreamMatcherMask"]()
     (_, reference), (one, target), (two, _), (three, _) = (subject.encode(toybox[1], text, "")["result"] for text in (
         "a photo of a red robot", "a red robot sitting in the snow", "standing, red robot", "a red cat"))
-    made = mask.make(reference, target, 0.4, "otsu")["result"][0]
-    assert made.target_subject.words == "red robot" and made.target_subject.columns == (2, 3)
+    settings = mask.make(reference, target, 0.4, "otsu")["result"][0]
+    assert settings.target_subject.words == "red robot" and settings.target_subject.columns == (2, 3)
     prompts = [entry[0][1][KEY] for entry in (one, two, three)]
-    assert [own.is_about(made.target_subject) for own in prompts] == [True, True, False]
+    assert [prompt.is_about(settings.target_subject) for prompt in prompts] == [True, True, False]
     assert prompts[1].limited({"red", "robot"}).words == "red robot"
 
 

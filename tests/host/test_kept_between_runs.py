@@ -1,4 +1,4 @@
-"""What one run keeps for the next: thrown away when the model computes something else, used again when it does not."""
+"""Values that one run keeps for the next: dropped when the model computes something else, used again when it does not."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from harness.examples import node
 
 @pytest.fixture
 def inversions(pack, monkeypatch) -> list[int]:
-    """How often DreamMatcher (Easy) has inverted a reference, with few steps."""
-    easy, made = pack.module("dreammatcher.host.matching.easy"), []
+    """Counts how often DreamMatcher (Easy) has inverted a reference, with few steps."""
+    easy, calls = pack.module("dreammatcher.host.matching.easy"), []
     invert = easy.invert_reference
     monkeypatch.setattr(easy, "STEPS", 6)
-    monkeypatch.setattr(easy, "invert_reference", lambda *arguments: made.append(1) or invert(*arguments))
-    return made
+    monkeypatch.setattr(easy, "invert_reference", lambda *arguments: calls.append(1) or invert(*arguments))
+    return calls
 
 
 def easy(*patches: tuple[str, dict]) -> dict:
@@ -76,15 +76,15 @@ def test_features_of_a_run_are_used_by_the_next_though_all_nodes_ran_anew(pack, 
     kind = host.nodes["ModelSamplingDiscrete"]
 
     def matched(sampling: str):
-        made = kind().patch(bench.model, sampling, False)
-        return bench.apply((made.args if hasattr(made, "args") else made)[0])[0]
+        patched = kind().patch(bench.model, sampling, False)
+        return bench.apply((patched.args if hasattr(patched, "args") else patched)[0])[0]
 
     with torch.inference_mode():
         first = bench.sample(matched("eps"))
-        made = len(passes)
-        assert torch.equal(bench.sample(matched("eps")), first) and len(passes) == made > 0
+        first_passes = len(passes)
+        assert torch.equal(bench.sample(matched("eps")), first) and len(passes) == first_passes > 0
         bench.sample(matched("x0" if host.upstream else "lcm"))
-        assert len(passes) > made
+        assert len(passes) > first_passes
 
 
 def test_a_training_gives_the_same_with_every_cache_and_runs_again_only_without_one(host, pack, executor, monkeypatch):

@@ -74,10 +74,10 @@ def test_a_run_that_the_user_stops_goes_on_when_it_is_queued_again(host, fresh, 
 def test_a_saved_lora_through_the_stock_loader_draws_the_trainers_own_picture(host, fresh, make_set, model_folder):
     model_folder("loras")
     model, clip, vae = fresh
-    made, text, learned, _ = learn(host, model, clip, vae, make_set(), text_encoder=True)
+    taught, text, learned, _ = learn(host, model, clip, vae, make_set(), text_encoder=True)
     name, = host.nodes["DreamMatcherSaveLearned"]().save(learned, "robot")["result"]
     loaded, loaded_text = host.nodes["LoraLoader"]().load_lora(model, clip, name, 1.0, 1.0)
-    ours, theirs, plain = drawn(host, made, text), drawn(host, loaded, loaded_text), drawn(host, model, clip)
+    ours, theirs, plain = drawn(host, taught, text), drawn(host, loaded, loaded_text), drawn(host, model, clip)
     assert (ours - theirs).norm() < 0.02 * (ours - plain).norm(), "half precision must be all that differs"
     with safe_open(host.folder_paths.get_full_path("loras", name), "pt") as file:
         assert "lora_unet_up_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.lora_down.weight" in file.keys()  # noqa: SIM118
@@ -88,9 +88,9 @@ def test_a_saved_lora_through_the_stock_loader_draws_the_trainers_own_picture(ho
 
 def test_strength_scales_what_was_learned(host, fresh, make_set):
     model, clip, vae = fresh
-    made, text, learned, _ = learn(host, model, clip, vae, make_set(), kind="full", rate=1e-4)
+    taught, text, learned, _ = learn(host, model, clip, vae, make_set(), kind="full", rate=1e-4)
     apply = host.nodes["DreamMatcherApplyLearned"]().apply
-    plain, whole = drawn(host, model, clip), drawn(host, made, text)
+    plain, whole = drawn(host, model, clip), drawn(host, taught, text)
     assert torch.equal(drawn(host, *apply(model, clip, learned, 1.0, 1.0)), whole)
     assert close(drawn(host, *apply(model, clip, learned, 0.0, 0.0)), plain, RUN)
     half = drawn(host, *apply(model, clip, learned, 0.5, 0.5))
@@ -125,14 +125,14 @@ def test_custom_diffusion_learns_keys_values_and_a_word_and_saves_both(host, fre
     model_folder("embeddings")
     model, clip, vae = fresh
     before = weights(model)
-    made, text, learned, _ = host.nodes["DreamMatcherCustomDiffusion"]().learn(
+    taught, text, learned, _ = host.nodes["DreamMatcherCustomDiffusion"]().learn(
         model, clip, vae, make_set(identifier="<new1>"), "robot", STEPS, 1e-3, 1, prior_set=make_set(identifier=""), sizes=sizes)
     assert {name.rsplit("_", 1)[1] for name in learned.lora} == {"k.diff", "v.diff"} and "<new1>" in learned.embeddings
-    assert same_weights(model, before) and not torch.equal(drawn(host, made, text), drawn(host, model, clip))
+    assert same_weights(model, before) and not torch.equal(drawn(host, taught, text), drawn(host, model, clip))
     done = host.nodes["DreamMatcherSaveLearned"]().save(learned, "new1")
     assert "Load LoRA" in done["ui"]["text"][0] and "Write embedding:new1" in done["ui"]["text"][0]
     loaded, _ = host.nodes["LoraLoader"]().load_lora(model, clip, done["result"][0], 1.0, 0.0)
-    ours, theirs, plain = drawn(host, made, text), drawn(host, loaded, clip), drawn(host, model, clip)
+    ours, theirs, plain = drawn(host, taught, text), drawn(host, loaded, clip), drawn(host, model, clip)
     assert (ours - theirs).norm() < 0.02 * (ours - plain).norm()
 
 
@@ -158,13 +158,13 @@ def test_pictures_of_the_class_are_learned_beside_the_subjects(host, fresh, make
 
 def test_matching_goes_on_top_of_what_was_learned(host, fresh, make_set, pack):
     model, clip, vae = fresh
-    made, text, _, _ = learn(host, model, clip, vae, make_set())
+    taught, text, _, _ = learn(host, model, clip, vae, make_set())
     reference, _ = host.nodes["ToyboxReference"]().draw(3, "robot", 1, "grass")
     easy = host.nodes["DreamMatcherEasy"]()
     monkey = pytest.MonkeyPatch()
     monkey.setattr(pack.module("dreammatcher.host.matching.easy"), "STEPS", 4)
     matched, positive, negative, trace = easy.match(
-        made, text, vae, reference, "a photo of a robot", "a photo of a sks robot", "", "robot")["result"]
+        taught, text, vae, reference, "a photo of a robot", "a photo of a sks robot", "", "robot")["result"]
     monkey.undo()
     latent = {"samples": torch.zeros(1, 4, 16, 16)}
     host.nodes["KSampler"]().sample(matched, 5, 4, 5.0, "euler", "normal", positive, negative, latent)

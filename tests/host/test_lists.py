@@ -19,19 +19,19 @@ SIZES = ((128, 96), (96, 128), (160, 160))  # height, width
 def photos(host):
     """Three pictures of a subject in three sizes, [1, H, W, 3] each."""
     draw = host.nodes["ToyboxReference"]().draw
-    made = [draw(1, "robot", pose, "grass")[0].movedim(-1, 1) for pose in (1, 2, 3)]
+    pictures = [draw(1, "robot", pose, "grass")[0].movedim(-1, 1) for pose in (1, 2, 3)]
     return [torch.nn.functional.interpolate(picture, size=size, mode="bilinear").movedim(1, -1)
-            for picture, size in zip(made, SIZES)]
+            for picture, size in zip(pictures, SIZES)]
 
 
 def sets_of(host, prompt: dict, monkeypatch) -> list:
     """The training sets that a graph makes."""
-    made, kind = [], host.nodes["DreamMatcherTrainingSet"]
+    results, kind = [], host.nodes["DreamMatcherTrainingSet"]
     make = kind.make
-    monkeypatch.setattr(kind, "make", lambda self, **given: made.append(make(self, **given)) or made[-1])
+    monkeypatch.setattr(kind, "make", lambda self, **given: results.append(make(self, **given)) or results[-1])
     result = host.run(prompt)
     assert result.success, result.error()
-    return [each["result"][0] for each in made]
+    return [each["result"][0] for each in results]
 
 
 def training_set(images: list, **more) -> dict:
@@ -43,11 +43,11 @@ def test_a_list_of_pictures_of_any_size_is_one_training_set_with_its_texts_as_ca
     texts = ["a sks robot on\ngrass", "", "a large sks robot"]
     prompt = {"1": linked(host, photos, "photos", TestList), "2": linked(host, texts, "texts", TestList),
               "3": training_set(["1", 0], captions=["2", 0])}
-    made, = sets_of(host, prompt, monkeypatch)
-    assert [tuple(example.picture.shape[1:]) for example in made.examples] == list(SIZES)
-    assert all(torch.equal(example.picture, photo[0].movedim(-1, 0)) for example, photo in zip(made.examples, photos))
-    assert [example.captions for example in made.examples] == [("a sks robot on grass",), ("a photo of a sks robot",),
-                                                               ("a large sks robot",)]
+    joined, = sets_of(host, prompt, monkeypatch)
+    assert [tuple(example.picture.shape[1:]) for example in joined.examples] == list(SIZES)
+    assert all(torch.equal(example.picture, photo[0].movedim(-1, 0)) for example, photo in zip(joined.examples, photos))
+    assert [example.captions for example in joined.examples] == [("a sks robot on grass",), ("a photo of a sks robot",),
+                                                                 ("a large sks robot",)]
 
 
 def test_a_batch_split_into_a_list_is_the_set_of_the_batch(host, monkeypatch):
@@ -68,8 +68,8 @@ def test_a_folder_that_the_hosts_own_node_loads_is_one_set(host, monkeypatch):
     for number, size in enumerate(SIZES):
         Image.new("RGB", size[::-1], ("red", "green", "blue")[number]).save(folder / f"{number}.png")
     prompt = {"1": node("LoadImageDataSetFromFolder", folder=folder.name), "2": training_set(["1", 0])}
-    made, = sets_of(host, prompt, monkeypatch)
-    assert sorted(tuple(example.picture.shape[1:]) for example in made.examples) == sorted(SIZES)
+    joined, = sets_of(host, prompt, monkeypatch)
+    assert sorted(tuple(example.picture.shape[1:]) for example in joined.examples) == sorted(SIZES)
 
 
 def test_masks_of_a_list_belong_to_the_pictures_one_by_one(host, photos, monkeypatch):
@@ -78,8 +78,8 @@ def test_masks_of_a_list_belong_to_the_pictures_one_by_one(host, photos, monkeyp
         mask[:, :40 + number] = 1
     prompt = {"1": linked(host, photos, "photos", TestList), "2": linked(host, masks, "masks", TestList),
               "3": training_set(["1", 0], masks=["2", 0])}
-    made, = sets_of(host, prompt, monkeypatch)
-    assert all(torch.equal(example.mask, mask) for example, mask in zip(made.examples, masks))
+    joined, = sets_of(host, prompt, monkeypatch)
+    assert all(torch.equal(example.mask, mask) for example, mask in zip(joined.examples, masks))
 
 
 @pytest.mark.parametrize("texts, masks, said", [
@@ -101,8 +101,8 @@ def test_lists_at_other_inputs_still_make_a_run_for_each(host, photos, monkeypat
     prompt = {"1": linked(host, photos, "photos", TestList), "2": linked(host, ["sks", "ohwx"], "words", TestList),
               "3": training_set(["1", 0])}
     prompt["3"]["inputs"]["identifier"] = ["2", 0]
-    made = sets_of(host, prompt, monkeypatch)
-    assert [(one.naming.identifier, len(one.examples)) for one in made] == [("sks", 3), ("ohwx", 3)]
+    sets = sets_of(host, prompt, monkeypatch)
+    assert [(one.naming.identifier, len(one.examples)) for one in sets] == [("sks", 3), ("ohwx", 3)]
 
 
 def test_an_empty_list_of_pictures_says_so(host):
@@ -112,7 +112,7 @@ def test_an_empty_list_of_pictures_says_so(host):
 
 def test_learn_easy_learns_from_a_list(host, pack, photos, monkeypatch):
     easy = pack.module("dreammatcher.host.training.easy")
-    monkeypatch.setattr(easy, "EFFORTS", {"quick": easy.Effort(2, 1)})
+    monkeypatch.setattr(easy, "BUDGETS", {"quick": easy.TrainingBudget(2, 1)})
     seen, dreambooth = [], easy.dreambooth
     monkeypatch.setattr(easy, "dreambooth", lambda *given: seen.append(given[3]) or dreambooth(*given))
     prompt = {"1": node("ToyboxLoader"), "2": linked(host, photos, "photos", TestList),
@@ -121,7 +121,7 @@ def test_learn_easy_learns_from_a_list(host, pack, photos, monkeypatch):
               "4": node("PreviewImage", images=["3", 3])}
     result = host.run(prompt)
     assert result.success, result.error()
-    assert [len(own.examples) for own in seen] == [3] and len(result.ui["4"]["images"]) == 1
+    assert [len(training_set.examples) for training_set in seen] == [3] and len(result.ui["4"]["images"]) == 1
 
 
 def test_vico_looks_at_all_pictures_of_a_list_at_once(host, pack, toybox, photos, monkeypatch):

@@ -40,14 +40,14 @@ def form(kind: str, model, changed: dict, word: torch.Tensor) -> dict:
     names = diffusers_names(model)
     theirs = {names[name]: value for name, value in changed.items()}
     if kind == "original":
-        own = {f"model.diffusion_model.{name}": value for name, value in changed.items()}
-        return {"state_dict": {**own, "embed": word}}
+        weights = {f"model.diffusion_model.{name}": value for name, value in changed.items()}
+        return {"state_dict": {**weights, "embed": word}}
     if kind == "diffusers":
         return {re.sub(r"\.(to_[kv])\.", r".processor.\1_custom_diffusion.", name): value for name, value in theirs.items()}
     if kind == "compressed":
-        own, parts = model.model.diffusion_model.state_dict(), {}
+        weights, parts = model.model.diffusion_model.state_dict(), {}
         for name, value in changed.items():
-            u, s, v = torch.linalg.svd(value - own[name], full_matrices=False)
+            u, s, v = torch.linalg.svd(value - weights[name], full_matrices=False)
             parts[names[name]] = {"u": u * s, "v": v}
         theirs = parts
     return {"unet": theirs, "modifier_token": {"<new1>": word[0]}}
@@ -71,12 +71,12 @@ def test_every_form_of_custom_diffusion_gives_the_weights_that_were_learned(host
     content, name = form(kind, model, changed, word), f"{kind}.{'safetensors' if kind == 'diffusers' else 'bin'}"
     save_file(content, folder / name) if kind == "diffusers" else torch.save(content, folder / name)
     before = weights(model)
-    made, text, got, words = load(host, model, clip, name)
+    loaded, text, got, words = load(host, model, clip, name)
     assert words == ("" if kind == "diffusers" else "<new1>")
-    own = host.nodes["ToyboxLoader"]().load()[0]
-    own.model.diffusion_model.load_state_dict(changed, strict=False)
+    taught = host.nodes["ToyboxLoader"]().load()[0]
+    taught.model.diffusion_model.load_state_dict(changed, strict=False)
     spoken = text if words else pack.module("dreammatcher.host.text.new_words").with_new_words(clip, {"<new1>": word})
-    wanted, ours, plain = (drawn(host, one, spoken) for one in (own, made, model))
+    wanted, ours, plain = (drawn(host, one, spoken) for one in (taught, loaded, model))
     assert (ours - wanted).norm() < 1e-3 * (wanted - plain).norm()
     assert same_weights(model, before)
     assert set(got.embeddings) == set(words.split())
@@ -97,10 +97,10 @@ def test_a_delta_is_the_difference_to_the_model_without_its_loras(host, pack, fr
 
 def test_every_layer_of_cross_attention_is_read_with_its_bias(host, fresh, folder):
     model, clip, _ = fresh
-    names, own = diffusers_names(model), model.model.diffusion_model.state_dict()
-    layers = [name for name in own if ".attn2." in name]
+    names, weights = diffusers_names(model), model.model.diffusion_model.state_dict()
+    layers = [name for name in weights if ".attn2." in name]
     generator = torch.Generator().manual_seed(2)
-    changed = {name: own[name] + 0.1 * torch.randn(own[name].shape, generator=generator) for name in layers}
+    changed = {name: weights[name] + 0.1 * torch.randn(weights[name].shape, generator=generator) for name in layers}
     assert any(name.endswith("to_out.0.bias") for name in layers)
     torch.save({"unet": {names[name]: value for name, value in changed.items()}}, folder / "plain_all.bin")
     custom = {re.sub(r"\.attn2\.(to_\w+)", r".attn2.processor.\1_custom_diffusion", names[name]): value
@@ -132,11 +132,11 @@ def test_strength_scales_what_was_learned(host, fresh, folder, learned):
 def test_what_this_pack_saves_it_loads_again(host, fresh, folder, learned, model_folder):
     model, clip, _ = fresh
     torch.save(form("plain", model, *learned), folder / "again.bin")
-    made, text, got, _ = load(host, model, clip, "again.bin")
+    loaded, text, got, _ = load(host, model, clip, "again.bin")
     model_folder("embeddings")
     name, = host.nodes["DreamMatcherSaveLearned"]().save(got, "resaved")["result"]
     again = load(host, model, clip, name)[0]
-    wanted, plain = drawn(host, made, text), drawn(host, model, text)
+    wanted, plain = drawn(host, loaded, text), drawn(host, model, text)
     assert (drawn(host, again, text) - wanted).norm() < 0.02 * (wanted - plain).norm(), "half precision must be all that differs"
 
 

@@ -31,20 +31,21 @@ def read(host, model, clip, name):
 
 
 def changed(host, name, model, clip, loader="DreamMatcherLoadLearned"):
-    """What a file changes in each weight that it touches, as the host computes it for the model."""
+    """The change that a file makes to each weight, as the host computes it for the model."""
     import comfy.lora
 
     if loader == "LoraLoader":
-        made, text = host.nodes[loader]().load_lora(model, clip, name, 1.0, 1.0)
+        patched, text = host.nodes[loader]().load_lora(model, clip, name, 1.0, 1.0)
     else:
-        made, text, *_ = read(host, model, clip, name)
-    calculate = getattr(comfy.lora, "calculate_weight", made.calculate_weight if hasattr(made, "calculate_weight") else None)
-    found = {}
-    for patcher in (made, text.patcher):
-        own = patcher.model.state_dict()
-        found |= {key: calculate(patches, own[key].clone().float(), key) - own[key]
-                  for key, patches in patcher.patches.items()}
-    return found
+        patched, text, *_ = read(host, model, clip, name)
+    older = patched.calculate_weight if hasattr(patched, "calculate_weight") else None
+    calculate = getattr(comfy.lora, "calculate_weight", older)
+    differences = {}
+    for patcher in (patched, text.patcher):
+        weights = patcher.model.state_dict()
+        differences |= {key: calculate(patches, weights[key].clone().float(), key) - weights[key]
+                        for key, patches in patcher.patches.items()}
+    return differences
 
 
 def forms(model, key):
@@ -67,10 +68,10 @@ def test_every_name_that_load_lora_takes_is_taken_and_changes_the_same(host, fre
                     read(host, model, clip, "form.safetensors")
                 continue
             taken += 1
-            found = changed(host, "form.safetensors", model, clip)
-            assert found.keys() == wanted.keys() and torch.equal(found[WEIGHT], wanted[WEIGHT]), form + endings[0]
+            differences = changed(host, "form.safetensors", model, clip)
+            assert differences.keys() == wanted.keys() and torch.equal(differences[WEIGHT], wanted[WEIGHT]), form + endings[0]
             product = factors[0] @ factors[1]
-            assert (found[WEIGHT] - product).abs().max() <= 1e-4 * product.abs().max()
+            assert (differences[WEIGHT] - product).abs().max() <= 1e-4 * product.abs().max()
     assert taken >= 15
 
 
@@ -97,8 +98,8 @@ def test_what_is_no_plain_lora_is_taken_too(host, fresh, folder):
     for name, content in contents.items():
         save_file({key: value.contiguous() for key, value in content.items()}, folder / f"{name}.safetensors")
         wanted = changed(host, f"{name}.safetensors", model, clip, "LoraLoader")
-        found = changed(host, f"{name}.safetensors", model, clip)
-        assert torch.equal(found[WEIGHT], wanted[WEIGHT]) and wanted[WEIGHT].abs().max() > 0
+        differences = changed(host, f"{name}.safetensors", model, clip)
+        assert torch.equal(differences[WEIGHT], wanted[WEIGHT]) and wanted[WEIGHT].abs().max() > 0
 
 
 def test_what_is_left_out_of_a_lora_is_said_once_with_its_reason(host, fresh, folder, factors, caplog):
@@ -109,8 +110,8 @@ def test_what_is_left_out_of_a_lora_is_said_once_with_its_reason(host, fresh, fo
                "lora_te3_encoder_block_0.lora_up.weight": torch.ones(4, 2), "lora_te3_encoder_block_0.lora_down.weight":
                torch.ones(2, 4)}
     save_file(content, folder / "partly.safetensors")
-    made, _, learned, _ = read(host, model, clip, "partly.safetensors")
-    assert set(made.patches) == {WEIGHT} and set(learned.lora) == {name for name in content if name.startswith(f"{stem}q")}
+    patched, _, learned, _ = read(host, model, clip, "partly.safetensors")
+    assert set(patched.patches) == {WEIGHT} and set(learned.lora) == {name for name in content if name.startswith(f"{stem}q")}
     said, = (record.getMessage() for record in caplog.records if "left out" in record.getMessage())
     assert "partly.safetensors: 2 tensors are for no weight of this model, as lora_te3_encoder_block_0" in said
     assert "1 weights have another size" in said and "320x320 in the file and 64x64 in the model" in said
@@ -134,8 +135,8 @@ def test_words_in_a_lora_are_known_to_the_clip(host, fresh, folder, factors, wit
     if with_lora:
         content |= {f"{stem}.lora_up.weight": factors[0], f"{stem}.lora_down.weight": factors[1]}
     save_file({name: value.contiguous() for name, value in content.items()}, folder / "bundle.safetensors")
-    made, spoken, learned, words = read(host, model, clip, "bundle.safetensors")
-    assert set(words.split()) == {"my-cat", "<v1.5>"} and bool(made.patches) == with_lora
+    patched, spoken, learned, words = read(host, model, clip, "bundle.safetensors")
+    assert set(words.split()) == {"my-cat", "<v1.5>"} and bool(patched.patches) == with_lora
     assert torch.equal(learned.embeddings["my-cat"], rows[:2])
     vectors = [token for token, *_ in spoken.tokenize("a photo of my-cat and <v1.5> on grass")["l"][0] if torch.is_tensor(token)]
     assert torch.equal(torch.stack(vectors), rows)

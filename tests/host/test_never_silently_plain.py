@@ -23,7 +23,7 @@ def no_graphs():
 
 
 def compiled(model):
-    """As the host's TorchCompileModel does it: without guards on transformer options."""
+    """Compiles as the host's TorchCompileModel does: without guards on transformer options."""
     helpers = pytest.importorskip("comfy_api.torch_helpers", reason="this host compiles with guards")
     from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 
@@ -66,7 +66,7 @@ def test_a_graph_without_our_patches_is_noticed_and_the_run_goes_on_uncompiled(b
 
 
 def test_a_call_that_another_pack_makes_of_its_own_picture_is_left_alone_and_the_rest_is_matched(bench):
-    """As Advanced-ControlNet's reference attention: its reference goes through the UNet first, in the same call."""
+    """Advanced-ControlNet's reference attention does this: its reference goes through the UNet first, in the same call."""
     extension = pytest.importorskip("comfy.patcher_extension", reason="this host has no wrappers")
 
     def with_a_reference(executor, x, *rest):
@@ -130,7 +130,7 @@ def test_matches_that_nobody_trusts_are_told(bench, pack):
 
 
 def test_the_node_that_ran_shows_the_message(bench, pack, monkeypatch):
-    """What the host's server is asked to send."""
+    """Reads the messages that the host's server is asked to send."""
     class Server:
         client_id, last_node_id, sent = "someone", "12", []
 

@@ -30,7 +30,7 @@ OURS = ("DreamMatcherInvert", "DreamMatcherSubject", "DreamMatcherMask", "DreamM
 @pytest.fixture(autouse=True)
 def short_lessons(pack, monkeypatch):
     easy = pack.module("dreammatcher.host.training.easy")
-    monkeypatch.setitem(easy.EFFORTS, "usual", easy.Effort(6, 2))
+    monkeypatch.setitem(easy.BUDGETS, "usual", easy.TrainingBudget(6, 2))
 
 
 def quick(prompt: dict, **changes) -> dict:
@@ -149,7 +149,7 @@ def test_the_preview_gives_the_inspector_pictures_and_every_step_as_small_files(
 
 
 class Connected:
-    """What the live preview needs of the host's server."""
+    """The part of the host's server that the live preview needs."""
 
     client_id = "somebody"
 
@@ -325,8 +325,8 @@ def test_graphs_from_before_an_option_was_added_run_as_they_did(host):
 
 def test_the_easy_node_inverts_again_only_for_what_the_inversion_depends_on(host, pack, toybox, monkeypatch):
     easy = pack.module("dreammatcher.host.matching.easy")
-    made, original = [], easy.invert_reference
-    monkeypatch.setattr(easy, "invert_reference", lambda *given: made.append(original(*given)) or made[-1])
+    inversions, original = [], easy.invert_reference
+    monkeypatch.setattr(easy, "invert_reference", lambda *given: inversions.append(original(*given)) or inversions[-1])
     monkeypatch.setattr(easy, "STEPS", 3)
     model, clip, vae = toybox
     other = model.clone()
@@ -337,7 +337,7 @@ def test_the_easy_node_inverts_again_only_for_what_the_inversion_depends_on(host
     def match(model=model, image=image, text="a photo of a robot", prompt="a robot on grass", negative=""):
         with torch.inference_mode():
             easy_node.match(model, clip, vae, image, text, prompt, negative, "robot")
-        return len(made)
+        return len(inversions)
 
     assert match() == 1 and match(prompt="a robot at night") == 1
     assert match(image=1 - image) == 2 and match() == 3

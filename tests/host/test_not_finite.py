@@ -31,12 +31,13 @@ def spoilt(module: torch.nn.Module, ending: str, value: float = torch.nan) -> No
     module.get_parameter(name).flatten()[0] = value
 
 
-def trainings(host, model, clip, vae, own, picture) -> dict:
+def trainings(host, model, clip, vae, training_set, picture) -> dict:
     node = lambda name: host.nodes[f"DreamMatcher{name}"]()  # noqa: E731
-    return {"DreamBooth": lambda: node("DreamBooth").learn(model, clip, vae, own, "LoRA", 2, 1e-3, 1),
-            "Textual Inversion": lambda: node("TextualInversion").learn(model, clip, vae, own, "robot", 1, 2, 1e-2, 1),
-            "Custom Diffusion": lambda: node("CustomDiffusion").learn(model, clip, vae, own, "robot", 2, 1e-3, 1, sizes=False),
-            "ViCo": lambda: node("ViCoTrain").learn(model, clip, vae, own, "robot", 2, 1e-2, 1e-3, 1, batch=1),
+    return {"DreamBooth": lambda: node("DreamBooth").learn(model, clip, vae, training_set, "LoRA", 2, 1e-3, 1),
+            "Textual Inversion": lambda: node("TextualInversion").learn(model, clip, vae, training_set, "robot", 1, 2, 1e-2, 1),
+            "Custom Diffusion": lambda: node("CustomDiffusion").learn(
+                model, clip, vae, training_set, "robot", 2, 1e-3, 1, sizes=False),
+            "ViCo": lambda: node("ViCoTrain").learn(model, clip, vae, training_set, "robot", 2, 1e-2, 1e-3, 1, batch=1),
             "SeFi-IDE": lambda: node("SeFiTrain").learn(model, clip, vae, picture, "<me>", "robot", "a photo of a robot", 128, 2,
                                                         1e-2, 0.01, 1)}
 
@@ -45,15 +46,15 @@ METHODS = ("DreamBooth", "Textual Inversion", "Custom Diffusion", "ViCo", "SeFi-
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_vae_that_gives_nan_is_named_before_the_first_step(host, fresh, own, pictures, method):
+def test_a_vae_that_gives_nan_is_named_before_the_first_step(host, fresh, training_set, pictures, method):
     model, clip, vae = fresh
     with pytest.raises(ValueError, match="^vae: a picture of the training set is NaN .* --fp32-vae"):
-        trainings(host, model, clip, Broken(vae, "encoder"), own, pictures[:1])[method]()
+        trainings(host, model, clip, Broken(vae, "encoder"), training_set, pictures[:1])[method]()
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("part", ["model", "clip"])
-def test_a_model_or_a_text_encoder_that_gives_nan_is_named(host, fresh, own, pictures, method, part):
+def test_a_model_or_a_text_encoder_that_gives_nan_is_named(host, fresh, training_set, pictures, method, part):
     model, clip, vae = fresh
     if part == "model":
         spoilt(model.model.diffusion_model, "attn1.to_out.0.weight")
@@ -61,24 +62,24 @@ def test_a_model_or_a_text_encoder_that_gives_nan_is_named(host, fresh, own, pic
         spoilt(clip.cond_stage_model, "mlp.fc1.weight")
     said = {"model": "^model: its prediction holds NaN", "clip": "^clip: a caption as the text encoder reads it"}[part]
     with pytest.raises(FloatingPointError, match=f"{said}.*at step 0.*lower rate"):
-        trainings(host, model, clip, vae, own, pictures[:1])[method]()
+        trainings(host, model, clip, vae, training_set, pictures[:1])[method]()
 
 
 def test_pictures_that_hold_nan_are_named_and_not_the_vae(host, fresh, pictures):
     bad = pictures.clone()
     bad[1, 3, 3] = torch.nan
-    own = host.nodes["DreamMatcherTrainingSet"]().make("sks", "robot", "photo", 128, bad)["result"][0]
+    bad_set = host.nodes["DreamMatcherTrainingSet"]().make("sks", "robot", "photo", 128, bad)["result"][0]
     with pytest.raises(ValueError, match="^a picture of the training set holds NaN or infinity before it is encoded"):
-        trainings(host, *fresh, own, bad[1:])["DreamBooth"]()
+        trainings(host, *fresh, bad_set, bad[1:])["DreamBooth"]()
 
 
 @pytest.fixture
-def make_prior(host, fresh, own):
-    def made(model=None, vae=None):
-        done = host.nodes["DreamMatcherPriorSet"]().make(model or fresh[0], fresh[1], vae or fresh[2], own, 2, 2, 5.0, "euler",
-                                                         "normal", 909)
+def make_prior(host, fresh, training_set):
+    def make(model=None, vae=None):
+        done = host.nodes["DreamMatcherPriorSet"]().make(model or fresh[0], fresh[1], vae or fresh[2], training_set, 2, 2, 5.0,
+                                                         "euler", "normal", 909)
         return done["ui"]["text"][0]
-    return made
+    return make
 
 
 def prior_folder(said: str) -> Path:
@@ -146,9 +147,9 @@ def test_inversion_names_the_latent_or_the_model(host, fresh, pictures):
         host.nodes["DreamMatcherFeatures"]().prepare(model, reference, mask, 0, "cpu", "model")
 
 
-def test_vico_names_the_vae_the_latent_or_the_model(host, fresh, own, pictures):
+def test_vico_names_the_vae_the_latent_or_the_model(host, fresh, training_set, pictures):
     model, clip, vae = fresh
-    vico, knowing, _ = trainings(host, model, clip, vae, own, None)["ViCo"]()
+    vico, knowing, _ = trainings(host, model, clip, vae, training_set, None)["ViCo"]()
     apply = host.nodes["DreamMatcherViCoApply"]().apply
     with pytest.raises(ValueError, match="^vae: image: the reference is NaN"):
         apply(model, vico, 1.0, 0.0, 1.0, pictures[:1], Broken(vae, "encoder"))
@@ -176,9 +177,9 @@ def test_what_half_precision_has_no_number_for_is_saved_in_float32(host, pack, m
     folder = model_folder("loras")
     learned = learned_of(pack, **{"lora_up.weight": torch.full((64, 4), value), "lora_down.weight": torch.ones(4, 64)})
     name, = host.nodes["DreamMatcherSaveLearned"]().save(learned, "halves")["result"]
-    found = load_file(folder / name)
-    assert found[f"{NAME}.lora_up.weight"].dtype == kept and found[f"{NAME}.lora_down.weight"].dtype == torch.float16
-    assert torch.allclose(found[f"{NAME}.lora_up.weight"].float(), torch.full((64, 4), value), rtol=1e-3, atol=0)
+    saved = load_file(folder / name)
+    assert saved[f"{NAME}.lora_up.weight"].dtype == kept and saved[f"{NAME}.lora_down.weight"].dtype == torch.float16
+    assert torch.allclose(saved[f"{NAME}.lora_up.weight"].float(), torch.full((64, 4), value), rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -198,12 +199,12 @@ def test_what_is_not_finite_is_neither_saved_nor_applied_nor_loaded(host, pack, 
         host.nodes["DreamMatcherLoadLearned"]().load(fresh[0], fresh[1], "inf_inside.safetensors", 1.0, 1.0)
 
 
-def test_a_run_that_gave_up_goes_on_at_another_rate_from_where_it_was(host, pack, fresh, own, monkeypatch):
+def test_a_run_that_gave_up_goes_on_at_another_rate_from_where_it_was(host, pack, fresh, training_set, monkeypatch):
     """And the run of the other rate is not disturbed by the state of one that was merely stopped."""
     loop, safety = pack.module("dreammatcher.training.loop"), pack.module("dreammatcher.host.training.safety")
     recipe = pack.module("dreammatcher.training.recipe").SubjectRecipe
     real, calls, told = recipe.loss, [], []
-    learn = lambda rate: host.nodes["DreamMatcherDreamBooth"]().learn(*fresh, own, "LoRA", 6, rate, 31)[2]  # noqa: E731
+    learn = lambda rate: host.nodes["DreamMatcherDreamBooth"]().learn(*fresh, training_set, "LoRA", 6, rate, 31)[2]  # noqa: E731
 
     def running_away(self, *given):
         calls.append(1)
@@ -228,7 +229,7 @@ def test_a_run_that_gave_up_goes_on_at_another_rate_from_where_it_was(host, pack
     assert first[0][0] == 0, "a run that has reached its end leaves no state"
 
 
-def test_batches_that_were_left_out_are_told_on_the_node(host, pack, fresh, own, monkeypatch):
+def test_batches_that_were_left_out_are_told_on_the_node(host, pack, fresh, training_set, monkeypatch):
     recipe, told = pack.module("dreammatcher.training.recipe").SubjectRecipe, []
     real, calls = recipe.loss, []
 
@@ -238,7 +239,7 @@ def test_batches_that_were_left_out_are_told_on_the_node(host, pack, fresh, own,
 
     monkeypatch.setattr(recipe, "loss", once)
     monkeypatch.setattr(pack.module("dreammatcher.host.training.run"), "tell", told.append)
-    learned = host.nodes["DreamMatcherDreamBooth"]().learn(*fresh, own, "LoRA", 3, 1e-3, 32)[2]
+    learned = host.nodes["DreamMatcherDreamBooth"]().learn(*fresh, training_set, "LoRA", 3, 1e-3, 32)[2]
     assert learned.about["steps"] == "3" and len(told) == 1
     assert "left out, since their loss or gradient was not finite: 1 beside 3 steps" in told[0]
 

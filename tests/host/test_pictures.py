@@ -47,9 +47,9 @@ def match(host, pack, toybox, monkeypatch):
 
     def run(picture: torch.Tensor, **more):
         with torch.inference_mode():
-            made = host.nodes["DreamMatcherEasy"]().match(
+            answer = host.nodes["DreamMatcherEasy"]().match(
                 model, clip, Watched(), picture, "a photo of a cat", "a photo of a cat at night", "", "cat", **more)
-        matched = made["result"][0]
+        matched = answer["result"][0]
         return Watched.seen, matched.model_options["transformer_options"]["dreammatcher"][0].plan.views[0].mask
 
     return run
@@ -65,21 +65,21 @@ def with_alpha(picture: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_every_number_of_channels_becomes_colour(pictures, channels):
     image = torch.rand(2, 4, 5, channels)
-    made = pictures.rgb("images", image)
-    assert made.shape == (2, 4, 5, 3)
+    colours = pictures.rgb("images", image)
+    assert colours.shape == (2, 4, 5, 3)
     if channels in (1, 3):
-        assert torch.equal(made, image.expand(-1, -1, -1, 3))
+        assert torch.equal(colours, image.expand(-1, -1, -1, 3))
     else:
         alpha = image[..., -1:]
-        assert close(made, (alpha * image[..., :-1] + (1 - alpha) * 0.5).expand_as(made), RUN)
+        assert close(colours, (alpha * image[..., :-1] + (1 - alpha) * 0.5).expand_as(colours), RUN)
 
 
 def test_an_opaque_alpha_channel_changes_nothing(pictures):
     image = torch.rand(1, 4, 4, 3)
     for alpha in (1.0, 255 / 256):  # as hosts load it from some files
-        made = with_alpha(image, torch.full((1, 4, 4), alpha))
-        assert torch.equal(pictures.rgb("reference", made), image)
-        assert pictures.subject_mask("reference", made) is None
+        opaque = with_alpha(image, torch.full((1, 4, 4), alpha))
+        assert torch.equal(pictures.rgb("reference", opaque), image)
+        assert pictures.subject_mask("reference", opaque) is None
 
 
 @pytest.mark.parametrize("shape", [(4, 4, 3), (1, 4, 4, 5), (0, 4, 4, 3), (1, 0, 4, 3), (1, 4, 4, 0), (1, 4)])
@@ -93,9 +93,9 @@ def test_the_preview_shows_pictures_of_one_and_of_four_channels(host, toybox, dr
     picture = drawn[0].mean(-1, keepdim=True) if channels == 1 else with_alpha(*drawn)
     with torch.inference_mode():
         trace = traced(host, toybox, drawn[0])
-        made = host.nodes["DreamMatcherPreview"]().preview(trace, picture, picture.repeat(2, 1, 1, 1), picture)
-    assert made["result"][0].shape == (6, 128, 128, 3) and torch.isfinite(made["result"][0]).all()
-    run, = made["ui"]["dreammatcher"]
+        answer = host.nodes["DreamMatcherPreview"]().preview(trace, picture, picture.repeat(2, 1, 1, 1), picture)
+    assert answer["result"][0].shape == (6, 128, 128, 3) and torch.isfinite(answer["result"][0]).all()
+    run, = answer["ui"]["dreammatcher"]
     assert [len(run[kind]) for kind in ("results", "references", "plain")] == [1, 2, 1]
     shown = np.asarray(Image.open(host.file(run["references"][0])))
     assert shown.shape == (128, 128, 3)
@@ -191,11 +191,11 @@ def test_a_cameras_photo_becomes_as_large_as_the_model_was_made_for(pack):
     sized = pack.module("dreammatcher.host.matching.easy").sized
     photo = torch.rand(1, 3000, 4000, 3)
     for side in (128, 512, 1024):
-        made = sized(photo, side, 32)
-        height, width = made.shape[1:3]
+        resized = sized(photo, side, 32)
+        height, width = resized.shape[1:3]
         assert 0.9 * side**2 < height * width <= side**2 and height % 8 == width % 8 == 0
-        assert abs(width / height - 4 / 3) < 0.1 and abs(made.mean() - photo.mean()) < 0.01
-        assert sized(made, side, 32) is made
+        assert abs(width / height - 4 / 3) < 0.1 and abs(resized.mean() - photo.mean()) < 0.01
+        assert sized(resized, side, 32) is resized
 
 
 def test_a_photo_on_toybox_is_inverted_at_its_size(match):
@@ -233,9 +233,9 @@ COLOURS = {"left": (200, 30, 40), "middle": (20, 160, 60), "above": (30, 40, 220
 
 def flag() -> Image.Image:
     """96x48: red, green, and blue over grey, so that every turn shows."""
-    made = np.zeros((48, 96, 3), np.uint8)
-    made[:, :32], made[:, 32:64], made[:24, 64:], made[24:, 64:] = COLOURS.values()
-    return Image.fromarray(made)
+    pixels = np.zeros((48, 96, 3), np.uint8)
+    pixels[:, :32], pixels[:, 32:64], pixels[:24, 64:], pixels[24:, 64:] = COLOURS.values()
+    return Image.fromarray(pixels)
 
 
 def turned(orientation: int) -> Image.Exif:
@@ -259,10 +259,10 @@ def deep(picture: Image.Image) -> np.ndarray:
 
 def cut(picture: Image.Image) -> Image.Image:
     """The same without its left fifth."""
-    made, alpha = picture.convert("RGBA"), Image.new("L", picture.size, 255)
+    transparent, alpha = picture.convert("RGBA"), Image.new("L", picture.size, 255)
     alpha.paste(0, (0, 0, 19, 48))
-    made.putalpha(alpha)
-    return made
+    transparent.putalpha(alpha)
+    return transparent
 
 
 #: file -> how it is written, what is to be seen, and whether it has the left fifth cut out

@@ -1,4 +1,4 @@
-"""Whose match is shown: that of the run which made the pictures, whatever else has run and whatever the host had in its cache."""
+"""The match that is shown is that of the run which made the pictures, whatever else has run or was in the host's cache."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def preview(images: list, pose: int = 1) -> dict:
 
 def graph(**more) -> dict:
     """Apply ("9") with one sampler ("s") and its picture ("d")."""
-    made = {number: entry for number, entry in full_control().items() if int(number) <= 10}
-    made["7"]["inputs"]["steps"], made["9"]["inputs"]["start"] = 6, 0.0
-    return {**made, "s": sampler(["9", 0], ["10", 0]), "d": node("VAEDecode", samples=["s", 0], vae=["1", 2]), **more}
+    nodes = {number: entry for number, entry in full_control().items() if int(number) <= 10}
+    nodes["7"]["inputs"]["steps"], nodes["9"]["inputs"]["start"] = 6, 0.0
+    return {**nodes, "s": sampler(["9", 0], ["10", 0]), "d": node("VAEDecode", samples=["s", 0], vae=["1", 2]), **more}
 
 
 #: the same with a second pass of the same model at a larger size
@@ -34,7 +34,7 @@ UP = {"up": node("LatentUpscale", samples=["s", 0], upscale_method="nearest-exac
 
 
 def match(host, result) -> list:
-    """What the inspector shows: noise level and match of every step."""
+    """The noise level and match of every step, as the inspector shows them."""
     assert result.success, result.error()
     shown = result.ui["p"]
     assert "text" not in shown, shown["text"]
@@ -138,8 +138,8 @@ def test_records_are_bounded_and_the_oldest_goes_first(pack):
     for number, run in enumerate(runs):
         store.keep("apply", records.Place(str(number)), run)
     assert store.kept.bytes() == 80
-    found = store.find("apply", records.Seen(prompt, "show", "images"))
-    assert found.records == (runs[2],) and found.nodes == ("2",)
+    left = store.find("apply", records.Seen(prompt, "show", "images"))
+    assert left.records == (runs[2],) and left.nodes == ("2",)
     assert store.find("another", records.Seen(prompt, "show", "images")).records == ()
     store.keep("apply", records.Place("2"), runs[3])
     assert store.find("apply", records.Seen(prompt, "show", "images")).records == (runs[3],) and store.kept.bytes() == 80

@@ -21,16 +21,16 @@ STEPS = 3
 @pytest.fixture
 def folder(host):
     """The folder of the states, empty."""
-    made = host.folder / "output" / "dreammatcher" / "training"
-    made.mkdir(parents=True, exist_ok=True)
-    for file in made.iterdir():
+    states = host.folder / "output" / "dreammatcher" / "training"
+    states.mkdir(parents=True, exist_ok=True)
+    for file in states.iterdir():
         file.unlink()
-    return made
+    return states
 
 
 @pytest.fixture
 def told(pack, monkeypatch):
-    """What was said on nodes."""
+    """The messages that were shown on nodes."""
     said = []
     for module in ("run", "safety"):
         monkeypatch.setattr(pack.module(f"dreammatcher.host.training.{module}"), "tell", said.append)
@@ -41,11 +41,12 @@ def told(pack, monkeypatch):
 def learn(host, fresh):
     draw = host.nodes["ToyboxReference"]().draw
     pictures = torch.cat([draw(3, "robot", pose, "grass")[0] for pose in (1, 2)])[:, ::2, ::2]
-    own = host.nodes["DreamMatcherTrainingSet"]().make("sks", "robot", "photo", 64, pictures)["result"][0]
+    training_set = host.nodes["DreamMatcherTrainingSet"]().make("sks", "robot", "photo", 64, pictures)["result"][0]
 
     def learned(steps=STEPS, seed=1, **options) -> dict[str, torch.Tensor]:
-        made, = host.nodes["DreamMatcherTrainingOptions"]().make(**USUAL, **options)
-        return host.nodes["DreamMatcherDreamBooth"]().learn(*fresh, own, "LoRA", steps, 1e-3, seed, options=made)[2].lora
+        chosen, = host.nodes["DreamMatcherTrainingOptions"]().make(**USUAL, **options)
+        node = host.nodes["DreamMatcherDreamBooth"]()
+        return node.learn(*fresh, training_set, "LoRA", steps, 1e-3, seed, options=chosen)[2].lora
     return learned
 
 
@@ -75,8 +76,8 @@ def test_a_full_disk_costs_nothing_but_the_safety_net(pack, learn, folder, told,
             device.write(b"x")
 
     monkeypatch.setattr(state, "_stream", full)
-    found = learn(keep_minutes=1e-9)
-    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    learned = learn(keep_minutes=1e-9)
+    assert all(torch.equal(value, learned[name]) for name, value in expected.items())
     assert len(told) == STEPS - 1 and "cannot be written to" in told[0] and "No space left" in told[0] and "1.0 MB" in told[0]
     assert not list(folder.iterdir())
 
@@ -113,8 +114,8 @@ def test_an_interrupt_keeps_a_state_whatever_the_interval_and_the_run_goes_on_fr
     assert pack.module("dreammatcher.training.state").read(
         state, pack.module("dreammatcher.training.state").about(state).job)["step"] == 2
     stop_at(0)
-    found = learn(seed=2, keep_minutes=0.0)
-    assert all(torch.equal(value, found[name]) for name, value in expected.items()) and not list(folder.iterdir())
+    learned = learn(seed=2, keep_minutes=0.0)
+    assert all(torch.equal(value, learned[name]) for name, value in expected.items()) and not list(folder.iterdir())
 
 
 def test_an_interrupt_after_the_last_step_stops_the_graph_and_not_the_result(pack, learn, folder, stop_at):
@@ -122,8 +123,8 @@ def test_an_interrupt_after_the_last_step_stops_the_graph_and_not_the_result(pac
 
     expected = learn(seed=3)
     stop_at(STEPS)
-    found = learn(seed=3)
-    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    learned = learn(seed=3)
+    assert all(torch.equal(value, learned[name]) for name, value in expected.items())
     with pytest.raises(pack.module("dreammatcher.host.training.run").Interrupted):  # the next node does not begin
         comfy.model_management.throw_exception_if_processing_interrupted()
 

@@ -24,12 +24,12 @@ def test_every_word_is_one_token_for_the_tokenizers_of_transformers(kind):
 
 @pytest.mark.parametrize("name", TOYBOX_EXAMPLES)
 def test_an_example_has_the_conditioning_and_latents_of_the_packaged_host(host, name):
-    made = numbers(host, name)
+    computed = numbers(host, name)
     for part in ("conditioning", "latents"):
-        assert made[part].keys() == KNOWN[name][part].keys(), "run python -m harness.numbers"
+        assert computed[part].keys() == KNOWN[name][part].keys(), "run python -m harness.numbers"
         for key, values in KNOWN[name][part].items():
             size = max(map(abs, values))
-            assert made[part][key] == pytest.approx(values, abs=2e-3 * size), f"{part} of {key!r}"
+            assert computed[part][key] == pytest.approx(values, abs=2e-3 * size), f"{part} of {key!r}"
 
 
 def test_every_toybox_example_is_compared():

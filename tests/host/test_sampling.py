@@ -197,9 +197,9 @@ def test_prepared_features_save_every_reference_pass_and_change_nothing_at_store
     expected = bench.sample(bench.apply()[0], **run)
     calls = count_calls(bench.model)
     with calls:
-        found = bench.sample(bench.apply(reference=prepared)[0], **run)
+        drawn = bench.sample(bench.apply(reference=prepared)[0], **run)
     assert calls.count == 10
-    assert torch.equal(found, expected)
+    assert torch.equal(drawn, expected)
 
 
 def test_a_sampler_that_visits_other_sigmas_snaps_to_the_nearest_in_log_distance(bench, pack):
@@ -216,7 +216,7 @@ def test_a_sampler_that_visits_other_sigmas_snaps_to_the_nearest_in_log_distance
         bench.sample(matched, sampler="dpmpp_2m", scheduler="karras", steps=6)
     assert calls.count == 6, "the reference must not run again"
     visited = sorted(trace.snapshots)
-    expected = {min(bench.reference.trajectory.sigmas, key=lambda own: abs(math.log(own / sigma))) for sigma in visited}
+    expected = {min(bench.reference.trajectory.sigmas, key=lambda stored: abs(math.log(stored / sigma))) for sigma in visited}
     assert expected <= set(asked) <= set(bench.reference.trajectory.sigmas)
 
 

@@ -1,4 +1,4 @@
-"""What a node saves, its loader offers and reads, whatever it is called and wherever it lies."""
+"""Loaders offer and read what nodes save, whatever the file is called and wherever it lies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a node says to write in prompts is what the captions held while the subject was learned."""
+"""The words that a node says to write in prompts are those that the captions held while the subject was learned."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def pictures(host):
 def make(host, pictures, model_folder):
     model_folder("loras"), model_folder("embeddings")
 
-    def made(**changes):
+    def make_set(**changes):
         chosen = {"identifier": "sks", "class_word": "robot", "template": "photo", "resolution": 128, "images": pictures}
         return host.nodes["DreamMatcherTrainingSet"]().make(**{**chosen, **changes})["result"][0]
-    return made
+    return make_set
 
 
 def said(host, learned) -> str:
     return host.nodes["DreamMatcherSaveLearned"]().save(learned, "saved words")["ui"]["text"][0]
 
 
-def dreambooth(host, fresh, own):
-    return host.nodes["DreamMatcherDreamBooth"]().learn(*fresh, own, "LoRA", 1, 1e-3, 0)[2]
+def dreambooth(host, fresh, training_set):
+    return host.nodes["DreamMatcherDreamBooth"]().learn(*fresh, training_set, "LoRA", 1, 1e-3, 0)[2]
 
 
 @pytest.mark.parametrize(("captions", "words"), [
@@ -53,8 +53,8 @@ def test_an_embedding_stands_where_its_word_stood(host, fresh, make):
 
 
 def test_custom_diffusion_names_the_embedding_and_the_class_with_the_lora_too(host, fresh, make):
-    own = make(identifier="<me>")
-    learned = host.nodes["DreamMatcherCustomDiffusion"]().learn(*fresh, own, "robot", 1, 1e-3, 0, sizes=False)[2]
+    training_set = make(identifier="<me>")
+    learned = host.nodes["DreamMatcherCustomDiffusion"]().learn(*fresh, training_set, "robot", 1, 1e-3, 0, sizes=False)[2]
     lines = said(host, learned).splitlines()
     assert len(lines) == 2 and all("embedding:saved_words" in line and " robot in prompts." in line for line in lines)
 

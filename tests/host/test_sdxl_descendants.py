@@ -1,4 +1,4 @@
-"""What SDXL's descendants (Illustrious, NoobAI, Pony) are drawn with: velocity with zero terminal SNR, rescaled guidance,
+"""Settings that SDXL's descendants (Illustrious, NoobAI, Pony) are drawn with: velocity, zero terminal SNR, rescaled guidance,
 few-step distillates, second passes and crops. Random weights in SDXL's exact layout, through the host's own nodes."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def node_of(host, name: str):
     return host.nodes[name]()
 
 
-def made(result):
+def model_of(result):
     """The first output of a node of either kind of API."""
     return getattr(result, "result", result)[0]
 
@@ -27,7 +27,7 @@ def made(result):
 @pytest.fixture(scope="module")
 def zero_snr(host, pack):
     """(host, bench) of a velocity model with zero terminal SNR, as ModelSamplingDiscrete makes it."""
-    model = made(node_of(host, "ModelSamplingDiscrete").patch(family_unet("SDXL"), "v_prediction", True))
+    model = model_of(node_of(host, "ModelSamplingDiscrete").patch(family_unet("SDXL"), "v_prediction", True))
     return host, Bench(pack, model, steps=STEPS, pooled=1280)
 
 
@@ -66,7 +66,7 @@ def test_start_is_a_share_of_its_schedule_not_of_sigma(zero_snr):
     _, bench = zero_snr
     matched, trace = bench.apply(start=0.5)
     bench.sample(matched, steps=10, scheduler="simple")
-    assert 3 <= trace.levels <= 6
+    assert 3 <= trace.noise_levels <= 6
     assert max(trace.snapshots) < 5
 
 
@@ -86,7 +86,7 @@ def test_features_made_ahead_at_few_noise_levels_serve_it(zero_snr, pack):
 def test_rescaled_guidance_and_ours_go_together(zero_snr, pack, mode):
     host, bench = zero_snr
     matched, trace = bench.apply(start=0.08)
-    rescaled = made(node_of(host, "RescaleCFG").patch(matched, 0.7))
+    rescaled = model_of(node_of(host, "RescaleCFG").patch(matched, 0.7))
     settings = pack.module("dreammatcher.matching.guidance").GuidanceSettings(1.0, 0.08, 1.0, mode)
     guided = pack.module("dreammatcher.host.matching.guide").guide(rescaled, settings)
     out = bench.sample(guided, steps=8)
@@ -99,7 +99,7 @@ def test_rescaled_guidance_and_ours_go_together(zero_snr, pack, mode):
 def test_distillates_of_few_steps_without_negative_prompt_are_matched(host, pack, steps, sampler, scheduler):
     model = family_unet("SDXL")
     if sampler == "lcm":
-        model = made(node_of(host, "ModelSamplingDiscrete").patch(model, "lcm", False))
+        model = model_of(node_of(host, "ModelSamplingDiscrete").patch(model, "lcm", False))
     bench = Bench(pack, model, steps=STEPS, pooled=1280)
     matched, trace = bench.apply(start=0.08)
     options = dict(steps=steps, cfg=1.0, sampler=sampler, scheduler=scheduler)

@@ -13,14 +13,15 @@ LARGEST = 2**64 - 1
 
 def test_every_seed_of_ours_has_the_range_of_the_hosts_sampler(host):
     sampler = host.nodes["KSampler"].INPUT_TYPES()["required"]["seed"][1]
-    found = {}
+    ranges = {}
     for name, kind in host.nodes.items():
         if name.startswith(("DreamMatcher", "Toybox")):
             declared = kind.INPUT_TYPES()
             inputs = {**declared.get("required", {}), **declared.get("optional", {})}
             if "seed" in inputs:
-                found[name] = inputs["seed"][1]
-    assert len(found) >= 8 and all((own["min"], own["max"]) == (sampler["min"], sampler["max"]) for own in found.values())
+                ranges[name] = inputs["seed"][1]
+    assert len(ranges) >= 8
+    assert all((seed["min"], seed["max"]) == (sampler["min"], sampler["max"]) for seed in ranges.values())
 
 
 def training(host, kind: str, seed: object) -> dict:

@@ -55,18 +55,19 @@ def world(host, toybox, sefi):
 
 
 def test_one_stage_that_is_not_split_is_textual_inversion_bit_for_bit(pack, toybox, learn, image):
-    own = pack.module("dreammatcher.host.sefi.train").one_picture(image, "<me>", "robot", "a photo of a robot", 128, False)
+    one_picture = pack.module("dreammatcher.host.sefi.train").one_picture
+    training_set = one_picture(image, "<me>", "robot", "a photo of a robot", 128, False)
     model = pack.module("dreammatcher.host.training.model").HostDenoiser(toybox[0], toybox[1], (16, 16))
     settings = pack.module("dreammatcher.training.settings")
     run = pack.module("dreammatcher.host.training.run")
     options, chosen = settings.TrainingOptions(), settings.TrainingSettings(4, 2, seed=4)
-    with run.ready(*toybox, own, None, chosen, options.running) as work, torch.inference_mode(False):
+    with run.ready(*toybox, training_set, None, chosen, options.running) as work, torch.inference_mode(False):
         rows = {"<me>": pack.module("dreammatcher.training.textual_inversion").token_rows(model.rows_of("robot"), 1, 0.05)}
         recipe = pack.module("dreammatcher.training.recipe").SubjectRecipe(
-            work.denoiser, work.own, settings.ObjectiveSettings(), rows=rows)
+            work.denoiser, work.subject_set, settings.ObjectiveSettings(), rows=rows)
         run.run(recipe, chosen, run.job_of("sefi equals textual inversion"), options)
-    found = learn(4, stages=1, split=False, batch=2)
-    assert torch.equal(found.keys, rows["<me>"].rows.detach()) and torch.equal(found.values, found.keys)
+    staged = learn(4, stages=1, split=False, batch=2)
+    assert torch.equal(staged.keys, rows["<me>"].rows.detach()) and torch.equal(staged.values, staged.keys)
 
 
 def test_every_stage_learns_in_its_own_steps_alone_and_the_model_stays_as_it_is(toybox, learn, sefi):
@@ -99,7 +100,7 @@ def test_the_attention_loss_is_nothing_when_the_word_is_its_class(pack, toybox, 
         table = model.rows_of("robot").expand(5, -1).clone()
         staged.table = (table, table)
         staged.predict(torch.randn(1, 4, 16, 16), torch.tensor([500]), None, {})
-        assert float(staged.watching.loss()) == pytest.approx(0, abs=1e-9) and len(staged.watching.found) >= 6
+        assert float(staged.watching.loss()) == pytest.approx(0, abs=1e-9) and len(staged.watching.collected) >= 6
         staged.table = (table.flip(-1), table)
         staged.predict(torch.randn(1, 4, 16, 16), torch.tensor([500]), None, {})
         assert float(staged.watching.loss()) > 1e-5
@@ -132,11 +133,11 @@ def test_the_loss_draws_the_word_s_attention_to_its_class_and_serves_textual_inv
     word = learn(1, rate=1e-7).keys
     assert (drawn.keys - word).norm() < (free.keys - word).norm()
     pictures = torch.cat([host.nodes["ToyboxReference"]().draw(3, "robot", pose, "grass")[0] for pose in (1, 2)])
-    own = host.nodes["DreamMatcherTrainingSet"]().make("sks", "", "photo", 128, pictures)["result"][0]
+    training_set = host.nodes["DreamMatcherTrainingSet"]().make("sks", "", "photo", 128, pictures)["result"][0]
     loss, = host.nodes["DreamMatcherSeFiLoss"]().make("robot", 100.0, "sum over patches", "all tokens")
     for name, chosen in (("TextualInversion", ("robot", 1, 10, 0.05, 0)), ("CustomDiffusion", ("robot", 10, 0.002, 0))):
         train = host.nodes[f"DreamMatcher{name}"]().learn
-        plain, with_loss = (train(*toybox, own, *chosen, attention_loss=one)[2] for one in (None, loss))
+        plain, with_loss = (train(*toybox, training_set, *chosen, attention_loss=one)[2] for one in (None, loss))
         assert not torch.equal(plain.embeddings["sks"], with_loss.embeddings["sks"]), name
 
 
@@ -207,7 +208,7 @@ def test_a_pack_works_in_front_and_behind(host, toybox, sefi, world, name):
     model, positive, negative, _ = world
     apply = host.nodes["DreamMatcherSeFiApply"]().apply
     front, behind = apply(PACKS[name](host, toybox[0]), sefi)[0], PACKS[name](host, model)
-    results = [draw(host, made, positive, negative) for made in (front, behind)]
+    results = [draw(host, patched, positive, negative) for patched in (front, behind)]
     assert all(torch.isfinite(out).all() for out in results)
     if name not in RANDOM:
         assert close(*results, roundings=RUN)
@@ -281,12 +282,12 @@ def test_training_that_cannot_be_is_refused_before_the_first_step(learn, chosen,
 
 def test_the_loss_is_refused_where_tokens_would_not_stand_in_the_same_places(host, toybox):
     pictures = torch.cat([host.nodes["ToyboxReference"]().draw(3, "robot", pose, "grass")[0] for pose in (1, 2)])
-    own = host.nodes["DreamMatcherTrainingSet"]().make("sks", "", "photo", 128, pictures)["result"][0]
+    training_set = host.nodes["DreamMatcherTrainingSet"]().make("sks", "", "photo", 128, pictures)["result"][0]
     make, learn = host.nodes["DreamMatcherSeFiLoss"]().make, host.nodes["DreamMatcherTextualInversion"]().learn
     with pytest.raises(ValueError, match="vectors: 2 do not go with attention_loss"):
-        learn(*toybox, own, "robot", 2, 1, 0.01, 0, attention_loss=make("robot", 1.0, "mean", "all tokens")[0])
+        learn(*toybox, training_set, "robot", 2, 1, 0.01, 0, attention_loss=make("robot", 1.0, "mean", "all tokens")[0])
     with pytest.raises(ValueError, match="'red robot' is 2 tokens"):
-        learn(*toybox, own, "robot", 1, 1, 0.01, 0, attention_loss=make("red robot", 1.0, "mean", "all tokens")[0])
+        learn(*toybox, training_set, "robot", 1, 1, 0.01, 0, attention_loss=make("red robot", 1.0, "mean", "all tokens")[0])
 
 
 def test_several_pictures_are_refused(host, toybox, image):

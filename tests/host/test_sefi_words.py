@@ -20,8 +20,8 @@ def image(host):
     ("a cat in a catalogue", "cat", "a <me> in a catalogue"),
     (" a photo of a toy ", "toy", "a photo of a <me>")])
 def test_the_word_takes_the_place_of_the_class_where_that_stands_alone(pack, image, prompt, class_word, caption):
-    made = pack.module("dreammatcher.host.sefi.train").one_picture(image, "<me>", class_word, prompt, 128, False)
-    assert made.examples[0].captions == (caption,)
+    training_set = pack.module("dreammatcher.host.sefi.train").one_picture(image, "<me>", class_word, prompt, 128, False)
+    assert training_set.examples[0].captions == (caption,)
 
 
 def test_a_class_that_only_stands_inside_another_word_is_not_there(pack, image):

@@ -69,7 +69,7 @@ def test_the_server_runs_the_easy_example(server):
 
 
 def test_the_server_says_what_to_do_instead_of_bypassing_easy(host, server):
-    """What the front end posts after Ctrl+B, with its workflow."""
+    """Posts what the front end posts after Ctrl+B, with its workflow."""
     workflow = json.loads((ROOT / "example_workflows" / "dreammatcher_01_easy_toybox.json").read_text(encoding="utf-8"))
     prompt = bypassed(easy(), "3", host.nodes, host.upstream)
     sent = {"prompt": prompt, "client_id": "test", "extra_data": {"extra_pnginfo": {"workflow": switched(workflow, "3")}}}

@@ -43,9 +43,9 @@ def flow(transformer, monkeypatch):
 @pytest.fixture
 def denoiser(flow):
     torch.manual_seed(0)
-    made = flow.FlowDenoiser(LAYERS, torch.randn(5, 77, 96), torch.device("cpu"))
-    flow.prepare(made)
-    return made
+    model = flow.FlowDenoiser(LAYERS, torch.randn(5, 77, 96), torch.device("cpu"))
+    flow.prepare(model)
+    return model
 
 
 def batch_of(count: int, side: int = 16, width: int = 16):
@@ -193,10 +193,10 @@ def test_captions_are_encoded_as_the_host_encodes_them(host, toybox, transformer
     captions = Captions(clip.tokenize, torch.device("cpu"))
     number = captions.empty
     text = clip.cond_stage_model.clip_l.transformer
-    made = encode_captions(text, captions.tokens[number:], captions.ends[number:])
+    encoded = encode_captions(text, captions.tokens[number:], captions.ends[number:])
     with torch.inference_mode():
         stock = host.nodes["CLIPTextEncode"]().encode(clip, "")[0][0][0]
-    assert close(made, stock.half(), 8)
+    assert close(encoded, stock.half(), 8)
 
 
 def test_latents_are_kept_part_by_part(tmp_path, transformer, monkeypatch):
@@ -215,7 +215,7 @@ def test_latents_are_kept_part_by_part(tmp_path, transformer, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         train_transformer.encode_pictures(encode, pictures, tmp_path / "latents.pt")
-    made = train_transformer.encode_pictures(encode, pictures, tmp_path / "latents.pt")
-    assert made[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4] and seen == [2, 2, 2, 1]
+    latents = train_transformer.encode_pictures(encode, pictures, tmp_path / "latents.pt")
+    assert latents[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4] and seen == [2, 2, 2, 1]
     again = train_transformer.encode_pictures(encode, pictures[:3], tmp_path / "latents.pt")
     assert len(again) == 3 and seen == [2, 2, 2, 1]

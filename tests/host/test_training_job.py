@@ -38,11 +38,11 @@ def write(host, pictures):
 
     def written(name: str, method: str = "DreamBooth LoRA", options: dict | None = None, prior: bool = False, **chosen) -> Path:
         make = host.nodes["DreamMatcherTrainingSet"]().make
-        own = make("sks", "robot", "photo", 128, pictures)["result"][0]
+        training_set = make("sks", "robot", "photo", 128, pictures)["result"][0]
         others = make("", "robot", "photo", 128, pictures.flip(2))["result"][0] if prior else None
         more = {} if options is None else {"options": host.nodes["DreamMatcherTrainingOptions"]().make(**options)[0]}
         said = host.nodes["DreamMatcherTrainingJob"]().write(
-            "Toybox", own, method, name, **{"steps": STEPS, "rate": 1e-3, "seed": 5, **chosen}, prior_set=others, **more)
+            "Toybox", training_set, method, name, **{"steps": STEPS, "rate": 1e-3, "seed": 5, **chosen}, prior_set=others, **more)
         return Path(said["result"][0])
     return written
 
@@ -74,13 +74,13 @@ def learned(done: subprocess.CompletedProcess) -> dict[str, torch.Tensor]:
 
 def test_a_job_run_by_itself_learns_what_the_node_learns_in_the_graph(host, write, pictures, fresh):
     path = write("alone", rank=2)
-    found = learned(run(host, path))
-    own = host.nodes["DreamMatcherTrainingSet"]().make("sks", "robot", "photo", 128, pictures)["result"][0]
-    expected = host.nodes["DreamMatcherDreamBooth"]().learn(*fresh, own, "LoRA", STEPS, 1e-3, 5, rank=2)[2].lora
-    assert found.keys() == expected.keys()
+    tensors = learned(run(host, path))
+    training_set = host.nodes["DreamMatcherTrainingSet"]().make("sks", "robot", "photo", 128, pictures)["result"][0]
+    expected = host.nodes["DreamMatcherDreamBooth"]().learn(*fresh, training_set, "LoRA", STEPS, 1e-3, 5, rank=2)[2].lora
+    assert tensors.keys() == expected.keys()
     size = max(value.abs().max() for value in expected.values())
-    assert all((found[name].float() - value).abs().max() <= HALF * size for name, value in expected.items())
-    assert any(value.abs().max() > 0 for name, value in found.items() if name.endswith("lora_up.weight"))
+    assert all((tensors[name].float() - value).abs().max() <= HALF * size for name, value in expected.items())
+    assert any(value.abs().max() > 0 for name, value in tensors.items() if name.endswith("lora_up.weight"))
 
 
 @pytest.mark.parametrize(("method", "prior", "chosen"), [
@@ -210,8 +210,8 @@ def test_the_node_prints_a_command_that_runs_as_it_is(host, pictures):
     import shlex
 
     make = host.nodes["DreamMatcherTrainingSet"]().make
-    own = make("sks", "robot", "photo", 128, pictures)["result"][0]
-    done = host.nodes["DreamMatcherTrainingJob"]().write("Toybox", own, "DreamBooth LoRA", "as printed", 1, 1e-3, 0)
+    training_set = make("sks", "robot", "photo", 128, pictures)["result"][0]
+    done = host.nodes["DreamMatcherTrainingJob"]().write("Toybox", training_set, "DreamBooth LoRA", "as printed", 1, 1e-3, 0)
     lines = done["ui"]["text"][0].splitlines()
     command = shlex.split(next(line for line in lines if line.startswith("python ")))
     alone = {name: value for name, value in environment(host).items() if name != "COMFYUI_PATH"}

@@ -45,18 +45,18 @@ def test_the_estimate_is_what_autograd_keeps(pack, fresh, what, rows):
         methods, settings = (pack.module(f"dreammatcher.training.{name}") for name in ("dreambooth", "settings"))
         with torch.inference_mode(False):
             low = methods.lora_of(model.unet, methods.UNET_TARGETS, settings.LoraSettings(), 1e-4, torch.Generator()).low_rank()
-    found = estimate.activations(model, learning, low, text, rows, (16, 16), False)
-    assert found == pytest.approx(kept_by(model, learning, low, text, rows), rel=0.15)
+    estimated = estimate.activations(model, learning, low, text, rows, (16, 16), False)
+    assert estimated == pytest.approx(kept_by(model, learning, low, text, rows), rel=0.15)
     saving = estimate.activations(HostDenoiser(fresh[0], fresh[1], (16, 16), checkpointing=True), learning, low, text, rows,
                                   (16, 16), False)
-    assert saving < 0.6 * found
+    assert saving < 0.6 * estimated
 
 
 def learn(host, fresh, **chosen):
     draw = host.nodes["ToyboxReference"]().draw
     pictures = torch.cat([draw(3, "robot", pose, "grass")[0] for pose in (1, 2)])
-    own = host.nodes["DreamMatcherTrainingSet"]().make("sks", "robot", "photo", 128, pictures)["result"][0]
-    return host.nodes["DreamMatcherDreamBooth"]().learn(*fresh, own, "LoRA", 1, 1e-3, 0, **chosen)
+    training_set = host.nodes["DreamMatcherTrainingSet"]().make("sks", "robot", "photo", 128, pictures)["result"][0]
+    return host.nodes["DreamMatcherDreamBooth"]().learn(*fresh, training_set, "LoRA", 1, 1e-3, 0, **chosen)
 
 
 def test_what_does_not_fit_is_refused_before_the_first_step_with_figures(host, pack, fresh, monkeypatch):

@@ -12,10 +12,10 @@ from world import family_unet, picture, prompt, random_unet, same_weights, weigh
 @pytest.fixture(scope="module")
 def make(pack, toybox):
     """A denoiser of a UNet with Toybox's text encoder."""
-    def made(model):
+    def denoiser_of(model):
         with torch.inference_mode():
             return pack.module("dreammatcher.host.training.model").HostDenoiser(model, toybox[1], (16, 16))
-    return made
+    return denoiser_of
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ TEXT = ("clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"
 
 
 def loaded_bit_by_bit(patcher, whole):
-    """What newer hosts give for a model whose weights come to the device layer by layer, and ``whole()`` on request."""
+    """A model whose weights come to the device layer by layer, as newer hosts give it, and ``whole()`` on request."""
     import comfy.model_patcher
 
     class Dynamic(comfy.model_patcher.ModelPatcher):
@@ -124,10 +124,10 @@ def finite_difference(loss, values: dict, name: str, step: float = 2e-3) -> tupl
         return float(value.grad.view(-1)[place]), (losses[0] - losses[1]) / (2 * step)
 
 
-def agree(found: dict[str, tuple[float, float]]) -> None:
+def agree(derivatives: dict[str, tuple[float, float]]) -> None:
     """Gradients and finite differences, of which the small ones are differences of large numbers."""
-    size = max(abs(measured) for _, measured in found.values())
-    for name, (ours, measured) in found.items():
+    size = max(abs(measured) for _, measured in derivatives.values())
+    for name, (ours, measured) in derivatives.items():
         assert ours == pytest.approx(measured, rel=0.02, abs=1e-2 * size), name
 
 
@@ -186,8 +186,8 @@ def test_a_new_word_is_read_as_its_rows_which_have_a_gradient(pack, make, toybox
     denoiser = make(random_unet())
     with torch.inference_mode(False), torch.enable_grad():
         rows = TokenRows(0.3 * torch.randn(vectors, 96, generator=torch.Generator().manual_seed(0)), 1e-3)
-        made = denoiser.encode(["a photo of a <toy> on grass"], rows={"<toy>": rows})
-        made.cross_attention.square().sum().backward()
+        encoded = denoiser.encode(["a photo of a <toy> on grass"], rows={"<toy>": rows})
+        encoded.cross_attention.square().sum().backward()
     assert rows.rows.grad.abs().amax(1).min() > 0
     folder = host.folder / "models" / "embeddings"
     folder.mkdir(parents=True, exist_ok=True)
@@ -195,7 +195,7 @@ def test_a_new_word_is_read_as_its_rows_which_have_a_gradient(pack, make, toybox
     save_file({"clip_l": rows.rows.detach().clone()}, folder / f"toy{vectors}.safetensors")
     clip = host.nodes["ToyboxLoader"]().load()[1]
     stock = clip.encode_from_tokens(clip.tokenize(f"a photo of a embedding:toy{vectors} on grass"))
-    assert close(made.cross_attention, stock, RUN), "the saved embedding must read as what was trained"
+    assert close(encoded.cross_attention, stock, RUN), "the saved embedding must read as what was trained"
 
 
 def test_captions_of_different_lengths_share_a_batch(make):
@@ -221,7 +221,7 @@ def test_the_prediction_is_that_of_the_sampling_on_the_model_and_others_are_refu
 def test_checkpointing_gives_the_same_gradients_and_keeps_less(make, toybox, pack, constant):
     HostDenoiser = pack.module("dreammatcher.host.training.model").HostDenoiser
     names = (*UNET, "input_blocks.1.1.transformer_blocks.0.attn2.to_v.weight", "time_embed.0.weight")
-    found, kept = [], []
+    gradients, kept = [], []
     for checkpointing in (False, True):
         denoiser = HostDenoiser(in_inference_mode(random_unet()), toybox[1], (16, 16), constant, checkpointing)
         text, learned, sizes = denoiser.encode(["a photo of a robot"]), overrides(denoiser.unet, names), {}
@@ -235,11 +235,11 @@ def test_checkpointing_gives_the_same_gradients_and_keeps_less(make, toybox, pac
             with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
                 loss = denoiser.predict(picture(3), torch.tensor([300]), text, learned).square().mean()
             loss.backward()
-        found.append([learned[name].grad for name in names])
+        gradients.append([learned[name].grad for name in names])
         kept.append(sum(size for place, size in sizes.items() if place not in held))
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in denoiser.model.model.modules())
-    assert all(close(again, plain, RUN) for plain, again in zip(*found))
-    assert all(gradient.any() for gradient in found[0])
+    assert all(close(again, plain, RUN) for plain, again in zip(*gradients))
+    assert all(gradient.any() for gradient in gradients[0])
     assert kept[1] < 0.5 * kept[0], kept
 
 
@@ -253,5 +253,5 @@ def test_a_caption_with_several_vectors_for_its_word_is_read_in_one_call_as_in_c
         apart = torch.cat([model.encode_each(caption, "<me>", vectors[[row]]).cross_attention for row in range(3)])
         assert together.shape == apart.shape and close(together, apart, RUN)
         if "<me>" in caption:
-            (one,), (other,) = (torch.autograd.grad(made.square().sum(), vectors) for made in (together, apart))
+            (one,), (other,) = (torch.autograd.grad(encoded.square().sum(), vectors) for encoded in (together, apart))
             assert torch.allclose(one, other, rtol=1e-4, atol=1e-4 * other.abs().max())

@@ -13,13 +13,13 @@ STEPS = 4
 
 
 @pytest.fixture
-def make_prior(host, fresh, own):
-    def made(**changes):
-        chosen = dict(model=fresh[0], clip=fresh[1], vae=fresh[2], training_set=own, count=2, steps=2, cfg=5.0,
+def make_prior(host, fresh, training_set):
+    def make(**changes):
+        chosen = dict(model=fresh[0], clip=fresh[1], vae=fresh[2], training_set=training_set, count=2, steps=2, cfg=5.0,
                       sampler_name="euler_ancestral", scheduler="normal", seed=3)
         done = host.nodes["DreamMatcherPriorSet"]().make(**{**chosen, **changes})
         return done["result"][0], done["ui"]["text"][0]
-    return made
+    return make
 
 
 def folder_of(said: str):
@@ -50,8 +50,8 @@ def test_class_pictures_of_a_patched_model_are_kept_apart_and_found_again(host, 
     def patched(model):
         kind = host.nodes[name]
         call = kind.execute if hasattr(kind, "define_schema") else getattr(kind(), kind.FUNCTION)
-        made = call(model, **inputs)
-        return (made.args if hasattr(made, "args") else made)[0]
+        result = call(model, **inputs)
+        return (result.args if hasattr(result, "args") else result)[0]
 
     plain, here = make_prior(count=1)
     other, there = make_prior(count=1, model=patched(fresh[0]))
@@ -112,11 +112,11 @@ def test_an_interrupted_prior_goes_on_where_it_stopped(pack, make_prior, monkeyp
 def input_folder(host):
     from pathlib import Path
 
-    made = Path(host.folder_paths.get_input_directory()) / "my toy"
-    made.mkdir(parents=True, exist_ok=True)
-    for file in made.iterdir():
+    folder = Path(host.folder_paths.get_input_directory()) / "my toy"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in folder.iterdir():
         file.unlink()
-    return made
+    return folder
 
 
 def read_folder(host, name="my toy", **changes):
@@ -131,12 +131,12 @@ def test_a_folder_gives_pictures_of_any_size_with_captions_and_masks(host, input
     cut_out.save(input_folder / "a.png")
     (input_folder / "b.txt").write_text("a sks toy\nin the snow\n", encoding="utf-8")
     (input_folder / "notes.md").write_text("no picture")
-    made = read_folder(host)
-    assert [example.captions for example in made.examples] == [("a photo of a sks toy",), ("a sks toy in the snow",)]
-    assert [tuple(example.picture.shape) for example in made.examples] == [(3, 160, 100), (3, 100, 200)]
-    own, mask = made.examples[0].picture, made.examples[0].mask
-    assert bool((mask[:, :80] == 1).all()) and not mask[:, 80:].any() and made.examples[1].mask is None
-    assert bool((own[:, 80:] == 0.5).all()) and bool((own[1, :80] == 1).all())
+    folder_set = read_folder(host)
+    assert [example.captions for example in folder_set.examples] == [("a photo of a sks toy",), ("a sks toy in the snow",)]
+    assert [tuple(example.picture.shape) for example in folder_set.examples] == [(3, 160, 100), (3, 100, 200)]
+    picture, mask = folder_set.examples[0].picture, folder_set.examples[0].mask
+    assert bool((mask[:, :80] == 1).all()) and not mask[:, 80:].any() and folder_set.examples[1].mask is None
+    assert bool((picture[:, 80:] == 0.5).all()) and bool((picture[1, :80] == 1).all())
     assert len(read_folder(host, images=pictures).examples) == 4
 
 
@@ -189,24 +189,26 @@ def options(host, **changes):
     return host.nodes["DreamMatcherTrainingOptions"]().make(**{**chosen, **changes})[0]
 
 
-def dreambooth(host, fresh, own, **changes):
-    return host.nodes["DreamMatcherDreamBooth"]().learn(*fresh, own, "LoRA", STEPS, 1e-3, 1, **changes)
+def dreambooth(host, fresh, training_set, **changes):
+    return host.nodes["DreamMatcherDreamBooth"]().learn(*fresh, training_set, "LoRA", STEPS, 1e-3, 1, **changes)
 
 
-def test_usual_options_change_nothing(host, fresh, own):
-    plain, same = dreambooth(host, fresh, own)[2].lora, dreambooth(host, fresh, own, options=options(host))[2].lora
+def test_usual_options_change_nothing(host, fresh, training_set):
+    plain = dreambooth(host, fresh, training_set)[2].lora
+    same = dreambooth(host, fresh, training_set, options=options(host))[2].lora
     assert all(torch.equal(value, same[name]) for name, value in plain.items())
 
 
 @pytest.mark.parametrize("change", [
     {"optimiser": "Adafactor"}, {"schedule": "cosine"}, {"warmup": 2}, {"weight_decay": 0.5}, {"clip_norm": 1e-4},
     {"accumulate": 2}, {"average": 0.9}, {"min_snr_gamma": 0.01}, {"lora_alpha": 1.0}])
-def test_every_option_reaches_the_training(host, fresh, own, change):
-    plain, other = dreambooth(host, fresh, own)[2].lora, dreambooth(host, fresh, own, options=options(host, **change))[2].lora
+def test_every_option_reaches_the_training(host, fresh, training_set, change):
+    plain = dreambooth(host, fresh, training_set)[2].lora
+    other = dreambooth(host, fresh, training_set, options=options(host, **change))[2].lora
     assert any(not torch.equal(value, other[name]) for name, value in plain.items())
 
 
-def test_samples_are_drawn_on_the_node_and_change_nothing_that_is_learned(host, fresh, own, monkeypatch):
+def test_samples_are_drawn_on_the_node_and_change_nothing_that_is_learned(host, fresh, training_set, monkeypatch):
     import comfy.utils
 
     shown, update = [], comfy.utils.ProgressBar.update_absolute
@@ -216,10 +218,11 @@ def test_samples_are_drawn_on_the_node_and_change_nothing_that_is_learned(host, 
             shown.append((value, preview))
         update(bar, value, total)
 
-    plain = dreambooth(host, fresh, own)[2].lora
+    plain = dreambooth(host, fresh, training_set)[2].lora
     before = weights(fresh[0])
     monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", watch)
-    sampled = dreambooth(host, fresh, own, options=options(host, sample_prompt="a photo of a sks robot", sample_every=2))[2].lora
+    drawing = options(host, sample_prompt="a photo of a sks robot", sample_every=2)
+    sampled = dreambooth(host, fresh, training_set, options=drawing)[2].lora
     assert [step for step, _ in shown] == [2, 4] and all(torch.equal(value, sampled[name]) for name, value in plain.items())
     kind, picture, _ = shown[0][1]
     assert kind == "JPEG" and picture.size[0] > picture.size[1]
@@ -228,7 +231,7 @@ def test_samples_are_drawn_on_the_node_and_change_nothing_that_is_learned(host, 
     assert same_weights(fresh[0], before)
 
 
-def test_a_stopped_training_gives_what_it_has_learned_when_that_is_wanted(host, fresh, own, monkeypatch):
+def test_a_stopped_training_gives_what_it_has_learned_when_that_is_wanted(host, fresh, training_set, monkeypatch):
     import comfy.model_management
     import comfy.utils
 
@@ -241,10 +244,10 @@ def test_a_stopped_training_gives_what_it_has_learned_when_that_is_wanted(host, 
 
     with monkeypatch.context() as patch:
         patch.setattr(comfy.utils.ProgressBar, "update_absolute", interrupt)
-        learned = dreambooth(host, fresh, own, options=options(host, when_stopped="keep what is learned"))[2]
+        learned = dreambooth(host, fresh, training_set, options=options(host, when_stopped="keep what is learned"))[2]
     assert learned.about["steps"] == "2" and any(value.any() for name, value in learned.lora.items() if "lora_up" in name)
     comfy.model_management.throw_exception_if_processing_interrupted()  # the graph goes on
-    full = dreambooth(host, fresh, own)[2]
+    full = dreambooth(host, fresh, training_set)[2]
     assert full.about["steps"] == str(STEPS)
 
 
@@ -271,7 +274,7 @@ def test_rare_words_are_single_late_tokens_without_vowels(pack, fresh):
 
 def test_the_easy_node_learns_from_photos_and_a_class_word(host, pack, fresh, pictures, monkeypatch):
     easy = pack.module("dreammatcher.host.training.easy")
-    monkeypatch.setitem(easy.EFFORTS, "quick", easy.Effort(STEPS, 2))
+    monkeypatch.setitem(easy.BUDGETS, "quick", easy.TrainingBudget(STEPS, 2))
     before = weights(fresh[0])
     done = host.nodes["DreamMatcherLearn"]().learn(*fresh, pictures, "robot", "quick", 1e-3, 1)
     model, clip, learned, loss, subject = done["result"]

@@ -23,7 +23,7 @@ def parts(pack):
 
 
 def gradients(parts, denoiser, kind):
-    """Where the numbers that learn of the text encoder are, and their gradients, after a loss of what the UNet is told.
+    """Devices of the text encoder's learning weights and of their gradients, after a loss of the UNet's context.
 
     They begin where a run has all that learns: on the UNet's device.
     """
@@ -60,9 +60,9 @@ def test_the_trick_notices_what_a_card_would_refuse():
 
 @pytest.mark.parametrize("kind", ["LoRA", "full"])
 def test_a_text_encoder_on_the_processor_learns_with_a_unet_on_the_card(parts, denoiser, kind):
-    found = gradients(parts, denoiser, kind)
-    assert found and all(name.startswith("text.") for name in found)
-    assert set(found.values()) == {(CARD, CARD)}
+    devices = gradients(parts, denoiser, kind)
+    assert devices and all(name.startswith("text.") for name in devices)
+    assert set(devices.values()) == {(CARD, CARD)}
 
 
 def test_factors_of_another_device_or_precision_add_the_same(parts):

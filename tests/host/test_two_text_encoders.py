@@ -34,13 +34,13 @@ def two_encoders(folder):
     def tower(name, device, dtype):
         width = WIDTHS[name]
         config = {**text_config(vocabulary), "hidden_size": width, "intermediate_size": 64, "num_hidden_layers": 3}
-        made = comfy.sd1_clip.SDClipModel(device=device, dtype=dtype, special_tokens=special, textmodel_json_config=config,
-                                          layer="hidden", layer_idx=-2, layer_norm_hidden_state=False)
-        known = made.transformer.get_input_embeddings()
+        encoder = comfy.sd1_clip.SDClipModel(device=device, dtype=dtype, special_tokens=special, textmodel_json_config=config,
+                                             layer="hidden", layer_idx=-2, layer_norm_hidden_state=False)
+        known = encoder.transformer.get_input_embeddings()
         if known.num_embeddings != vocabulary:  # newer hosts take CLIP's vocabulary for granted
-            made.transformer.set_input_embeddings(type(known)(vocabulary, width, device=known.weight.device,
-                                                              dtype=known.weight.dtype))
-        return made
+            encoder.transformer.set_input_embeddings(type(known)(vocabulary, width, device=known.weight.device,
+                                                                 dtype=known.weight.dtype))
+        return encoder
 
     class Tokenizer:
         def __init__(self, embedding_directory=None, **_):
@@ -133,13 +133,13 @@ def test_it_is_saved_as_the_stock_loader_reads_it_and_loaded_again(host, pack, w
     tensors = load_file(path)
     assert said and {name: tuple(value.shape) for name, value in tensors.items()} == {"clip_l": (2, 40), "clip_g": (2, 1280)}
     save_file(tensors, world[3] / "two_towers.safetensors")
-    stock, own = reads(host, world[1], "a embedding:two_towers on grass"), reads(host, learned[1], f"a {WORD} on grass")
-    assert all(close(one, other, RUN) for one, other in zip(stock, own))
+    stock, learned_text = reads(host, world[1], "a embedding:two_towers on grass"), reads(host, learned[1], f"a {WORD} on grass")
+    assert all(close(one, other, RUN) for one, other in zip(stock, learned_text))
     save_file(tensors, folder / "again.safetensors")
     result = pack.module("dreammatcher.host.training.load").load_learned(world[0], world[1], "again.safetensors")
     assert torch.equal(result.embeddings["<again>"], learned[2].embeddings[WORD])
     _, clip = pack.module("dreammatcher.host.training.keep").apply_learned(world[0], world[1], result)
-    assert close(reads(host, clip, "a <again> on grass")[0], own[0], RUN)
+    assert close(reads(host, clip, "a <again> on grass")[0], learned_text[0], RUN)
     path.unlink()
 
 
@@ -162,9 +162,9 @@ def test_sefi_learns_and_draws_with_both(host, world):
     negative = host.nodes["CLIPTextEncode"]().encode(world[1], "")[0]
     draw = host.nodes["KSampler"]().sample
     latent = {"samples": torch.zeros(1, 4, 16, 16)}
-    made, plain = (draw(each, 1, 3, 4.0, "euler", "normal", positive, negative, latent)[0]["samples"]
-                   for each in (model, world[0]))
-    assert torch.isfinite(made).all() and not torch.allclose(made, plain)
+    staged, plain = (draw(each, 1, 3, 4.0, "euler", "normal", positive, negative, latent)[0]["samples"]
+                     for each in (model, world[0]))
+    assert torch.isfinite(staged).all() and not torch.allclose(staged, plain)
 
 
 def test_vico_and_words_of_another_model_are_refused_with_what_to_do(host, pack, world, training_set):

@@ -47,9 +47,9 @@ def looking(pack) -> Looking:
 @pytest.fixture
 def calls(looking):
     """Batch sizes of the UNet's forwards."""
-    made = []
-    hook = looking.model.model.diffusion_model.register_forward_pre_hook(lambda _, inputs: made.append(len(inputs[0])))
-    yield made
+    sizes = []
+    hook = looking.model.model.diffusion_model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    yield sizes
     hook.remove()
 
 
@@ -128,9 +128,9 @@ def test_every_sampler_and_guidance_scale_works(looking, sampler, cfg):
 
 @pytest.mark.parametrize("name", PACKS)
 def test_a_pack_works_in_front_and_behind(host, looking, name):
-    made = PACKS[name](host, looking.model)
-    alone = looking.sample(made)
-    front, trace = looking.apply(made)
+    patched = PACKS[name](host, looking.model)
+    alone = looking.sample(patched)
+    front, trace = looking.apply(patched)
     behind = PACKS[name](host, looking.apply()[0])
     results = [looking.sample(model) for model in (front, behind)]
     for out in results:

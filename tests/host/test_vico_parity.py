@@ -106,8 +106,8 @@ def test_loss_regularisation_and_gradients_are_the_official_ones(official):
         loss.backward()
     assert close(regularisation, data["regularisation"].squeeze(), RUN) and close(loss, data["loss"].squeeze(), RUN)
 
-    def apart(found: torch.Tensor, wanted: torch.Tensor) -> float:
-        return ((found - wanted).norm() / wanted.norm()).item()
+    def apart(result: torch.Tensor, wanted: torch.Tensor) -> float:
+        return ((result - wanted).norm() / wanted.norm()).item()
 
     assert apart(context.grad, data["gradient.context"]) < 1e-4
     norms = torch.stack([official.parameters[name].grad.norm() for name in official.names])

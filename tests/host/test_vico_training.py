@@ -40,8 +40,8 @@ def learned(host):
         model, clip, vae = host.nodes["ToyboxLoader"]().load()
         draw = host.nodes["ToyboxReference"]().draw
         images = torch.cat([draw(3, "robot", pose, "grass")[0] for pose in (1, 2)])
-        own = host.nodes["DreamMatcherTrainingSet"]().make("sks", "robot", "object", 128, images)["result"][0]
-        vico, text, _ = learn(host, model, clip, vae, own)
+        training_set = host.nodes["DreamMatcherTrainingSet"]().make("sks", "robot", "object", 128, images)["result"][0]
+        vico, text, _ = learn(host, model, clip, vae, training_set)
     return model, clip, vae, vico, text
 
 

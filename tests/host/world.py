@@ -6,7 +6,7 @@ import torch
 
 
 def random_unet(width: int = 32, prediction: str = "EPS"):
-    """An SD1.5-shaped UNet with random weights: two levels, 1.1 M parameters, context of 96."""
+    """An SD1.5-shaped UNet with random weights: two scales, 1.1 M parameters, context of 96."""
     import comfy.model_base
     import comfy.supported_models_base
 
@@ -61,7 +61,7 @@ def noise_following_unet():
     return model
 
 
-#: what tells the families' UNets apart: (host class, levels, blocks, depths, output depths, middle depth, linear, pooled)
+#: what tells the families' UNets apart: (host class, multipliers, blocks, depths, output depths, middle depth, linear, pooled)
 FAMILIES = {
     "SD1.5": ("SD15", [1, 2, 4, 4], 2, [1, 1, 1, 1, 1, 1, 0, 0], [1] * 9 + [0] * 3, 1, False, None),
     "SD2.1": ("SD20", [1, 2, 4, 4], 2, [1, 1, 1, 1, 1, 1, 0, 0], [1] * 9 + [0] * 3, 1, True, None),
@@ -78,7 +78,7 @@ def family_unet(name: str, inputs: int = 4, prediction: str | None = None, conte
     import comfy.model_base
     import comfy.supported_models
 
-    host_class, levels, blocks, depth, depth_output, middle, linear, pooled = FAMILIES[name]
+    host_class, multipliers, blocks, depth, depth_output, middle, linear, pooled = FAMILIES[name]
     original = getattr(comfy.supported_models, host_class)
 
     class Narrow(original):
@@ -89,8 +89,8 @@ def family_unet(name: str, inputs: int = 4, prediction: str | None = None, conte
 
     config = {
         "image_size": 32, "in_channels": inputs, "out_channels": 4, "model_channels": 32,
-        "num_res_blocks": [blocks] * len(levels),
-        "channel_mult": levels, "transformer_depth": depth, "transformer_depth_output": depth_output,
+        "num_res_blocks": [blocks] * len(multipliers),
+        "channel_mult": multipliers, "transformer_depth": depth, "transformer_depth_output": depth_output,
         "transformer_depth_middle": middle, "use_spatial_transformer": True, "use_linear_in_transformer": linear,
         "context_dim": context, "adm_in_channels": pooled, "use_temporal_attention": False, "legacy": False,
     }
@@ -172,16 +172,17 @@ def narrow_sd(config: dict):
     """A UNet in the original code's terms, as the host builds SD1's: attention at every resolution that is listed."""
     import comfy.supported_models_base
 
-    levels = len(config["channel_mult"])
-    at = [2**level in config["attention_resolutions"] for level in range(levels)]
+    scales = len(config["channel_mult"])
+    at = [2**scale in config["attention_resolutions"] for scale in range(scales)]
     blocks = config["num_res_blocks"]
 
     class Family(comfy.supported_models_base.BASE):
         unet_config = {
             **{name: config[name] for name in ("image_size", "in_channels", "out_channels", "model_channels", "channel_mult",
                                                "use_spatial_transformer", "context_dim", "legacy")},
-            "num_res_blocks": [blocks] * levels, "transformer_depth": [int(own) for own in at for _ in range(blocks)],
-            "transformer_depth_output": [int(own) for own in at for _ in range(blocks + 1)], "transformer_depth_middle": 1,
+            "num_res_blocks": [blocks] * scales, "transformer_depth": [int(attends) for attends in at for _ in range(blocks)],
+            "transformer_depth_output": [int(attends) for attends in at for _ in range(blocks + 1)],
+            "transformer_depth_middle": 1,
             "use_linear_in_transformer": False, "adm_in_channels": None, "use_temporal_attention": False,
         }
         unet_extra_config = {"num_heads": config["num_heads"], "num_head_channels": -1}

@@ -18,9 +18,9 @@ def table(host, tmp_path_factory):
         "DreamBooth LoRA": lambda case, prior: runner.dreambooth(case, prior, "LoRA", 1e-3, 400)})
     runner = learn.MethodRunner(host)
     learn.run(runner, 1, 2, 0, folder)
-    made = learn.merged(folder, learn.names_of(runner))
+    merged_table = learn.merged(folder, learn.names_of(runner))
     patch.undo()
-    return made
+    return merged_table
 
 
 def test_what_was_learned_is_nearer_to_the_subject_than_the_plain_model(table):

@@ -20,7 +20,7 @@ BUILD = Path(os.environ.get("TOYBOX_BUILD") or Path(__file__).resolve().parents[
 
 @dataclass(frozen=True)
 class Picture:
-    """What one training picture shows."""
+    """The content of one training picture."""
 
     subject: Subject
     pose: Pose

@@ -1,4 +1,4 @@
-"""What the denoiser learns from, as tensors on the device it learns on, and the batches drawn from it."""
+"""Training data of the denoiser, as tensors on its device, and the batches drawn from it."""
 
 from __future__ import annotations
 

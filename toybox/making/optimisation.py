@@ -1,4 +1,4 @@
-"""What every Toybox training shares: initialisation, optimisers, schedule, averaged weights, checkpoints that resume exactly."""
+"""Common parts of all Toybox trainings: initialisation, optimisers, schedule, averaged weights, exactly resumable checkpoints."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ class Run:
         self.saved = time.monotonic()
 
     def stepper(self, loss_of: Callable[[], torch.Tensor]) -> Captured:
-        """What :meth:`advance` takes: one optimiser step on ``loss_of()``, which draws its own random batch."""
+        """One optimiser step on ``loss_of()``, which draws its own random batch, in the form that :meth:`advance` takes."""
         def step() -> torch.Tensor:
             loss = loss_of()
             loss.backward()

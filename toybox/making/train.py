@@ -19,7 +19,7 @@ from harness.library import use_library
 from ..vocab import TOKENIZER_DIR
 from .attention import attention
 from .dataset import BUILD, open_dataset
-from .train_autoencoder import Effort
+from .train_autoencoder import AutoencoderSteps
 
 MODEL_FILE = TOKENIZER_DIR.with_name("model.safetensors")
 log = logging.getLogger("toybox")
@@ -27,22 +27,22 @@ log = logging.getLogger("toybox")
 
 @dataclass(frozen=True)
 class Plan:
-    """On how many pictures and how long everything is trained, and on how many at once."""
+    """Sizes of a training: its pictures, its steps, and the pictures in a step."""
 
     pictures: int
-    autoencoder: Effort
+    autoencoder: AutoencoderSteps
     steps: int
     batch: int
 
     def shortened(self, by: int) -> Plan:
-        effort = replace(self.autoencoder, crop_steps=self.autoencoder.crop_steps // by,
-                         whole_steps=self.autoencoder.whole_steps // by)
-        return replace(self, autoencoder=effort, steps=self.steps // by)
+        autoencoder = replace(self.autoencoder, crop_steps=self.autoencoder.crop_steps // by,
+                              whole_steps=self.autoencoder.whole_steps // by)
+        return replace(self, autoencoder=autoencoder, steps=self.steps // by)
 
 
 #: by kind of device: some eight hours on two cores, seven minutes on an H200, where the shipped weights were made
-PLANS = {"cpu": Plan(48_000, Effort(crop_steps=7_000, crops=12, whole_steps=2_000, wholes=4), steps=24_000, batch=24),
-         "cuda": Plan(96_000, Effort(crop_steps=4_000, crops=48, whole_steps=2_000, wholes=16), steps=13_000, batch=96)}
+PLANS = {"cpu": Plan(48_000, AutoencoderSteps(crop_steps=7_000, crops=12, whole_steps=2_000, wholes=4), steps=24_000, batch=24),
+         "cuda": Plan(96_000, AutoencoderSteps(crop_steps=4_000, crops=48, whole_steps=2_000, wholes=16), steps=13_000, batch=96)}
 
 
 def parts_of(weights: dict[str, torch.Tensor], prefixes: tuple[str, ...]) -> dict[str, dict[str, torch.Tensor]]:

@@ -23,10 +23,10 @@ def edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
 
 
-def picture_loss(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def picture_loss(drawn: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """L1 + 2 MSE + 0.5 gradient L1, pixels in 0..1."""
-    sharpness = sum((a - b).abs().mean() for a, b in zip(edges(made), edges(wanted)))
-    return (made - wanted).abs().mean() + 2 * F.mse_loss(made, wanted) + 0.5 * sharpness
+    sharpness = sum((a - b).abs().mean() for a, b in zip(edges(drawn), edges(wanted)))
+    return (drawn - wanted).abs().mean() + 2 * F.mse_loss(drawn, wanted) + 0.5 * sharpness
 
 
 def as_input(pictures: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -47,8 +47,8 @@ def fit(model: Any, pictures: torch.Tensor, run: Run, count: int, crop: int) -> 
         images = random_crops(pictures, count, crop, run.device)
         with half_precision(run.device):
             latent = model.taesd_encoder(images)
-            made = model.taesd_decoder(latent + LATENT_NOISE * torch.randn_like(latent))
-        return picture_loss(made.float(), images) + 1e-3 * latent.float().pow(2).mean()
+            drawn = model.taesd_decoder(latent + LATENT_NOISE * torch.randn_like(latent))
+        return picture_loss(drawn.float(), images) + 1e-3 * latent.float().pow(2).mean()
 
     step = run.stepper(loss)
     while run.step < run.steps:
@@ -57,7 +57,7 @@ def fit(model: Any, pictures: torch.Tensor, run: Run, count: int, crop: int) -> 
 
 
 @dataclass(frozen=True)
-class Effort:
+class AutoencoderSteps:
     """Steps and pictures in a step, for the crops and for the whole pictures after them."""
 
     crop_steps: int
@@ -75,10 +75,10 @@ def train(model: Any, pictures: torch.Tensor, folder: Path, effort: Effort, fres
         initialise(model)
     model.vae_scale.requires_grad_(False)
     model.to(memory_format=torch.channels_last)
-    fit(model, pictures, Run("autoencoder_crops", folder, model, effort.crop_steps, 2e-3), effort.crops, CROP)
+    fit(model, pictures, Run("autoencoder_crops", folder, model, plan.crop_steps, 2e-3), plan.crops, CROP)
     normalise_latents(model, pictures)
     model.taesd_encoder.requires_grad_(False)
-    fit(model, pictures, Run("autoencoder_whole", folder, model, effort.whole_steps, 1e-3), effort.wholes, WHOLE)
+    fit(model, pictures, Run("autoencoder_whole", folder, model, plan.whole_steps, 1e-3), plan.wholes, WHOLE)
     model.requires_grad_(False)
 
 

@@ -29,8 +29,8 @@ PART_WEIGHT = 0.3
 PART_BLOCKS = {8: "output_blocks.3.1", 16: "output_blocks.5.1"}
 #: share of batches that show pairs: two pictures of like subjects side by side
 PAIRS = 0.4
-LEVELS = 20
-#: noise MSE that a model without captions reaches, at its levels of equal width, where the running means start
+BINS = 20
+#: noise MSE that a model without captions reaches, in bins of timesteps of equal width, where the running means start
 TYPICAL = (0.45, 0.22, 0.17, 0.145, 0.125, 0.11, 0.095, 0.085, 0.076, 0.067, 0.058, 0.05, 0.042, 0.034, 0.027, 0.021,
            0.016, 0.012, 0.0085, 0.0065)
 WORD_STEPS = 500
@@ -57,7 +57,7 @@ class Denoiser(nn.Module):
             self.parts.append(nn.Conv2d(block.proj_out.out_channels, len(PART_LABELS), 1))
 
     def watch(self) -> None:
-        """From now on every call leaves the features that :func:`part_loss` reads."""
+        """Makes every call from now on leave the features that :func:`part_loss` reads."""
         for name in PART_BLOCKS.values():
             self.unet.get_submodule(name).register_forward_hook(lambda _, __, feature: self.features.append(feature))
 
@@ -107,18 +107,18 @@ def part_loss(denoiser: Denoiser, parts: dict[int, torch.Tensor]) -> torch.Tenso
     return reduce(torch.add, losses) / len(losses)
 
 
-def timesteps(count: int, levels: int, device: torch.device) -> torch.Tensor:
+def timesteps(count: int, total: int, device: torch.device) -> torch.Tensor:
     """[count], two thirds of them where the colours of a subject's parts are decided and must come to agree."""
-    low, high = 3 * levels // 10, 8 * levels // 10
+    low, high = 3 * total // 10, 8 * total // 10
     middle = torch.rand(count, device=device) < 2 / 3
     return torch.where(middle, torch.randint(low, high, (count,), device=device),
-                       torch.randint(0, levels, (count,), device=device))
+                       torch.randint(0, total, (count,), device=device))
 
 
 @torch.no_grad()
-def follow(typical: torch.Tensor, levels: torch.Tensor, errors: torch.Tensor) -> None:
-    """Moves each level's running mean by a hundredth for every error that was seen there. [LEVELS], [B], [B]."""
-    seen = F.one_hot(levels, len(typical)).to(errors)
+def follow(typical: torch.Tensor, bins: torch.Tensor, errors: torch.Tensor) -> None:
+    """Moves each bin's running mean by a hundredth for every error that was seen there. [BINS], [B], [B]."""
+    seen = F.one_hot(bins, len(typical)).to(errors)
     count = seen.sum(0)
     mean = (seen * errors[:, None]).sum(0) / count.clamp(min=1)
     typical.add_((mean - typical) * (1 - 0.99**count))
@@ -136,12 +136,12 @@ def noise_loss(denoiser: Denoiser, batch: Batch, alphas: torch.Tensor) -> torch.
     noisy = alpha.sqrt() * batch.clean + (1 - alpha).sqrt() * noise
     denoiser.features.clear()
     with half_precision(alphas.device):
-        made = denoiser(noisy.contiguous(memory_format=torch.channels_last), t, batch.captions)
+        predicted = denoiser(noisy.contiguous(memory_format=torch.channels_last), t, batch.captions)
         parts = part_loss(denoiser, batch.parts)
-    error = F.mse_loss(made.float(), noise, reduction="none").mean((1, 2, 3))
-    level = t * LEVELS // len(alphas)
-    usual = denoiser.typical[level]
-    follow(denoiser.typical, level, error.detach())
+    error = F.mse_loss(predicted.float(), noise, reduction="none").mean((1, 2, 3))
+    bins = t * BINS // len(alphas)
+    usual = denoiser.typical[bins]
+    follow(denoiser.typical, bins, error.detach())
     return (error / usual + PART_WEIGHT * alphas[t].sqrt() * parts).mean()
 
 
@@ -180,7 +180,7 @@ def train(denoiser: Denoiser, pictures: Material, alphas: torch.Tensor, folder: 
     """Trains up to step ``limit`` of ``steps``; leaves the averaged weights and returns the steps made.
 
     A new run begins with the ``earlier`` weights of UNet and text encoder if they are given. ``batch`` is the number of
-    pictures in a step, ``alphas`` [levels] the schedule's alpha_bar.
+    pictures in a step, ``alphas`` [T] the schedule's alpha_bar.
     """
     prepare(denoiser)
     if (folder / "denoiser.pt").exists():

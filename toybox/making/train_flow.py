@@ -16,7 +16,7 @@ from ..shapes import PART_LABELS
 from ..transformer import CONFIG
 from .material import Batch, Material
 from .optimisation import Run, half_precision, initialise
-from .train_diffusion import LEVELS, PART_WEIGHT, follow
+from .train_diffusion import BINS, PART_WEIGHT, follow
 
 log = logging.getLogger("toybox")
 
@@ -26,7 +26,7 @@ DECAYS = (0.999, 0.9997)
 SIDE = 16
 #: share of batches that show pairs: two pictures of like subjects side by side
 PAIRS = 0.35
-#: velocity MSE from which the running means of all levels start
+#: velocity MSE from which the running means of all bins start
 TYPICAL = 0.5
 PAD_STD = 0.02
 
@@ -105,9 +105,9 @@ def velocity_loss(denoiser: FlowDenoiser, batch: Batch) -> torch.Tensor:
         velocity = denoiser(noisy, sigmas, batch.captions)
         parts = part_loss(denoiser, batch.parts[SIDE])
     error = F.mse_loss(velocity.float(), noise - batch.clean, reduction="none").mean((1, 2, 3))
-    level = (sigmas * LEVELS).long().clamp(max=LEVELS - 1)
-    usual = denoiser.typical[level]
-    follow(denoiser.typical, level, error.detach())
+    bins = (sigmas * BINS).long().clamp(max=BINS - 1)
+    usual = denoiser.typical[bins]
+    follow(denoiser.typical, bins, error.detach())
     return (error / usual + PART_WEIGHT * (1 - sigmas) * parts).mean()
 
 

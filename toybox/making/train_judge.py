@@ -1,5 +1,7 @@
-"""``python -m toybox.making.train_judge``: trains the judge on renders as the model would show them: noisy, blurred, and through
-the autoencoder. Resumes from its checkpoint and writes toybox/judge.safetensors and, as judge.json, its accuracy.
+"""``python -m toybox.making.train_judge``: trains the judge on renders as the model would show them.
+
+They are noisy, blurred, and passed through the autoencoder. Resumes from its checkpoint and writes toybox/judge.safetensors and,
+as judge.json, its accuracy.
 """
 
 from __future__ import annotations
@@ -41,14 +43,14 @@ def round_trips(data: Dataset, folder: Path) -> np.ndarray:
 
         model = comfy.taesd.taesd.TAESD()
         model.load_state_dict(torch.load(folder / "autoencoder.pt", weights_only=True, map_location="cpu"))
-        made = np.empty((ROUND_TRIPS, 128, 128, 3), np.uint8)
+        pictures = np.empty((ROUND_TRIPS, 128, 128, 3), np.uint8)
         noise = torch.Generator().manual_seed(0)
         for start in range(0, ROUND_TRIPS, 25):
             latent = model.taesd_encoder(tensor_of(data.pictures[start:start + 25]))
             strength = 0.35 * torch.rand(len(latent), 1, 1, 1, generator=noise)
             decoded = model.taesd_decoder(latent + strength * torch.randn(latent.shape, generator=noise))
-            made[start:start + 25] = (decoded.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        np.save(file, made)
+            pictures[start:start + 25] = (decoded.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        np.save(file, pictures)
     return np.load(file)
 
 

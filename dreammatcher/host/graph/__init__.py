@@ -1,1 +1,1 @@
-"""What the host hands from node to node: pictures, masks, files, records, messages."""
+"""The values that the host hands from node to node: pictures, masks, files, records, messages."""

@@ -1,4 +1,4 @@
-"""What to do instead of a bypass that cannot work, said when the prompt arrives.
+"""Tells the artist, when a prompt arrives, what to do instead of a bypass that cannot work.
 
 The front end leaves a bypassed node out of the prompt and connects each of its outputs to its first input of that type. An
 output without such an input leaves what follows unconnected: the host refuses that part of the graph, and names the input that is
@@ -59,7 +59,7 @@ def gaps(sent: Mapping[str, Any], kinds: Mapping[str, type[Any]], known: Mapping
     which inputs that need no value are told.
     """
     workflow = ((sent.get("extra_data") or {}).get("extra_pnginfo") or {}).get("workflow") or {}
-    prompt, found = sent.get("prompt") or {}, {}
+    prompt, gaps_by_node = sent.get("prompt") or {}, {}
     for graph, prefix in _graphs(workflow):
         nodes = {str(node["id"]): node for node in graph.get("nodes", ())}
         links = [_ends(link) for link in graph.get("links", ())]
@@ -71,8 +71,8 @@ def gaps(sent: Mapping[str, Any], kinds: Mapping[str, type[Any]], known: Mapping
                 kind = kinds[node["type"]]
                 text = (f"{kind.TITLE} is bypassed, and nothing comes to {', '.join(lacking)}: "
                         f"{getattr(kind, 'INSTEAD', DEFAULT)}")
-                found[prefix + number] = Gap(prefix + number, text)
-    return list(found.values())
+                gaps_by_node[prefix + number] = Gap(prefix + number, text)
+    return list(gaps_by_node.values())
 
 
 def _lacking(number: str, nodes: Mapping[str, dict], links: list[tuple[str, str, int]], prompt: Mapping[str, dict], prefix: str,
@@ -97,7 +97,7 @@ def _needed(known: Mapping[str, type[Any]], entry: Mapping[str, Any], name: str)
 
 def _graphs(workflow: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str]]:
     """The workflow and every subgraph in it, with what stands in front of the numbers of its nodes in a prompt."""
-    definitions = {own["id"]: own for own in (workflow.get("definitions") or {}).get("subgraphs", ())}
+    definitions = {subgraph["id"]: subgraph for subgraph in (workflow.get("definitions") or {}).get("subgraphs", ())}
 
     def within(graph: Mapping[str, Any], prefix: str) -> Iterator[tuple[Mapping[str, Any], str]]:
         yield graph, prefix

@@ -1,8 +1,8 @@
-"""What files on disk were, so that the host runs a node again when they change.
+"""Records the state of files on disk, so that the host runs a node again when they change.
 
 The host asks a node's ``IS_CHANGED`` before it runs what comes before it: a value that comes by a link is None, in every queue on
-newer hosts and in the first one on older ones. A node does not know then which of its files is meant, and says what all of them
-are.
+newer hosts and in the first one on older ones. A node does not know then which of its files is meant, and gives the state of
+all of them.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ class Changes(dict):
 
 
 def changes(files: Mapping[str, Iterable[Path]]) -> Changes:
-    """Of the files of each name: their paths, sizes and times. A file that is not there counts as such."""
+    """Digests of the paths, sizes and times of the files of each name. A missing file is recorded as missing."""
     return Changes({_digest(name): _digest("\n".join(sorted(map(_state, paths)))) for name, paths in files.items()})
 
 
 def changes_of_all(files: Mapping[str, Iterable[Path]]) -> Changes:
-    """Of all that a linked value could mean: name by name on hosts that know the value later on, else as one.
+    """The state of all files that a linked value could mean: by name on hosts that learn the value later, else as one digest.
 
-    Hosts write what this gives into every picture, and a folder may hold thousands of files.
+    Hosts write this value into every picture, and a folder may hold thousands of files.
     """
-    made = changes(files)
-    return made if TOLD_LATER else Changes({"": _digest(json.dumps(sorted(made.items())))})
+    changed = changes(files)
+    return changed if TOLD_LATER else Changes({"": _digest(json.dumps(sorted(changed.items())))})
 
 
 def _state(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Where files of ours are saved and found: the host's output folder, and folders of models of our own kinds."""
+"""Finds and saves this pack's files: in the host's output folder, and in model folders of their own."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .changes import Changes, changes, changes_of_all
 
 def model_folders(kind: str) -> list[Path]:
     """Folders of a kind of models of ours, which the host learns of: ``models/KIND`` and what extra_model_paths.yaml names."""
-    own = os.path.join(folder_paths.models_dir, kind)
+    standard = os.path.join(folder_paths.models_dir, kind)
     if kind in folder_paths.folder_names_and_paths:
-        folder_paths.add_model_folder_path(kind, own)
+        folder_paths.add_model_folder_path(kind, standard)
     else:
-        folder_paths.folder_names_and_paths[kind] = ([own], set())
-    return [Path(folder) for folder in dict.fromkeys((own, *folder_paths.get_folder_paths(kind)))]
+        folder_paths.folder_names_and_paths[kind] = ([standard], set())
+    return [Path(folder) for folder in dict.fromkeys((standard, *folder_paths.get_folder_paths(kind)))]
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,15 @@ class Shelf:
         return [*model_folders(self.name), Path(folder_paths.get_output_directory()) / self.name]
 
     def names(self) -> list[str]:
-        """What a loader offers."""
+        """The names that a loader offers."""
         return sorted(self._files())
 
     def find(self, name: str) -> Path:
-        """Raises ValueError for names that leave the folders or that several files have, FileNotFoundError listing the folders
-        when nothing is there."""
+        """Finds a file by its name in a loader.
+
+        Raises ValueError for names that leave the folders or that several files have, FileNotFoundError listing the folders
+        when nothing is there.
+        """
         name, files = name.replace("\\", "/"), self._files()
         if name in files:
             return files[name]
@@ -57,14 +60,14 @@ class Shelf:
         raise FileNotFoundError(f"file: {name!r} is in none of {', '.join(map(str, self.folders()))}; {self.hint}")
 
     def changes(self, *names: str | None) -> Changes:
-        """Of some files; of all where one of the names is None, which stands for a linked value that is not known yet."""
+        """The state of some files, or of all if one of the names is None: a linked value that is not known yet."""
         files = self._files()
         if None in names:
             return changes_of_all({name: [path] for name, path in files.items()})
         return changes({name: [files.get(name.replace("\\", "/"), Path(name))] for name in names if name is not None})
 
     def _is_one(self, path: Path) -> bool:
-        """Whether a file of the output folder is of this kind: what others and we write there may have the same suffix."""
+        """True if a file of the output folder is of this kind. Files of other kinds there may have the same suffix."""
         if self.belongs is None or path.parent == Path(folder_paths.get_output_directory()) / self.name:
             return True
         try:
@@ -78,19 +81,19 @@ class Shelf:
 
         A file that lies directly in one of the folders has its plain name before all others, in the order of the folders.
         """
-        found: dict[Path, str] = {}  # path -> name with folders
+        names: dict[Path, str] = {}  # path -> name with folders
         root = Path(folder_paths.get_output_directory())
         for folder in (*self.folders(), *([root] if self.belongs else [])):
             for path in _below(folder, self.suffixes):
-                if path not in found and (folder not in (root, root / self.name) or self._is_one(path)):
-                    found[path] = path.relative_to(folder).as_posix()
-        nested = Counter(path.name for path, name in found.items() if "/" in name)
-        made = {}
-        for path, name in sorted(found.items(), key=lambda entry: "/" in entry[1]):
+                if path not in names and (folder not in (root, root / self.name) or self._is_one(path)):
+                    names[path] = path.relative_to(folder).as_posix()
+        nested = Counter(path.name for path, name in names.items() if "/" in name)
+        paths = {}
+        for path, name in sorted(names.items(), key=lambda entry: "/" in entry[1]):
             short = [path.name] if name == path.name or nested[path.name] == 1 else []
             longer = (name, "/".join(path.parts[-3:]), path.as_posix())
-            made[next(one for one in (*short, *longer) if one not in made)] = path
-        return made
+            paths[next(one for one in (*short, *longer) if one not in paths)] = path
+        return paths
 
 
 @lru_cache(maxsize=10_000)
@@ -127,7 +130,7 @@ def _walk(folder: Path, suffixes: tuple[str, ...], times: dict[str, int | None])
 
 
 def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As os.walk does, by name and through links, without hidden folders and without those that a link leads back to."""
+    """Walks a folder like os.walk, by name and through links, without hidden folders and those that a link leads back to."""
     seen = set()
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)

@@ -1,4 +1,4 @@
-"""From the host's MASK ([B, H, W] in 0..1) to masks of one channel."""
+"""Turns the host's MASK ([B, H, W] in 0..1) into masks of one channel."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def mask_grid(name: str, mask: torch.Tensor | None) -> torch.Tensor | None: ...
 
 
 def mask_grid(name: str, mask: torch.Tensor | None) -> torch.Tensor | None:
-    """[B, 1, H, W] in 0..1, or None for no mask. Raises ValueError, naming the input, when it is no MASK."""
+    """The mask as [B, 1, H, W] in 0..1, or None for no mask. Raises ValueError, naming the input, when it is no MASK."""
     if mask is None:
         return None
     if mask.ndim == 2:

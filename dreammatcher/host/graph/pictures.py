@@ -1,4 +1,4 @@
-"""From the host's IMAGE ([B, H, W, C] in 0..1), or a list of IMAGEs, to single pictures and the masks that alpha channels are."""
+"""Turns the host's IMAGE ([B, H, W, C] in 0..1), or a list of them, into single pictures and the masks of alpha channels."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def each(name: str, images: Images) -> list[torch.Tensor]:
     batches = [images] if torch.is_tensor(images) else [one for one in images if one is not None]
     for batch in batches:
         alpha_of(name, batch)
-    made = [picture[None] for batch in batches for picture in batch]
-    if not made:
+    pictures = [picture[None] for batch in batches for picture in batch]
+    if not pictures:
         raise ValueError(f"{name}: the list of pictures is empty; connect at least one")
-    return made
+    return pictures
 
 
 def rgb_each(name: str, images: Images) -> list[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""What runs of a method left to be looked at, found again by the pictures that they made.
+"""Records of a method's runs for previews and inspectors, found again by the pictures that the runs made.
 
 The host may have a picture from its cache while the node that patched the model ran anew, and two samplers may share one
 patched model. So a run's record is kept under the node that sampled, and whoever shows pictures looks for it in front of them.
@@ -33,7 +33,7 @@ ROOM = 256 << 20
 
 
 class Record(Protocol):
-    """What a run left."""
+    """The record of one run."""
 
     def bytes(self) -> int: ...
 
@@ -100,7 +100,7 @@ def is_link(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Element:
-    """Which run of a node that takes whole lists, and runs for each of their elements by itself."""
+    """One run of a node that takes whole lists and runs once for each of their elements."""
 
     number: int
     given: Mapping[str, list]  # its lists, by the name of the input
@@ -111,7 +111,7 @@ _element: ContextVar[Element | None] = ContextVar("element", default=None)
 
 @contextmanager
 def at_element(number: int, given: Mapping[str, list]) -> Iterator[None]:
-    """Inside, a node works on the elements ``number`` of its lists ``given``, whatever the host says."""
+    """Context in which a node works on the elements ``number`` of its lists ``given``, whatever the host says."""
     token = _element.set(Element(number, given))
     try:
         yield
@@ -120,13 +120,13 @@ def at_element(number: int, given: Mapping[str, list]) -> Iterator[None]:
 
 
 def here() -> Place:
-    """Where the code that asks runs."""
+    """The place in the graph at which the calling code runs."""
     context = get_executing_context() if get_executing_context is not None else None
     if context is None:
         return Place(str(getattr(_server(), "last_node_id", None) or ""))
     state = get_progress_state()
-    graph, own = Graph(state.dynprompt), _element.get()
-    item = (context.list_index or 0) if own is None else own.number
+    graph, element = Graph(state.dynprompt), _element.get()
+    item = (context.list_index or 0) if element is None else element.number
     node = graph.whole(context.node_id)
     return Place(node, graph.source(node) if state.prompt_id == context.prompt_id else "", item)
 
@@ -146,7 +146,7 @@ def owner_here() -> str:
 
 @dataclass(frozen=True)
 class Seen:
-    """Whose pictures are looked at: a node that shows what comes into one of its inputs."""
+    """The node that shows pictures, and the input that they come into."""
 
     prompt: Mapping[str, Any] | None = None  # the graph as the host hands it to a node; None outside of graphs
     node: str = ""
@@ -154,12 +154,12 @@ class Seen:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class FoundRecords:
     """The records that belong to some pictures."""
 
     records: tuple[Any, ...] = ()  # of the last runs in front of them; several where their pictures were put together
     nodes: tuple[str, ...] = ()  # that sampled
-    own: bool = True  # whether the run belongs to this element of a list alone, and not to the whole list
+    of_element: bool = True  # whether the run belongs to this element of a list alone, and not to the whole list
 
     def reason(self, maker: str) -> str:
         """Why there is not one record to show."""
@@ -170,8 +170,8 @@ class Found:
                 "sampler that uses it; where ComfyUI had them from its cache, sample again with another seed")
 
 
-def first_of(name: str, batch: int, own: bool) -> int | None:
-    """Which picture of a run of ``batch`` the first one at a node's input ``name`` is. None where that is not known.
+def first_of(name: str, batch: int, of_element: bool) -> int | None:
+    """Number, in a run of ``batch`` pictures, of the first picture at a node's input ``name``; None if it is not known.
 
     Pictures of one run may come as a list: its elements together are then the run, or each of them is all of it once more.
     """
@@ -201,26 +201,26 @@ class Records:
         if self.kept.make_room(record.bytes(), self.room):
             self.kept.keep(key, record)
 
-    def find(self, owner: str, seen: Seen) -> Found | None:
+    def find(self, owner: str, seen: Seen) -> FoundRecords | None:
         """The records of what ``owner`` made in the runs that led to some pictures. None where the host does not tell which."""
         if seen.prompt is None or self._at(owner, Place()) is not None:
             return None
         graph, item = Graph(_whole_graph(seen.prompt, seen.node)), here().item
-        found: dict[str, tuple[Any, bool]] = {}
+        records: dict[str, tuple[Any, bool]] = {}
         for node in graph.before(seen.node, seen.input):
             places = [Place(node, source, number) for source in (graph.source(node), "") for number in (item, 0)]
             known = next(((record, place) for place in places if (record := self._at(owner, place)) is not None), None)
             if known is not None:
-                found[node] = known[0], known[1].item == item
-        last = [node for node in found if not any(node in graph.before(other) for other in found if other != node)]
-        return Found(tuple(found[node][0] for node in last), tuple(last), not last or found[last[0]][1])
+                records[node] = known[0], known[1].item == item
+        last = [node for node in records if not any(node in graph.before(other) for other in records if other != node)]
+        return FoundRecords(tuple(records[node][0] for node in last), tuple(last), not last or records[last[0]][1])
 
     def _at(self, owner: str, place: Place) -> Any | None:
         return self.kept.find((owner, *place.key()))
 
 
 def _whole_graph(prompt: Mapping[str, Any], node: str) -> Any:
-    """With the nodes that others have put into the graph while it runs, where the host shows them."""
+    """The graph with the nodes that others have put into it while it runs, where the host shows them."""
     if get_progress_state is not None and get_executing_context() is not None:
         running = get_progress_state().dynprompt
         if running.has_node(node):

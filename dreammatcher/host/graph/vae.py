@@ -25,8 +25,10 @@ def encoded(vae, pictures: torch.Tensor, what: str) -> torch.Tensor:
 
 
 def decoded(vae, latents: torch.Tensor, what: str) -> torch.Tensor:
-    """Pictures [B, H, W, 3] of ``latents`` [B, C, h, w]. Raises ValueError when ``what`` holds NaN: the model drew it so, or the
-    VAE makes NaN of it."""
+    """Pictures [B, H, W, 3] of ``latents`` [B, C, h, w].
+
+    Raises ValueError when ``what`` holds NaN: the model drew it so, or the VAE makes NaN of it.
+    """
     if not finite(latents):
         raise ValueError(f"model: {what} is NaN or infinity as it was sampled; {REMEDY}")
     pictures = vae.decode(latents)

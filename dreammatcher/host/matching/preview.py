@@ -45,7 +45,7 @@ def show(trace: Trace | None, images: torch.Tensor, reference: Images, plain: to
     snapshot = trace.last()
     if snapshot is None:
         return _without_a_match(f"Nothing was matched: {trace.why_nothing_matched() or 'there is no record of a match'}.")
-    first = 0 if found is None else first_of(seen.input, len(snapshot.flow), found.own)
+    first = 0 if found is None else first_of(seen.input, len(snapshot.flow), found.of_element)
     if first is None:
         return _without_a_match(f"No match to show: {MIXED}")
     images = rgb("images", images)

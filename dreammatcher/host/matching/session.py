@@ -66,9 +66,9 @@ class MatchingSession(Session):
     def arrive(self, sigma: float, given: torch.Tensor, names: Sequence[Hashable | None],
                inputs: Sequence[torch.Tensor]) -> Assignment:
         """As :meth:`Session.arrive`. Where one evaluation sees different pictures, what was observed is forgotten."""
-        levels = self.clock.levels
+        levels = self.clock.noise_levels_visited
         assignment = super().arrive(sigma, given, names, inputs)
-        self.plan.trace.levels += self.clock.levels > levels and self.active(sigma)
+        self.plan.trace.noise_levels += self.clock.noise_levels_visited > levels and self.active(sigma)
         if assignment.changed:
             self.seen.forget_features()
             self.matcher.forget()
@@ -76,16 +76,16 @@ class MatchingSession(Session):
 
     def source(self, row: Row) -> Row:
         """The row whose reference features and match ``row`` takes."""
-        return (COND, row[1]) if self.plan.settings.effort.shared else row
+        return (COND, row[1]) if self.plan.settings.match.shared else row
 
     def correspondence(self, row: Row, grid: Grid, site: Site | None, size: int,
                        described: dict[Row, Described]) -> JointMatch | None:
-        """Correspondence of ``size`` pictures at one grid, kept for as many evaluations as the effort says.
+        """Correspondence of ``size`` pictures at one grid, kept for as many evaluations as the settings say.
 
         ``row`` is a :meth:`source`; ``site`` has that grid, None for the latent's own; ``described`` keeps descriptors for the
         next grid. The target's features are those of the evaluation before, as in the official code: None where there are none.
         """
-        kept = self.matcher.kept(row, grid, size, self.clock.evaluations)
+        kept = self.matcher.kept(row, grid, size, self.clock.evaluations_begun)
         if kept is not None:
             return kept
         features = self.seen.features_before(row, size)
@@ -118,7 +118,7 @@ class MatchingSession(Session):
                         rivals: list[MatchingSession]) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Where guidance leads a clean estimate of ``size``: the warped reference [B, C, H, W] and M' [B, 1, H, W].
 
-        By the match of the current evaluation, at ``sigma``, or, where the effort shares nothing, a new one of its own features,
+        By the match of the current evaluation, at ``sigma``, or, where the settings share nothing, a new one of its own features,
         as in the official code. None when no call of it was this row's.
         """
         source = self.source(row)

@@ -51,7 +51,7 @@ def _install_encoding(model, holder: SessionHolder[S], begin: Begin[S]) -> None:
         encoded = encode(**kwargs)
         session, kind = holder.session(), kwargs.get("prompt_type")
         # A run's positive prompts come first and together; packs may encode others at any time while it lasts.
-        if session is None or (kind == "positive" and (session.clock.evaluations or last[0] != kind)):
+        if session is None or (kind == "positive" and (session.clock.evaluations_begun or last[0] != kind)):
             base = model.model
             session = begin(Start.of(base, partial(network_identity, model), base.model_sampling, kwargs.get("noise")))
             holder.watch(session)

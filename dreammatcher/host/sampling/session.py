@@ -48,8 +48,8 @@ class Clock:
     start: float  # sigma from which, and
     end: float  # to which, the method is at work
     sigma: float | None = None  # of the last call
-    levels: int = 0  # noise levels visited so far
-    evaluations: int = 0  # of the model so far
+    noise_levels_visited: int = 0
+    evaluations_begun: int = 0  # of the model, the one in progress included
     evaluation_ended: bool = False  # the last evaluation has come to its end
     announced: bool = False  # the host says when an evaluation begins
     _given: torch.Tensor | None = None  # the host's tensor that sigma was read from
@@ -82,7 +82,7 @@ class Clock:
         self._given = given
         if sigma == self.sigma:
             return False
-        self.sigma, self.levels = sigma, self.levels + 1
+        self.sigma, self.noise_levels_visited = sigma, self.noise_levels_visited + 1
         return True
 
     def read(self, given: torch.Tensor) -> float:
@@ -91,7 +91,7 @@ class Clock:
 
     def evaluate(self) -> None:
         """An evaluation of the model begins."""
-        self.evaluations, self.evaluation_ended = self.evaluations + 1, False
+        self.evaluations_begun, self.evaluation_ended = self.evaluations_begun + 1, False
 
 
 @dataclass(eq=False)
@@ -172,7 +172,7 @@ class Session:
         """Whether a call begins an evaluation, where the host does not say: it is at another noise level, or comes after the
         end of the last one and shows a positive prompt another picture. Packs call again after that end, with the same one
         (PAG) or for a negative prompt alone (SAG)."""
-        if self.clock.evaluations == 0 or sigma != self.clock.sigma:
+        if self.clock.evaluations_begun == 0 or sigma != self.clock.sigma:
             return True
         if not self.clock.evaluation_ended:
             return False

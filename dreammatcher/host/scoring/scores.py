@@ -34,7 +34,7 @@ class GraphScores(Uncopied):
     encoders: str
 
     def mean(self, metric: str) -> float:
-        """Not a number where it was not measured."""
+        """Mean of a metric; NaN if it was not measured."""
         return float(np.mean(self.values[metric])) if metric in self.values else float("nan")
 
 
@@ -52,15 +52,16 @@ def _of_the_graph(clip_vision) -> Encoder:
     return Encoder("CLIP Vision", encode)
 
 
-def evaluate(results: Images, references: Images, prompt: str | Sequence[str], choice: str, clip_vision=None) -> GraphScores:
-    """How alike results and references are, and how well results follow the prompt, or each its own of a list of prompts.
+def score_pictures(results: Images, references: Images, prompt: str | Sequence[str], choice: str,
+                   clip_vision=None) -> GraphScores:
+    """Scores how alike results and references are, and how well results follow the prompt, or each its own of several prompts.
 
     Raises ValueError for pictures that are none, for prompts of another number, and when the chosen encoders are not there,
     saying where they belong.
     """
-    made, known = ([rearrange(picture, "h w c -> c h w").float().cpu() for picture in rgb_each(name, images)]
-                   for name, images in (("results", results), ("references", references)))
-    prompts = _prompts(prompt, len(made))
+    pictures, known = ([rearrange(picture, "h w c -> c h w").float().cpu() for picture in rgb_each(name, images)]
+                       for name, images in (("results", results), ("references", references)))
+    prompts = _prompts(prompt, len(pictures))
     values: dict[str, torch.Tensor] = {}
     chosen = ENCODERS[choice]
     if chosen is None:
@@ -74,14 +75,14 @@ def evaluate(results: Images, references: Images, prompt: str | Sequence[str], c
         clip = load_encoder(encoders_folder(CLIP_B32), CLIP_B32, device=device)
     with torch.inference_mode():
         if dino is not None:
-            features = dino.pictures(made)
+            features = dino.pictures(pictures)
             values["DINO"] = fidelity(features, dino.pictures(known))
-        features = clip.pictures(made)
+        features = clip.pictures(pictures)
         values["CLIP-I"] = fidelity(features, clip.pictures(known))
         if clip.texts is not None and all(prompts):
             values["CLIP-T"] = alignment(features, clip.texts(prompts))
-        if len(made) > 1:
-            values["diversity"] = torch.full((len(made),), diversity(features))
+        if len(pictures) > 1:
+            values["diversity"] = torch.full((len(pictures),), diversity(features))
     comfy.model_management.soft_empty_cache()
     return GraphScores({metric: [float(one) for one in each] for metric, each in values.items()},
                        clip.name if dino is None else f"{dino.name}, {clip.name}")
@@ -116,24 +117,24 @@ def compared(arms: list[tuple[str, GraphScores]]) -> tuple[str, torch.Tensor]:
     names = [name.strip() or f"arm {number}" for number, (name, _) in enumerate(arms, 1)]
     if len(set(names)) < len(names):
         raise ValueError(f"names: two of the arms are called {max(names, key=names.count)!r}; give each its own")
-    different = [own.encoders for _, own in arms if own.encoders != arms[0][1].encoders]
+    different = [scores.encoders for _, scores in arms if scores.encoders != arms[0][1].encoders]
     if different:
         raise ValueError(f"scores: they are of different encoders ({arms[0][1].encoders}; {different[0]}) and do not compare")
-    metrics = list(dict.fromkeys(metric for _, own in arms for metric in own.values))
+    metrics = list(dict.fromkeys(metric for _, scores in arms for metric in scores.values))
     rows = [["", *metrics]]
-    for name, (_, own) in zip(names, arms):
-        rows.append([name, *(_cell(arms[0][1], own, metric) for metric in metrics)])
-    return f"{markdown(rows)}\n\n{arms[0][1].encoders}", chart_image(dict(zip(names, (own for _, own in arms))))
+    for name, (_, scores) in zip(names, arms):
+        rows.append([name, *(_cell(arms[0][1], scores, metric) for metric in metrics)])
+    return f"{markdown(rows)}\n\n{arms[0][1].encoders}", chart_image(dict(zip(names, (scores for _, scores in arms))))
 
 
-def _cell(first: GraphScores, own: GraphScores, metric: str) -> str:
-    if metric not in own.values:
+def _cell(first: GraphScores, scores: GraphScores, metric: str) -> str:
+    if metric not in scores.values:
         return ""
-    text, before, after = f"{own.mean(metric):.3f}", first.values.get(metric, []), own.values[metric]
-    if own is first or metric == "diversity" or len(before) != len(after) or len(after) < 2:
+    text, before, after = f"{scores.mean(metric):.3f}", first.values.get(metric, []), scores.values[metric]
+    if scores is first or metric == "diversity" or len(before) != len(after) or len(after) < 2:
         return text
-    found = difference({str(n): one for n, one in enumerate(before)}, {str(n): one for n, one in enumerate(after)})
-    return f"{text} ({found.signed()})"
+    gain = difference({str(n): one for n, one in enumerate(before)}, {str(n): one for n, one in enumerate(after)})
+    return f"{text} ({gain.signed()})"
 
 
 def chart_image(arms: dict[str, GraphScores]) -> torch.Tensor:

@@ -61,7 +61,7 @@ def train_sefi(model, clip, vae, own: TrainingSet, chosen: SefiSettings, attenti
             masked = has_masks(own)
             objective = ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=masked)
             attention = attention if attention is not None and attention.weight else None
-            recipe = SefiRecipe(work.denoiser, work.own, word, vectors, objective, attention)
+            recipe = SefiRecipe(work.denoiser, work.subject_set, word, vectors, objective, attention)
         job = job_of(work.identity, "SeFi-IDE", own, chosen, attention, objective, settings)
         losses = run(recipe, settings, job, options)
         with torch.no_grad():

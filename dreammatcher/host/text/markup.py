@@ -1,4 +1,4 @@
-"""What is written in a prompt and is no word of it: weights and brackets, and what other programs and packs would replace.
+"""Markup in prompts: weights and brackets, and the syntax that other programs and packs would replace.
 
 ComfyUI knows ``(word:1.2)`` and ``embedding:name``. The rest reaches the text encoder as it stands and is read as words.
 """
@@ -24,7 +24,7 @@ TAG = -977.0
 
 @dataclass(frozen=True)
 class Markup:
-    """What of a prompt other programs would replace."""
+    """The parts of a prompt that other programs would replace."""
 
     parts: tuple[str, ...]  # in their order
     tagged: str  # the prompt with the weight TAG for these parts
@@ -57,7 +57,7 @@ def embeddings_of(prompt: str) -> list[str]:
 
 
 def advice_on(parts: tuple[str, ...]) -> str:
-    """What to write or do instead of some markup."""
+    """Advice on what to write or do instead of some markup."""
     advice = []
     if any(part.startswith("<") for part in parts):
         advice.append("load LoRAs with Load LoRA")

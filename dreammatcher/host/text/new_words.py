@@ -1,4 +1,4 @@
-"""A CLIP that knows words which were learned: in its prompts each stands for the vectors of its own."""
+"""A CLIP that knows learned words: in its prompts, each word stands for its learned vectors."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class NewWords:
 
     def __init__(self, tokenizer: Any, words: Mapping[str, torch.Tensor], columns: Mapping[str, slice]):
         self.inner, self.words, self.columns = tokenizer, {word.lower(): rows for word, rows in words.items()}, dict(columns)
-        own = [alone(word) for word in sorted(self.words, key=len, reverse=True)]
-        self.pattern = re.compile("|".join([FILE, *own, MARKED]), re.IGNORECASE)
+        word_patterns = [alone(word) for word in sorted(self.words, key=len, reverse=True)]
+        self.pattern = re.compile("|".join([FILE, *word_patterns, MARKED]), re.IGNORECASE)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("inner", "words", "columns", "pattern"):  # not made yet while it is copied
@@ -42,14 +42,14 @@ class NewWords:
         return NewWords(self.inner.clone(), self.words, self.columns)
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options: Any) -> dict:
-        """As the host's, with vectors in the places of learned words."""
-        found = [match[0].lower() for match in self.pattern.finditer(text)]
-        if not any(word in self.words for word in found):
+        """Tokenizes as the host does, with vectors in the places of learned words."""
+        matched = [match[0].lower() for match in self.pattern.finditer(text)]
+        if not any(word in self.words for word in matched):
             return self.inner.tokenize_with_weights(text, return_word_ids, **options)
         marked = self.pattern.sub(lambda match: self._marked(match[0]), text)
         cut = self.inner.tokenize_with_weights(marked, return_word_ids, **options)
         markers = {tower: chunks[0][1][0] for tower, chunks in self.inner.tokenize_with_weights(MARKER).items()}
-        vectors = [vector for word in found for vector in self._vectors(word)]
+        vectors = [vector for word in matched for vector in self._vectors(word)]
         return {tower: self._replaced(chunks, markers[tower], [None if one is None else one[self.columns[tower]]
                                                                for one in vectors]) for tower, chunks in cut.items()}
 
@@ -58,7 +58,7 @@ class NewWords:
         return part if rows is None else " ".join([MARKER] * len(rows))
 
     def _vectors(self, word: str) -> list[torch.Tensor | None]:
-        """What stands in the places of a part of the text; None for a marker that the text itself has."""
+        """The vectors that stand for a part of the text; None for a marker that the text itself contains."""
         if word in self.words:
             return list(self.words[word])
         return [None] if word == MARKER else []
@@ -70,11 +70,11 @@ class NewWords:
         if len(places) != len(vectors):
             log.warning("DreamMatcher: %d places for %d vectors of learned words in a prompt; write %r apart from other letters",
                         len(places), len(vectors), MARKER)
-        made = [list(chunk) for chunk in chunks]
+        replaced = [list(chunk) for chunk in chunks]
         for (row, column), vector in zip(places, vectors):
             if vector is not None:
-                made[row][column] = (vector, *chunks[row][column][1:])
-        return made
+                replaced[row][column] = (vector, *chunks[row][column][1:])
+        return replaced
 
 
 def with_new_words(clip: Any, words: Mapping[str, torch.Tensor]) -> Any:

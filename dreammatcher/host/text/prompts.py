@@ -27,7 +27,7 @@ class Encoded:
     texts: object = None  # that stand in for it at some noise levels
 
     def place(self, subject: Subject) -> tuple[Subject | None, str]:
-        """``subject`` where it stands in this text, None where nothing tells, and what is to be said about that.
+        """``subject`` at its place in this text, None where that is unknown, and a remark for the user.
 
         Where the entry was encoded for the same subject, what it carries counts first: a schedule encodes a prompt anew for each
         of its spans.
@@ -70,13 +70,13 @@ class Prompt:
                       {name: Encoded(text if torch.is_tensor(text) and text.ndim == 3 else None, mark, entry.get(TEXTS_KEY))})
 
     def follows(self, other: Prompt) -> bool:
-        """Whether both are one prompt of a subject, encoded for different spans of the schedule."""
+        """True if both are the same prompt of a subject, encoded for different spans of the schedule."""
         return (self.subject is not None and self.subject == other.subject and self.area == other.area
                 and not self.masked and not other.masked
                 and all(mine[0] <= theirs[1] or theirs[0] <= mine[1] for mine in self.spans for theirs in other.spans))
 
     def is_about(self, subject: Subject | None) -> bool:
-        """Whether this prompt names the subject itself."""
+        """True if this prompt names the subject itself."""
         return self.subject is not None and subject is not None and self.subject.is_about(subject)
 
 

@@ -93,15 +93,15 @@ def content_words(text: Text) -> list[ContentWord]:
             continue
         lower = "" if word is None else word.lower()
         if together and lower in HEADS:
-            found[-1] = replace(found[-1], scene=True)
+            content[-1] = replace(content[-1], scene=True)
         together = True
-        found.append(ContentWord(word or _name_of(pieces), tuple(piece.column for piece in pieces), lower in MEDIUM,
-                                 scene or lower in SCENE))
-    return found
+        content.append(ContentWord(word or _name_of(pieces), tuple(piece.column for piece in pieces), lower in MEDIUM,
+                                   scene or lower in SCENE))
+    return content
 
 
 def subject_words(text: Text) -> tuple[list[ContentWord], str]:
-    """The content words without those about medium and scene; where nothing else is there these, with what is to be said."""
+    """The content words but those about medium and scene. If there are no others these are taken, with a remark."""
     content = content_words(text)
     for kept, said in (([word for word in content if not word.medium and not word.scene], ""),
                        ([word for word in content if not word.medium], ONLY_SCENE), (content, ONLY_MEDIUM)):
@@ -117,7 +117,7 @@ class _Phrase:
         self.inside = self.has_noun = self.hyphen = False
 
     def takes(self, word: str | None) -> bool:
-        """Whether ``word`` belongs to such a phrase; None: an embedding."""
+        """True if ``word`` belongs to such a phrase. None stands for an embedding."""
         hyphen, self.hyphen = self.hyphen, word in ("-", "_")
         if hyphen and word in LEFT_OUT:  # k-on
             return self.inside

@@ -1,5 +1,7 @@
-"""Text encoders of a CLIP. SD1.x and SD2.x have one, SDXL two, each with a token table of its own: a learned word's vectors are
-those of all of them side by side."""
+"""Text encoders of a CLIP.
+
+SD1.x and SD2.x have one, SDXL two, each with its own token table: a learned word's vectors are those of all of them side by side.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ class Tower:
     columns: slice  # its own of a word's vectors
 
     def part(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Its own of vectors [V, D]."""
+        """This encoder's columns of vectors [V, D]."""
         return vectors[..., self.columns]
 
     def __str__(self) -> str:
@@ -29,24 +31,24 @@ class Tower:
 
 
 def towers_of(clip: Any) -> tuple[Tower, ...]:
-    """Raises ValueError for a model with other text encoders than CLIP's."""
+    """The text encoders of a CLIP. Raises ValueError for a model with other text encoders than CLIP's."""
     names = list(clip.tokenize(""))
     models: dict[str, Any] = {name: getattr(clip.cond_stage_model, f"clip_{name}", None) for name in names}
     strange = [name for name in names if name not in ORDER or models[name] is None]
     if strange:
         raise ValueError(f"clip: this model reads text with {', '.join(strange)}; words are learned and read with the text "
                          "encoders of SD1.x, SD2.x and SDXL")
-    found, start = [], 0
+    towers, start = [], 0
     for name in sorted(names, key=ORDER.index):
         table = models[name].transformer.get_input_embeddings()
         width = table.weight.shape[1]
-        found.append(Tower(name, table, slice(start, start + width)))
+        towers.append(Tower(name, table, slice(start, start + width)))
         start += width
-    return tuple(found)
+    return tuple(towers)
 
 
 def width_of(towers: tuple[Tower, ...]) -> int:
-    """Of a word's vectors."""
+    """Width of a word's vectors over all towers."""
     return towers[-1].columns.stop
 
 

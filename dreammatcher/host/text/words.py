@@ -1,4 +1,4 @@
-"""Which tokens of a prompt a subject word means, and which columns of the conditioning they become.
+"""Finds the tokens of a prompt that a subject word means, and the columns of the conditioning that they become.
 
 A token is a column, but for vectors of another width than the text encoder's words: the host leaves these out, and what stands
 behind them in the same chunk of 77 moves to the left. A word is looked for as its tokens. Where it does not stand as it is, the
@@ -45,7 +45,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a word stands in a prompt, and what is to be said about it."""
+    """The columns of a word in a prompt, and a remark for the user."""
 
     columns: tuple[int, ...]
     remark: str = ""
@@ -62,34 +62,34 @@ class Text:
 
     @staticmethod
     def of(clip, text: str, tower: str | None = None) -> Text:
-        """As ``tower`` reads it, or else the first."""
+        """The text as ``tower`` reads it; without one, as the first text encoder does."""
         cut = clip.tokenize(text, return_word_ids=True)
         tower = next(iter(cut)) if tower is None else tower
-        width, length, found, left_out = width_of(clip, tower), 0, [], 0
+        width, length, entries, left_out = width_of(clip, tower), 0, [], 0
         for chunk in cut[tower]:
             kept = as_encoded(chunk, width)
-            found += [(length + place, entry[0]) for place, entry in enumerate(kept) if entry[2]]
+            entries += [(length + place, entry[0]) for place, entry in enumerate(kept) if entry[2]]
             length, left_out = length + len(chunk), left_out + len(chunk) - len(kept)
-        tokens = [token for _, token in found]
+        tokens = [token for _, token in entries]
         foreign, spelled = _foreign(clip, text, tower, tokens), _spelled(clip, tokens)
         ends = [True, *(spelling is None or spelling.endswith(WORD_END) for spelling in spelled)]
         pieces = [Piece(column, token, spelling, first, number in foreign)
-                  for number, ((column, token), spelling, first) in enumerate(zip(found, spelled, ends))]
+                  for number, ((column, token), spelling, first) in enumerate(zip(entries, spelled, ends))]
         return Text(pieces, length, tower, left_out)
 
     @staticmethod
     def all_of(clip, text: str) -> list[Text]:
-        """As each text encoder reads it: SDXL has two."""
+        """The text as each text encoder reads it: SDXL has two."""
         return [Text.of(clip, text, tower) for tower in clip.tokenize(text)]
 
     def runs(self, other: Text) -> list[int]:
-        """Where the tokens of ``other`` begin."""
+        """Numbers of the pieces at which the tokens of ``other`` begin."""
         count = len(other.pieces)
         return [start for start in range(len(self.pieces) - count + 1) if count and all(
             mine.is_like(theirs) for mine, theirs in zip(self.pieces[start:start + count], other.pieces))]
 
     def whole(self, other: Text) -> list[int]:
-        """Where the tokens of ``other`` begin with a word."""
+        """Numbers of the pieces at which the tokens of ``other`` begin, if they begin a word."""
         return [start for start in self.runs(other) if self.pieces[start].first]
 
     def place(self, starts: list[int], count: int, remark: str = "", word: str = "") -> Place:
@@ -156,8 +156,8 @@ def find(clip, text: Text, prompt: str, word: str) -> Place | None:
     A weight and brackets of the word itself do not count. Raises ValueError when two different words of the prompt could be
     meant.
     """
-    own = word if text.whole(Text.of(clip, word, text.tower)) else bare(word) or word
-    if (place := _find(clip, text, prompt, own)) is not None:
+    searched = word if text.whole(Text.of(clip, word, text.tower)) else bare(word) or word
+    if (place := _find(clip, text, prompt, searched)) is not None:
         return place
     spaced = " ".join(bare(word).split("_")).strip()  # tags are written with either
     place = _find(clip, text, prompt, spaced) if " " in spaced else None
@@ -174,7 +174,7 @@ def _find(clip, text: Text, prompt: str, word: str) -> Place | None:
 
 
 def other_numbers(word: str) -> list[str]:
-    """What may be the plural or the singular of an English noun, in lower case."""
+    """Possible plurals or singulars of an English noun, in lower case."""
     word = word.lower()
     if not word.isalpha() or len(word) < SHORTEST:
         return []
@@ -221,7 +221,7 @@ def _beside_punctuation(text: Text, wanted: Text, word: str) -> Place | None:
 
 
 def _meets(text: Text, number: int, marks: str, how: Callable[[str, str], bool]) -> bool:
-    """Whether the token beside a word holds the punctuation that belongs to it."""
+    """True if the token beside a word holds the punctuation that belongs to it."""
     return not marks or (0 <= number < len(text.pieces) and how(_spelling(text.pieces[number]), marks))
 
 
@@ -245,18 +245,18 @@ def _spelled_alike(text: Text, wanted: Text, prompt: str, word: str) -> Place | 
 
 
 def _without_case(word: str) -> bool:
-    """Whether a word is of letters that have no upper and lower case, with their marks and digits."""
+    """True if a word consists of letters without upper and lower case, with their marks and digits."""
     kinds = {unicodedata.category(letter) for letter in word}
     return "Lo" in kinds and kinds <= {"Lo", "Lm", "Mn", "Mc", "Nd"}
 
 
 def _spelling(piece: Piece) -> str:
-    """What a token spells; where that is not known a space, which no letter does."""
+    """The letters that a token spells; a space, which no letter is, where they are not known."""
     return " " if piece.text is None else piece.text.removesuffix(WORD_END)
 
 
 def _spelled(clip, tokens: list) -> list[str | None]:
-    """How the vocabulary spells each token; None for vectors, and for all of them where a tokenizer does not tell."""
+    """The vocabulary's spelling of each token; None for vectors, and for every token if a tokenizer does not give spellings."""
     numbers = [token for token in tokens if isinstance(token, int)]
     try:
         spelled = iter([text for _, text in clip.tokenizer.untokenize([(number, 1.0) for number in numbers])])

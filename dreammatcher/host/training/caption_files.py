@@ -12,24 +12,24 @@ ENDINGS = (".txt", ".caption")
 
 
 def captions_of(picture: Path, files: Sequence[Path]) -> list[Path]:
-    """Of a folder's ``files`` those that are captions of ``picture``, the one to be used first.
+    """The captions of ``picture`` among a folder's ``files``, beginning with the one to use.
 
     Their name is the picture's, with another ending; capitals only count where two files differ in nothing else.
     """
-    found = [file for file in files if file.suffix.lower() in ENDINGS and file.stem.lower() == picture.stem.lower()]
-    return sorted(found, key=lambda file: (file.stem != picture.stem, ENDINGS.index(file.suffix.lower()), file.name))
+    captions = [file for file in files if file.suffix.lower() in ENDINGS and file.stem.lower() == picture.stem.lower()]
+    return sorted(captions, key=lambda file: (file.stem != picture.stem, ENDINGS.index(file.suffix.lower()), file.name))
 
 
 def caption_of(picture: Path, files: Sequence[Path]) -> tuple[str, str, list[str]]:
-    """The caption of ``picture`` in one line, the name of its file, and what is to be said about it; empty without one.
+    """The caption of ``picture`` in one line, the name of its file, and remarks for the user. Empty without a caption.
 
     Raises ValueError as :func:`read_text`.
     """
-    own = captions_of(picture, files)
-    if any(file.stem == picture.stem for file in own):
-        own = [file for file in own if file.stem == picture.stem]
-    there = [file for file in own if file.exists()]
-    remarks = [f"{file.name} is a link to nothing" for file in own if file not in there]
+    captions = captions_of(picture, files)
+    if any(file.stem == picture.stem for file in captions):
+        captions = [file for file in captions if file.stem == picture.stem]
+    there = [file for file in captions if file.exists()]
+    remarks = [f"{file.name} is a link to nothing" for file in captions if file not in there]
     if not there:
         return "", "", remarks
     caption = " ".join(read_text("folder", there[0]).split())

@@ -19,15 +19,15 @@ from .sets import training_set
 
 
 @dataclass(frozen=True)
-class Effort:
-    """How long it may take."""
+class TrainingBudget:
+    """Length of a training: its steps, and the class pictures drawn for it."""
 
     steps: int
     prior: int  # pictures of the class
 
 
 #: DreamBooth's scripts take 500 steps for a LoRA, with 100 to 200 class pictures
-EFFORTS = {"quick": Effort(250, 24), "usual": Effort(500, 60), "thorough": Effort(1200, 150)}
+BUDGETS = {"quick": TrainingBudget(250, 24), "usual": TrainingBudget(500, 60), "thorough": TrainingBudget(1200, 150)}
 RANK, WARMUP, AVERAGE = 8, 25, 0.98
 #: it gives what it has learned when it is stopped, and makes activations again where memory needs that
 RUNNING = Running(keep_when_stopped=True, checkpointing=None)
@@ -46,19 +46,20 @@ def learn_subject(model, clip, vae, images: Images, class_word: str, effort: str
     """
     if not class_word.strip():
         raise ValueError("class_word: it is empty; write what kind of thing the subject is, as dog, toy or woman")
-    chosen, side = EFFORTS[effort], native_side(model)
+    chosen, side = BUDGETS[effort], native_side(model)
     word = identifier.strip() or rare_word(clip, seed)
-    own = training_set(images, masks, word, class_word, "photo", "", "", Preparation(side, min(64, side)))
-    subject = own.naming.subject
+    subject_set = training_set(images, masks, word, class_word, "photo", "", "", Preparation(side, min(64, side)))
+    subject = subject_set.naming.subject
     told = prompt if holds(prompt, subject) else re.sub(alone(class_word.strip()), lambda _: subject, prompt, count=1)
     told = told.strip() or f"a photo of a {subject}"
     options = TrainingOptions(OptimiserSettings(warmup=WARMUP), average=AVERAGE, sample_prompt=told,
                               sample_every=max(1, chosen.steps // 10), running=RUNNING)
     settings = options.training(chosen.steps, 1, seed, bfloat16=False)
     weights = DreamBoothSettings(LORA, LoraSettings(RANK), rate, text=True)
-    objective = ObjectiveSettings(masked=has_masks(own))
-    plan_dreambooth(model, clip, vae, own, weights, objective, settings, options)  # before minutes are spent on class pictures
-    prior, _ = prior_set(model, clip, vae, own, PriorSettings(chosen.prior, seed=seed))
+    objective = ObjectiveSettings(masked=has_masks(subject_set))
+    # before minutes are spent on class pictures
+    plan_dreambooth(model, clip, vae, subject_set, weights, objective, settings, options)
+    prior, _ = prior_set(model, clip, vae, subject_set, PriorSettings(chosen.prior, seed=seed))
     options = replace(options, running=replace(RUNNING, planned=True))
-    learned, losses = dreambooth(model, clip, vae, own, prior, weights, objective, settings, options)
+    learned, losses = dreambooth(model, clip, vae, subject_set, prior, weights, objective, settings, options)
     return learned, losses, subject

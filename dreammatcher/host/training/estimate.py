@@ -1,4 +1,4 @@
-"""How much memory a training will take beside the model, told before its first step."""
+"""Estimates, before the first step, the memory that a training will take beside the model."""
 
 from __future__ import annotations
 
@@ -60,8 +60,9 @@ def activations(model: HostDenoiser, learning: list[str], low: Mapping[str, LowR
     """Bytes that the UNet keeps for the gradient of some of its weights, whole or ``low`` in rank, and of the ``text`` if that
     learns.
 
-    The UNet itself says so, on tensors that have a shape and no memory. With checkpointing the largest block counts on top, which
-    runs again while the others are kept.
+    They are those of some of its weights, whole or ``low`` in rank, and of the ``text`` if that learns. The UNet itself is run,
+    on tensors that have a shape and no memory. With checkpointing the largest block counts on top, which runs again while the
+    others are kept.
     """
     base = model.model.model
     kept, largest = _Kept(), 0
@@ -98,12 +99,12 @@ class _Kept:
         return tensor
 
     def beside(self, weights: Mapping[str, torch.Tensor]) -> int:
-        own = {value.untyped_storage()._cdata for value in weights.values()}
-        return sum(storage.nbytes() for place, storage in self.storages.items() if place not in own)
+        weight_storages = {value.untyped_storage()._cdata for value in weights.values()}
+        return sum(storage.nbytes() for place, storage in self.storages.items() if place not in weight_storages)
 
 
 class _PerBlock:
-    """What each block adds to what is kept."""
+    """Measures the most bytes that one block adds to those kept."""
 
     def __init__(self) -> None:
         self.kept, self.largest, self.before = _Kept(), 0, 0
@@ -127,7 +128,7 @@ class _PerBlock:
 
 
 def _like(value: torch.Tensor) -> torch.Tensor:
-    """Of the same shape, precision and device."""
+    """An uninitialised tensor of the same shape, precision and device."""
     return torch.empty(value.shape, dtype=value.dtype, device=value.device)
 
 
@@ -142,8 +143,8 @@ def free_on(device: torch.device) -> int:
 
 def make_room(size: int, model: HostDenoiser) -> None:
     """Has the host take other models off the device, as it does for every model that it loads."""
-    own = (model.model, model.clip.patcher)
-    kept = [loaded for loaded in comfy.model_management.current_loaded_models if any(loaded.model is one for one in own)]
+    needed = (model.model, model.clip.patcher)
+    kept = [loaded for loaded in comfy.model_management.current_loaded_models if any(loaded.model is one for one in needed)]
     comfy.model_management.free_memory(size, model.device, keep_loaded=kept)
 
 

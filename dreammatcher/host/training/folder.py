@@ -28,7 +28,7 @@ NOT_READ = (".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".gif", ".apng", 
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class FolderPicture:
     """One picture of a folder."""
 
     path: Path
@@ -55,10 +55,10 @@ def folder_path(name: str) -> Path:
 
 
 def changed(name: str | None) -> Changes:
-    """What the folder's files are; nothing without a folder.
+    """State of the folder's files; empty without a folder.
 
-    A name of None stands for a linked value that is not known yet: what those of every folder in the input folder are, but for
-    the one in which the host keeps what was copied.
+    A name of None stands for a linked value that is not known yet: the state then covers every folder in the input folder,
+    but for the one in which the host keeps copies.
     """
     root = Path(os.path.abspath(folder_paths.get_input_directory()))
     if name is None:
@@ -82,7 +82,7 @@ def _inside(folder: Path) -> list[Path]:
         return []
 
 
-def pictures_of(name: str) -> list[Found]:
+def pictures_of(name: str) -> list[FolderPicture]:
     """The folder's pictures by name, turned as the camera says. What looks like one and is not read is named on the node.
 
     Raises ValueError, naming the file, for a picture that is damaged and a caption that is no text in UTF-8.
@@ -90,9 +90,9 @@ def pictures_of(name: str) -> list[Found]:
     path = folder_path(name)
     files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
     named = [file for file in files if file.suffix.lower() in SUFFIXES and not file.is_dir()]
-    own = [file for file in named if file.is_file()]
+    pictures = [file for file in named if file.is_file()]
     remarks = [f"{file.name} is a link to nothing ({os.readlink(file)})" if file.is_symlink() else f"{file.name} is no file"
-               for file in named if file not in own]
+               for file in named if file not in pictures]
     others = [file.name for file in files if file.suffix.lower() in NOT_READ and not file.is_dir()]
     if others:
         remarks.append(f"{', '.join(others)}: {', '.join(sorted({Path(other).suffix.lower() for other in others}))} is not read; "
@@ -102,19 +102,19 @@ def pictures_of(name: str) -> list[Found]:
     if inner:
         remarks.append(f"the folders in it ({', '.join(inner)}); give each as the folder of a Training Set of its own, joined by "
                        "others")
-    if not own:
+    if not pictures:
         left = f"; {'; '.join(remarks)}" if remarks else ""
         raise ValueError(f"folder: {name!r} holds no pictures ({', '.join(SUFFIXES)}){left}")
     if remarks:
         remarks = [f"left out of the folder {name!r}: {'; '.join(remarks)}"]
-    found = []
-    for file in own:
+    examples = []
+    for file in pictures:
         caption, text, said = caption_of(file, files)
-        found.append(replace(_read(file), caption=caption, text=text))
+        examples.append(replace(_read(file), caption=caption, text=text))
         remarks += said
     if remarks:
         tell("; ".join(remarks))
-    return found
+    return examples
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -128,11 +128,11 @@ def _upright(image: Image.Image) -> Image.Image:
     return image
 
 
-def _read(file: Path) -> Found:
+def _read(file: Path) -> FolderPicture:
     try:
         with Image.open(file) as image:
             pixels = np.array(_upright(image).convert("RGBA"))
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"folder: {file.name} is damaged or no picture ({error})") from error
     name, picture = f"folder: {file.name}", torch.from_numpy(pixels)[None].float() / 255
-    return Found(file, rearrange(rgb(name, picture)[0], "h w c -> c h w").clone(), subject_mask(name, picture))
+    return FolderPicture(file, rearrange(rgb(name, picture)[0], "h w c -> c h w").clone(), subject_mask(name, picture))

@@ -53,42 +53,43 @@ def checkpoints() -> list[str]:
 
 
 def load_checkpoint(path: str, given: bool = False) -> tuple:
-    """By the host's own loader. Raises ValueError where the file is neither there nor in a folder of checkpoints.
+    """Loads a checkpoint by the host's own loader.
 
-    Unless it is ``given`` by the user, a file elsewhere is only read when it holds no code: some hosts unpickle others.
+    Raises ValueError where the file is neither there nor in a folder of checkpoints. Unless it is ``given`` by the user, a file
+    elsewhere is only read when it holds no code: some hosts unpickle others.
     """
     here = folder_paths.get_full_path("checkpoints", re.split(r"[/\\]", path)[-1])
-    own = folder_paths.get_folder_paths("checkpoints")
-    known = any(Path(path).resolve().is_relative_to(Path(folder).resolve()) for folder in own)
+    folders = folder_paths.get_folder_paths("checkpoints")
+    known = any(Path(path).resolve().is_relative_to(Path(folder).resolve()) for folder in folders)
     safe = given or known or Path(path).suffix.lower() in (".safetensors", ".sft")
-    found = path if Path(path).is_file() and safe else here
-    if found is None:
+    file = path if Path(path).is_file() and safe else here
+    if file is None:
         raise ValueError(f"checkpoint: {path!r} is not on this machine; give --checkpoint FILE" if not Path(path).is_file() else
                          f"checkpoint: {path!r} may hold code and is in no folder of checkpoints of this ComfyUI; give "
                          "--checkpoint FILE if you trust it")
     return comfy.sd.load_checkpoint_guess_config(
-        found, output_vae=True, output_clip=True, embedding_directory=folder_paths.get_folder_paths("embeddings"))[:3]
+        file, output_vae=True, output_clip=True, embedding_directory=folder_paths.get_folder_paths("embeddings"))[:3]
 
 
-def write_job(checkpoint: str, own: TrainingSet, prior: TrainingSet | None, method: str, name: str, choices: Choices,
+def write_job(checkpoint: str, subject_set: TrainingSet, prior: TrainingSet | None, method: str, name: str, choices: Choices,
               settings: TrainingSettings, options: TrainingOptions) -> tuple[Path, str]:
-    """A folder for the job in the host's output folder, and the commands that run it.
+    """Writes the job to a folder in the host's output folder; returns its description's path and the commands that run it.
 
     The same job is written to the same folder; another one of the same name gets a number. Raises ValueError for what the
     training itself would refuse before it loads a model.
     """
     check_name(name)
-    check_pictures(own)
-    prior = check_prior(own, prior)
+    check_pictures(subject_set)
+    prior = check_prior(subject_set, prior)
     if method in (DREAMBOOTH_LORA, DREAMBOOTH_FULL):
-        check_masks(own, _dreambooth(method, choices, options)[1])
+        check_masks(subject_set, _dreambooth(method, choices, options)[1])
     else:
-        word_of(own)
+        word_of(subject_set)
     path = TOYBOX if checkpoint == TOYBOX else folder_paths.get_full_path("checkpoints", checkpoint)
     if path is None:
         raise ValueError(f"ckpt_name: {checkpoint!r} is not in ComfyUI's folders of checkpoints")
     host = {"code": str(Path(comfy.__path__[0]).resolve().parent), "base": str(folder_paths.base_path)}
-    job = Job(name.strip(), method, path, own, prior, choices, settings, options, host)
+    job = Job(name.strip(), method, path, subject_set, prior, choices, settings, options, host)
     file = job.write(_folder(name.strip(), job))
     pack = Path(__file__).resolve().parents[3]
     run = f"-m dreammatcher.training \"{file}\" --comfyui \"{host['code']}\""
@@ -111,7 +112,7 @@ def _same(path: Path, job: Job) -> bool:
         other = read(path)
     except ValueError:
         return False
-    sets = [(one.own.fingerprint(), one.prior and one.prior.fingerprint()) for one in (job, other)]
+    sets = [(one.subject_set.fingerprint(), one.prior and one.prior.fingerprint()) for one in (job, other)]
     return sets[0] == sets[1] and job.described() == other.described()
 
 
@@ -132,13 +133,13 @@ def _dreambooth(method: str, chosen: Choices, options: TrainingOptions) -> tuple
 
 
 def _learn(job: Job, model, clip, vae, options: TrainingOptions) -> tuple[Learned, list[float]]:
-    chosen, own, prior, settings = job.choices, job.own, job.prior, job.settings
+    chosen, subject_set, prior, settings = job.choices, job.subject_set, job.prior, job.settings
     if job.method in (DREAMBOOTH_LORA, DREAMBOOTH_FULL):
         weights, objective = _dreambooth(job.method, chosen, options)
-        return dreambooth(model, clip, vae, own, prior, weights, objective, settings, options)
-    word = chosen.initial_word or own.naming.class_word
+        return dreambooth(model, clip, vae, subject_set, prior, weights, objective, settings, options)
+    word = chosen.initial_word or subject_set.naming.class_word
     if job.method == TEXTUAL_INVERSION:
-        return textual_inversion(model, clip, vae, own, word, chosen.vectors, chosen.rate, settings, options)
+        return textual_inversion(model, clip, vae, subject_set, word, chosen.vectors, chosen.rate, settings, options)
     assert job.method == CUSTOM_DIFFUSION
     how = CustomDiffusionSettings(chosen.rate, chosen.word_rate, chosen.sizes)
-    return custom_diffusion(model, clip, vae, own, prior, word, how, chosen.prior_weight, settings, options)
+    return custom_diffusion(model, clip, vae, subject_set, prior, word, how, chosen.prior_weight, settings, options)

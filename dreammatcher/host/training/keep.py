@@ -1,4 +1,4 @@
-"""What was learned, applied to a model and saved where the host's own loaders look."""
+"""Applies what was learned to a model, and saves it where the host's own loaders look."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def half(value: torch.Tensor) -> torch.Tensor:
 
 
 def save_learned(learned: Learned, name: str) -> tuple[Path, str]:
-    """Writes a LoRA to the first folder of LoRAs, in half precision where that holds its values, and an embedding to that of
-    embeddings, whichever there is; returns the path of the first and how they are used.
+    """Saves a LoRA, an embedding or both; returns the path of the first and how they are used.
 
-    A file that is there is never overwritten. Raises ValueError for a name that is no plain file name, when there is nothing to
+    A LoRA goes to the first folder of LoRAs, in half precision where that holds its values, an embedding to that of embeddings. A
+    file that is there is never overwritten. Raises ValueError for a name that is no plain file name, when there is nothing to
     save, and for values that are not finite.
     """
     check_name(name)
@@ -87,7 +87,7 @@ def save_learned(learned: Learned, name: str) -> tuple[Path, str]:
 
 
 def in_prompts(about: Mapping[str, str], files: Mapping[str, str]) -> str:
-    """What to write for the subject: as its captions had it, with ``files`` (word -> embedding:NAME) in the places of words."""
+    """The words to write for the subject: those of its captions, with ``files`` (word -> embedding:NAME) in place of words."""
     subject, known = about.get("subject", ""), [word for word in files if holds(about.get("subject", ""), word)]
     for word in known:
         subject = files[word].join(re.split(alone(word), subject))
@@ -123,7 +123,7 @@ def save_with_word(folder: Path, name: str, tensors: Mapping[str, torch.Tensor],
 
 
 def word_name(name: str) -> str:
-    """How an embedding spells a name: prompts are split at spaces."""
+    """A name as an embedding spells it: without spaces, at which prompts are split."""
     return name.replace(" ", "_")
 
 

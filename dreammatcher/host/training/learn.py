@@ -31,7 +31,7 @@ SIZES = 16  # versions of each picture that Custom Diffusion learns from
 
 @dataclass(frozen=True)
 class DreamBoothSettings:
-    """What DreamBooth trains, and how fast."""
+    """Settings of DreamBooth: the weights that learn, and their rate."""
 
     kind: str = LORA
     lora: LoraSettings = LoraSettings()
@@ -47,7 +47,7 @@ class DreamBoothSettings:
 
 @dataclass(frozen=True)
 class CustomDiffusionSettings:
-    """What Custom Diffusion learns from, and how fast."""
+    """Settings of Custom Diffusion: the pictures it learns from, and its rates."""
 
     rate: float = 4e-5  # of keys and values: the authors' 1e-5 times a batch of 2, and twice with a prior (scale_lr)
     word_rate: float = 0.0  # of the word's vector; 0 is the same as keys and values have, as in the authors' code
@@ -61,16 +61,16 @@ class CustomDiffusionSettings:
             raise ValueError(f"word_rate: {self.word_rate} is outside 0..1; 0 is the same as rate")
 
 
-def dreambooth(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, chosen: DreamBoothSettings,
+def dreambooth(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | None, chosen: DreamBoothSettings,
                objective: ObjectiveSettings, settings: TrainingSettings,
                options: TrainingOptions = DEFAULT_OPTIONS) -> tuple[Learned, list[float]]:
     """DreamBooth. Raises ValueError, before the first step, for a prior or masks that do not fit, and as :class:`HostDenoiser`.
     """
-    check_pictures(own)
-    prior = check_prior(own, prior)
-    check_masks(own, objective)
+    check_pictures(subject_set)
+    prior = check_prior(subject_set, prior)
+    check_masks(subject_set, objective)
     names = _names(model, clip)
-    with ready(model, clip, vae, own, prior, settings, options.running) as work:
+    with ready(model, clip, vae, subject_set, prior, settings, options.running) as work:
         recipe = _dreambooth_recipe(work, work.prior, names, chosen, objective, settings.seed)
         losses = run(recipe, settings, job_of(work.identity, "DreamBooth", own, prior, chosen, objective, settings), options)
     parts = ((recipe.unet, names["unet"]), (recipe.text, names["text"]))
@@ -78,17 +78,17 @@ def dreambooth(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, ch
     return Learned(lora, about=_about("DreamBooth " + chosen.kind, own, settings, losses)), losses
 
 
-def plan_dreambooth(model, clip, vae, own: TrainingSet, chosen: DreamBoothSettings, objective: ObjectiveSettings,
+def plan_dreambooth(model, clip, vae, subject_set: TrainingSet, chosen: DreamBoothSettings, objective: ObjectiveSettings,
                     settings: TrainingSettings, options: TrainingOptions) -> None:
     """Goes through everything that :func:`dreambooth` would refuse, its memory too, before class pictures are drawn for it.
 
     Raises ValueError as that does.
     """
-    check_pictures(own)
-    check_class(own)
-    check_masks(own, objective)
-    with ready(model, clip, vae, own, None, settings, options.running) as work:
-        recipe = _dreambooth_recipe(work, work.own, _names(model, clip), chosen, objective, settings.seed)
+    check_pictures(subject_set)
+    check_class(subject_set)
+    check_masks(subject_set, objective)
+    with ready(model, clip, vae, subject_set, None, settings, options.running) as work:
+        recipe = _dreambooth_recipe(work, work.subject_set, _names(model, clip), chosen, objective, settings.seed)
         check_memory(recipe, settings)
 
 
@@ -108,60 +108,61 @@ def _dreambooth_recipe(work: Ready, prior: LatentSet | None, names: dict[str, di
     with torch.inference_mode(False):
         unet = differences(work.denoiser.unet, "unet", UNET_TARGETS, ())
         text = differences(work.denoiser.text, "text", TEXT_TARGETS, TEXT_KEPT) if chosen.text else None
-        return SubjectRecipe(work.denoiser, work.own, objective, unet=unet, text=text, prior=prior)
+        return SubjectRecipe(work.denoiser, work.subject_set, objective, unet=unet, text=text, prior=prior)
 
 
-def check_masks(own: TrainingSet, objective: ObjectiveSettings) -> None:
+def check_masks(subject_set: TrainingSet, objective: ObjectiveSettings) -> None:
     """Raises ValueError when masks are to count and there are none; says so when they are not to count."""
-    if objective.masked and not has_masks(own):
+    if objective.masked and not has_masks(subject_set):
         raise ValueError("masked: the training set has no masks; connect them there, or turn this off")
-    if not objective.masked and has_masks(own):
+    if not objective.masked and has_masks(subject_set):
         tell("masked is off, so the parts outside of the masks are learned with the subject; transparent ones are grey. Turn it "
              "on to learn the subject alone")
 
 
-def textual_inversion(model, clip, vae, own: TrainingSet, initial_word: str, vectors: int, rate: float,
+def textual_inversion(model, clip, vae, subject_set: TrainingSet, initial_word: str, vectors: int, rate: float,
                       settings: TrainingSettings, options: TrainingOptions = DEFAULT_OPTIONS,
                       penalty: Penalty | None = None) -> tuple[Learned, list[float]]:
     """The vectors of the set's identifier. Raises ValueError as :class:`HostDenoiser` and for text encoders other than CLIP."""
-    word, objective = word_of(own), ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=has_masks(own))
-    check_pictures(own)
-    with ready(model, clip, vae, own, None, settings, options.running) as work:
+    word, objective = word_of(subject_set), ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=has_masks(subject_set))
+    check_pictures(subject_set)
+    with ready(model, clip, vae, subject_set, None, settings, options.running) as work:
         with torch.inference_mode(False):
             _check_penalty(work.denoiser, penalty, vectors)
             rows = {word: token_rows(work.denoiser.rows_of(initial_word), vectors, rate)}
-            recipe = SubjectRecipe(work.denoiser, work.own, objective, rows=rows, penalty=penalty)
-        choices = (own, initial_word, vectors, Rate(rate), objective, settings, *_also(penalty))
+            recipe = SubjectRecipe(work.denoiser, work.subject_set, objective, rows=rows, penalty=penalty)
+        choices = (subject_set, initial_word, vectors, Rate(rate), objective, settings, *_also(penalty))
         job = job_of(work.identity, "Textual Inversion", *choices)
         losses = run(recipe, settings, job, options)
-    about = {**_about("Textual Inversion", own, settings, losses), TOWERS: encoder_signature(clip)}
+    about = {**_about("Textual Inversion", subject_set, settings, losses), TOWERS: encoder_signature(clip)}
     return Learned({}, _plain(rows), about), losses
 
 
-def custom_diffusion(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, initial_word: str,
+def custom_diffusion(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | None, initial_word: str,
                      chosen: CustomDiffusionSettings, prior_weight: float, settings: TrainingSettings,
                      options: TrainingOptions = DEFAULT_OPTIONS, penalty: Penalty | None = None) -> tuple[Learned, list[float]]:
     """Keys and values that read the text, and the vector of the set's identifier. Raises ValueError as the other two do."""
-    word = word_of(own)
-    check_pictures(own)
-    prior = check_prior(own, prior)
-    shown, side = own, own.preparation.resolution
+    word = word_of(subject_set)
+    check_pictures(subject_set)
+    prior = check_prior(subject_set, prior)
+    shown, side = subject_set, subject_set.preparation.resolution
     with torch.inference_mode(False):
         if chosen.sizes:
             generator = torch.Generator().manual_seed(settings.seed)
-            shown = replace(own, examples=tuple(version for example in own.examples
-                                                for version in at_sizes(example, side, SIZES, generator)))
+            shown = replace(subject_set, examples=tuple(version for example in subject_set.examples
+                                                        for version in at_sizes(example, side, SIZES, generator)))
     with ready(model, clip, vae, shown, prior, settings, options.running, constant_start=True) as work:
         with torch.inference_mode(False):
             _check_penalty(work.denoiser, penalty, 1)
             unet = keys_and_values_of(work.denoiser.unet, chosen.rate)
             rows = {word: token_rows(work.denoiser.rows_of(initial_word), 1, chosen.word_rate or chosen.rate)}
             objective = ObjectiveSettings(prior_weight, options.min_snr_gamma, masked=has_masks(shown))
-            recipe = SubjectRecipe(work.denoiser, work.own, objective, unet=unet, rows=rows, prior=work.prior, penalty=penalty)
-        choices = (own, prior, initial_word, chosen, objective, settings, *_also(penalty))
+            recipe = SubjectRecipe(work.denoiser, work.subject_set, objective, unet=unet, rows=rows, prior=work.prior,
+                                   penalty=penalty)
+        choices = (subject_set, prior, initial_word, chosen, objective, settings, *_also(penalty))
         job = job_of(work.identity, "Custom Diffusion", *choices)
         losses = run(recipe, settings, job, options)
-    about = {**_about("Custom Diffusion", own, settings, losses), TOWERS: encoder_signature(clip)}
+    about = {**_about("Custom Diffusion", subject_set, settings, losses), TOWERS: encoder_signature(clip)}
     return Learned(lora_tensors(unet, unet_names(model.model)), _plain(rows), about), losses
 
 
@@ -175,7 +176,7 @@ def _check_penalty(denoiser: HostDenoiser, penalty: Penalty | None, vectors: int
 
 
 def _also(penalty: Penalty | None) -> tuple[Penalty, ...]:
-    """What a further loss adds to the name of a training."""
+    """The part that a further loss adds to the identity of a training."""
     return () if penalty is None else (penalty,)
 
 
@@ -183,22 +184,22 @@ def _plain(rows: dict[str, TokenRows]) -> dict[str, torch.Tensor]:
     return {word: one.rows.detach().cpu().clone() for word, one in rows.items()}
 
 
-def word_of(own: TrainingSet) -> str:
+def word_of(subject_set: TrainingSet) -> str:
     """The word that is learned. Raises ValueError for a set without an identifier."""
-    if not own.naming.identifier:
+    if not subject_set.naming.identifier:
         raise ValueError("identifier: it is empty in the training set, so there is no word to learn; write one there")
-    return own.naming.identifier
+    return subject_set.naming.identifier
 
 
 def _stem(name: str) -> str:
     return name.rpartition(".")[0] + ".weight"
 
 
-def has_masks(own: TrainingSet) -> bool:
-    """Whether a picture of the set has a mask, or transparent parts, which are one."""
-    return any(example.mask is not None for example in own.examples)
+def has_masks(subject_set: TrainingSet) -> bool:
+    """True if a picture of the set has a mask or transparent parts, which count as one."""
+    return any(example.mask is not None for example in subject_set.examples)
 
 
-def _about(method: str, own: TrainingSet, settings: TrainingSettings, losses: list[float]) -> dict[str, str]:
-    return {"method": method, "subject": own.called(), "identifier": own.naming.identifier, "steps": str(len(losses)),
-            "seed": str(settings.seed), "pictures": str(len(set(own.examples)))}
+def _about(method: str, subject_set: TrainingSet, settings: TrainingSettings, losses: list[float]) -> dict[str, str]:
+    return {"method": method, "subject": subject_set.called(), "identifier": subject_set.naming.identifier,
+            "steps": str(len(losses)), "seed": str(settings.seed), "pictures": str(len(set(subject_set.examples)))}

@@ -1,4 +1,4 @@
-"""What was learned, read from files: our own and others' LoRAs, embeddings, and official Custom Diffusion models."""
+"""Reads what was learned from files: this pack's and others' LoRAs, embeddings, and official Custom Diffusion models."""
 
 from __future__ import annotations
 
@@ -39,20 +39,22 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Path:
-    """Raises ValueError when no folder has the file."""
+    """Path of a file that the node offers. Raises ValueError when no folder has it."""
     places = [(kind, name) for kind in KINDS]
     if name.startswith(EMBEDDINGS):
         places.append((KINDS[1], name.removeprefix(EMBEDDINGS)))
-    for kind, own in places:
-        path = folder_paths.get_full_path(kind, own)
+    for kind, file_name in places:
+        path = folder_paths.get_full_path(kind, file_name)
         if path is not None:
             return Path(path)
     raise ValueError(f"file: {name!r} is in none of ComfyUI's folders of LoRAs and embeddings; put it there and press R")
 
 
 def state(name: str | None) -> Changes:
-    """What the file is, and the embeddings of its words; what all files are where the name is None, which stands for a linked
-    value that is not known yet."""
+    """State of the file and of the embeddings of its words.
+
+    A name of None stands for a linked value that is not known yet: the state then covers all files.
+    """
     if name is None:
         return changes_of_all({one: [_found(one)] for one in names()})
     path = _found(name)
@@ -150,7 +152,7 @@ def _said(name: str, words: Mapping[str, Mapping[str, torch.Tensor]],
 
 def _tensors(model, delta: Delta) -> dict[str, torch.Tensor]:
     """The change that a delta makes to ``model``, as tensors of a LoRA file."""
-    names, own = unet_names(model.model), unpatched(model)
+    names, model_weights = unet_names(model.model), unpatched(model)
     weights = {file: weight for weight, file in names.items()}
     tensors: dict[str, torch.Tensor] = {}
     for name, value in delta.weights.items():

@@ -1,4 +1,4 @@
-"""What the host takes of a LoRA file. Its own loader says so: names have many forms, and each host knows others."""
+"""Finds what the host takes of a LoRA file, by its own loader: names have many forms, and each host knows others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Taken:
     unlike: dict[str, str]  # weight -> its size in the file and in the model, where these differ
 
     def left_out(self) -> str:
-        """What is not taken, in words; empty when all is."""
+        """The tensors that are not taken, in words; empty when all are."""
         parts = []
         if self.unknown:
             parts.append(f"{len(self.unknown)} tensors are for no weight of this model, as {self.unknown[0]}")
@@ -53,8 +53,10 @@ class _Watched(dict):
 
 
 def taken_by(model, clip, tensors: Mapping[str, torch.Tensor]) -> Taken:
-    """Which ``tensors`` of a file the host loads for MODEL and CLIP. A weight of another size it would leave as it
-    is, and say so in the log alone."""
+    """The ``tensors`` of a file that the host loads for MODEL and CLIP.
+
+    The host would leave a weight of another size as it is, and say so in the log alone.
+    """
     names = {**comfy.lora.model_lora_keys_unet(model.model, {}), **comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})}
     weights = {**model.model.state_dict(), **clip.cond_stage_model.state_dict()}
     content = convert_lora(dict(tensors))
@@ -75,10 +77,10 @@ def _unlike(patch: Any, weight: torch.Tensor | None) -> str:
     if weight is None:
         return ""
     if kind == "lora" and values[3] is None and not any(torch.is_tensor(value) for value in values[5:]):  # without mid, reshape
-        found = (values[0].shape[0], *values[1].shape[1:])
+        shape = (values[0].shape[0], *values[1].shape[1:])
     elif kind == "diff":
-        found = tuple(values[0].shape)
+        shape = tuple(values[0].shape)
     else:
         return ""
-    same = math.prod(found) == weight.numel() if kind == "lora" else found == tuple(weight.shape)
-    return "" if same else f"{'x'.join(map(str, found))} in the file and {'x'.join(map(str, weight.shape))} in the model"
+    same = math.prod(shape) == weight.numel() if kind == "lora" else shape == tuple(weight.shape)
+    return "" if same else f"{'x'.join(map(str, shape))} in the file and {'x'.join(map(str, weight.shape))} in the model"

@@ -209,7 +209,7 @@ class HostDenoiser:
         with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
             stack.enter_context(self._as_it_learns(base.diffusion_model))
             if self.checkpointing:
-                found = [] if watch is None else watch.found
+                found = [] if watch is None else watch.collected
                 stack.enter_context(recomputed(base.diffusion_model, self._as_it_learns, weights, found))
             arguments = {name: _normal(value) for name, value in batch_arguments(base, conditioning, noisy).items()}
             times, options = self.times[timesteps.cpu()].to(noisy), text_options(base, values, watch)

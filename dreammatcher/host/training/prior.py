@@ -35,7 +35,7 @@ FOLDER = "dreammatcher/prior"
 
 @dataclass(frozen=True)
 class PriorSettings:
-    """How class pictures are drawn. Each has a seed of its own, counted from ``seed``, from the largest on to 0."""
+    """Settings for drawing class pictures. Each picture has its own seed, counted from ``seed``; after the largest comes 0."""
 
     count: int = 100
     steps: int = 25
@@ -45,17 +45,17 @@ class PriorSettings:
     seed: int = 0
 
 
-def prior_set(model, clip, vae, own: TrainingSet, settings: PriorSettings) -> tuple[TrainingSet, str]:
-    """Class pictures for a subject's set, and what was made and what was found.
+def prior_set(model, clip, vae, subject_set: TrainingSet, settings: PriorSettings) -> tuple[TrainingSet, str]:
+    """Class pictures for a subject's set, and a report of how many were drawn and how many were there.
 
     Pictures that an earlier run left are read; only missing ones are drawn, so that an interrupted run goes on. One that is
     damaged, or of one colour as a VAE that makes NaN leaves them, is drawn again. Raises ValueError when the set has no class
     word, when its class is called by its identifier, and, naming the part at fault, for a picture that is not finite, which
     is not kept.
     """
-    captions = own.naming.prior_captions()
-    check_class(own)
-    key = _key(model, clip, vae, captions, own.preparation.resolution, settings)
+    captions = subject_set.naming.prior_captions()
+    check_class(subject_set)
+    key = _key(model, clip, vae, captions, subject_set.preparation.resolution, settings)
     folder = Path(folder_paths.get_output_directory()) / FOLDER / key
     folder.mkdir(parents=True, exist_ok=True)
     there = ((number, _read(_file(folder, number))) for number in range(settings.count))
@@ -86,9 +86,9 @@ def _draw(model, vae, positive: list, negative: list, resolution: int, settings:
     latent = torch.zeros(1, model.model.latent_format.latent_channels, resolution // 8, resolution // 8)
     seed = (settings.seed + number) % (LARGEST_SEED + 1)
     noise = comfy.sample.prepare_noise(latent, seed)
-    made = comfy.sample.sample(model, noise, settings.steps, settings.cfg, settings.sampler, settings.scheduler, positive,
-                               negative, latent, disable_pbar=True, seed=seed)
-    return decoded(vae, made, f"class picture {number + 1}")[0].float().cpu().clamp(0, 1)
+    latents = comfy.sample.sample(model, noise, settings.steps, settings.cfg, settings.sampler, settings.scheduler, positive,
+                                  negative, latent, disable_pbar=True, seed=seed)
+    return decoded(vae, latents, f"class picture {number + 1}")[0].float().cpu().clamp(0, 1)
 
 
 def _key(model, clip, vae, captions: tuple[str, ...], resolution: int, settings: PriorSettings) -> str:

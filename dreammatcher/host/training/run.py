@@ -47,7 +47,7 @@ class Rate(float):
 
 @dataclass(frozen=True)
 class Name:
-    """Names a training."""
+    """Name of a training, by everything that its result depends on."""
 
     job: str  # the same pictures, settings and weights go on where they stopped
     kin: str  # the same at any rate and precision
@@ -58,32 +58,32 @@ class Ready:
     """Pictures as latents, and the model that learns from them."""
 
     denoiser: HostDenoiser
-    own: LatentSet
+    subject_set: LatentSet
     prior: LatentSet | None
     identity: str  # of what the model computes and of latents, the same after a restart of the host
 
 
-def check_pictures(own: TrainingSet) -> None:
+def check_pictures(subject_set: TrainingSet) -> None:
     """Raises ValueError for a single picture: its background, light and pose would be learned with the subject."""
-    if len(set(own.examples)) < 2:
+    if len(set(subject_set.examples)) < 2:
         raise ValueError("training_set: it has one picture, from which the background would be learned as well; give 3 to 5 in "
                          "different places and poses")
 
 
-def check_prior(own: TrainingSet, prior: TrainingSet | None) -> TrainingSet | None:
+def check_prior(subject_set: TrainingSet, prior: TrainingSet | None) -> TrainingSet | None:
     """The prior, or None for the subject's own set: a bypassed DreamMatcher Prior Set passes it on.
 
     Raises ValueError for a prior without a class, and for one whose captions name the subject.
     """
-    if prior is own:
+    if prior is subject_set:
         tell("prior_set: it is the subject's own set, as a bypassed DreamMatcher Prior Set passes it on; the subject is learned "
              "without class pictures")
-    if prior is None or prior is own:
+    if prior is None or prior is subject_set:
         return None
-    if not own.naming.class_word:
+    if not subject_set.naming.class_word:
         raise ValueError("class_word: it is empty in the training set, and prior preservation needs the subject's class; write "
                          "it there, or take the prior set away")
-    word = own.naming.identifier
+    word = subject_set.naming.identifier
     named = next((text for example in prior.examples for text in example.captions if holds(text, word)), None)
     if named is not None:
         raise ValueError(f"prior_set: its caption {named!r} holds the identifier {word!r}, so pictures of the class would be "
@@ -91,19 +91,22 @@ def check_prior(own: TrainingSet, prior: TrainingSet | None) -> TrainingSet | No
     return prior
 
 
-def check_class(own: TrainingSet) -> None:
+def check_class(subject_set: TrainingSet) -> None:
     """Raises ValueError, before class pictures are drawn, for a class that :func:`check_prior` would refuse them for."""
-    word = own.naming.identifier
-    if any(holds(text, word) for text in own.naming.prior_captions()):
-        raise ValueError(f"class_word: {own.naming.class_word!r} holds the identifier {word!r}, so pictures of the class would "
-                         "be learned as the subject; choose a rare word as identifier, as sks")
+    word = subject_set.naming.identifier
+    if any(holds(text, word) for text in subject_set.naming.prior_captions()):
+        raise ValueError(f"class_word: {subject_set.naming.class_word!r} holds the identifier {word!r}, so pictures of the class "
+                         "would be learned as the subject; choose a rare word as identifier, as sks")
 
 
 @contextmanager
-def ready(model, clip, vae, own: TrainingSet, prior: TrainingSet | None, settings: TrainingSettings,
+def ready(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | None, settings: TrainingSettings,
           running: Running, constant_start: bool = False) -> Iterator[Ready]:
-    """Encodes the pictures first, since that may move other models, then loads the model; copies of it that were made for this
-    are gone afterwards. Raises as :class:`HostDenoiser`."""
+    """Encodes the pictures, then loads the model that learns from them.
+
+    Pictures come first, since encoding may move other models. Copies of the model that were made for this are gone afterwards.
+    Raises as :class:`HostDenoiser`.
+    """
     def encode(pictures: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(), torch.random.fork_rng():  # older hosts draw from the encoder's distribution
             torch.manual_seed(settings.seed)
@@ -166,7 +169,7 @@ def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, opt
         if not options.running.share.first:
             return False
         if training.step in (10, 100) or training.step % 500 == 0:
-            left = (time.monotonic() - begun) / training.made * (settings.steps - training.step)
+            left = (time.monotonic() - begun) / training.steps_made * (settings.steps - training.step)
             log.info("DreamMatcher: step %d of %d, about %.0f s left", training.step, settings.steps, left)
         due = options.sample_every and training.step % options.sample_every == 0
         shown = preview(recipe, training, options) if due else None

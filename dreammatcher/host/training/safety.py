@@ -1,4 +1,4 @@
-"""Safety states of trainings in the host's output folder: from which one a run goes on, and which nobody needs any more."""
+"""Safety states of trainings in the host's output folder: finds the one to go on from, and removes those no longer needed."""
 
 from __future__ import annotations
 
@@ -28,17 +28,20 @@ ROOM = 50 * 10**9
 
 
 def path_of(job: str) -> Path:
-    """Each training has one file, which its next state replaces."""
+    """Path of a training's state. Each training has one file, which its next state replaces."""
     return Path(folder_paths.get_output_directory()) / FOLDER / f"{job[:32]}.safetensors"
 
 
 def begin(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """The state that a run goes on from: its own, or that of the same training at another rate or precision which gave up since
-    its losses were not finite. None where there is neither. Raises ValueError for a file of its own that is damaged."""
-    own = states.read(checkpoint.path, checkpoint.job)
-    if own is not None:
-        log.info("DreamMatcher: goes on after step %d, from %s", own["step"], checkpoint.path)
-        return own
+    """The state that a run goes on from, or None.
+
+    It is the run's own, or that of the same training at another rate or precision which gave up since its losses were not
+    finite. Raises ValueError if the run's own file is damaged.
+    """
+    state = states.read(checkpoint.path, checkpoint.job)
+    if state is not None:
+        log.info("DreamMatcher: goes on after step %d, from %s", state["step"], checkpoint.path)
+        return state
     for path in _stuck(checkpoint):
         kept = states.read(path, states.about(path).job)
         if kept is not None:
@@ -65,13 +68,13 @@ def forget(checkpoint: Checkpoint) -> None:
         _remove(path)
 
 
-def prune(own: Path) -> None:
+def prune(current: Path) -> None:
     """Removes states of other runs that nobody goes on with, as :data:`DAYS` and :data:`ROOM` say, and tells which."""
-    if not own.parent.is_dir():
+    if not current.parent.is_dir():
         return
-    found = [(path.stat(), path) for path in own.parent.iterdir() if OURS.fullmatch(path.name) and path != own]
+    states_there = [(path.stat(), path) for path in current.parent.iterdir() if OURS.fullmatch(path.name) and path != current]
     taken, removed = 0, []
-    for stat, path in sorted(found, key=lambda pair: -pair[0].st_mtime):
+    for stat, path in sorted(states_there, key=lambda pair: -pair[0].st_mtime):
         days = (time.time() - stat.st_mtime) / DAY
         taken += stat.st_size
         useless = days > (1 if path.suffix == ".part" else DAYS)
@@ -79,8 +82,8 @@ def prune(own: Path) -> None:
             taken -= stat.st_size
             removed.append(f"{path.name} ({states.in_words(stat.st_size)}, {days:.0f} days old)")
     if removed:
-        tell(f"removed states of stopped trainings that nobody went on with from {own.parent}: {', '.join(removed)}. States are "
-             f"kept for {DAYS} days, and beyond {states.in_words(ROOM)} together the oldest go")
+        tell(f"removed states of stopped trainings that nobody went on with from {current.parent}: {', '.join(removed)}. "
+             f"States are kept for {DAYS} days, and beyond {states.in_words(ROOM)} together the oldest go")
 
 
 def _remove(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""From the host's IMAGE and MASK to a set of pictures to learn from."""
+"""Makes training sets of the host's IMAGE and MASK."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def training_set(images: Images | None, masks: Masks | None, identifier: str, cl
     naming = Naming(identifier.strip(), class_word.strip(), TEMPLATES[template])
     if images is None and not folder.strip():
         raise ValueError("images: there is none; connect pictures, or name a folder of them")
-    own = [] if images is None else _connected(images, masks, captions, naming)
-    found = pictures_of(folder) if folder.strip() else []
-    for one in found:
+    examples = [] if images is None else _connected(images, masks, captions, naming)
+    folder_pictures = pictures_of(folder) if folder.strip() else []
+    for one in folder_pictures:
         if one.caption:
             _check_caption(one.text, one.caption, naming)
-        own.append(Example(one.picture, (one.caption,) if one.caption else naming.captions(), one.mask))
-    return TrainingSet(tuple(own), naming, preparation)
+        examples.append(Example(one.picture, (one.caption,) if one.caption else naming.captions(), one.mask))
+    return TrainingSet(tuple(examples), naming, preparation)
 
 
 def _connected(images: Images, masks: Masks | None, captions: str | Sequence[str], naming: Naming) -> list[Example]:
     pictures = each("images", images)
-    own = _own_captions(captions, len(pictures), naming)
+    texts = _own_captions(captions, len(pictures), naming)
     return [Example(rearrange(rgb("images", picture)[0], "h w c -> c h w").float().cpu().clone(), said,
                     None if mask is None else mask.cpu().clone())
-            for picture, mask, said in zip(pictures, _own_masks(masks, pictures), own, strict=True)]
+            for picture, mask, said in zip(pictures, _own_masks(masks, pictures), texts, strict=True)]
 
 
 def _own_masks(masks: Masks | None, pictures: list[torch.Tensor]) -> list[torch.Tensor | None]:

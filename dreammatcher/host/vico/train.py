@@ -15,7 +15,7 @@ from ...training.trainables import TokenRows
 from ...vico.block import begun
 from ...vico.learned import ViCo, tensors_of
 from ...vico.mask import map_of
-from ...vico.recipe import Seen, VicoRecipe, VicoSettings
+from ...vico.recipe import SiteOutput, VicoRecipe, VicoSettings
 from ...watch import AttentionLayer
 from ...weights import WeightOverrides
 from ..model.blocks import changed, states_of
@@ -47,7 +47,7 @@ class LookingHost:
         watch = Maps(tuple(self.sites))
         with torch.inference_mode(False), torch.enable_grad():
             states = states_of(self.sites, lambda: self.denoiser.predict(reference, timesteps, conditioning, {}, watch=watch))
-        return {site: Seen(states[site], attention) for site, attention in zip(self.sites, watch.found, strict=True)}
+        return {site: SiteOutput(states[site], attention) for site, attention in zip(self.sites, watch.collected, strict=True)}
 
     def predict_changed(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
                         changes: Mapping[Site, Callable[[torch.Tensor], torch.Tensor]]) -> torch.Tensor:
@@ -63,11 +63,11 @@ class Maps:
 
     def __init__(self, sites: tuple[Site, ...]):
         self.sites = sites
-        self.found: list[torch.Tensor] = []
+        self.collected: list[torch.Tensor] = []
 
     def __call__(self, layer: AttentionLayer) -> None:
         if layer.layer in self.sites:
-            self.found.append(map_of(layer.queries, layer.keys(layer.context)))
+            self.collected.append(map_of(layer.queries, layer.keys(layer.context)))
 
 
 def train_vico(model, clip, vae, own: TrainingSet, initial_word: str, chosen: VicoSettings, settings: TrainingSettings,
@@ -87,7 +87,7 @@ def train_vico(model, clip, vae, own: TrainingSet, initial_word: str, chosen: Vi
             rows = token_rows(work.denoiser.rows_of(initial_word), 1, chosen.word_rate)
             masked = has_masks(own)
             objective = ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=masked)
-            recipe = VicoRecipe(looking, work.own, word, rows, blocks, chosen, objective)
+            recipe = VicoRecipe(looking, work.subject_set, word, rows, blocks, chosen, objective)
         job = job_of(work.identity, "ViCo", own, initial_word, chosen, objective, settings)
         losses = run(recipe, settings, job, options)
     about = {"word": word, "initial_word": initial_word, "subject": own.called(), "steps": str(len(losses)),

@@ -1,4 +1,4 @@
-"""How much work goes into a match: what each saving saves, and that it equals the simple way where both are defined."""
+"""Settings of a match: each saving saves what it says, and equals the simple way where both are defined."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def bench(pack) -> Bench:
 
 
 @pytest.fixture
-def effort(pack):
-    return pack.module("dreammatcher.matching.settings").Effort
+def match_settings(pack):
+    return pack.module("dreammatcher.matching.settings").MatchSettings
 
 
 def fresh(bench):
@@ -46,8 +46,8 @@ class Matches:
 
 
 @pytest.mark.parametrize("shared, passes", [(True, 1), (False, 2)])
-def test_the_first_picture_costs_one_reference_row_when_shared_and_two_when_not(bench, effort, shared, passes):
-    matched, _ = bench.apply(reference=fresh(bench), effort=effort(shared=shared))
+def test_the_first_picture_costs_one_reference_row_when_shared_and_two_when_not(bench, match_settings, shared, passes):
+    matched, _ = bench.apply(reference=fresh(bench), match=match_settings(shared=shared))
     with count_calls(bench.model) as calls:
         bench.sample(matched, steps=6)
     # the last of 6 + 1 sigmas is 0; the first step has nothing to match and asks for no reference
@@ -82,67 +82,68 @@ def test_a_reference_pass_ends_with_the_last_feature_that_is_wanted(pack, family
 
 
 @pytest.mark.parametrize("shared, rows", [(True, 1), (False, 2)])
-def test_each_grid_is_matched_once_per_step_and_row(bench, pack, effort, shared, rows):
-    matched, _ = bench.apply(effort=effort(shared=shared))
+def test_each_grid_is_matched_once_per_step_and_row(bench, pack, match_settings, shared, rows):
+    matched, _ = bench.apply(match=match_settings(shared=shared))
     with Matches(pack) as matches:
         bench.sample(matched, steps=6)
     assert sorted(matches.grids) == sorted(5 * rows * [(8, 8), (16, 16)])
 
 
-def test_rows_in_calls_of_their_own_share_one_match(bench, pack, effort):
+def test_rows_in_calls_of_their_own_share_one_match(bench, pack, match_settings):
     from test_sampling import split_calls
 
-    matched, _ = bench.apply(effort=effort())
+    matched, _ = bench.apply(match=match_settings())
     with Matches(pack) as matches:
         bench.sample(split_calls(matched, order=[1]), steps=6)
     assert sorted(matches.grids) == sorted(5 * [(8, 8), (16, 16)])
 
 
-def test_sharing_equals_not_sharing_when_both_rows_have_one_prompt(bench, effort):
+def test_sharing_equals_not_sharing_when_both_rows_have_one_prompt(bench, match_settings):
     reference = replace(fresh(bench), negative=bench.reference.positive)
-    images = [sample(bench.apply(reference=reference, effort=effort(shared=shared))[0], bench.target, bench.target, cfg=3.0)
+    images = [sample(bench.apply(reference=reference, match=match_settings(shared=shared))[0],
+                     bench.target, bench.target, cfg=3.0)
               for shared in (True, False)]
     plain = sample(bench.model, bench.target, bench.target, cfg=3.0)
     assert (images[0] - images[1]).norm() < 1e-3 * (images[0] - plain).norm()
 
 
-def test_every_second_step_halves_the_matches(bench, pack, effort):
-    matched, _ = bench.apply(effort=effort(every=2))
+def test_every_second_step_halves_the_matches(bench, pack, match_settings):
+    matched, _ = bench.apply(match=match_settings(every=2))
     with Matches(pack) as matches:
         out = bench.sample(matched, steps=9)
     assert len(matches.grids) == 2 * 4
-    often = bench.sample(bench.apply(effort=effort())[0], steps=9)
+    often = bench.sample(bench.apply(match=match_settings())[0], steps=9)
     assert not torch.equal(out, often)
     assert (out - often).norm() < (out - bench.sample(steps=9)).norm()
 
 
-def test_guidance_uses_the_match_that_is_there(bench, pack, effort):
+def test_guidance_uses_the_match_that_is_there(bench, pack, match_settings):
     settings = pack.module("dreammatcher.matching.guidance").GuidanceSettings(0.5, 0.0, 1.0, "fast")
     guide = pack.module("dreammatcher.host.matching.guide").guide
-    matched, _ = bench.apply(effort=effort())
+    matched, _ = bench.apply(match=match_settings())
     with Matches(pack) as matches:
         out = bench.sample(guide(matched, settings), steps=6)
     assert len(matches.grids) == 2 * 5
     assert not torch.equal(out, bench.sample(matched, steps=6))
 
 
-def test_guidance_of_a_model_that_shares_nothing_matches_the_steps_own_features(bench, pack, effort):
+def test_guidance_of_a_model_that_shares_nothing_matches_the_steps_own_features(bench, pack, match_settings):
     settings = pack.module("dreammatcher.matching.guidance").GuidanceSettings(0.5, 0.0, 1.0, "fast")
     guide = pack.module("dreammatcher.host.matching.guide").guide
     with Matches(pack) as matches:
-        bench.sample(guide(bench.apply(effort=effort(shared=False))[0], settings), steps=6)
+        bench.sample(guide(bench.apply(match=match_settings(shared=False))[0], settings), steps=6)
     assert len(matches.grids) == 2 * 2 * 5 + 6
 
 
-def test_a_change_of_strength_finds_the_features_of_the_run_before(bench, effort):
+def test_a_change_of_strength_finds_the_features_of_the_run_before(bench, match_settings):
     reference = fresh(bench)
-    bench.sample(bench.apply(reference=reference, effort=effort())[0])
+    bench.sample(bench.apply(reference=reference, match=match_settings())[0])
     with count_calls(bench.model) as calls:
-        bench.sample(bench.apply(reference=reference, effort=effort(), strength=0.5)[0])
+        bench.sample(bench.apply(reference=reference, match=match_settings(), strength=0.5)[0])
     assert calls.count == 6
 
 
-def test_fewer_noise_levels_and_low_rank_take_less_room_and_stay_close(bench, pack, effort):
+def test_fewer_noise_levels_and_low_rank_take_less_room_and_stay_close(bench, pack, match_settings):
     options = pack.module("dreammatcher.matching.features").FeatureOptions
     prepare = pack.module("dreammatcher.host.matching.invert").prepare_features
     run = dict(sampler="ddim", scheduler="ddim_uniform", steps=10)
@@ -150,22 +151,22 @@ def test_fewer_noise_levels_and_low_rank_take_less_room_and_stay_close(bench, pa
         whole, small = (prepare(bench.model, bench.reference, bench.mask(), chosen)
                         for chosen in (options(), options(pca=16, noise_levels=5)))
     assert small.store.bytes() < 0.5 * whole.store.bytes()
-    exact, close = (bench.sample(bench.apply(reference=r, effort=effort())[0], **run) for r in (whole, small))
+    exact, close = (bench.sample(bench.apply(reference=r, match=match_settings())[0], **run) for r in (whole, small))
     assert 0 < (close - exact).norm() < (exact - bench.sample(**run)).norm()
 
 
 @pytest.mark.parametrize("wrong, said", [({"pca": 0}, "pca: 0"), ({"every": 0}, "every: 0")])
-def test_effort_out_of_range_is_named(effort, wrong, said):
+def test_match_settings_out_of_range_are_named(match_settings, wrong, said):
     with pytest.raises(ValueError, match=said):
-        effort(**wrong)
+        match_settings(**wrong)
 
 
 def test_an_unknown_preset_is_named(pack):
     with pytest.raises(ValueError, match="preset: 'best' is unknown; choose one of balanced, fast, paper"):
-        pack.module("dreammatcher.matching.settings").effort_of("best")
+        pack.module("dreammatcher.matching.settings").match_settings_of("best")
 
 
-def test_a_store_made_ahead_holds_no_more_than_two_states_of_the_weights(bench, pack, effort):
+def test_a_store_made_ahead_holds_no_more_than_two_states_of_the_weights(bench, pack, match_settings):
     options = pack.module("dreammatcher.matching.features").FeatureOptions
     with torch.inference_mode():
         prepare = pack.module("dreammatcher.host.matching.invert").prepare_features
@@ -175,30 +176,30 @@ def test_a_store_made_ahead_holds_no_more_than_two_states_of_the_weights(bench, 
     for strength in (0.1, 0.2, 0.3, 0.4):
         changed = bench.model.clone()
         changed.add_patches({key: (torch.eye(32),)}, strength)
-        bench.sample(bench.apply(changed, reference=prepared, effort=effort())[0])
+        bench.sample(bench.apply(changed, reference=prepared, match=match_settings())[0])
     assert once < prepared.store.bytes() <= 2 * once
 
 
-def test_a_compiled_model_gives_the_same_picture_and_compiles_nothing_of_ours(bench, effort):
+def test_a_compiled_model_gives_the_same_picture_and_compiles_nothing_of_ours(bench, match_settings):
     """Dynamo with the eager backend: what it cannot trace, or traces anew at every step, would show in its counters."""
     import torch._dynamo.utils as dynamo
 
     graphs = lambda: dynamo.counters["stats"]["unique_graphs"]  # noqa: E731
-    matched, _ = bench.apply(effort=effort())
+    matched, _ = bench.apply(match=match_settings())
     expected = bench.sample(matched)
     before = graphs()
     model = torch.compile(bench.model.model.diffusion_model, backend="eager")
     for reference in (bench.reference, fresh(bench), fresh(bench)):  # with the features at hand, and with passes for them
-        compiled, _ = bench.apply(reference=reference, effort=effort())
+        compiled, _ = bench.apply(reference=reference, match=match_settings())
         compiled.add_object_patch("diffusion_model", model)
         assert torch.equal(bench.sample(compiled), expected)
-        made = graphs()
-        assert made > before
+        after = graphs()
+        assert after > before
         assert torch.equal(bench.sample(compiled), expected)
-        assert graphs() == made
+        assert graphs() == after
 
 
-def test_reference_passes_leave_a_compiled_model_compiled(bench, effort):
+def test_reference_passes_leave_a_compiled_model_compiled(bench, match_settings):
     """They end by an exception, at sight of which dynamo would give up on the frames that it passes."""
     runs = []
 
@@ -210,13 +211,13 @@ def test_reference_passes_leave_a_compiled_model_compiled(bench, effort):
     kept = fresh(bench)
 
     def graphs_in_a_run(reference) -> int:
-        compiled, _ = bench.apply(reference=reference, effort=effort())
+        compiled, _ = bench.apply(reference=reference, match=match_settings())
         compiled.add_object_patch("diffusion_model", model)
         runs.clear()
         bench.sample(compiled)
         return len(runs)
 
-    bench.sample(bench.apply(reference=kept, effort=effort())[0])  # features for the runs that count
+    bench.sample(bench.apply(reference=kept, match=match_settings())[0])  # features for the runs that count
     graphs_in_a_run(kept)  # compiles
     before = graphs_in_a_run(kept)
     assert before > 0
