@@ -135,7 +135,7 @@ class TimingModel:
         sites, block = self.module("dreammatcher.host.vico.sites"), self.module("dreammatcher.vico.block")
         learned = self.module("dreammatcher.vico.learned")
         blocks = block.begun(sites.widths(self.model.model), torch.Generator().manual_seed(0))
-        made = learned.ViCo(learned.tensors_of(blocks), torch.ones(1, self.case.family.context), {"word": "sks"})
+        vico = learned.ViCo(learned.tensors_of(blocks), torch.ones(1, self.case.family.context), {"word": "sks"})
         reference = torch.randn(1, 4, self.side, self.side, generator=torch.Generator().manual_seed(7))
         settings = self.module("dreammatcher.vico.settings").LookSettings()
         return self.module("dreammatcher.host.vico.apply").apply_vico(

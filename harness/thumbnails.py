@@ -36,8 +36,8 @@ def pictures(host: Host, prompt: dict) -> list[Image.Image]:
 def strip(shown: list[Image.Image]) -> Image.Image:
     page = Image.new("RGB", (len(shown) * (SIDE + GAP) - GAP, SIDE), "white")
     for number, picture in enumerate(shown):
-        made.paste(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS), (number * (SIDE + GAP), 0))
-    return made
+        page.paste(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS), (number * (SIDE + GAP), 0))
+    return page
 
 
 def run_toybox_workflows() -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..dreammatcher.host.scoring.scores import ENCODERS, chart_image, compared, described, evaluate
+from ..dreammatcher.host.scoring.scores import ENCODERS, chart_image, compared, described, score_pictures
 from . import inputs
 from .sets import takes_sets
 
@@ -36,7 +36,7 @@ class DreamMatcherEvaluate:
         }}
 
     def measure(self, results, references, prompt, encoders, clip_vision=None):
-        scores = evaluate(results, references, prompt, encoders, clip_vision)
+        scores = score_pictures(results, references, prompt, encoders, clip_vision)
         said = described(scores)
         means = [scores.mean(metric) for metric in ("DINO", "CLIP-I", "CLIP-T")]
         return {"ui": {"text": [said]}, "result": (scores, said, *means, chart_image({"results": scores}))}

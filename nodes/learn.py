@@ -24,7 +24,7 @@ class DreamMatcherLearn(inputs.TrainingNode):
                        "Three to five photos in different places and poses, as a batch or a list. Transparent parts are not "
                        "learned."}),
             "class_word": inputs.text("dog", "What kind of thing it is, as dog or toy."),
-            "effort": (list(EFFORTS), {"default": "usual", "tooltip":
+            "effort": (list(BUDGETS), {"default": "usual", "tooltip":
                        "quick: 250 steps and 24 class pictures, usual: 500 and 60, thorough: 1200 and 150."}),
             "rate": inputs.rate(1e-4, "How far weights move in a step. Toybox takes 0.002."),
             "seed": inputs.SEED,

@@ -7,7 +7,7 @@ from ..dreammatcher.host.matching.guide import guide
 from ..dreammatcher.host.matching.live import FOREGROUND, OFF, TRUSTED, Live
 from ..dreammatcher.host.matching.masks import mask_settings, shared_subjects
 from ..dreammatcher.matching.guidance import FAST, PAPER, GuidanceSettings
-from ..dreammatcher.matching.settings import BALANCED, PRESETS, ApplySettings, effort_of
+from ..dreammatcher.matching.settings import BALANCED, PRESETS, ApplySettings, match_settings_of
 from . import inputs
 from .reference import with_remarks
 

@@ -35,7 +35,7 @@ def matcher(shown: tuple[torch.Tensor, ...], mask: torch.Tensor | None = None, w
     known = reference()
     view = View(known, known.store, None, mask, weight)
     settings = MaskSettings(None, SUBJECT, target_mask=target_mask, otsu=otsu)
-    return Matcher((view,), settings, ApplySettings(effort=Effort(**effort)),
+    return Matcher((view,), settings, ApplySettings(match=MatchSettings(**match_settings)),
                    lambda kind, sigma, like: [RowFeatures(shown, {}, None)], UNetBackbone({}, (), {}, ""))
 
 

@@ -134,8 +134,8 @@ def judged(pictures: Mapping[str, Path], plain: Mapping[str, Path] | None = None
             results[key] = drift(judge, loaded(path), truth)
             continue
         other = loaded(plain[key]) if plain and key in plain else None
-        found[key] = measured(judge, loaded(path), truth, None if other is None else (other, look(judge, other)))
-    return found
+        results[key] = measured(judge, loaded(path), truth, None if other is None else (other, look(judge, other)))
+    return results
 
 
 def judge_run(cases: list[protocols.Case], folder: Folder, first: Folder) -> tuple[Scores, dict[str, str]]:

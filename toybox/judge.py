@@ -183,7 +183,7 @@ def colours_followed(picture: np.ndarray, parts: np.ndarray, kind: str, named: d
     colours = part_colours(picture, parts, kind)
     hits = []
     for role, name in named.items():
-        own = [found[label] for label in found if PART_ROLES[kind][label] == role]
+        own = [colours[label] for label in colours if PART_ROLES[kind][label] == role]
         if own:
             mean = np.average([median for median, _ in own], axis=0, weights=[area for _, area in own])
             hits.append(_colour_distance(mean, np.array(plain_colour(name))) <= NAMED)

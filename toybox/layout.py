@@ -94,7 +94,7 @@ def facing_weights(kind: str, renders: int = 60) -> dict[str, float]:
     """How much each part's offset tells: mean over variance of subjects of a class that face right, as for independent normal
     distributions."""
     rng = random.Random(f"facing-{kind}")
-    found: dict[str, list[float]] = {}
+    offsets_of: dict[str, list[float]] = {}
     for _ in range(renders):
         _, parts = render(random_subject(rng, kind), face(random_pose(rng), "right"), random_scene(rng))
         for name, value in offsets(parts, kind).items():

@@ -113,7 +113,7 @@ BENCHMARKS = {
 
 def benchmark(name: str) -> Benchmark:
     """The one of this name, or one's own by the path of its JSON file."""
-    return BENCHMARKS.get(name) or Benchmark(partial(protocols.own, Path(name)), partial(judge_of_photos, DREAMBOOTH))
+    return BENCHMARKS.get(name) or Benchmark(partial(protocols.protocol_file, Path(name)), partial(judge_of_photos, DREAMBOOTH))
 
 
 def say(text: str) -> None:

@@ -69,7 +69,7 @@ def make(case: Case, arm: Arm, server: Server, folder: Folder) -> str:
     reference = case.subject.pictures[0]
     try:
         name = server.upload(f"{case.subject.name}_{reference.name}", reference.read_bytes())
-        made = server.pictures(arm.workflow.with_case(name, prompt, case.seed), arm.workflow.output)
+        pictures = server.pictures(arm.workflow.with_case(name, prompt, case.seed), arm.workflow.output)
     except (Refused, OSError, KeyError, ValueError) as error:
         folder.keep(case, {**said, "error": str(error)}, None)
         return str(error)

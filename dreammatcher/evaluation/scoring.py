@@ -117,7 +117,7 @@ def _of_subject(cases: list[Case], results: list[torch.Tensor], references: list
         features = by.clip.pictures(results)
         columns["CLIP-I"] = fidelity(features, by.clip.pictures(references))
         if by.clip.texts is not None:
-            columns["CLIP-T"] = alignment(features, by.clip.texts([case.plain_text() for case in own]))
+            columns["CLIP-T"] = alignment(features, by.clip.texts([case.plain_text() for case in cases]))
     return columns
 
 

@@ -44,10 +44,10 @@ def joint_descriptors(
             raise ValueError(f"{len(scales)} reference levels do not pair with {len(target_scales)} target levels")
     if pca is not None and pca < 1:
         raise ValueError(f"pca: {pca} is not a positive rank; use None for no projection")
-    batch = target_levels[0].shape[0]
-    images = [*references, target_levels]
+    batch = target_scales[0].shape[0]
+    images = [*references, target_scales]
     sizes = [spatial_size(levels[-1]) for levels in images]
-    for number, level in enumerate(target_levels):
+    for number, level in enumerate(target_scales):
         for levels in references:
             if levels[number].shape[1] != level.shape[1]:
                 raise ValueError(f"reference level has {levels[number].shape[1]} channels, target level {level.shape[1]}")

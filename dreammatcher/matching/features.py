@@ -52,8 +52,8 @@ class LowRank:
             return feature
         mean = tokens.mean(1, keepdim=True)
         directions = principal_directions((tokens - mean)[0], rank)
-        mean, directions, values = (part.to(level.dtype) for part in (mean, directions, (tokens - mean) @ directions))
-        return LowRank(mean, directions, values, level.shape[-2])
+        mean, directions, values = (part.to(feature.dtype) for part in (mean, directions, (tokens - mean) @ directions))
+        return LowRank(mean, directions, values, feature.shape[-2])
 
     @property
     def device(self) -> torch.device:
@@ -74,7 +74,7 @@ class LowRank:
 class RowFeatures:
     """One row (cond or uncond) of one pass."""
 
-    levels: tuple[torch.Tensor | LowRank, ...]  # decoder features [1, C_l, H_l, W_l], coarse to fine
+    scales: tuple[torch.Tensor | LowRank, ...]  # decoder features [1, C_l, H_l, W_l], coarse to fine
     hidden: dict[Site, torch.Tensor]  # inputs of self-attention [1, N, C]
     subject: torch.Tensor | None  # soft foreground [1, 1, h, w] at the maps' own size; None on the uncond row
 
@@ -89,14 +89,14 @@ class RowFeatures:
 
     def packed(self, rank: int | None) -> RowFeatures:
         """With levels at low rank."""
-        return self if rank is None else replace(self, levels=tuple(LowRank.of(level, rank) for level in self.whole_levels()))
+        return self if rank is None else replace(self, scales=tuple(LowRank.of(scale, rank) for scale in self.whole_scales()))
 
     def unpacked(self) -> RowFeatures:
-        return replace(self, levels=tuple(self.whole_levels()))
+        return replace(self, scales=tuple(self.whole_scales()))
 
-    def whole_levels(self) -> list[torch.Tensor]:
-        """Every level as a tensor [1, C, H, W]."""
-        return [level.whole() if isinstance(level, LowRank) else level for level in self.levels]
+    def whole_scales(self) -> list[torch.Tensor]:
+        """Every scale as a tensor [1, C, H, W]."""
+        return [scale.whole() if isinstance(scale, LowRank) else scale for scale in self.scales]
 
     def bytes(self) -> int:
         scales = sum(scale.bytes() if isinstance(scale, LowRank) else scale.numel() * scale.element_size()

@@ -50,7 +50,7 @@ class SefiRecipe(Generic[Learner]):
     unet = text = None
     streams = 1
 
-    def __init__(self, model: Learner, own: LatentSet, word: str, vectors: StageVectors, objective: ObjectiveSettings,
+    def __init__(self, model: Learner, subject_set: LatentSet, word: str, vectors: StageVectors, objective: ObjectiveSettings,
                  attention: AttentionLoss | None):
         self.model, self.subject_set, self.word, self.vectors = model, subject_set, word, vectors
         self.objective, self.attention = objective, attention

@@ -61,7 +61,7 @@ class Job:
 
     def write(self, folder: Path) -> Path:
         """Writes the job into a folder, its description last; returns the description's path."""
-        tensors = _tensors("own", self.own) | ({} if self.prior is None else _tensors("prior", self.prior))
+        tensors = _tensors("own", self.subject_set) | ({} if self.prior is None else _tensors("prior", self.prior))
         write_tensors(folder / PICTURES, tensors)
         with atomic_write(folder / FILE) as partial:
             partial.write_text(json.dumps(self.described(), indent=1), encoding="utf-8")

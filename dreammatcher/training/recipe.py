@@ -33,7 +33,7 @@ class Recipe(Protocol[Model]):
         """What learns the subject; it is frozen."""
 
     @property
-    def own(self) -> LatentSet:
+    def subject_set(self) -> LatentSet:
         """The subject's pictures."""
 
     @property
@@ -80,7 +80,7 @@ class SubjectRecipe(Generic[Learner]):
     they share one call of the model. Min-SNR weights are for the subject's pictures alone, as in diffusers' train_dreambooth.py.
     """
 
-    def __init__(self, model: Learner, own: LatentSet, objective: ObjectiveSettings, *, unet: Trainable | None = None,
+    def __init__(self, model: Learner, subject_set: LatentSet, objective: ObjectiveSettings, *, unet: Trainable | None = None,
                  text: Trainable | None = None, rows: Mapping[str, TokenRows] | None = None, prior: LatentSet | None = None,
                  penalty: Penalty | None = None):
         self.model, self.subject_set, self.prior, self.objective = model, subject_set, prior, objective

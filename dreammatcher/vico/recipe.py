@@ -57,7 +57,7 @@ class LookingDenoiser(FrozenModel, Protocol):
     def places(self, captions: list[str], word: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Columns of ``word`` in each caption's conditioning, int64 [B, V], and of the first end token [B, 1]."""
 
-    def look(self, reference: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> dict[Site, Seen]:
+    def look(self, reference: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> dict[Site, SiteOutput]:
         """What the sites see of a clean ``reference`` [B, C, h, w], told that it is as noisy as the picture is."""
 
     def predict_changed(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
@@ -103,9 +103,9 @@ class VicoRecipe(Generic[Learner]):
     unet = text = None  # nothing of the model learns
     streams = 2  # the picture and its reference
 
-    def __init__(self, model: Learner, own: LatentSet, word: str, rows: TokenRows,
+    def __init__(self, model: Learner, subject_set: LatentSet, word: str, rows: TokenRows,
                  blocks: Mapping[Site, ImageAttention], settings: VicoSettings, objective: ObjectiveSettings):
-        self.model, self.own, self.word = model, own, word
+        self.model, self.subject_set, self.word = model, subject_set, word
         self.rows, self.blocks, self.settings, self.objective = {word: rows}, dict(blocks), settings, objective
         half = any(value.dtype == torch.float16 for value in (*model.unet.values(), *model.text.values()))
         self.scale = LOSS_SCALE if half else 1.0
@@ -139,5 +139,5 @@ class VicoRecipe(Generic[Learner]):
     def showing(self, prompt: str) -> tuple[Looking, Looking]:
         """The model as it is now, for drawing ``prompt``, twice: it looks at the first picture of the set, for the empty prompt
         too where the word stands in ``prompt``."""
-        looking = self.looking([prompt], self.own.examples[0].latents[:1])
+        looking = self.looking([prompt], self.subject_set.examples[0].latents[:1])
         return looking, looking

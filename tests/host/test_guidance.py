@@ -109,7 +109,7 @@ def test_activations_are_recomputed_to_the_same_gradient_with_half_the_memory(pa
             computed = gradients.with_gradients(base, x, (torch.tensor([1.7, 1.7]), context), gradient)
         return sum(size for where, size in saved.items() if where not in weights), computed
 
-    small, found = bytes_and_gradient()
+    small, recomputed = bytes_and_gradient()
     monkeypatch.setattr(gradients, "recomputed", lambda unet: nullcontext())
     large, wanted = bytes_and_gradient()
     assert close(recomputed, wanted, RUN) and small < 0.5 * large, (small, large)

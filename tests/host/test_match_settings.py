@@ -76,7 +76,7 @@ def test_a_reference_pass_ends_with_the_last_feature_that_is_wanted(pack, family
         reference_pass = pack.module("dreammatcher.host.matching.reference_pass").reference_pass
         made = reference_pass(base, backbone, reference, kind, bench.subjects[0], sigma, x.device)
         hook.remove()
-    assert not ends and (made.subject is not None) == (kind == "cond") and len(made.levels) == len(backbone.taps)
+    assert not ends and (made.subject is not None) == (kind == "cond") and len(made.scales) == len(backbone.taps)
     assert made.hidden.keys() == backbone.self_attention.keys()
     assert all(torch.equal(value, seen[layer]) for layer, value in made.hidden.items())
 

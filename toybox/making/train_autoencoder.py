@@ -66,7 +66,7 @@ class AutoencoderSteps:
     wholes: int
 
 
-def train(model: Any, pictures: torch.Tensor, folder: Path, effort: Effort, fresh: bool = True) -> None:
+def train(model: Any, pictures: torch.Tensor, folder: Path, plan: AutoencoderSteps, fresh: bool = True) -> None:
     """Crops first, then the decoder alone on whole pictures: the latents stay as they are.
 
     ``model``: the host's TAESD, on the device it learns on; ``fresh`` gives it new weights. ``pictures``: uint8 [N, 128, 128, 3].

@@ -48,7 +48,7 @@ class FlowDenoiser(nn.Module):
         super().__init__()
         self.transformer = NextDiT(**CONFIG, n_layers=layers, dtype=torch.float32, device=device, operations=TrainingOperations)
         self.parts = nn.Linear(CONFIG["dim"], len(PART_LABELS), device=device)
-        self.register_buffer("typical", torch.full((LEVELS,), TYPICAL, device=device))
+        self.register_buffer("typical", torch.full((BINS,), TYPICAL, device=device))
         self.context = context
         self.features = torch.empty(0)  # of the middle block in the last call
         self.transformer.layers[layers // 2].register_forward_hook(self._keep)

@@ -179,7 +179,7 @@ def first_of(name: str, batch: int, of_element: bool) -> int | None:
     if element is None:
         return 0
     counts = [len(one) for one in element.given.get(name, ())]
-    if len(counts) < 2 or (own and element.number):
+    if len(counts) < 2 or (of_element and element.number):
         return 0
     mine = counts[min(element.number, len(counts) - 1)]
     if sum(counts) == batch:

@@ -47,7 +47,7 @@ def watch(model, installed: InstalledPlan, live: Live) -> None:
         if session is None or server is None:
             return clean
         clock = session.clock
-        if clock.levels % EVERY or (sigma := clock.read(arguments["sigma"])) != clock.sigma:
+        if clock.noise_levels_visited % EVERY or (sigma := clock.read(arguments["sigma"])) != clock.sigma:
             return clean
         snapshot = installed.plan.trace.snapshots.get(sigma)
         if snapshot is not None:

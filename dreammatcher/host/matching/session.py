@@ -93,7 +93,7 @@ class MatchingSession(Session):
             return None
         if row not in described:
             described[row] = self.matcher.describe(row[0], self.clock.current, features)
-        return self.matcher.keep(row, grid, self.clock.evaluations, self.matcher.match(described[row], grid, site))
+        return self.matcher.keep(row, grid, self.clock.evaluations_begun, self.matcher.match(described[row], grid, site))
 
     def foreground(self, prompt: int, grid: Grid, size: int, device: torch.device,
                    rivals: list[MatchingSession]) -> torch.Tensor | None:
@@ -127,7 +127,7 @@ class MatchingSession(Session):
         features = self.seen.features[source]
         batch, device = features[0].shape[0], features[0].device
         mask = self.foreground(row[1], size, batch, device, rivals)
-        if self.plan.settings.effort.shared:
+        if self.plan.settings.match.shared:
             match = self.correspondence(source, size, None, batch, {})
         else:
             match = self.matcher.match(self.matcher.describe(row[0], sigma, features), size, None)

@@ -83,7 +83,7 @@ def content_words(text: Text) -> list[ContentWord]:
     words: list[list[Piece]] = []
     for piece in text.pieces:
         words.append([piece]) if piece.first else words[-1].append(piece)
-    found: list[ContentWord] = []
+    content: list[ContentWord] = []
     phrase, together = _Phrase(), False
     for pieces in words:
         word, markup = _spelling(pieces), any(piece.markup for piece in pieces)

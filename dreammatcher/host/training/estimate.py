@@ -156,7 +156,7 @@ def check_memory(recipe: Recipe[HostLearner], settings: TrainingSettings, refuse
     """
     model = recipe.model.denoiser
     open_choice, device = model.checkpointing is None, model.device
-    size = max((spatial_size(example.latents) for example in recipe.own.examples), key=math.prod)
+    size = max((spatial_size(example.latents) for example in recipe.subject_set.examples), key=math.prod)
     for checkpointing in (False, True) if open_choice else (model.checkpointing,):
         try:
             need = need_of(recipe, model.changed(checkpointing=checkpointing), settings, recipe.streams * settings.batch,

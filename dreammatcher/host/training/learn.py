@@ -72,10 +72,11 @@ def dreambooth(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | 
     names = _names(model, clip)
     with ready(model, clip, vae, subject_set, prior, settings, options.running) as work:
         recipe = _dreambooth_recipe(work, work.prior, names, chosen, objective, settings.seed)
-        losses = run(recipe, settings, job_of(work.identity, "DreamBooth", own, prior, chosen, objective, settings), options)
+        job = job_of(work.identity, "DreamBooth", subject_set, prior, chosen, objective, settings)
+        losses = run(recipe, settings, job, options)
     parts = ((recipe.unet, names["unet"]), (recipe.text, names["text"]))
     lora = {name: value for part, known in parts if part is not None for name, value in lora_tensors(part, known).items()}
-    return Learned(lora, about=_about("DreamBooth " + chosen.kind, own, settings, losses)), losses
+    return Learned(lora, about=_about("DreamBooth " + chosen.kind, subject_set, settings, losses)), losses
 
 
 def plan_dreambooth(model, clip, vae, subject_set: TrainingSet, chosen: DreamBoothSettings, objective: ObjectiveSettings,

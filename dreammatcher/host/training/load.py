@@ -158,7 +158,7 @@ def _tensors(model, delta: Delta) -> dict[str, torch.Tensor]:
     for name, value in delta.weights.items():
         layer, _, kind = name.rpartition(".")
         file = names.get(f"{layer}.weight") if delta.original else f"lora_unet_{layer.replace('.', '_')}"
-        base = own.get(f"diffusion_model.{weights.get(file or '', '').removesuffix('weight')}{kind}")
+        base = model_weights.get(f"diffusion_model.{weights.get(file or '', '').removesuffix('weight')}{kind}")
         if base is None:
             raise ValueError(f"{name}: this model has no such weight; the file belongs to another kind of model")
         shape = (value.up.shape[0], value.down.shape[1]) if isinstance(value, Product) else tuple(value.shape)

@@ -67,7 +67,8 @@ def prior_set(model, clip, vae, subject_set: TrainingSet, settings: PriorSetting
         for done, number in enumerate(missing):
             comfy.model_management.throw_exception_if_processing_interrupted()
             positive = said[captions[number % len(captions)]]
-            _write(_draw(model, vae, positive, said[""], own.preparation.resolution, settings, number), _file(folder, number))
+            resolution = subject_set.preparation.resolution
+            _write(_draw(model, vae, positive, said[""], resolution, settings, number), _file(folder, number))
             pictures[number] = _read_again(_file(folder, number))
             bar.update_absolute(done + 1, len(missing))
     except Interrupted:
@@ -76,8 +77,9 @@ def prior_set(model, clip, vae, subject_set: TrainingSet, settings: PriorSetting
              "pictures are kept; queued again, only the others are drawn")
         raise
     examples = tuple(Example(pictures[number], (captions[number % len(captions)],)) for number in range(settings.count))
-    made = TrainingSet(examples, Naming("", own.naming.class_word, own.naming.templates), own.preparation)
-    report = f"{settings.count} pictures of {own.naming.class_word!r}: {len(missing)} drawn now, the others were there\n{folder}"
+    made = TrainingSet(examples, Naming("", subject_set.naming.class_word, subject_set.naming.templates), subject_set.preparation)
+    report = (f"{settings.count} pictures of {subject_set.naming.class_word!r}: {len(missing)} drawn now, the others were there\n"
+              f"{folder}")
     return made, report
 
 

@@ -115,9 +115,9 @@ def ready(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | None,
         return latents.clone()
 
     with torch.inference_mode(False):
-        learned = own.same_way(own.preparation).prepared(encode)
-        known = None if prior is None else prior.same_way(own.preparation).prepared(encode)
-    side = own.preparation.resolution // 8
+        learned = subject_set.same_way(subject_set.preparation).prepared(encode)
+        known = None if prior is None else prior.same_way(subject_set.preparation).prepared(encode)
+    side = subject_set.preparation.resolution // 8
     denoiser = HostDenoiser(model, clip, (side, side), constant_start, running.checkpointing)
     try:
         towers = [weights_identity(module)
@@ -221,7 +221,7 @@ def preview(recipe: Recipe[HostLearner], training: Training, options: TrainingOp
     """What the host shows on a node while it works: the loss so far, and the sample beside it if a prompt is given."""
     page = curve(training.losses, training.settings.steps)
     if options.sample_prompt:
-        channels, height, width = recipe.own.examples[0].latents.shape[1:]
+        channels, height, width = recipe.subject_set.examples[0].latents.shape[1:]
         latents = sample(recipe, options.sample_prompt, (channels, height, width), training.settings.seed)
         colours = rough_rgb(latents[0].float().cpu(), recipe.model.denoiser.model.model.latent_format)
         picture = Image.fromarray(rearrange(colours * 255, "c h w -> h w c").byte().numpy())

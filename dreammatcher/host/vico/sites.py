@@ -10,7 +10,7 @@ import torch
 from ...backbones.base import Site
 from ...vico.block import sites_of
 from ...vico.mask import text_attention
-from ...vico.recipe import Seen
+from ...vico.recipe import SiteOutput
 from ..model.backbone import backbone_of
 from ..model.blocks import Blocks, blocks_at, prompt_read, states_of, widths_of
 
@@ -31,7 +31,7 @@ def widths(base: Any) -> dict[Site, tuple[int, int]]:
     return widths_of(blocks_of(base))
 
 
-def look(blocks: Blocks, call: Callable[[], Any]) -> dict[Site, Seen]:
+def look(blocks: Blocks, call: Callable[[], Any]) -> dict[Site, SiteOutput]:
     """States and attention to the prompt at each site in ``call``, one call of the network that nobody patches.
 
     The call ends at the last site.
@@ -43,4 +43,4 @@ def look(blocks: Blocks, call: Callable[[], Any]) -> dict[Site, Seen]:
 
     with prompt_read(blocks, keep):
         states = states_of(blocks, call)
-    return {site: Seen(states[site], attention[site]) for site in blocks}
+    return {site: SiteOutput(states[site], attention[site]) for site in blocks}

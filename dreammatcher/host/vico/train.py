@@ -43,7 +43,7 @@ class LookingHost:
         found = [self.denoiser.places(caption, word) for caption in captions]
         return torch.tensor([[own] for own, _ in found]), torch.tensor([[end] for _, end in found])
 
-    def look(self, reference: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> dict[Site, Seen]:
+    def look(self, reference: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> dict[Site, SiteOutput]:
         watch = Maps(tuple(self.sites))
         with torch.inference_mode(False), torch.enable_grad():
             states = states_of(self.sites, lambda: self.denoiser.predict(reference, timesteps, conditioning, {}, watch=watch))
