@@ -60,5 +60,5 @@ def numbers_in(given: str, available: Collection[int]) -> tuple[frozenset[int], 
     parts = [part.strip() for part in given.split(",") if part.strip()]
     wrong = [part for part in parts if not part.isdigit() or int(part) not in available]
     if wrong or not parts:
-        return frozenset(), ", ".join(wrong) or repr(given)
+        return frozenset(), repr(", ".join(wrong) or given)
     return frozenset(map(int, parts)), ""
