@@ -165,7 +165,7 @@ def sheet(folder: Path, numbers: list[int], names: list[str], columns: list[str]
 
 def folder_of(prompts: int, steps: float) -> Path:
     """The folder that keeps the subjects: a different one for other weights, subject cases and choices."""
-    files = [Path(__file__).with_name("toybox_runner.py"), ROOT / "toybox" / "model.safetensors"]
+    files = [Path(__file__).with_name("method_runner.py"), ROOT / "toybox" / "model.safetensors"]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files) + f"{prompts} {steps}".encode())
     return FOLDER / digest.hexdigest()[:8]
 
