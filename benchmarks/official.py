@@ -19,7 +19,7 @@ def official_model(timing):
     points = timing.module("dreammatcher.host.model.patch_points")
     trajectory = timing.reference.trajectory
     maps = capture.SubjectMaps.of(timing.model.model, backbone, timing.mask.target_subject, (timing.side, timing.side))
-    state: dict = {"levels": None, "new": {}, "maps": []}
+    state: dict = {"scales": None, "new": {}, "maps": []}
 
     def split(x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Reference row and target rows of each of the two chunks: the batch is [targets, targets, reference, reference]."""
@@ -33,7 +33,7 @@ def official_model(timing):
         return n, context, value
 
     def inject(layer, n, context, value, extra):
-        if layer not in backbone.self_attention or state["levels"] is None:
+        if layer not in backbone.self_attention or state["scales"] is None:
             return n, context, value
         side = timing.side >> backbone.self_attention[layer]
         mask = foregrounds.foreground(state["maps"], (side, side))
@@ -49,8 +49,8 @@ def official_model(timing):
         if number in backbone.taps:
             state["new"][number] = h.clone()
             if number == backbone.taps[-1]:
-                levels = [split(state["new"][tap]) for tap in backbone.taps]
-                state["levels"] = [[level[chunk] for level in levels] for chunk in range(2)]
+                scales = [split(state["new"][tap]) for tap in backbone.taps]
+                state["scales"] = [[scale[chunk] for scale in scales] for chunk in range(2)]
 
     def carry(apply_model, options):
         x, sigma, c = options["input"], options["timestep"], dict(options["c"])
