@@ -83,10 +83,10 @@ class ToyboxRunner:
         return self.module("dreammatcher.host.matching.guide").guide(model, chosen)
 
     def blocks(self) -> list[str]:
-        """The output blocks of each matched level, coarse to fine, as DreamMatcher Apply takes them."""
-        found = self.module("dreammatcher.host.model.backbone").backbone_of(self.model.model).self_attention
-        return [",".join(sorted({str(number) for (_, number, _), own in found.items() if own == level}))
-                for level in sorted(set(found.values()), reverse=True)]
+        """The output blocks of each matched grid, coarse to fine, as DreamMatcher Apply takes them."""
+        sites = self.module("dreammatcher.host.model.backbone").backbone_of(self.model.model).self_attention
+        return [",".join(sorted({str(number) for (_, number, _), halvings in sites.items() if halvings == wanted}))
+                for wanted in sorted(set(sites.values()), reverse=True)]
 
     def matched(self, ready: SimpleNamespace, mask: dict | None = None, match: dict | None = None, layers: str = "", **settings):
         """The model with one arm's settings; ``mask`` and ``match`` change those settings of the default."""

@@ -50,12 +50,12 @@ def test_velocity_is_that_of_salimans_and_ho():
 
 
 def test_a_step_of_inversion_with_the_true_answer_stays_on_the_way(process):
-    """Where the network says the same clean picture and noise at both levels, a step leads to x at the coming one exactly."""
+    """A step leads to x at the coming sigma exactly if the network says the same clean picture and noise at both."""
     clean, noise = normal(0), normal(1)
-    level, coming = 0.3, 0.6
-    derivative = (process.at(clean, noise, level) - clean) / level
-    found = process.inversion_step(process.at(clean, noise, level) / process.spread(level), derivative, level, coming)
-    for value, wanted in zip(found, (clean, noise, process.at(clean, noise, coming) / process.spread(coming))):
+    sigma, coming = 0.3, 0.6
+    derivative = (process.at(clean, noise, sigma) - clean) / sigma
+    step = process.inversion_step(process.at(clean, noise, sigma) / process.spread(sigma), derivative, sigma, coming)
+    for value, wanted in zip(step, (clean, noise, process.at(clean, noise, coming) / process.spread(coming))):
         assert torch.allclose(value, wanted)
 
 

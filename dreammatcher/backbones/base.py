@@ -17,7 +17,7 @@ Tap = int
 
 
 class Backbone(Protocol):
-    """Where a network keeps what is matched."""
+    """The places in a network of what is matched."""
 
     @property
     def family(self) -> str:
@@ -43,7 +43,7 @@ class Backbone(Protocol):
         """The grid of a site's picture tokens, for a latent of this size."""
 
     def picture_tokens(self, site: Site, latent: Grid, tokens: int) -> slice | None:
-        """Which of a site's ``tokens`` are the picture's; None where their number does not fit the latent."""
+        """The picture's among a site's ``tokens``; None where their number does not fit the latent."""
 
     def map_sites(self, latent: Grid) -> frozenset[Site]:
         """Sites whose attention to the prompt makes the subject's foreground."""

@@ -51,14 +51,14 @@ class NoiseProcess:
         """The noise of x, of its clean picture and dx / dsigma."""
         return clean + derivative if self.flow else derivative
 
-    def inversion_step(self, seen: torch.Tensor, derivative: torch.Tensor, level: float,
+    def inversion_step(self, seen: torch.Tensor, derivative: torch.Tensor, sigma: float,
                        coming: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """From noise level ``level`` up to the ``coming`` one (Song et al. 2021, Eq. 13; an Euler step of the flow).
+        """A step of inversion from ``sigma`` up to the ``coming`` one (Song et al. 2021, Eq. 13; an Euler step of the flow).
 
-        ``seen`` is the latent as the network sees it at ``level``, ``derivative`` dx / dsigma. Returns the clean picture and the
+        ``seen`` is the latent as the network sees it at ``sigma``, ``derivative`` dx / dsigma. Returns the clean picture and the
         noise that they mean, and the latent as the network sees it at ``coming``.
         """
-        clean = seen * self.spread(level) - level * derivative
+        clean = seen * self.spread(sigma) - sigma * derivative
         noise = self.noise(clean, derivative)
         return clean, noise, self.at(clean, noise, coming) / self.spread(coming)
 

@@ -19,11 +19,11 @@ PROJECTIONS = tuple(f"{attention}.{layer}.weight" for attention in ("attn1", "at
 
 @dataclass(frozen=True)
 class UNetBackbone:
-    """The attention sites of one UNet. A level is a number of halvings: 0 is the latent's own grid."""
+    """The attention sites of one UNet, each with the number of times that the latent's grid is halved there."""
 
-    self_attention: dict[Site, int]  # decoder layers of the finest levels that have any -> level
+    self_attention: dict[Site, int]  # decoder layers of the finest grids that have any -> halvings
     taps: tuple[int, ...]  # output blocks whose input is a decoder feature, coarse to fine
-    cross_attention: dict[Site, int]  # all layers that read the prompt -> level
+    cross_attention: dict[Site, int]  # all layers that read the prompt -> halvings
     family: str
     map_share: int = 4  # subject maps are read at this share of the latent's side,
     map_minimum: int = 8  # but not under this many cells
@@ -69,43 +69,43 @@ class UNetBackbone:
     def map_sites(self, latent: Grid) -> frozenset[Site]:
         """Sites whose grid is nearest a quarter of the latent's side, but not under 8 cells."""
         side = min(latent)
-        grids = {level: min(halved(latent, level)) for level in self.cross_attention.values()}
-        fitting = [level for level, grid in grids.items() if grid >= min(self.map_minimum, side)] or [min(grids)]
-        level = min(fitting, key=lambda candidate: abs(grids[candidate] - side / self.map_share))
-        return frozenset(layer for layer, its_level in self.cross_attention.items() if its_level == level)
+        grids = {times: min(halved(latent, times)) for times in self.cross_attention.values()}
+        fitting = [times for times, grid in grids.items() if grid >= min(self.map_minimum, side)] or [min(grids)]
+        halvings = min(fitting, key=lambda candidate: abs(grids[candidate] - side / self.map_share))
+        return frozenset(layer for layer, times in self.cross_attention.items() if times == halvings)
 
 
-def halved(size: Grid, level: int) -> Grid:
-    """A grid after ``level`` stride-2 convolutions: each rounds up."""
-    for _ in range(level):
+def halved(size: Grid, times: int) -> Grid:
+    """A grid after ``times`` stride-2 convolutions: each rounds up."""
+    for _ in range(times):
         size = ((size[0] + 1) // 2, (size[1] + 1) // 2)
     return size
 
 
 def backbone_of(unet: Any, prediction: str, finest: int = 2) -> UNetBackbone:
-    """The sites of a UNet, of which those on the ``finest`` levels of its decoder are matched (the paper's are two).
+    """The sites of a UNet, of which those on the ``finest`` grids of its decoder are matched (the paper's are two).
 
     ``prediction`` names what it predicts, as a part of its family. Raises ValueError for one without attention in its decoder.
     """
     cross: dict[Site, int] = {}
-    level = 0
+    halvings = 0
     for number, block in enumerate(unet.input_blocks):
-        level += _resamples(block, "Downsample")
-        cross.update({("input", number, i): level for i in range(_depth(block))})
-    cross.update({("middle", 0, i): level for i in range(_depth(unet.middle_block))})
+        halvings += _resamples(block, "Downsample")
+        cross.update({("input", number, i): halvings for i in range(_depth(block))})
+    cross.update({("middle", 0, i): halvings for i in range(_depth(unet.middle_block))})
     decoder: dict[Site, int] = {}
     first_blocks: dict[int, int] = {}
     for number, block in enumerate(unet.output_blocks):
-        first_blocks.setdefault(level, number)
-        decoder.update({("output", number, i): level for i in range(_depth(block))})
-        level -= _resamples(block, "Upsample")
+        first_blocks.setdefault(halvings, number)
+        decoder.update({("output", number, i): halvings for i in range(_depth(block))})
+        halvings -= _resamples(block, "Upsample")
     cross.update(decoder)
-    levels = sorted(set(decoder.values()))[:finest]
-    if not levels:
+    finest_halvings = sorted(set(decoder.values()))[:finest]
+    if not finest_halvings:
         raise ValueError("model: this UNet has no attention in its decoder, so there is nothing to match")
     return UNetBackbone(
-        self_attention={layer: its_level for layer, its_level in decoder.items() if its_level in levels},
-        taps=tuple(first_blocks[its_level] for its_level in sorted(levels, reverse=True)),
+        self_attention={layer: times for layer, times in decoder.items() if times in finest_halvings},
+        taps=tuple(first_blocks[times] for times in sorted(finest_halvings, reverse=True)),
         cross_attention=cross,
         family=_family(unet, len(cross), prediction),
     )
@@ -117,7 +117,7 @@ def transformer_blocks(unet: Any, layers: Iterable[Site]) -> dict[Site, Any]:
 
 
 def decoder_path(layer: Site | int) -> str:
-    """How files of the original code name the transformer of an output block, by a layer of it or the block's number."""
+    """The original code's name for the transformer of an output block, by a layer of it or the block's number."""
     return f"output_blocks.{layer if isinstance(layer, int) else layer[1]}.1"
 
 

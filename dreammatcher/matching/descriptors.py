@@ -8,7 +8,7 @@ from einops import rearrange
 
 from ..sizes import spatial_size
 
-#: rank of the paper's PCA, per level
+#: rank of the paper's PCA, per scale
 PAPER_PCA = 256
 POWER_ITERATIONS = 2
 
@@ -46,11 +46,11 @@ def joint_descriptors(
         raise ValueError(f"pca: {pca} is not a positive rank; use None for no projection")
     batch = target_scales[0].shape[0]
     images = [*references, target_scales]
-    sizes = [spatial_size(levels[-1]) for levels in images]
-    for number, level in enumerate(target_scales):
-        for levels in references:
-            if levels[number].shape[1] != level.shape[1]:
-                raise ValueError(f"reference level has {levels[number].shape[1]} channels, target level {level.shape[1]}")
+    sizes = [spatial_size(scales[-1]) for scales in images]
+    for number, scale in enumerate(target_scales):
+        for scales in references:
+            if scales[number].shape[1] != scale.shape[1]:
+                raise ValueError(f"reference level has {scales[number].shape[1]} channels, target level {scale.shape[1]}")
     positions = sum(height * width for height, width in sizes)
     channels = [scale.shape[1] for scale in reversed(target_scales)]
     widths = channels if pca is None else [min(pca, count, positions) for count in channels]

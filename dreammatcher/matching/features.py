@@ -88,7 +88,7 @@ class RowFeatures:
         return self.each(lambda x: moved(x, torch.device(device), dtype))
 
     def packed(self, rank: int | None) -> RowFeatures:
-        """With levels at low rank."""
+        """The same with scales at low rank."""
         return self if rank is None else replace(self, scales=tuple(LowRank.of(scale, rank) for scale in self.whole_scales()))
 
     def unpacked(self) -> RowFeatures:

@@ -76,16 +76,16 @@ def invert(derivative: Derivative, latent: torch.Tensor, sigmas: list[float], fi
     if not sigmas or sigmas[0] <= 0 or any(b <= a for a, b in zip(sigmas, sigmas[1:])):
         raise ValueError(f"sigmas must ascend from above 0; got {sigmas[:3]} ...")
     seen = latent.float()  # in the scale in which the network sees it: DDPM's, or the flow's own
-    level = first_sigma
+    sigma = first_sigma
     cleans, noises = [], []
-    for k, sigma in enumerate(sigmas):
-        predicted = derivative(seen * process.spread(sigma), sigma)
+    for k, coming in enumerate(sigmas):
+        predicted = derivative(seen * process.spread(coming), coming)
         if not finite(predicted):
-            raise ValueError(f"model: its prediction for the reference at sigma {sigma:.3g} holds NaN or infinity; {REMEDY}")
-        clean, noise, seen = process.inversion_step(seen, predicted, level, sigma)
+            raise ValueError(f"model: its prediction for the reference at sigma {coming:.3g} holds NaN or infinity; {REMEDY}")
+        clean, noise, seen = process.inversion_step(seen, predicted, sigma, coming)
         cleans.append(clean)
         noises.append(noise)
-        level = sigma
+        sigma = coming
         if on_step:
             on_step(k + 1, len(sigmas))
     return Trajectory(tuple(float(s) for s in sigmas), torch.cat(cleans), torch.cat(noises), process)
@@ -94,11 +94,11 @@ def invert(derivative: Derivative, latent: torch.Tensor, sigmas: list[float], fi
 def reconstruct(derivative: Derivative, trajectory: Trajectory, on_step: Progress | None = None) -> torch.Tensor:
     """DDIM sampling (eta 0; Euler steps of the flow) from the trajectory's last latent down to a clean one, [1, C, H, W]."""
     x = trajectory.at(trajectory.sigmas[-1])
-    levels = [*reversed(trajectory.sigmas), 0.0]
-    for k, (sigma, following) in enumerate(zip(levels, levels[1:])):
-        x = x + (following - sigma) * derivative(x, sigma)
+    sigmas = [*reversed(trajectory.sigmas), 0.0]
+    for k, (sigma, coming) in enumerate(zip(sigmas, sigmas[1:])):
+        x = x + (coming - sigma) * derivative(x, sigma)
         if on_step:
-            on_step(k + 1, len(levels) - 1)
+            on_step(k + 1, len(sigmas) - 1)
     return x
 
 

@@ -73,7 +73,7 @@ class Matcher:
         return match
 
     def describe(self, kind: str, sigma: float, target: tuple[torch.Tensor, ...]) -> Described:
-        """Joint descriptors of the references and of the ``target``'s decoder features [B, C, H, W], one per level (Eq. 4)."""
+        """Joint descriptors of the references and of the ``target``'s decoder features [B, C, H, W], one per scale (Eq. 4)."""
         references = [row.whole_scales() for row in self.references(kind, sigma, target[0])]
         descriptors = joint_descriptors(references, list(target), pca=self.settings.match.pca)
         half = target[0].is_cuda and target[0].element_size() == 2  # bfloat16 would be too coarse for cosines

@@ -129,7 +129,7 @@ def _said(subject: Subject | None) -> dict | None:
 
 
 def is_reference(path: Path) -> bool:
-    """Whether :func:`save` wrote a file; only its head is read."""
+    """True if :func:`save` wrote a file; only its head is read."""
     return metadata_if_any(path).get("format") == FORMAT
 
 

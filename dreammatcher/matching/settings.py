@@ -14,7 +14,7 @@ from .descriptors import PAPER_PCA
 
 @dataclass(frozen=True, eq=False)
 class MaskSettings(Uncopied):
-    """Where the subject is, and how strictly a match is trusted."""
+    """The place of the subject, and the strictness with which a match is trusted."""
 
     reference_subject: Subject | None = None
     target_subject: Subject | None = None
@@ -119,7 +119,7 @@ class Snapshot:
 
 @dataclass(eq=False)
 class Trace(Bystander):
-    """What the last run did; filled while sampling, read by the preview. A copy of it is itself."""
+    """The record of the last run; filled while sampling, read by the preview. A copy of it is itself."""
 
     snapshots: dict[float, Snapshot] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)

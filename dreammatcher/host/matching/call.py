@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ...backbones.base import Grid, Site
+from ...backbones.base import Grid, Site, Tap
 from ...guidance_rows import COND, Row
 from ...matching.appearance import match_appearance
 from ...matching.correspondence import JointMatch
@@ -31,7 +31,7 @@ class Call:
     rivals: list[MatchingSession]
     detached: bool = False  # guidance wants gradients, with attention constant
     maps: dict[int, list[torch.Tensor]] = field(default_factory=dict)  # prompt -> [B, 1, h, w] of the layers run so far
-    levels: dict[int, dict[Row, torch.Tensor]] = field(default_factory=dict)
+    scales: dict[Tap, dict[Row, torch.Tensor]] = field(default_factory=dict)  # features at the taps run so far
     described: dict[Row, Described] = field(default_factory=dict)
     repeated: frozenset[Row] = field(init=False)  # rows that an earlier call of this evaluation had: they leave no features
 
@@ -62,21 +62,21 @@ class Call:
                 maps.append(subject_map)
                 self.session.seen.maps[row[1]] = maps
 
-    def keep_level(self, number: int, h: torch.Tensor) -> None:
-        """Keeps a decoder feature; with the last one, the call's features become those that the next calls match."""
+    def keep_scale(self, tap: Tap, h: torch.Tensor) -> None:
+        """Keeps the feature at a tap; with the last one, the call's features become those that the next calls match."""
         taps = self.session.plan.backbone.taps
-        kept = self.levels[number] = {}
+        kept = self.scales[tap] = {}
         for chunk, row in enumerate(self.rows):
             if row is not None and row not in kept and row not in self.repeated and self.session.source(row) == row:
                 kept[row] = h[self.chunk(chunk, h.shape[0])].detach().clone()
-        if number != taps[-1]:
+        if tap != taps[-1]:
             return
-        if len(self.levels) < len(taps):
+        if len(self.scales) < len(taps):
             self.session.skip("another pack skips decoder blocks; such calls leave no features to match")
             return
         seen = self.session.seen
         for row in kept:
-            seen.features[row] = tuple(self.levels[tap][row] for tap in taps)
+            seen.features[row] = tuple(self.scales[each][row] for each in taps)
         for row in filter(None, self.rows):
             seen.served.add(row)
             seen.sizes[row[1]] = self.latent_size

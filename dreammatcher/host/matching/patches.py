@@ -30,8 +30,8 @@ BEGIN, PROMPT, VALUES, FEATURE = "begin", "prompt", "values", "feature"
 
 def _hear(options: dict, *what: str | Site) -> None:
     """Takes note that a patch runs in this call: torch.compile may have left it out."""
-    session = next((session for own in installed_on(options) if (session := own.holder.session()) is not None), None)
-    if session is not None:  # the one that verify asks
+    session = next((session for each in installed_on(options) if (session := each.holder.session()) is not None), None)
+    if session is not None:  # the one that around_call asks
         session.calls.heard.update(what)
 
 
@@ -62,13 +62,13 @@ def _begin_call(installed: InstalledPlan, h: torch.Tensor, options: dict) -> Cal
 
 def _readers(session: MatchingSession, names: list[Hashable | None], rows: tuple[Row | None, ...],
              grid: Grid) -> dict[int, SubjectMaps]:
-    """What reads the subject's map of each positive chunk: its columns are those of the prompt that the chunk comes from."""
+    """The reader of the subject's map for each positive chunk, by the columns of the prompt that the chunk comes from."""
     subject, readers = session.plan.mask.target_subject, dict[int, SubjectMaps]()
     if session.plan.mask.target_mask is not None or subject is None:
         return readers
     for chunk, row in enumerate(rows):
-        if row is not None and row[0] == COND and (own := session.place(names[chunk], subject)) is not None:
-            readers[chunk] = SubjectMaps.of(session.base, session.plan.backbone, own, grid)
+        if row is not None and row[0] == COND and (place := session.place(names[chunk], subject)) is not None:
+            readers[chunk] = SubjectMaps.of(session.base, session.plan.backbone, place, grid)
     return readers
 
 
@@ -115,7 +115,7 @@ def _keep_feature(tap: Tap, h: torch.Tensor, options: dict) -> None:
     if tap not in installed_on(options)[0].plan.backbone.taps:
         return
     for call in options.get(CALLS_KEY, ()):
-        call.keep_level(tap, h)
+        call.keep_scale(tap, h)
 
 
 #: the points of a call that must be heard, and what is done there

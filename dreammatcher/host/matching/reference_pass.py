@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...attention import foreground
-from ...backbones.base import Backbone, Site
+from ...backbones.base import Backbone, Site, Tap
 from ...finite import REMEDY, finite
 from ...guidance_rows import COND
 from ...matching.features import RowFeatures
@@ -37,14 +37,14 @@ def reference_pass(
     size = spatial_size(x)
     matched = frozenset(backbone.matched)
     maps = SubjectMaps.of(base, backbone, subject, size) if kind == COND and subject else None
-    levels: dict[int, torch.Tensor] = {}
+    scales: dict[Tap, torch.Tensor] = {}
     hidden: dict[Site, torch.Tensor] = {}
     subject_maps: list[torch.Tensor] = []
     wanted_maps = len(maps.modules) if maps else 0
 
     def end_with_the_last() -> None:
         wanted = (len(matched), len(backbone.taps), wanted_maps)
-        if (len(hidden), len(levels), len(subject_maps)) == wanted:
+        if (len(hidden), len(scales), len(subject_maps)) == wanted:
             raise _Recorded
 
     def keep_hidden(site, n, context, value, extra):
@@ -54,19 +54,19 @@ def reference_pass(
         return n, context, value
 
     def keep_map(site, n, context, value, extra):
-        if maps and site in maps.modules and (found := maps.read(site, n, context, size)) is not None:
-            subject_maps.append(found)
+        if maps and site in maps.modules and (subject_map := maps.read(site, n, context, size)) is not None:
+            subject_maps.append(subject_map)
             end_with_the_last()
         return n, context, value
 
-    def keep_level(tap, h, options):
+    def keep_scale(tap, h, options):
         if tap in backbone.taps:
-            levels[tap] = h.clone()
+            scales[tap] = h.clone()
 
     prompt = reference.positive if kind == COND else reference.negative
     with contextlib.suppress(_Recorded), uncompiled():  # dynamo gives up on frames that an exception passes
-        ode_derivative(base, prompt, x, sigma, Points(prompt=keep_map, values=keep_hidden, feature=keep_level))
-    if not all(map(finite, levels.values())):
+        ode_derivative(base, prompt, x, sigma, Points(prompt=keep_map, values=keep_hidden, feature=keep_scale))
+    if not all(map(finite, scales.values())):
         raise ValueError(f"model: what it makes of the reference at sigma {sigma:.3g} holds NaN or infinity; {REMEDY}")
     mask = foreground(subject_maps, spatial_size(subject_maps[0])) if subject_maps else None
-    return RowFeatures(tuple(levels[tap] for tap in backbone.taps), hidden, mask)
+    return RowFeatures(tuple(scales[tap] for tap in backbone.taps), hidden, mask)
