@@ -1,4 +1,4 @@
-"""What the user sees."""
+"""The nodes: all that the user sees."""
 
 from ..dreammatcher.host.graph import bypass
 from ..dreammatcher.host.model import report

@@ -82,7 +82,7 @@ def steps(default: int, tip: str = "Steps of learning.", most: int = 100_000) ->
 
 
 def rate(default: float, tip: str, least: float = 1e-7) -> Input:
-    """How far something moves in a step; the widget goes by ``least``."""
+    """A learning rate: how far something moves in a step; the widget goes by ``least``."""
     return number("FLOAT", default, least, 1.0, tip, least)
 
 

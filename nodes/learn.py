@@ -37,8 +37,8 @@ class DreamMatcherLearn(inputs.TrainingNode):
     def learn(self, model, clip, vae, images, class_word, effort, rate, seed, masks=None, identifier="", sample_prompt=""):
         learned, losses, subject = learn_subject(model, clip, vae, images, class_word, effort, rate, seed, identifier, masks,
                                                  sample_prompt)
-        made = (*apply_learned(model, clip, learned), learned, curve_image(losses, len(losses)), subject)
-        return {"ui": {"text": [f"write in prompts: {subject}"]}, "result": made}
+        outputs = (*apply_learned(model, clip, learned), learned, curve_image(losses, len(losses)), subject)
+        return {"ui": {"text": [f"write in prompts: {subject}"]}, "result": outputs}
 
 
 NODES = (DreamMatcherLearn,)

@@ -1,4 +1,4 @@
-"""What a node says whose input has no value."""
+"""The error of a node whose input has no value."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def says_what_is_missing(kind: type[Any]) -> None:
     """
     name: str = getattr(kind, "RUNS", kind.FUNCTION)
     run = getattr(kind, name)
-    needed = [own.name for own in list(inspect.signature(run).parameters.values())[1:]
-              if own.default is own.empty and own.kind is own.POSITIONAL_OR_KEYWORD]
+    needed = [parameter.name for parameter in list(inspect.signature(run).parameters.values())[1:]
+              if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
 
     @functools.wraps(run)
     def checked(self, *values, **given):
-        lacking = [own for own in needed[len(values):] if own not in given]
+        lacking = [each for each in needed[len(values):] if each not in given]
         if lacking:
             raise ValueError(f"{', '.join(lacking)}: nothing is connected; connect it, and if the node in front of {kind.TITLE} "
                              "is bypassed or muted, switch that on again, or bypass this one too")

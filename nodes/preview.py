@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..dreammatcher.host.graph.records import Seen
+from ..dreammatcher.host.graph.records import Viewer
 from ..dreammatcher.host.matching.preview import show
 from . import inputs
 from .sets import takes_sets
@@ -38,8 +38,8 @@ class DreamMatcherPreview:
         return ("reference", "reference_2") if len(given.get("trace", [None])) == 1 else ()
 
     def preview(self, trace=None, images=None, reference=None, plain=None, reference_2=None, prompt=None, unique_id=""):
-        made, shown = show(trace, images, reference, plain, reference_2, Seen(prompt, unique_id, "images"))
-        return {"ui": shown, "result": (made,)}
+        pictures, shown = show(trace, images, reference, plain, reference_2, Viewer(prompt, unique_id, "images"))
+        return {"ui": shown, "result": (pictures,)}
 
 
 NODES = (DreamMatcherPreview,)

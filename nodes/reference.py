@@ -73,8 +73,8 @@ class DreamMatcherInvert:
         }}
 
     def invert(self, model, reference, positive, negative, steps, scheduler):
-        made, reconstruction = invert.invert_reference(model, reference, positive, negative, steps, scheduler)
-        return made, reconstruction, made.psnr
+        inverted, reconstruction = invert.invert_reference(model, reference, positive, negative, steps, scheduler)
+        return inverted, reconstruction, inverted.psnr
 
 
 class DreamMatcherFeatures:

@@ -63,9 +63,9 @@ class DreamMatcherSeFiTrain:
     def learn(self, model, clip, vae, image, identifier, class_word, reference_prompt, resolution, steps, rate, attention_weight,
               seed, stages=STAGES, split=True, learns=NETWORK, flip=True, batch=1, reduction=REDUCTION, compared=ALL,
               bfloat16=False, options=DEFAULT_OPTIONS):
-        own = one_picture(image, identifier, class_word, reference_prompt, resolution, flip)
+        subject_set = one_picture(image, identifier, class_word, reference_prompt, resolution, flip)
         loss = AttentionLoss(class_word, attention_weight, reduction, compared == SUBJECT)
-        sefi, losses = train_sefi(model, clip, vae, own, SefiSettings(stages, split, learns, rate), loss,
+        sefi, losses = train_sefi(model, clip, vae, subject_set, SefiSettings(stages, split, learns, rate), loss,
                                   options.training(steps, batch, seed, bfloat16), options)
         return sefi, curve_image(losses, steps)
 

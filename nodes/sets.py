@@ -18,12 +18,12 @@ def takes_sets(*names: str):
         run = kind.FUNCTION
 
         def run_for_lists(self, **given: list) -> dict[str, Any] | tuple[list, ...]:
-            own = kind.sets_of(given) if hasattr(kind, "sets_of") else names
-            made = []
-            for number, values in enumerate(_runs(given, own)):
+            sets = kind.sets_of(given) if hasattr(kind, "sets_of") else names
+            returned = []
+            for number, values in enumerate(_runs(given, sets)):
                 with at_element(number, given):
-                    made.append(getattr(self, run)(**values))
-            return _merged(made, len(kind.RETURN_TYPES))
+                    returned.append(getattr(self, run)(**values))
+            return _merged(returned, len(kind.RETURN_TYPES))
 
         kind.INPUT_IS_LIST, kind.OUTPUT_IS_LIST = True, (True,) * len(kind.RETURN_TYPES)
         kind.FUNCTION, kind.RUNS, kind.run_for_lists = "run_for_lists", run, run_for_lists
@@ -32,7 +32,7 @@ def takes_sets(*names: str):
 
 
 def listed(value: Any) -> list:
-    """What the host gives a node that takes lists: what stands in it; a value by itself is a list of one."""
+    """The elements of what the host gives a node that takes lists; a value by itself is a list of one."""
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
@@ -46,12 +46,12 @@ def _runs(given: dict[str, list], sets: tuple[str, ...]) -> list[dict[str, Any]]
             for number in range(count)]
 
 
-def _merged(made: list[dict[str, Any] | tuple], outputs: int) -> dict[str, Any] | tuple[list, ...]:
+def _merged(returned: list[dict[str, Any] | tuple], outputs: int) -> dict[str, Any] | tuple[list, ...]:
     """Outputs of every run as lists, and what they show one after the other."""
-    results = [each["result"] if isinstance(each, dict) else each for each in made]
+    results = [each["result"] if isinstance(each, dict) else each for each in returned]
     lists = tuple([result[number] for result in results] for number in range(outputs))
     shown: dict[str, list] = {}
-    for each in made:
+    for each in returned:
         for name, values in each.get("ui", {}).items() if isinstance(each, dict) else ():
             shown.setdefault(name, []).extend(values)
-    return {"ui": shown, "result": lists} if any(isinstance(each, dict) for each in made) else lists
+    return {"ui": shown, "result": lists} if any(isinstance(each, dict) for each in returned) else lists

@@ -53,9 +53,9 @@ class DreamMatcherTrainingSet:
     def make(self, identifier, class_word, template, resolution, images=None, masks=None, captions="", buckets=True, flip=False,
              folder="", repeats=1, others=None):
         preparation = Preparation(resolution, min(64, resolution), buckets, flip)
-        made = training_set(images, masks, identifier, class_word, template, captions, folder, preparation)
-        made = made.joined(others, repeats)
-        return {"ui": {"text": [made.described()]}, "result": (made,)}
+        subject_set = training_set(images, masks, identifier, class_word, template, captions, folder, preparation)
+        subject_set = subject_set.joined(others, repeats)
+        return {"ui": {"text": [subject_set.described()]}, "result": (subject_set,)}
 
 
 class DreamMatcherPriorSet:
@@ -85,8 +85,8 @@ class DreamMatcherPriorSet:
 
     def make(self, model, clip, vae, training_set, count, steps, cfg, sampler_name, scheduler, seed):
         settings = PriorSettings(count, steps, cfg, sampler_name, scheduler, seed)
-        made, said = prior_set(model, clip, vae, training_set, settings)
-        return {"ui": {"text": [said]}, "result": (made,)}
+        prior, said = prior_set(model, clip, vae, training_set, settings)
+        return {"ui": {"text": [said]}, "result": (prior,)}
 
 
 NODES = (DreamMatcherTrainingSet, DreamMatcherPriorSet)

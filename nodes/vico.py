@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..dreammatcher.host.graph.records import Seen
+from ..dreammatcher.host.graph.records import Viewer
 from ..dreammatcher.host.text.new_words import with_new_words
 from ..dreammatcher.host.training.keep import curve_image
 from ..dreammatcher.host.training.learn import DEFAULT_OPTIONS
@@ -110,7 +110,7 @@ class DreamMatcherViCoMasks:
         }, "hidden": {"prompt": "PROMPT", "unique_id": "UNIQUE_ID"}}
 
     def show(self, trace=None, samples=None, image=None, prompt=None, unique_id=""):
-        return (shown_masks(trace, image, Seen(prompt, unique_id, "samples")),)
+        return (shown_masks(trace, image, Viewer(prompt, unique_id, "samples")),)
 
 
 class DreamMatcherViCoSave(inputs.SaveNode):

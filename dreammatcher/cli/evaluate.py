@@ -29,7 +29,7 @@ from ..evaluation.workflow import read_workflow
 
 @dataclass(frozen=True)
 class Choice:
-    """What photos are scored with."""
+    """The encoders and the measure that photos are scored with."""
 
     encoders: Path | None
     lpips: bool
@@ -37,7 +37,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Where a protocol comes from, and what judges its pictures."""
+    """The source of a protocol, and the judge of its pictures."""
 
     read: Callable[[Path], Protocol]  # from the folder of its files
     judge: Callable[[Choice], Judge]
@@ -132,12 +132,12 @@ def make(options: argparse.Namespace) -> None:
         raise ValueError(f"prior: {options.prior} is not a number of pictures")
     arm = Arm(read_workflow(options.workflow, dict(one.split("=", 1) for one in options.set), options.output), options.identifier)
     cases = protocols.cases_of(protocol, options.prior, options.limit)
-    own = protocols.shard(cases, *part)
+    assigned = protocols.shard(cases, *part)
     said = {"protocol": options.protocol, "data": str(options.data.resolve()), "limit": options.limit, "prior": options.prior,
             "workflow": arm.workflow.graph, "identifier": options.identifier}
     changed = plan.begin(options.out, said, arm, protocol, cases)
     with serving(options.servers, options.comfyui) as servers:
-        failed = run(own, arm, servers, folder, say, changed)
+        failed = run(assigned, arm, servers, folder, say, changed)
     for key, error in failed:
         say(f"{key}: {error}")
     left = sum(not folder.done(case) for case in cases)
@@ -174,7 +174,7 @@ def part_of(options: argparse.Namespace) -> tuple[int, int]:
 
 
 def names_of(runs: list[Path]) -> list[str]:
-    """What runs are called: by their folder, and by as many of the folders around it as tell them apart.
+    """Names of runs: their folder, and as many of the folders around it as tell them apart.
 
     Raises ValueError for a folder that is given twice.
     """

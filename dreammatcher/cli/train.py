@@ -23,7 +23,10 @@ from ..training.parallel import ALONE, Share
 
 
 def share_of_this_process() -> Share:
-    """As accelerate has set it up. Raises RuntimeError when there are several processes and no accelerate."""
+    """This process's share of the work, as accelerate has set it up.
+
+    Raises RuntimeError when there are several processes and no accelerate.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return ALONE
     try:

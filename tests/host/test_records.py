@@ -138,11 +138,11 @@ def test_records_are_bounded_and_the_oldest_goes_first(pack):
     for number, run in enumerate(runs):
         store.keep("apply", records.Place(str(number)), run)
     assert store.kept.bytes() == 80
-    left = store.find("apply", records.Seen(prompt, "show", "images"))
+    left = store.find("apply", records.Viewer(prompt, "show", "images"))
     assert left.records == (runs[2],) and left.nodes == ("2",)
-    assert store.find("another", records.Seen(prompt, "show", "images")).records == ()
+    assert store.find("another", records.Viewer(prompt, "show", "images")).records == ()
     store.keep("apply", records.Place("2"), runs[3])
-    assert store.find("apply", records.Seen(prompt, "show", "images")).records == (runs[3],) and store.kept.bytes() == 80
+    assert store.find("apply", records.Viewer(prompt, "show", "images")).records == (runs[3],) and store.kept.bytes() == 80
 
 
 class Latents:

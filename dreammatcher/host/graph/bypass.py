@@ -77,7 +77,7 @@ def gaps(sent: Mapping[str, Any], kinds: Mapping[str, type[Any]], known: Mapping
 
 def _lacking(number: str, nodes: Mapping[str, dict], links: list[tuple[str, str, int]], prompt: Mapping[str, dict], prefix: str,
              known: Mapping[str, type[Any]], seen: frozenset[str] = frozenset()) -> Iterator[str]:
-    """What follows a node, past others that are not in the prompt, and lacks an input that it needs."""
+    """Nodes that follow one, past others that are not in the prompt, and lack an input that they need."""
     for origin, target, slot in links:
         if origin != number or target not in nodes or target in seen:
             continue

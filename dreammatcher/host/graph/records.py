@@ -145,7 +145,7 @@ def owner_here() -> str:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Viewer:
     """The node that shows pictures, and the input that they come into."""
 
     prompt: Mapping[str, Any] | None = None  # the graph as the host hands it to a node; None outside of graphs
@@ -201,13 +201,13 @@ class Records:
         if self.kept.make_room(record.bytes(), self.room):
             self.kept.keep(key, record)
 
-    def find(self, owner: str, seen: Seen) -> FoundRecords | None:
+    def find(self, owner: str, viewer: Viewer) -> FoundRecords | None:
         """The records of what ``owner`` made in the runs that led to some pictures. None where the host does not tell which."""
-        if seen.prompt is None or self._at(owner, Place()) is not None:
+        if viewer.prompt is None or self._at(owner, Place()) is not None:
             return None
-        graph, item = Graph(_whole_graph(seen.prompt, seen.node)), here().item
+        graph, item = Graph(_whole_graph(viewer.prompt, viewer.node)), here().item
         records: dict[str, tuple[Any, bool]] = {}
-        for node in graph.before(seen.node, seen.input):
+        for node in graph.before(viewer.node, viewer.input):
             places = [Place(node, source, number) for source in (graph.source(node), "") for number in (item, 0)]
             known = next(((record, place) for place in places if (record := self._at(owner, place)) is not None), None)
             if known is not None:
@@ -229,6 +229,6 @@ def _whole_graph(prompt: Mapping[str, Any], node: str) -> Any:
 
 
 #: where no graph says whose pictures are looked at
-OUTSIDE = Seen()
+OUTSIDE = Viewer()
 #: of this process
 RECORDS = Records()

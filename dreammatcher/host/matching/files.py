@@ -1,4 +1,4 @@
-"""Where references are saved and found."""
+"""Folder and files of saved references."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def save_reference(reference: references.Reference, prefix: str) -> Path:
 
 
 def load_reference(name: str) -> references.Reference:
-    """Raises as :meth:`Shelf.find`, and ValueError for a file that is no whole reference."""
+    """Loads a reference by its name. Raises as :meth:`Shelf.find`, and ValueError for a file that is no whole reference."""
     return references.load(REFERENCES.find(name))

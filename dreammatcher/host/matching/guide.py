@@ -55,7 +55,7 @@ def _whole(model: ModelPatcher) -> ModelPatcher:
 
 @dataclass(frozen=True, eq=False)
 class GuidanceTarget:
-    """Where one plan leads some rows of a batch."""
+    """The target to which one plan leads some rows of a batch."""
 
     session: MatchingSession
     rows: slice
@@ -124,7 +124,7 @@ def _guided(base, apply_model, settings: GuidanceSettings, options: dict, x, t, 
     """The clean estimate [B, C, H, W] of one call, corrected row by row."""
     sigma = noise_level(t)
     everyone: tuple[InstalledPlan, ...] = installed_on(options)
-    guided = [own for own in _guided_at(sigma, everyone, settings) if not own[1].without_gradient]
+    guided = [each for each in _guided_at(sigma, everyone, settings) if not each[1].without_gradient]
     if not guided:
         return apply_model(x, t, *args, **kwargs)
 

@@ -99,9 +99,9 @@ def prepare_features(model, reference: Reference | ReferenceSet, mask: MaskSetti
     sigmas = [options.chosen(member.reference.trajectory.sigmas) for member, _ in members]
     step = progress(sum(map(len, sigmas)))
     total, ready = 0, []
-    for (member, subject), own in zip(members, sigmas):
-        ready.append(replace(member, reference=_prepared(model, member.reference, subject, options, own, step, total)))
-        total += len(own)
+    for (member, subject), chosen in zip(members, sigmas):
+        ready.append(replace(member, reference=_prepared(model, member.reference, subject, options, chosen, step, total)))
+        total += len(chosen)
     return ReferenceSet(tuple(ready)) if isinstance(reference, ReferenceSet) else ready[0].reference
 
 

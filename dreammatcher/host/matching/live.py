@@ -22,7 +22,7 @@ SIDE = 256  # pixels of the longer side
 
 @dataclass(frozen=True)
 class Live:
-    """What is shown while a picture is made, and on which node. Raises ValueError for an unknown ``kind``."""
+    """The kind of live preview, and the node that shows it. Raises ValueError for an unknown ``kind``."""
 
     kind: str = OFF
     node: str = ""

@@ -44,7 +44,7 @@ def shared_subjects(reference: Subject | None, target: Subject | None) -> tuple[
     if reference is None or target is None or reference.named or target.named:
         return reference, target, ()
     mine, theirs = ({word.lower(): word for word, _ in subject.choices} for subject in (reference, target))
-    pairs = [(own, theirs[same]) for word, own in mine.items()
+    pairs = [(spelling, theirs[same]) for word, spelling in mine.items()
              if (same := next((other for other in (word, *other_numbers(word)) if other in theirs), None)) is not None]
     if not pairs:
         remark = (f"subject_words: none given, and the prompts share no word: {reference.words!r} and {target.words!r}; name "

@@ -16,7 +16,7 @@ from ...matching.preview import panels, pixels, sheet
 from ...matching.settings import Snapshot, Trace
 from ...pictures import card
 from ..graph.pictures import Images, rgb, rgb_each, text_image
-from ..graph.records import OUTSIDE, RECORDS, Seen, first_of
+from ..graph.records import OUTSIDE, RECORDS, Viewer, first_of
 
 INSPECTED_SIDE = 1024  # pixels of the longer side; larger pictures are shown smaller
 
@@ -28,24 +28,24 @@ NO_TRACE = ("Nothing was matched: there is no trace. Nothing is connected to it,
 
 
 def show(trace: Trace | None, images: torch.Tensor, reference: Images, plain: torch.Tensor | None = None,
-         more: Images | None = None, seen: Seen = OUTSIDE) -> tuple[torch.Tensor, dict]:
+         more: Images | None = None, viewer: Viewer = OUTSIDE) -> tuple[torch.Tensor, dict]:
     """IMAGE batch of six panels for each of ``images`` [B, H, W, C], and the node's ui entry.
 
     ``reference`` and ``more`` are the references' pictures, each of a size of its own. ``plain`` [B|1, H, W, C], the same
-    pictures without matching, is for the inspector's slider. What is shown is the run that ``seen`` leads to. Without a trace,
+    pictures without matching, is for the inspector's slider. What is shown is the run that ``viewer`` leads to. Without a trace,
     for a run that matched nothing and for pictures that there is no record of, there is one picture with the reason on it.
     """
     if trace is None:
         return _without_a_match(NO_TRACE)
-    found = RECORDS.find(trace.owner, seen) if trace.owner else None  # without an owner nothing was to be matched
-    if found is not None and len(found.records) != 1:
-        return _without_a_match(f"No match to show: {found.reason('DreamMatcher Apply')}.")
-    if found is not None:
-        trace, = found.records
+    run_records = RECORDS.find(trace.owner, viewer) if trace.owner else None  # without an owner nothing was to be matched
+    if run_records is not None and len(run_records.records) != 1:
+        return _without_a_match(f"No match to show: {run_records.reason('DreamMatcher Apply')}.")
+    if run_records is not None:
+        trace, = run_records.records
     snapshot = trace.last()
     if snapshot is None:
         return _without_a_match(f"Nothing was matched: {trace.why_nothing_matched() or 'there is no record of a match'}.")
-    first = 0 if found is None else first_of(seen.input, len(snapshot.flow), found.of_element)
+    first = 0 if run_records is None else first_of(viewer.input, len(snapshot.flow), run_records.of_element)
     if first is None:
         return _without_a_match(f"No match to show: {MIXED}")
     images = rgb("images", images)
@@ -53,10 +53,10 @@ def show(trace: Trace | None, images: torch.Tensor, reference: Images, plain: to
     plain = None if plain is None else rgb("plain", plain)
     sources = [rearrange(picture, "h w c -> c h w").float().cpu() for picture in references]
     folder, sheets = Temporary(), []
-    made: list[torch.Tensor] = []
+    shown: list[torch.Tensor] = []
     for index, image in enumerate(images):
         row = panels(snapshot, rearrange(image, "h w c -> c h w").float().cpu(), sources, first + index)
-        made.extend(rearrange(panel, "c h w -> h w c") for panel in row)
+        shown.extend(rearrange(panel, "c h w -> h w c") for panel in row)
         sheets.append(folder.picture("panels", sheet(row)))
     inspected = {
         "results": [folder.picture("result", small(picture)) for picture in images],
@@ -65,7 +65,7 @@ def show(trace: Trace | None, images: torch.Tensor, reference: Images, plain: to
         "steps": [{"sigma": known.sigma, **folder.data("step", [cells(known, first + item) for item in range(len(images))])}
                   for known in recorded(trace, len(images))],
     }
-    return torch.stack(made), {"images": sheets, "dreammatcher": [inspected]}
+    return torch.stack(shown), {"images": sheets, "dreammatcher": [inspected]}
 
 
 def _without_a_match(text: str) -> tuple[torch.Tensor, dict]:
@@ -80,9 +80,9 @@ def recorded(trace: Trace, pictures: int) -> list[Snapshot]:
 
 def small(picture: torch.Tensor) -> Image.Image:
     """``picture`` [H, W, 3] in 0..1, at most 1024 pixels long."""
-    made = pixels(rearrange(picture, "h w c -> c h w"))
-    made.thumbnail((INSPECTED_SIDE, INSPECTED_SIDE), Image.Resampling.LANCZOS)
-    return made
+    image = pixels(rearrange(picture, "h w c -> c h w"))
+    image.thumbnail((INSPECTED_SIDE, INSPECTED_SIDE), Image.Resampling.LANCZOS)
+    return image
 
 
 class Temporary:
@@ -91,7 +91,7 @@ class Temporary:
     def __init__(self) -> None:
         self.folder = Path(folder_paths.get_temp_directory())
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.name, self.made = f"dreammatcher_{random.SystemRandom().getrandbits(48):012x}", 0
+        self.name, self.count = f"dreammatcher_{random.SystemRandom().getrandbits(48):012x}", 0
 
     def picture(self, kind: str, picture: Image.Image) -> dict:
         entry, path = self._next(kind, "png")
@@ -104,6 +104,6 @@ class Temporary:
         return entry
 
     def _next(self, kind: str, suffix: str) -> tuple[dict, Path]:
-        self.made += 1
-        file = f"{self.name}_{kind}_{self.made:04}.{suffix}"
+        self.count += 1
+        file = f"{self.name}_{kind}_{self.count:04}.{suffix}"
         return {"filename": file, "subfolder": "", "type": "temp"}, self.folder / file

@@ -15,7 +15,7 @@ from .reference_pass import reference_pass
 
 @dataclass(eq=False)
 class References:
-    """From this step, from a reference's store, or from a pass of the UNet."""
+    """Features of the references: from this step, from a reference's store, or from a pass of the UNet."""
 
     base: Any
     backbone: Backbone
@@ -25,7 +25,7 @@ class References:
     _current: dict[tuple, RowFeatures] = field(default_factory=dict)  # of the current sigma, on the device
 
     def __call__(self, kind: str, sigma: float, like: torch.Tensor) -> list[RowFeatures]:
-        """Of every reference, for a row of the guidance pair, on the device and in the precision of ``like``."""
+        """Features of every reference for a row of the guidance pair, on the device and in the precision of ``like``."""
         return [self._of(number, view, kind, sigma, like) for number, view in enumerate(self.views)]
 
     def _of(self, number: int, view: View, kind: str, sigma: float, like: torch.Tensor) -> RowFeatures:

@@ -22,7 +22,7 @@ Features = tuple[torch.Tensor, ...]
 
 @dataclass(eq=False)
 class Observations:
-    """What the calls so far left of each row: decoder features, subject maps, sizes."""
+    """Observations of the calls so far: decoder features, subject maps and sizes of each row."""
 
     features: dict[Row, Features] = field(default_factory=dict)  # of the current evaluation
     before: dict[Row, Features] = field(default_factory=dict)  # of each row's last evaluation before it
@@ -56,7 +56,7 @@ class MatchingSession(Session):
     without_gradient: bool = False  # guidance found no gradient here
 
     def active(self, sigma: float) -> bool:
-        """Whether references are matched at ``sigma``."""
+        """True if references are matched at ``sigma``."""
         return not self.plan.trace.off and self.clock.in_range(sigma)
 
     def begin_evaluation(self) -> None:
@@ -65,10 +65,10 @@ class MatchingSession(Session):
 
     def arrive(self, sigma: float, given: torch.Tensor, names: Sequence[Hashable | None],
                inputs: Sequence[torch.Tensor]) -> Assignment:
-        """As :meth:`Session.arrive`. Where one evaluation sees different pictures, what was observed is forgotten."""
-        levels = self.clock.noise_levels_visited
+        """Begins a call as :meth:`Session.arrive`, and forgets what was observed where one evaluation sees different pictures."""
+        visited = self.clock.noise_levels_visited
         assignment = super().arrive(sigma, given, names, inputs)
-        self.plan.trace.noise_levels += self.clock.noise_levels_visited > levels and self.active(sigma)
+        self.plan.trace.noise_levels += self.clock.noise_levels_visited > visited and self.active(sigma)
         if assignment.changed:
             self.seen.forget_features()
             self.matcher.forget()
@@ -116,10 +116,10 @@ class MatchingSession(Session):
 
     def guidance_target(self, row: Row, sigma: float, size: Grid,
                         rivals: list[MatchingSession]) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Where guidance leads a clean estimate of ``size``: the warped reference [B, C, H, W] and M' [B, 1, H, W].
+        """The target of guidance for a clean estimate of ``size``: the warped reference [B, C, H, W] and M' [B, 1, H, W].
 
-        By the match of the current evaluation, at ``sigma``, or, where the settings share nothing, a new one of its own features,
-        as in the official code. None when no call of it was this row's.
+        Both come of the match of the current evaluation, at ``sigma``, or, where the settings share nothing, of a new one of its
+        own features, as in the official code. None when no call of it was this row's.
         """
         source = self.source(row)
         if row not in self.seen.served or source not in self.seen.features:

@@ -47,7 +47,7 @@ def batch_arguments(base: Any, conditioning: Conditioning, x: torch.Tensor) -> d
 
 def network_call(base: Any, noisy: torch.Tensor, times: torch.Tensor, arguments: dict[str, torch.Tensor],
                  options: dict[str, Any]) -> torch.Tensor:
-    """What the network itself says of ``noisy`` [B, C, h, w], in the scale in which it sees it, at ``times`` [B]; float32."""
+    """The network's own output for ``noisy`` [B, C, h, w], in the scale in which it sees it, at ``times`` [B]; float32."""
     others = {name: value for name, value in arguments.items() if name not in ("c_concat", PROMPT)}
     dtype = base.manual_cast_dtype or base.get_dtype()
     concat = arguments.get("c_concat")

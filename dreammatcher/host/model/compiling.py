@@ -1,4 +1,4 @@
-"""How our patches and torch.compile get along.
+"""Keeps our patches and torch.compile out of each other's way.
 
 Newer hosts compile a UNet without guards on its transformer options, where every patch stands: what was compiled of the plain
 model would be used for the matched one as well. Graphs are also guarded by the stack of function modes, so :func:`marked` makes
@@ -24,7 +24,7 @@ class Matched(TorchFunctionMode):
 
 
 def in_use() -> bool:
-    """Whether anything may have been compiled in this process."""
+    """True if anything may have been compiled in this process."""
     return "torch._dynamo" in sys.modules
 
 

@@ -81,7 +81,7 @@ def standing_around(previous: Callable, function: Callable) -> Callable:
 
 
 def inside(function: Any) -> Any:
-    """What stands inside of all functions of ours around it."""
+    """The function that stands inside of all functions of ours around it."""
     while isinstance(function, types.FunctionType) and hasattr(function, AROUND):
         function = getattr(function, AROUND)
     return function
@@ -139,7 +139,7 @@ class Reader:
         self.most = most
 
     def read(self, value: Any) -> Any:
-        """What there is to compare of ``value``."""
+        """The parts of ``value`` that are compared."""
         if isinstance(value, enum.Enum):
             return [_named(type(value)), value.name]
         if isinstance(value, _PLAIN):
@@ -215,23 +215,24 @@ class Reader:
         if hasattr(value, "_orig_mod"):  # torch.compile computes what it was given
             return self.read(value._orig_mod)
         before, self.most = self.most, SAMPLED
-        own = {name: one for name, one in vars(value).items()
-               if not (name.startswith(PLACES) or name.startswith("_") and name in _MODULE_FIELDS)}
+        attributes = {name: one for name, one in vars(value).items()
+                      if not (name.startswith(PLACES) or name.startswith("_") and name in _MODULE_FIELDS)}
         hooks = [*value._forward_pre_hooks.values(), *value._forward_hooks.values()]
-        parts = [self._class(type(value)), self.read(own), self.read(dict(value._parameters)), self.read(dict(value._buffers)),
-                 self.read(hooks), self.read(dict(value._modules))]
+        parts = [self._class(type(value)), self.read(attributes), self.read(dict(value._parameters)),
+                 self.read(dict(value._buffers)), self.read(hooks), self.read(dict(value._modules))]
         self.most = before
         return ["module", parts]
 
     def _function(self, value: types.FunctionType) -> Any:
         cells = [self._cell(cell) for cell in value.__closure__ or ()]
         ours = (value.__module__ or "").startswith(OURS)
-        found = {} if ours else {name: value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__}
-        matter = {name: one for name, one in found.items() if isinstance(one, _VALUES) or (
+        used = [] if ours else [name for name in _names(value.__code__) if name in value.__globals__]
+        used_globals = {name: value.__globals__[name] for name in used}
+        matter = {name: one for name, one in used_globals.items() if isinstance(one, _VALUES) or (
             isinstance(one, types.FunctionType) and one.__module__ == value.__module__)}
-        own = {name: one for name, one in vars(value).items() if name != AROUND}
+        attributes = {name: one for name, one in vars(value).items() if name != AROUND}
         return ["function", value.__module__, value.__qualname__, _code(value.__code__), self.read(value.__defaults__),
-                self.read(value.__kwdefaults__), cells, self.read(matter), self.read(own)]
+                self.read(value.__kwdefaults__), cells, self.read(matter), self.read(attributes)]
 
     def _cell(self, cell: types.CellType) -> Any:
         try:
@@ -241,17 +242,17 @@ class Reader:
 
     def _class(self, kind: type) -> Any:
         """A class by the names of its ancestry; classes that were made inside of functions also by their code."""
-        made = []
+        described = []
         for one in kind.__mro__:
             if one in (object, torch.nn.Module):
                 continue
             local = "<locals>" in one.__qualname__ and id(one) not in self.seen
             if local:
                 self.seen[id(one)] = len(self.seen)
-            made.append([_named(one), self.read({name: part for name, part in vars(one).items()
-                                                 if not name.startswith("__") or name in ("__init__", "__call__")})
-                         if local else None])
-        return made
+            described.append([_named(one), self.read({name: part for name, part in vars(one).items()
+                                                      if not name.startswith("__") or name in ("__init__", "__call__")})
+                              if local else None])
+        return described
 
     def _object(self, value: Any) -> Any:
         kind = type(value)
@@ -259,8 +260,8 @@ class Reader:
         slots = [name for base in kind.__mro__ for name in _slots(base)]
         if not shown or not (hasattr(value, "__dict__") or slots):
             return ["alone", name_of(value)]
-        own = {**{name: getattr(value, name) for name in slots if hasattr(value, name)}, **getattr(value, "__dict__", {})}
-        return ["object", self._class(kind), self.read(own)]
+        attributes = {**{name: getattr(value, name) for name in slots if hasattr(value, name)}, **getattr(value, "__dict__", {})}
+        return ["object", self._class(kind), self.read(attributes)]
 
 
 _MODULE_FIELDS = frozenset(vars(torch.nn.Module()))

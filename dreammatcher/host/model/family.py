@@ -1,4 +1,4 @@
-"""What a family of models was made for."""
+"""Facts about families of models that the host does not tell."""
 
 from __future__ import annotations
 

@@ -143,16 +143,16 @@ class Call(Protocol):
 
 
 class Rerun(torch.autograd.Function):
-    """``made``, what a call has made of its tensors without a graph: for the gradient it is made again.
+    """``results`` of a call without a graph: for the gradient the call is made again.
 
     The host works in place: on skip connections, so the tensors are to be copies, and on outputs, which must not be views.
     """
 
     @staticmethod
-    def forward(ctx, call: Call, made: Sequence[torch.Tensor], *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(ctx, call: Call, results: Sequence[torch.Tensor], *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         ctx.call = call
         ctx.save_for_backward(*tensors)
-        return tuple(map(ordinary, made))
+        return tuple(map(ordinary, results))
 
     @staticmethod
     def backward(ctx, *gradients: torch.Tensor) -> tuple:
@@ -160,10 +160,10 @@ class Rerun(torch.autograd.Function):
         with torch.enable_grad():
             leaves = [value.detach().requires_grad_(need) for value, need in zip(ctx.saved_tensors, needed)]
             wanted = [leaf for leaf, need in zip(leaves, needed) if need]
-            made, given = zip(*((one, gradient.to(one.dtype)) for one, gradient in zip(ctx.call.run(leaves), gradients)
-                                if one.requires_grad))
-            found = iter(torch.autograd.grad(made, wanted, given, allow_unused=True))
-        return None, None, *(next(found) if need else None for need in needed)
+            results, given = zip(*((one, gradient.to(one.dtype)) for one, gradient in zip(ctx.call.run(leaves), gradients)
+                                   if one.requires_grad))
+            derivatives = iter(torch.autograd.grad(results, wanted, given, allow_unused=True))
+        return None, None, *(next(derivatives) if need else None for need in needed)
 
 
 def _computes(value: torch.Tensor) -> bool:

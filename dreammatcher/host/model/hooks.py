@@ -1,4 +1,4 @@
-"""What a training changes about the host's modules while a call lasts."""
+"""Changes that a training makes to the host's modules while a call lasts."""
 
 from __future__ import annotations
 
@@ -57,13 +57,15 @@ def rows_in_place_of(table: torch.nn.Module, token: int, rows: torch.Tensor) -> 
     return removed_after([table.register_forward_hook(replaced)])
 
 
-def with_overrides(module: torch.nn.Module, own: Weights, overrides: WeightOverrides, action: Callable[[], Any]) -> Any:
-    """``action()`` while weights of ``module`` are those of ``own`` and, where there are any, their ``overrides``: low-rank ones
-    add to the outputs of their layers."""
+def with_overrides(module: torch.nn.Module, weights: Weights, overrides: WeightOverrides, action: Callable[[], Any]) -> Any:
+    """``action()`` while ``module`` has the given weights and, where there are any, their ``overrides``.
+
+    Low-rank ones add to the outputs of their layers.
+    """
     low = {name: value for name, value in overrides.items() if isinstance(value, LowRank)}
     whole = {name: value for name, value in overrides.items() if not isinstance(value, LowRank)}
     with low_rank_added(module, low):
-        return with_weights(module, {**own, **whole}, action)
+        return with_weights(module, {**weights, **whole}, action)
 
 
 def low_rank_added(module: torch.nn.Module, low: Mapping[str, LowRank]) -> AbstractContextManager:

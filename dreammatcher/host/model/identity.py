@@ -1,8 +1,9 @@
-"""What a model computes, as a text that changes with it and with nothing else: the key of all that is kept between runs.
+"""Identities: texts that change with what a model computes, and with nothing else.
 
-There are two questions. Of the network by itself, which inverts references and makes their features with nobody's patches:
-:func:`network_identity`. Of the model as a sampler uses it, with all that packs do around the network: :func:`model_identity`.
-Both are the same when a graph is run again and after a restart, whether nodes ran anew or the host had their outputs.
+They are the keys of all that is kept between runs. There are two. :func:`network_identity` is that of the network by itself,
+which inverts references and makes their features with nobody's patches. :func:`model_identity` is that of the model as a sampler
+uses it, with all that packs do around the network. Both are the same when a graph is run again and after a restart, whether nodes
+ran anew or the host had their outputs.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ KEYED = ("wrappers", "callbacks")
 
 
 def network_identity(model, hooks: Iterable[Any] = ()) -> str:
-    """Of a model's UNet by itself: weights with everything that is patched into them, noise schedule, replaced parts, injections.
+    """The identity of a model's UNet by itself.
 
-    ``hooks`` are those that a run's prompts bring (newer hosts). On older hosts the model must be loaded: what is patched into it
-    by nodes further down is only there to be seen then.
+    It covers the weights with everything that is patched into them, noise schedule, replaced parts and injections. ``hooks`` are
+    those that a run's prompts bring (newer hosts). On older hosts the model must be loaded: what is patched into it by nodes
+    further down is only there to be seen then.
     """
     with _ejected(model):
         if hasattr(model, "injections"):
@@ -42,21 +44,21 @@ def network_identity(model, hooks: Iterable[Any] = ()) -> str:
 
 
 def model_identity(model) -> str:
-    """Of a model as a sampler uses it: its network, and patches, wrappers and functions of every pack, ours too."""
+    """The identity of a model as a sampler uses it: its network, and patches, wrappers and functions of every pack, ours too."""
     with _ejected(model):
         return _digest(model, weights_of(model), _network(model), _sampled(model))
 
 
 def clip_identity(clip) -> str:
-    """Of a text encoder: weights, patches, hooks, what it skips, and the words that it has learned."""
-    own = {name: value for name, value in vars(clip).items() if name not in ("patcher", "cond_stage_model", "tokenizer")}
+    """The identity of a text encoder: weights, patches, hooks, what it skips, and the words that it has learned."""
+    attributes = {name: value for name, value in vars(clip).items() if name not in ("patcher", "cond_stage_model", "tokenizer")}
     words = getattr(clip.tokenizer, "words", None)  # of ours
     with _ejected(clip.patcher):
-        return _digest(clip.patcher, weights_of(clip.patcher), _network(clip.patcher), _sampled(clip.patcher), own, words)
+        return _digest(clip.patcher, weights_of(clip.patcher), _network(clip.patcher), _sampled(clip.patcher), attributes, words)
 
 
 def vae_identity(vae) -> str:
-    """Of an autoencoder: weights and patches."""
+    """The identity of an autoencoder: weights and patches."""
     patcher = getattr(vae, "patcher", None)
     if patcher is None:
         return digest(_numbers(vae.first_stage_model.state_dict()))
@@ -65,30 +67,31 @@ def vae_identity(vae) -> str:
 
 
 def beside_weights(model) -> str:
-    """Of what makes the network compute something else with the same weights."""
+    """An identity of what makes the network compute something else with the same weights."""
     with _ejected(model):
         return _digest(model, _network(model))
 
 
 def weights_of(model) -> list:
     """A few numbers of every weight as the model was loaded, and of every patch that is to go into it."""
-    own = {name: value for name, value in unpatched(model).items() if not name.startswith("model_sampling.")}
-    return [_numbers(own), digest(model.patches, known=_known(model), special=_special, most=SMALL)]
+    weights = {name: value for name, value in unpatched(model).items() if not name.startswith("model_sampling.")}
+    return [_numbers(weights), digest(model.patches, known=_known(model), special=_special, most=SMALL)]
 
 
 def weights_identity(module: torch.nn.Module) -> str:
-    """Of a module's weights as they are, with all that is patched into them."""
+    """The identity of a module's weights as they are, with all that is patched into them."""
     return _numbers(dict(module.named_parameters()))
 
 
 def unpatched(model) -> dict[str, torch.Tensor]:
     """A ModelPatcher's weights by name, without the LoRAs that the host has put into them."""
-    own = model.model.state_dict()
+    weights = model.model.state_dict()
     for name, module in _originals(model).items():
-        own = {key: value for key, value in own.items() if not key.startswith(f"{name}.")} | module.state_dict(prefix=f"{name}.")
+        others = {key: value for key, value in weights.items() if not key.startswith(f"{name}.")}
+        weights = others | module.state_dict(prefix=f"{name}.")
     hooked = {key: backup[0] for key, backup in getattr(model, "hook_backup", {}).items()}
     kept = {key: getattr(backup, "weight", backup) for key, backup in model.backup.items()}
-    return {**own, **hooked, **kept}
+    return {**weights, **hooked, **kept}
 
 
 def _originals(model) -> dict[str, torch.nn.Module]:
@@ -117,20 +120,20 @@ def _known(model) -> dict[int, str]:
 
 
 def _special(value: Any) -> Any:
-    """What is to be compared of another model that patches use, and of a hook, whose keyframes move while a run lasts."""
+    """The parts to compare of another model that patches use, and of a hook, whose keyframes move while a run lasts."""
     if isinstance(value, ModelPatcher):
         return [weights_of(value), _network(value), _sampled(value)]
     if hasattr(value, "hook_keyframe") and hasattr(value, "hook_ref"):
-        own = {name: one for name, one in vars(value).items() if name not in ("hook_ref", "hook_keyframe")}
-        return [own, [[frame.strength, frame.start_percent] for frame in value.hook_keyframe.keyframes]]
+        attributes = {name: one for name, one in vars(value).items() if name not in ("hook_ref", "hook_keyframe")}
+        return [attributes, [[frame.strength, frame.start_percent] for frame in value.hook_keyframe.keyframes]]
     return NotImplemented
 
 
 def _network(model) -> list:
     replaced = {name: model.get_model_object(name) for name in {**model.object_patches, **SCHEDULE} if _has(model, name)}
     keyed = [_values(getattr(model, name, None)) for name in ("injections", "callbacks")]
-    own = [getattr(model, name, None) for name in ("weight_wrapper_patches", "forced_hooks")]
-    return [_not_ours(model.model, replaced), keyed, own]
+    extras = [getattr(model, name, None) for name in ("weight_wrapper_patches", "forced_hooks")]
+    return [_not_ours(model.model, replaced), keyed, extras]
 
 
 def _has(model, name: str) -> bool:
@@ -144,16 +147,16 @@ def _not_ours(base: torch.nn.Module, replaced: dict[str, Any]) -> dict[str, Any]
 
 
 def _sampled(model) -> dict:
-    own: dict[str, Any] = {name: getattr(model, name, None) for name in AROUND_IT}
-    transformer = dict(own["model_options"].get("transformer_options", {}))
+    attributes: dict[str, Any] = {name: getattr(model, name, None) for name in AROUND_IT}
+    transformer = dict(attributes["model_options"].get("transformer_options", {}))
     for name in KEYED:
         transformer[name] = _values(transformer.get(name))
-    return {**own, "model_options": {**own["model_options"], "transformer_options": transformer},
+    return {**attributes, "model_options": {**attributes["model_options"], "transformer_options": transformer},
             "wrappers": _values(getattr(model, "wrappers", None))}
 
 
 def _values(keyed: dict | None) -> dict[str, list]:
-    """What stands under the keys that nodes make up, by kind and in its order."""
+    """The entries under the keys that nodes make up, by kind and in their order."""
     return {kind: list(entries.values()) if isinstance(entries, dict) else entries
             for kind, entries in (keyed or {}).items() if entries}
 

@@ -1,4 +1,4 @@
-"""How much of the machine a method may fill with what it keeps between runs."""
+"""The share of the machine that a method may fill with what it keeps between runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a method looks into a call of the network and changes it: the points of a UNet, as patches of the host.
+"""Points at which a method looks into a call of the UNet and changes it, as patches of the host.
 
 The host hands (n, context, value) through lists of patches in front of the projections of every self- and cross-attention, and
 the feature that every output block is given.
@@ -23,7 +23,7 @@ FIRST_BLOCK, VALUES, PROMPT, FEATURES = "input_block_patch", "attn1_patch", "att
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """What a method does at each point of a call; what is None is left alone."""
+    """The actions of a method at the points of a call; where there is None the call is left alone."""
 
     begin: Callable[[torch.Tensor, dict[str, Any]], None] | None = None  # (first feature [B, C, h, w], options)
     prompt: Attention | None = None  # in front of a site that reads the prompt
@@ -31,11 +31,14 @@ class Points:
     feature: Callable[[int, torch.Tensor, dict[str, Any]], None] | None = None  # (tap, feature [B, C, h, w], options)
 
     def patches(self) -> dict[str, Callable]:
-        """The host's patches by name, new functions at every call. torch.compile sees nothing of what they call: newer hosts have
-        it skip the guards on transformer options, so one block's graph serves every block of the same shape."""
-        made = {FIRST_BLOCK: self.begin and _first_block(self.begin), PROMPT: self.prompt and _attention(self.prompt),
-                VALUES: self.values and _attention(self.values), FEATURES: self.feature and _feature(self.feature)}
-        return {name: patch for name, patch in made.items() if patch is not None}
+        """The host's patches by name, new functions at every call.
+
+        torch.compile sees nothing of what they call: newer hosts have it skip the guards on transformer options, so one block's
+        graph serves every block of the same shape.
+        """
+        patches = {FIRST_BLOCK: self.begin and _first_block(self.begin), PROMPT: self.prompt and _attention(self.prompt),
+                   VALUES: self.values and _attention(self.values), FEATURES: self.feature and _feature(self.feature)}
+        return {name: patch for name, patch in patches.items() if patch is not None}
 
     def alone(self) -> dict[str, list[Callable]]:
         """The same, as the only patches of a call."""

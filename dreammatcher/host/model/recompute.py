@@ -25,12 +25,13 @@ Inside = Callable[[torch.nn.Module], AbstractContextManager]
 
 
 @contextmanager
-def recomputed(unet: torch.nn.Module, inside: Inside, overrides: WeightOverrides, found: list[torch.Tensor]) -> Iterator[None]:
+def recomputed(unet: torch.nn.Module, inside: Inside, overrides: WeightOverrides,
+               collected: list[torch.Tensor]) -> Iterator[None]:
     """Inside, blocks run without a graph, and again in the backward pass, then within ``inside(block)``.
 
     ``overrides`` of the UNet's weights are in their places already; a block that runs again gets its low-rank ones by itself.
-    Hooks that others have on a block see its output as ever. What patches inside of a block append to ``found`` has a gradient
-    too, and so has a tensor among the transformer options that needs one.
+    Hooks that others have on a block see its output as ever. What patches inside of a block append to ``collected`` has a
+    gradient too, and so has a tensor among the transformer options that needs one.
     """
     hooks = []
     low = {name: value for name, value in overrides.items() if isinstance(value, LowRank)}
@@ -38,7 +39,7 @@ def recomputed(unet: torch.nn.Module, inside: Inside, overrides: WeightOverrides
         for path, block in unet.named_modules():
             if isinstance(block, BLOCKS):
                 again = _Again(inside, {name.removeprefix(f"{path}."): value for name, value in low.items()
-                                        if name.startswith(f"{path}.")}, found)
+                                        if name.startswith(f"{path}.")}, collected)
                 hooks += [block.register_forward_pre_hook(again.before, with_kwargs=True),
                           block.register_forward_hook(again.after, prepend=True)]
         yield
@@ -58,11 +59,13 @@ class _Call:
     weights: tuple[str, ...]
     low: Mapping[str, float]  # low-rank overrides, and their scales
     autocast: tuple[str, torch.dtype, bool]
-    found: list[torch.Tensor]  # what patches find in a block
+    collected: list[torch.Tensor]  # what patches read in a block
 
     def run(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The output, and what was found. ``tensors``: inputs, the block's weights, then the factors A and B of each low-rank
-        override."""
+        """The output, and what patches collected.
+
+        ``tensors``: inputs, the block's weights, then the factors A and B of each low-rank override.
+        """
         factors = len(tensors) - 2 * len(self.low)
         inputs, weights = tensors[:factors - len(self.weights)], tensors[factors - len(self.weights):factors]
         low = {name: LowRank(down, up, scale)
@@ -77,13 +80,13 @@ class _Call:
 
         arguments, named = [given(value) for value in self.arguments], {name: given(value) for name, value in self.named.items()}
         device, dtype, enabled = self.autocast
-        before = len(self.found)
+        before = len(self.collected)
         with torch.autocast(device, dtype, enabled, cache_enabled=False), self.inside(self.block):
             output = with_overrides(self.block, dict(zip(self.weights, weights)), low,
                                     lambda: self.block.forward(*arguments, **named))
-        found = self.found[before:]
-        del self.found[before:]
-        return [output, *found]
+        new = self.collected[before:]
+        del self.collected[before:]
+        return [output, *new]
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,8 @@ class _Place:
 class _Again:
     """The hooks of one block."""
 
-    def __init__(self, inside: Inside, low: Mapping[str, LowRank], found: list[torch.Tensor]):
-        self.inside, self.low, self.found, self.begun = inside, low, found, 0
+    def __init__(self, inside: Inside, low: Mapping[str, LowRank], collected: list[torch.Tensor]):
+        self.inside, self.low, self.collected, self.begun = inside, low, collected, 0
         self.waiting: tuple[_Call, tuple[torch.Tensor, ...]] | None = None
 
     def before(self, block: torch.nn.Module, arguments: tuple, named: dict) -> tuple[tuple, dict] | None:
@@ -122,8 +125,8 @@ class _Again:
         # the host adds to inputs in place later on
         kept = [value.clone() if value.is_floating_point() else value for value in inputs]
         scales = {name: value.scale for name, value in self.low.items()}
-        call = _Call(block, self.inside, places, named_places, names, scales, autocast, self.found)
-        self.waiting, self.begun = (call, (*kept, *learns)), len(self.found)
+        call = _Call(block, self.inside, places, named_places, names, scales, autocast, self.collected)
+        self.waiting, self.begun = (call, (*kept, *learns)), len(self.collected)
         torch.set_grad_enabled(False)
         return None
 
@@ -132,5 +135,5 @@ class _Again:
             return output
         (call, tensors), self.waiting = self.waiting, None
         torch.set_grad_enabled(True)
-        output, *self.found[self.begun:] = Rerun.apply(call, [output, *self.found[self.begun:]], *tensors)
+        output, *self.collected[self.begun:] = Rerun.apply(call, [output, *self.collected[self.begun:]], *tensors)
         return output

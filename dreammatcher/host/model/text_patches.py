@@ -1,4 +1,4 @@
-"""How a training reads the text otherwise, or looks at how it is read: a patch of the host's cross-attention."""
+"""A patch of the host's cross-attention by which a training has the text read otherwise, or looks at how it is read."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def text_options(base: Any, values: torch.Tensor | None, watch: Watch | None) ->
 
     def read(site: Site, n: torch.Tensor, context: torch.Tensor, value: torch.Tensor, extra: dict[str, Any]) -> tuple:
         if watch is not None:
-            own = layers[site]
-            watch(AttentionLayer(site, _heads(own.to_q(n), own.heads), context, lambda text: _heads(own.to_k(text), own.heads)))
+            attention = layers[site]
+            watch(AttentionLayer(site, _heads(attention.to_q(n), attention.heads), context,
+                                 lambda text: _heads(attention.to_k(text), attention.heads)))
         return n, context, extra[VALUES].to(value) if VALUES in extra else value
 
     return {"patches": Points(prompt=read).alone(), **({} if values is None else {VALUES: values})}

@@ -1,1 +1,1 @@
-"""When a sampling run, an evaluation of the model and a call begin and end, and which row each chunk of a call is."""
+"""Begin and end of a sampling run, of an evaluation of the model and of a call, and the row of each chunk of a call."""

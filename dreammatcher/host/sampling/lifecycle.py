@@ -17,8 +17,11 @@ M = TypeVar("M", bound=ModelPatcher)
 
 def install_plan(model: M, plan: P, key: str, begin: Callable[[P, Start], S],
                  first: Callable[[M], None] = lambda clone: None) -> tuple[M, Installed[P, S]]:
-    """A clone of ``model`` with ``plan``, behind the plans that stand under ``key`` in its transformer options, and what it is
-    there. ``begin`` makes its sessions; ``first`` is given the clone if no plan stands there yet."""
+    """A clone of ``model`` with ``plan``, and the plan as it is installed there.
+
+    It stands behind the plans that are under ``key`` in the transformer options. ``begin`` makes its sessions; ``first`` is given
+    the clone if no plan stands there yet.
+    """
     clone, installed = model.clone(), Installed(plan, SessionHolder[S]())
     options = clone.model_options["transformer_options"] = dict(clone.model_options["transformer_options"])
     options["patches"] = dict(options.get("patches", {}))

@@ -50,15 +50,15 @@ def around_calls(model, key: str, around: Callable) -> None:
 def with_option(call: Callable, arguments: tuple, named: dict[str, Any], key: str, value: object) -> torch.Tensor:
     """The call with one more entry in its transformer options; the host's own stay as they are."""
     options = options_of(arguments, named)
-    own = {**options, key: value}
-    arguments = tuple(own if one is options else one for one in arguments)
-    return call(*arguments, **{name: own if one is options else one for name, one in named.items()})
+    changed = {**options, key: value}
+    arguments = tuple(changed if one is options else one for one in arguments)
+    return call(*arguments, **{name: changed if one is options else one for name, one in named.items()})
 
 
 def around_call(executor, *arguments, **named) -> torch.Tensor:
     """Wrapper of the host's ``apply_model``."""
     installed = installed_on(options_of(arguments, named))
-    sessions = [session for own in installed if (session := own.holder.session()) is not None]
+    sessions = [session for each in installed if (session := each.holder.session()) is not None]
     if not sessions:
         return executor(*arguments, **named)
     session = sessions[0]  # their forwards are counted alike
@@ -101,9 +101,9 @@ def _with_pictures_told_apart(session: Session, arguments: tuple, named: dict[st
         return result
 
     def inner(executor, x, *rest, **more):
-        own = x is given[0] or (x.shape == given[0].shape and bool((x == given[0]).all()))
-        given[1] = given[1] or own
-        options_of(rest, more)[FOREIGN_KEY] = not own
+        same = x is given[0] or (x.shape == given[0].shape and bool((x == given[0]).all()))
+        given[1] = given[1] or same
+        options_of(rest, more)[FOREIGN_KEY] = not same
         return executor(x, *rest, **more)
 
     begun = session.calls.forwards

@@ -1,4 +1,4 @@
-"""Which row of the guidance pair each chunk of a UNet call is.
+"""Rows of the guidance pair, one for each chunk of a UNet call.
 
 The host says from which conditioning entry a chunk comes (:mod:`.wrappers`, :mod:`.mid_2024`), and the entries of a run are known
 since its start, so rows are known by name. What a row sees is looked at in two cases only: when it is called a second time within
@@ -96,7 +96,7 @@ class RowBook:
         return Assignment(tuple(rows), CHANGED if changed else "", changed)
 
     def _sees(self, row: Row, seen: torch.Tensor) -> bool:
-        """Takes note of what a row sees. Whether it is what it saw before in this evaluation."""
+        """Takes note of what a row sees. True if it saw the same before in this evaluation, or nothing."""
         before = self.inputs.setdefault(row, seen)
         return before is seen or torch.equal(before, seen)
 

@@ -1,4 +1,4 @@
-"""When a run begins: what the host says then, what is installed on a model, and who holds the run's session."""
+"""The start of a run: what the host says then, what is installed on a model, and who holds the run's session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every method keeps of a sampling run: its noise levels and evaluations, its rows, and what it has said.
+"""The part of a sampling run that every method keeps: its noise levels and evaluations, its rows, and what it has said.
 
 A sampler evaluates the model as often as it likes, and an evaluation may take several UNet calls. The host says when an
 evaluation begins (:mod:`.wrappers`) or, on older hosts, when it is over (:mod:`.mid_2024`).
@@ -71,14 +71,14 @@ class Clock:
         return self.end <= sigma <= self.start
 
     def within(self, sigma: float, start: float, end: float) -> bool:
-        """Whether ``sigma`` lies between two shares of the schedule."""
+        """True if ``sigma`` lies between two shares of the schedule."""
         if (start, end) not in self._spans:
             self._spans[start, end] = _sigmas(self.sampling, start, end)
         first, last = self._spans[start, end]
         return last <= sigma <= first
 
     def arrive(self, sigma: float, given: torch.Tensor) -> bool:
-        """Takes note of a call's sigma, read from the host's ``given``. Whether it is another than the last call's."""
+        """Takes note of a call's sigma, read from the host's ``given``. True if it is another than the last call's."""
         self._given = given
         if sigma == self.sigma:
             return False
@@ -96,7 +96,7 @@ class Clock:
 
 @dataclass(eq=False)
 class CallWatch:
-    """Which of a method's patches run, and on what: see :mod:`.checks`."""
+    """Keeps watch over calls: which of a method's patches run, and on what picture (:mod:`.model_calls`)."""
 
     expected: frozenset = frozenset()  # what runs in every call: patches by name, and layers
     heard: set = field(default_factory=set)  # of those, what ran in the current call
@@ -169,9 +169,11 @@ class Session:
         return assignment
 
     def _is_new(self, sigma: float, names: Sequence[Hashable | None], inputs: Sequence[torch.Tensor]) -> bool:
-        """Whether a call begins an evaluation, where the host does not say: it is at another noise level, or comes after the
-        end of the last one and shows a positive prompt another picture. Packs call again after that end, with the same one
-        (PAG) or for a negative prompt alone (SAG)."""
+        """True if a call begins an evaluation, on a host that does not say so.
+
+        Such a call is at another noise level, or comes after the end of the last evaluation and shows a positive prompt another
+        picture. Packs call again after that end, with the same picture (PAG) or for a negative prompt alone (SAG).
+        """
         if self.clock.evaluations_begun == 0 or sigma != self.clock.sigma:
             return True
         if not self.clock.evaluation_ended:

@@ -116,11 +116,11 @@ def names_of(options: dict, rows: RowBook) -> list[Hashable | None]:
     Where a pack regrouped the batch without regrouping the uuids, only a list that holds one prompt tells whose a chunk is.
     """
     numbers, uuids, lists = options["cond_or_uncond"], options.get("uuids") or (), options.get(LISTS_KEY, ())
-    own = [lists[number] if number < len(lists) else None for number in numbers]
+    names = [lists[number] if number < len(lists) else None for number in numbers]
     if len(uuids) != len(numbers):
-        return [_only_entry(rows, name) for name in own]
+        return [_only_entry(rows, name) for name in names]
     positive = {entry[1]: entry for entry in _entries(rows)}
-    return [positive[entry] if name is None and entry in positive else (name, entry) for name, entry in zip(own, uuids)]
+    return [positive[entry] if name is None and entry in positive else (name, entry) for name, entry in zip(names, uuids)]
 
 
 def _entries(rows: RowBook) -> list[tuple]:

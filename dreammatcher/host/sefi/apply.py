@@ -62,15 +62,18 @@ class SefiSession(Session):
         return texts if isinstance(texts, StagedText) and self.plan.word in texts.words else None
 
     def places(self, name: object, staged: StagedText, length: int) -> list[int]:
-        """Where the ``staged`` text of a prompt begins in a context of ``length``: hosts repeat a shorter prompt, and other nodes
-        join several. Empty, which is said, where they changed it."""
+        """The places in a context of ``length`` at which the ``staged`` text of a prompt begins.
+
+        Hosts repeat a shorter prompt, and other nodes join several. Empty, which is said, where they changed it.
+        """
         entry = self.rows.encoded(name)
         if name not in self.starts:
             self.starts[name] = [0] if entry.text is None else text_starts(staged.plain[0], entry.text[0])
             if not self.starts[name]:
                 self.skip(CHANGED)
-        own = staged.plain.shape[1] if entry.text is None else entry.text.shape[1]
-        return [start + first for start in (range(0, length, own) if length % own == 0 else (0,)) for first in self.starts[name]]
+        text_length = staged.plain.shape[1] if entry.text is None else entry.text.shape[1]
+        repeats = range(0, length, text_length) if length % text_length == 0 else (0,)
+        return [start + first for start in repeats for first in self.starts[name]]
 
     def on_device(self, text: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """A text on the device and in the precision of ``like``; it travels once in a run."""
@@ -82,7 +85,7 @@ class SefiSession(Session):
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """What all prompts of a call are read as: one text for keys and one for values, [K B, T, D] each."""
+    """The texts that all prompts of a call are read as: one for keys and one for values, [K B, T, D] each."""
 
     keys: torch.Tensor
     values: torch.Tensor
@@ -134,7 +137,7 @@ def _around(call: Callable, *arguments, **named) -> torch.Tensor:
     options = options_of(arguments, named)
     context = context_of(arguments, named)
     plans: tuple[Installed[SefiPlan, SefiSession], ...] = options.get(PLANS_KEY, ())
-    sessions = [session for own in plans if (session := own.holder.session()) is not None]
+    sessions = [session for each in plans if (session := each.holder.session()) is not None]
     read = _read_as(sessions, options, context) if sessions and context is not None else None
     return call(*arguments, **named) if read is None else with_option(call, arguments, named, READ_KEY, read)
 
@@ -144,20 +147,20 @@ def _read_as(sessions: list[SefiSession], options: dict, context: torch.Tensor) 
     timestep = float(sessions[0].clock.sampling.timestep(torch.tensor(sigma)))
     names = {session: names_of(options, session.rows) for session in sessions if session.clock.in_range(sigma)}
     chunks = len(options["cond_or_uncond"])
-    keys, values, found = list(context.chunk(chunks)), list(context.chunk(chunks)), False
-    for session, own in names.items():
-        for chunk, name in enumerate(own):
+    keys, values, staged = list(context.chunk(chunks)), list(context.chunk(chunks)), False
+    for session, chunk_names in names.items():
+        for chunk, name in enumerate(chunk_names):
             texts = session.texts(name)
             if texts is None:
                 continue
             places = session.places(name, texts, context.shape[1])
             if not places:
                 continue
-            number, found = texts.at(timestep), True
+            number, staged = texts.at(timestep), True
             keys[chunk], values[chunk] = (_in_place_of(context, session.on_device(part[number], context), places)
                                           for context, part in ((keys[chunk], texts.keys), (values[chunk], texts.values)))
             session.reads[0] += 1
-    return Read(torch.cat(keys), torch.cat(values)) if found else None
+    return Read(torch.cat(keys), torch.cat(values)) if staged else None
 
 
 def _in_place_of(context: torch.Tensor, text: torch.Tensor, places: list[int]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Where SeFi-IDE's files are saved and found."""
+"""Folder and files of SeFi-IDE's saved subjects."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def save_sefi(sefi: SeFi, name: str) -> tuple[Path, str]:
 
 
 def load_sefi(name: str) -> SeFi:
-    """Raises ValueError, naming the file, for one that is damaged or holds something else; and as :meth:`Shelf.find`."""
+    """Loads a subject by its file's name.
+
+    Raises ValueError, naming the file, for one that is damaged or holds something else; and as :meth:`Shelf.find`.
+    """
     path = SHELF.find(name)
     with refused_if_damaged(f"file: {path.name}", "save it again"):
         tensors, about = read_tensors(path)

@@ -19,7 +19,7 @@ from ..text.new_words import with_new_words
 
 @dataclass(frozen=True, eq=False)
 class StagedText(Uncopied):
-    """What a prompt says at every timestep. A copy of it is itself."""
+    """A prompt's text at every timestep. A copy of it is itself."""
 
     words: tuple[str, ...]  # the learned ones
     ends: tuple[int, ...]  # last timestep of each span, ascending
@@ -61,14 +61,14 @@ def staged_prompt(clip, prompt: str, subjects: Sequence[SeFi]) -> tuple[list, Su
     values: list[list] = []
     for start, _ in parts:
         for texts, which in ((keys, 0), (values, 1)):
-            own = {one.word: one.at(stage_of(start, len(one.keys)))[which] for one in subjects}
-            texts.append(encode(with_new_words(clip, own), prompt))
+            vectors = {one.word: one.at(stage_of(start, len(one.keys)))[which] for one in subjects}
+            texts.append(encode(with_new_words(clip, vectors), prompt))
     middle = next(number for number, (_, end) in enumerate(parts) if end >= TIMESTEPS // 2)
     knows = with_new_words(clip, {one.word: one.at(len(one.keys) // 2)[0] for one in subjects})
     subject = subject_of(knows, prompt, words[0], tell)
-    made = []
+    entries = []
     for entry, (tensor, options) in enumerate(keys[middle]):
         staged = StagedText(words, tuple(end for _, end in parts), tuple(text[entry][0] for text in keys),
                             tuple(text[entry][0] for text in values), tensor)
-        made.append([tensor, {**options, TEXTS_KEY: staged, SUBJECT_KEY: subject.encoded_as(tensor[0])}])
-    return made, made[0][1][SUBJECT_KEY]
+        entries.append([tensor, {**options, TEXTS_KEY: staged, SUBJECT_KEY: subject.encoded_as(tensor[0])}])
+    return entries, entries[0][1][SUBJECT_KEY]

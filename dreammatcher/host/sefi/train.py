@@ -47,27 +47,27 @@ def one_picture(image: torch.Tensor, word: str, class_word: str, reference_promp
     return TrainingSet((example,), Naming(word, class_word), Preparation(resolution, min(64, resolution), True, flip))
 
 
-def train_sefi(model, clip, vae, own: TrainingSet, chosen: SefiSettings, attention: AttentionLoss | None,
+def train_sefi(model, clip, vae, subject_set: TrainingSet, chosen: SefiSettings, attention: AttentionLoss | None,
                settings: TrainingSettings, options: TrainingOptions) -> tuple[SeFi, list[float]]:
     """The vectors of the set's identifier.
 
     Raises ValueError as :class:`HostDenoiser`, for other text encoders than CLIP's, and for a class word of several tokens: its
     prompt would be longer than the word's, and their tokens could not be compared one by one.
     """
-    word, class_word = own.naming.identifier, own.naming.class_word
-    with ready(model, clip, vae, own, None, settings, options.running) as work:
+    word, class_word = subject_set.naming.identifier, subject_set.naming.class_word
+    with ready(model, clip, vae, subject_set, None, settings, options.running) as work:
         with torch.inference_mode(False):
             vectors = _begun(work.denoiser.row_of(class_word), chosen, settings.seed)
-            masked = has_masks(own)
+            masked = has_masks(subject_set)
             objective = ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=masked)
             attention = attention if attention is not None and attention.weight else None
             recipe = SefiRecipe(work.denoiser, work.subject_set, word, vectors, objective, attention)
-        job = job_of(work.identity, "SeFi-IDE", own, chosen, attention, objective, settings)
+        job = job_of(work.identity, "SeFi-IDE", subject_set, chosen, attention, objective, settings)
         losses = run(recipe, settings, job, options)
         with torch.no_grad():
             keys, values = (part.detach().float().cpu().clone() for part in vectors.table())
     about = {"word": word, "init_word": class_word,
-             "class_prompt": with_known_word(own.examples[0].captions[0], word, class_word),
+             "class_prompt": with_known_word(subject_set.examples[0].captions[0], word, class_word),
              "stages": str(chosen.stages), "lambda": str(attention.weight if attention else 0.0), "steps": str(len(losses)),
              "seed": str(settings.seed), TOWERS: encoder_signature(clip)}
     return SeFi(keys, values, about), losses

@@ -59,14 +59,14 @@ def subject_of(clip, prompt: str, words: str, warn: Warn = in_the_log) -> Subjec
 
 
 def subject_and_remarks(clip, prompt: str, words: str, warn: Warn = in_the_log) -> tuple[Subject, tuple[str, ...]]:
-    """The columns of ``words`` in the conditioning of ``prompt``, every piece of every occurrence of every word, and what to say
-    about them and about parts of the prompt that the host leaves out or does not replace.
+    """The columns of ``words`` in the conditioning of ``prompt``, with remarks.
 
-    Words are compared as tokens, so case, weights like ``(dog:1.2)`` and embeddings work; there is a remark for each that is
-    taken although it does not stand there as it is. With two text encoders a column counts where either has the word. Without
-    ``words`` those of the prompt that show something are the subject, but for medium and scene, with a remark; where only those
-    are there, with a warning by ``warn``. Raises ValueError listing the prompt's words when one of ``words`` is not among them,
-    when one could mean two of them, or when the prompt has no word to take.
+    Every piece of every occurrence of every word counts. The remarks are about the words, and about parts of the prompt that the
+    host leaves out or does not replace. Words are compared as tokens, so case, weights like ``(dog:1.2)`` and embeddings work;
+    there is a remark for each that is taken although it does not stand there as it is. With two text encoders a column counts
+    where either has the word. Without ``words`` those of the prompt that show something are the subject, but for medium and
+    scene, with a remark; where only those are there, with a warning by ``warn``. Raises ValueError listing the prompt's words
+    when one of ``words`` is not among them, when one could mean two of them, or when the prompt has no word to take.
     """
     wanted, texts = words_asked_for(words), Text.all_of(clip, prompt)
     about = _about_the_prompt(clip, prompt, texts)
@@ -75,18 +75,18 @@ def subject_and_remarks(clip, prompt: str, words: str, warn: Warn = in_the_log) 
         return subject, (*about, *more)
     columns, remarks = set(), []
     for word in wanted:
-        found = [place for text in texts if (place := find(clip, text, prompt, word)) is not None]
-        if not found:
+        places = [place for text in texts if (place := find(clip, text, prompt, word)) is not None]
+        if not places:
             raise ValueError(_missing(clip, prompt, word))
-        columns |= {column for place in found for column in place.columns}
-        remarks += [f"subject_words: {place.remark}" for place in found[:1] if place.remark]
+        columns |= {column for place in places for column in place.columns}
+        remarks += [f"subject_words: {place.remark}" for place in places[:1] if place.remark]
     for remark in remarks:
         log.info("DreamMatcher: %s", remark)
     return Subject(words, prompt, tuple(sorted(columns)), _length(texts)), (*about, *remarks)
 
 
 def _length(texts: list[Text]) -> int:
-    """Of the longest; what a host cuts off is known when the prompt is encoded."""
+    """Columns of the longest text; what a host cuts off is known when the prompt is encoded."""
     return max(text.length for text in texts)
 
 
@@ -103,19 +103,19 @@ def _is_left_out(clip, embedding: str) -> bool:
 
 
 def _about_the_prompt(clip, prompt: str, texts: list[Text]) -> tuple[str, ...]:
-    """What an artist may not know about the words that the host reads, each logged as a warning."""
+    """Remarks on how the host reads the words, which an artist may not know; each is logged as a warning."""
     remarks = []
     if parts := tuple(dict.fromkeys(Markup.of(prompt).parts)):
         remarks.append(f"prompt: ComfyUI reads {', '.join(map(repr, parts))} as words, as they stand; {advice_on(parts)}")
     for name in embeddings_of(prompt):
-        own = Text.all_of(clip, name)
-        lost = [text.tower for text in own if text.left_out]
+        embedded = Text.all_of(clip, name)
+        lost = [text.tower for text in embedded if text.left_out]
         if lost and len(texts) > len(lost):
             remarks.append(f"prompt: {name!r} does not fit the text encoder {', '.join(lost)}, which leaves it out, so that "
                            "words behind it stand in other places there")
         elif lost:
             remarks.append(f"prompt: {name!r} is of another kind of model; ComfyUI leaves it out")
-        elif not any(text.pieces for text in own):
+        elif not any(text.pieces for text in embedded):
             remarks.append(f"prompt: {name!r} is not among ComfyUI's embeddings and is left out")
     for remark in remarks:
         log.warning("DreamMatcher: %s", remark)
@@ -123,24 +123,24 @@ def _about_the_prompt(clip, prompt: str, texts: list[Text]) -> tuple[str, ...]:
 
 
 def _whole_content(texts: list[Text], prompt: str, warn: Warn) -> tuple[Subject, tuple[str, ...]]:
-    found = [(content, said) for content, said in map(subject_words, texts) if content]
-    if not found:
+    contents = [(content, said) for content, said in map(subject_words, texts) if content]
+    if not contents:
         raise ValueError("subject_words: none given, and the prompt has no words to take; describe the subject in the prompt")
     places: dict[str, set[int]] = {}
-    for content, _ in found:
+    for content, _ in contents:
         known = set().union(*places.values())
         for word in content:
             if word.spelling in places or not known.issuperset(word.columns):  # an embedding has a name for each text encoder
                 places.setdefault(word.spelling, set()).update(word.columns)
     choices = tuple((word, tuple(sorted(columns))) for word, columns in places.items())
-    words, said = " ".join(places), found[0][1]
+    words, said = " ".join(places), contents[0][1]
     if said:
         remark = f"subject_words: none given, and {said}; name the subject. These words are taken: {words}"
         warn(remark)
     else:
         remark = f"subject_words: none given; these words of the prompt are taken: {words}"
         log.info("DreamMatcher: %s", remark)
-    columns = sorted({column for _, own in choices for column in own})
+    columns = sorted({column for _, word_columns in choices for column in word_columns})
     return Subject(words, prompt, tuple(columns), _length(texts), choices), (remark,)
 
 

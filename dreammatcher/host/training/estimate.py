@@ -45,7 +45,7 @@ class Need:
 
 def need_of(recipe: Recipe[HostLearner], model: HostDenoiser, settings: TrainingSettings, rows: int,
             size: tuple[int, int]) -> Need:
-    """What training takes on ``rows`` latents of a ``size`` in cells at once."""
+    """The memory that training takes on ``rows`` latents of a ``size`` in cells at once."""
     count = sum(value.numel() for value in recipe.learned.parameters())
     each = 4 + 4 + state_per_number(settings.optimiser.name) + (4 if settings.average else 0)
     low = {} if recipe.unet is None else recipe.unet.low_rank()

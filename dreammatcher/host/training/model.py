@@ -64,7 +64,8 @@ class HostDenoiser:
         model, clip = _whole("model", model), _whole_clip(clip)
         self.model, self.clip, self.constant_start, self.checkpointing = model, clip, constant_start, checkpointing
         #: copies that were made for this training, and what they were made of
-        self.borrowed = [(own, used) for own, used in zip(originals, (model, clip.patcher)) if own.model is not used.model]
+        self.borrowed = [(original, used) for original, used in zip(originals, (model, clip.patcher))
+                         if original.model is not used.model]
         base, sampling = model.model, model.get_model_object("model_sampling")
         prediction = PREDICTIONS[type(sampling).calculate_denoised]
         memory = model.memory_required([2, base.latent_format.latent_channels, *latent_size])
@@ -108,10 +109,11 @@ class HostDenoiser:
             if caption not in encoded:
                 word = next((word for word in known if holds(caption, word)), None)
                 encoded[caption] = self._encode(caption, weights or {}, word, known[word].rows if word else None)
-        made = [encoded[caption] for caption in captions]
-        length = math.lcm(*(one.cross_attention.shape[1] for one in made))
+        conditionings = [encoded[caption] for caption in captions]
+        length = math.lcm(*(one.cross_attention.shape[1] for one in conditionings))
         return Conditioning.stacked([
-            Conditioning(one.cross_attention.repeat(1, length // one.cross_attention.shape[1], 1), one.pooled) for one in made])
+            Conditioning(one.cross_attention.repeat(1, length // one.cross_attention.shape[1], 1), one.pooled)
+            for one in conditionings])
 
     def encode_each(self, caption: str, word: str, vectors: torch.Tensor) -> Conditioning:
         """Conditioning [V, L, D] of one caption in which ``word`` stands for each of ``vectors`` [V, D] in turn, in one call."""
@@ -145,7 +147,7 @@ class HostDenoiser:
             return with_overrides(tower, self.text, weights, run)
 
     def rows_of(self, word: str) -> torch.Tensor:
-        """What the token tables have for a word, or what was learned for it, [tokens, D] in float32."""
+        """The rows of the token tables for a word, or those learned for it, [tokens, D] in float32."""
         parts = []
         for tower in self.towers:
             rows = [token if torch.is_tensor(token) else tower.table.weight[token] for token in self._tokens(word)[tower.name]]
@@ -154,9 +156,9 @@ class HostDenoiser:
         return torch.cat(parts, 1)
 
     def row_of(self, word: str) -> torch.Tensor:
-        """As :meth:`rows_of`, of a known word whose prompt is compared with a learned one's, token by token: [1, D].
+        """The row of a known word [1, D], whose prompt is compared with a learned word's, token by token.
 
-        Raises ValueError for a word of several tokens, or of none.
+        Otherwise as :meth:`rows_of`. Raises ValueError for a word of several tokens, or of none.
         """
         rows = self.rows_of(word)
         if len(rows) != 1:
@@ -165,8 +167,10 @@ class HostDenoiser:
         return rows
 
     def places(self, caption: str, word: str) -> tuple[int, int]:
-        """Where a learned word of one vector stands in a caption's conditioning, and the first end token; that twice where the
-        caption does not hold the word."""
+        """The places of a learned word of one vector and of the first end token in a caption's conditioning.
+
+        Where the caption does not hold the word, both are that of the end token.
+        """
         name = self.towers[0].name  # every tower has its tokens in the same places
         chunks, empty = (self.clip.tokenize(text)[name] for text in (_with_marker(caption, word, 1), ""))
         width, last = width_of(self.clip, name), empty[0][1][0]
@@ -181,17 +185,17 @@ class HostDenoiser:
 
     def _tokens(self, word: str) -> dict[str, list[int | torch.Tensor]]:
         """A text's tokens for every tower, without start, end and padding: numbers, or vectors of learned words."""
-        found = {}
+        tokens = {}
         for (name, chunks), empty in zip(self.clip.tokenize(word).items(), self.clip.tokenize("").values()):
             end = empty[0][1][0]
-            found[name] = _in_front_of(end, (token for token, *_ in chunks[0][1:]))
-        return found
+            tokens[name] = _in_front_of(end, (token for token, *_ in chunks[0][1:]))
+        return tokens
 
     def give_back(self) -> None:
         """Takes copies that were made for this training off the device; nobody else knows them."""
-        for own, borrowed in self.borrowed:
+        for original, borrowed in self.borrowed:
             comfy.model_management.unload_model_and_clones(borrowed)
-            own.non_dynamic_delegate_model = None
+            original.non_dynamic_delegate_model = None
         self.borrowed = []
 
     @cached_property
@@ -201,7 +205,7 @@ class HostDenoiser:
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, weights: WeightOverrides,
                 values: torch.Tensor | None = None, watch: Watch | None = None) -> torch.Tensor:
-        """What the UNet says about ``noisy`` [B, C, h, w], scaled as the diffusion process has it (variance 1).
+        """The UNet's prediction for ``noisy`` [B, C, h, w], scaled as the diffusion process has it (variance 1).
 
         With checkpointing, blocks of the UNet run again for the gradient; so does ``watch`` then.
         """
@@ -209,8 +213,8 @@ class HostDenoiser:
         with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
             stack.enter_context(self._as_it_learns(base.diffusion_model))
             if self.checkpointing:
-                found = [] if watch is None else watch.collected
-                stack.enter_context(recomputed(base.diffusion_model, self._as_it_learns, weights, found))
+                collected = [] if watch is None else watch.collected
+                stack.enter_context(recomputed(base.diffusion_model, self._as_it_learns, weights, collected))
             arguments = {name: _normal(value) for name, value in batch_arguments(base, conditioning, noisy).items()}
             times, options = self.times[timesteps.cpu()].to(noisy), text_options(base, values, watch)
             return with_overrides(base.diffusion_model, self.unet, weights,

@@ -218,7 +218,7 @@ def stop_if_interrupted(where: str) -> None:
 
 
 def preview(recipe: Recipe[HostLearner], training: Training, options: TrainingOptions) -> tuple:
-    """What the host shows on a node while it works: the loss so far, and the sample beside it if a prompt is given."""
+    """The picture on a node while it works: the loss so far, and the sample beside it if a prompt is given."""
     page = curve(training.losses, training.settings.steps)
     if options.sample_prompt:
         channels, height, width = recipe.subject_set.examples[0].latents.shape[1:]

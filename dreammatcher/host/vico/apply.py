@@ -88,14 +88,14 @@ def _change(site, states: torch.Tensor, options: dict) -> torch.Tensor:
 
 
 def _calls(options: dict, x: torch.Tensor, context: torch.Tensor | None) -> tuple[VicoCall, ...]:
-    """What each plan of the model does in a call that sees ``x`` [K B, C, H, W]."""
+    """The work of each plan of the model in a call that sees ``x`` [K B, C, H, W]."""
     plans: tuple[Installed[VicoPlan, VicoSession], ...] = options[PLANS_KEY]
-    sessions = [session for own in plans if (session := own.holder.session()) is not None]
+    sessions = [session for each in plans if (session := each.holder.session()) is not None]
     if not sessions or context is None:
         return ()
     sigma = noise_level(options["sigmas"])
-    made = (_call(session, sigma, options, x, context) for session in sessions)
-    return tuple(call for call in made if call is not None)
+    calls = (_call(session, sigma, options, x, context) for session in sessions)
+    return tuple(call for call in calls if call is not None)
 
 
 def _call(session: VicoSession, sigma: float, options: dict, x: torch.Tensor, context: torch.Tensor) -> VicoCall | None:

@@ -1,4 +1,4 @@
-"""Where ViCo's files are saved and found: ours, and the pair that the authors' code writes."""
+"""Folder and files of ViCo: ours, and the pair that the authors' code writes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def save_vico(vico: ViCo, name: str) -> tuple[Path, str]:
 
 
 def load_vico(name: str, words: str = IN_THE_FILE) -> ViCo:
-    """One of our files, or the authors' cross_attention-399.pt with ``words``, the name of its embeddings_gs-399.pt.
+    """Loads one of our files, or the authors' cross_attention-399.pt with ``words``, the name of its embeddings_gs-399.pt.
 
     Raises ValueError, naming the file, for one that is damaged, holds code, or is neither; and as :meth:`Shelf.find`.
     """

@@ -11,7 +11,7 @@ from ...training.data import Preparation, fitted
 from ...vico.settings import LookTrace
 from ..graph.notes import not_connected
 from ..graph.pictures import Images, rgb_each, text_image
-from ..graph.records import OUTSIDE, RECORDS, Seen
+from ..graph.records import OUTSIDE, RECORDS, Viewer
 from ..graph.vae import encoded
 from ..model.family import native_side
 
@@ -44,19 +44,19 @@ def reference_latent(model, image: Images | None, vae, latent: dict | None) -> t
     return model.model.process_latent_in(encoded(vae, rearrange(sized, "b c h w -> b h w c"), "image: the reference").float())
 
 
-def shown_masks(trace: LookTrace | None, image: Images | None, seen: Seen = OUTSIDE) -> torch.Tensor:
+def shown_masks(trace: LookTrace | None, image: Images | None, viewer: Viewer = OUTSIDE) -> torch.Tensor:
     """IMAGE: a row of pictures for each of a few noise levels, one for each site: the reference, dark where it is not looked at.
 
     The reference is the first picture of ``image`` [B, H, W, C], or white without it. Without a trace it is a picture that
-    says so. Raises ValueError when the run that ``seen`` leads to looked at nothing, and when there is no record of it.
+    says so. Raises ValueError when the run that ``viewer`` leads to looked at nothing, and when there is no record of it.
     """
     if trace is None or trace.missing:
         return text_image(trace.missing if trace else not_connected("trace", "DreamMatcher ViCo Apply", "no masks are shown"))
-    found = RECORDS.find(trace.owner, seen)
-    if found is not None and len(found.records) != 1:
-        raise ValueError(f"samples: {found.reason('DreamMatcher ViCo Apply')}")
-    if found is not None:
-        trace, = found.records
+    run_records = RECORDS.find(trace.owner, viewer)
+    if run_records is not None and len(run_records.records) != 1:
+        raise ValueError(f"samples: {run_records.reason('DreamMatcher ViCo Apply')}")
+    if run_records is not None:
+        trace, = run_records.records
     if not trace.masks:
         raise ValueError(f"trace: nothing was looked at: {trace.why_nothing_seen() or 'there is no record of a mask'}")
     sigmas = sorted(trace.masks, reverse=True)

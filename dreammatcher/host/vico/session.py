@@ -38,7 +38,7 @@ WHOLE = ("the prompt does not say where its subject's word stands, so all of the
 
 @dataclass(frozen=True, eq=False)
 class Remembered:
-    """What all sites see of the references at one noise level, for one prompt."""
+    """The sites' view of the references at one noise level, for one prompt."""
 
     states: dict[Site, torch.Tensor]  # [1 or B, M, D], all pictures of the reference end to end
     masks: dict[Site, torch.Tensor]  # [1 or B, M], true where the subject is
@@ -95,7 +95,7 @@ class VicoSession(Session):
         return blocks_at(self.base, self.plan.blocks)
 
     def remembered(self, row: Row, name: Hashable, context: torch.Tensor, sigma: float) -> Remembered:
-        """What the sites see for a chunk whose prompt is ``context`` [B, T, C]."""
+        """The sites' view for a chunk whose prompt is ``context`` [B, T, C], kept or made anew."""
         if name not in self.prompts:
             self.prompts[name] = hashlib.sha256(context.detach().float().cpu().numpy().tobytes()).hexdigest()
         columns = self._columns(row, name, context.shape[1])
@@ -104,10 +104,10 @@ class VicoSession(Session):
             self.current = {other: value for other, value in self.current.items() if other[3] == sigma}
             kept = self.plan.store.find(key)
             if kept is None:
-                made = self._look(context, sigma, columns)
-                if self.plan.store.make_room(made.bytes(), self.room):
-                    self.plan.store.keep(key, made.to("cpu"))
-                self.current[key] = made
+                remembered = self._look(context, sigma, columns)
+                if self.plan.store.make_room(remembered.bytes(), self.room):
+                    self.plan.store.keep(key, remembered.to("cpu"))
+                self.current[key] = remembered
             else:
                 self.current[key] = kept.to(context.device)
         if row[0] == COND and sigma not in self.plan.trace.masks:
@@ -115,17 +115,19 @@ class VicoSession(Session):
         return self.current[key]
 
     def _columns(self, row: Row, name: Hashable, length: int) -> list[int]:
-        """Where the word stands in a context of ``length``. A negative prompt is read at the same place, as in the authors' code.
+        """The columns of the word in a context of ``length``.
+
+        A negative prompt is read at the same place, as in the authors' code.
         """
         prompt = self.rows.prompts[row[1]] if self.rows.prompts else None
         subject = (prompt.subject if prompt else None) or self.plan.subject
-        own = None if subject is None else subject if prompt is None else \
+        place = None if subject is None else subject if prompt is None else \
             self.place(name if name in prompt.names else prompt.names[0], subject)
-        if own is None:
+        if place is None:
             return []
         if row[0] == COND:
-            return repeated_columns(own.columns, own.tokens, length)
-        return sorted({column % length for column in repeated_columns(own.columns, own.tokens, length)})
+            return repeated_columns(place.columns, place.tokens, length)
+        return sorted({column % length for column in repeated_columns(place.columns, place.tokens, length)})
 
     def _look(self, context: torch.Tensor, sigma: float, columns: list[int]) -> Remembered:
         """A pass for each picture of the reference; one prompt is enough where all of a batch are the same."""
@@ -135,8 +137,8 @@ class VicoSession(Session):
         masks: dict[Site, list[torch.Tensor]] = {site: [] for site in self.plan.blocks}
         for picture in self.plan.reference:
             clean = picture[None].to(context.device).expand(len(text.cross_attention), -1, -1, -1)
-            level = torch.full((1,), sigma, device=clean.device)
-            scaled = clean / base.model_sampling.calculate_input(level, torch.ones_like(clean))
+            sigmas = torch.full((1,), sigma, device=clean.device)
+            scaled = clean / base.model_sampling.calculate_input(sigmas, torch.ones_like(clean))
             with uncompiled():  # dynamo gives up on frames that an exception passes
                 seen = look(self.sites, partial(ode_derivative, base, text, scaled, sigma))
             if not all(finite(one.states) for one in seen.values()):
@@ -165,11 +167,11 @@ class VicoSession(Session):
     def block(self, site: Site, like: torch.Tensor) -> ImageAttention:
         """The block of a site on the device and in the precision of ``like``."""
         if site not in self.moved:
-            own = self.plan.blocks[site]
+            block = self.plan.blocks[site]
             with torch.device("meta"):
-                copy = ImageAttention(own.norm1.normalized_shape[0], own.attn1.heads)
+                copy = ImageAttention(block.norm1.normalized_shape[0], block.attn1.heads)
             with torch.inference_mode(False):  # guidance may ask for gradients
-                weights = {name: value.detach().to(like).clone() for name, value in own.state_dict().items()}
+                weights = {name: value.detach().to(like).clone() for name, value in block.state_dict().items()}
                 copy.load_state_dict(weights, assign=True)
             self.moved[site] = copy.requires_grad_(False)
         return self.moved[site]
@@ -189,13 +191,13 @@ class VicoCall:
         if states.shape[0] % self.chunks or site not in self.session.plan.blocks:
             return states
         parts = list(states.split(size))
-        own = torch.cat([parts[chunk] for chunk in self.seen])
+        before = torch.cat([parts[chunk] for chunk in self.seen])
         reference, mask = (torch.cat([getattr(seen, what)[site].expand(size, *[-1] * depth) for seen in self.seen.values()])
                            for what, depth in (("states", 2), ("masks", 1)))
-        made = self.session.block(site, states)(own, reference.to(states), mask)
+        after = self.session.block(site, states)(before, reference.to(states), mask)
         if strength != 1:
-            made = own + strength * (made - own)
-        for chunk, part in zip(self.seen, made.split(size)):
+            after = before + strength * (after - before)
+        for chunk, part in zip(self.seen, after.split(size)):
             parts[chunk] = part
         self.session.plan.trace.looks += 1
         return torch.cat(parts)

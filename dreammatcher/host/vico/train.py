@@ -40,8 +40,8 @@ class LookingHost:
         return self.denoiser.encode(captions, weights, rows)
 
     def places(self, captions: list[str], word: str) -> tuple[torch.Tensor, torch.Tensor]:
-        found = [self.denoiser.places(caption, word) for caption in captions]
-        return torch.tensor([[own] for own, _ in found]), torch.tensor([[end] for _, end in found])
+        places = [self.denoiser.places(caption, word) for caption in captions]
+        return torch.tensor([[position] for position, _ in places]), torch.tensor([[end] for _, end in places])
 
     def look(self, reference: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> dict[Site, SiteOutput]:
         watch = Maps(tuple(self.sites))
@@ -70,27 +70,27 @@ class Maps:
             self.collected.append(map_of(layer.queries, layer.keys(layer.context)))
 
 
-def train_vico(model, clip, vae, own: TrainingSet, initial_word: str, chosen: VicoSettings, settings: TrainingSettings,
+def train_vico(model, clip, vae, subject_set: TrainingSet, initial_word: str, chosen: VicoSettings, settings: TrainingSettings,
                options: TrainingOptions) -> tuple[ViCo, list[float]]:
     """Blocks and the vector of the set's identifier. Raises ValueError as :class:`HostDenoiser`, and for models of another kind.
     """
-    word = own.naming.identifier
+    word = subject_set.naming.identifier
     if not word:
         raise ValueError("identifier: it is empty in the training set, so there is no word to learn; write one there")
-    check_pictures(own)
+    check_pictures(subject_set)
     check_one(clip, "ViCo")
     sizes = widths(model.model)
-    with ready(model, clip, vae, own, None, settings, options.running) as work:
+    with ready(model, clip, vae, subject_set, None, settings, options.running) as work:
         with torch.inference_mode(False):
             looking = LookingHost(work.denoiser)
             blocks = begun(sizes, torch.Generator().manual_seed(settings.seed), chosen.zero)
             rows = token_rows(work.denoiser.rows_of(initial_word), 1, chosen.word_rate)
-            masked = has_masks(own)
+            masked = has_masks(subject_set)
             objective = ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=masked)
             recipe = VicoRecipe(looking, work.subject_set, word, rows, blocks, chosen, objective)
-        job = job_of(work.identity, "ViCo", own, initial_word, chosen, objective, settings)
+        job = job_of(work.identity, "ViCo", subject_set, initial_word, chosen, objective, settings)
         losses = run(recipe, settings, job, options)
-    about = {"word": word, "initial_word": initial_word, "subject": own.called(), "steps": str(len(losses)),
-             "seed": str(settings.seed), "pictures": str(len(own.examples))}
+    about = {"word": word, "initial_word": initial_word, "subject": subject_set.called(), "steps": str(len(losses)),
+             "seed": str(settings.seed), "pictures": str(len(subject_set.examples))}
     return ViCo(tensors_of(blocks), rows.rows.detach().cpu().clone(), about), losses
 
