@@ -118,7 +118,10 @@ def measure(timing: TimingModel, rounds: int) -> dict[str, dict]:
 
 
 def peak_bytes(timing: TimingModel) -> dict[str, int | None]:
-    """Of the plain run, a cached one and one in mode paper; in runs of their own, since what is measured slows them down."""
+    """Peak memory of the plain run, a cached one and one in mode paper.
+
+    They are runs of their own, since the measurement slows them down.
+    """
     peaks: dict[str, int | None] = {}
     for name, make in arms(timing).items():
         if name in timing.case.arms and name in (PLAIN, CACHED, PAPER):

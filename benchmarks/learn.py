@@ -100,7 +100,7 @@ class Drawing:
         return pictures
 
     def drift(self, model, encode: Callable[[str], list]) -> float | None:
-        """How far pictures of the class alone are from the subject's colours."""
+        """The distance of pictures of the class alone from the subject's colours."""
         pictures = [self.toybox.sample(model, encode(f"a photo of a {self.kind}"), self.negative, seed) for seed in (901, 902)]
         return mean_of(drift(self.judge, one, self.truth(self.case.scenes[0])).get(DRIFT) for one in pictures)
 

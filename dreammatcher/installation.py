@@ -1,4 +1,4 @@
-"""What a bug report has to say about a machine and its software. It names no folder, no user and no machine."""
+"""The part of a bug report about a machine and its software. It names no folder, no user and no machine."""
 
 from __future__ import annotations
 

@@ -207,3 +207,22 @@ def test_public_functions_of_the_methods_and_of_the_core_say_what_they_return(so
             if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and node.returns is None:
                 untyped.append(f"{name}.{node.name}")
     assert not untyped
+
+
+#: a docstring that opens so is half a sentence: it begins with what a thing is or does
+HALF_A_SENTENCE = re.compile(r"\s*(What|Where|Which|Whether|Of|As|How|That|To|If|Whose|Who|When)\b")
+
+
+def docstrings(file: Path) -> list[tuple[str, str]]:
+    """Names and docstrings of a module, its classes and all functions."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, documented)]
+    return [(getattr(node, "name", "module"), text) for node in nodes if (text := ast.get_docstring(node))]
+
+
+def test_every_docstring_begins_with_what_the_thing_is_or_does(sources):
+    assert HALF_A_SENTENCE.match("Whether a file is there.") and not HALF_A_SENTENCE.match("Offsets of parts.")
+    known = {name: docstrings(file) for name, file in sources.items()}
+    assert sum(map(len, known.values())) > 1000
+    assert not [f"{name}, {thing}: {text.splitlines()[0]}" for name, texts in known.items() for thing, text in texts
+                if HALF_A_SENTENCE.match(text)]

@@ -1,4 +1,4 @@
-"""What stands around the code: pages name what is there, versions agree, the example of the documents runs."""
+"""The files around the code: pages name what is there, versions agree, the example of the documents runs."""
 
 from __future__ import annotations
 

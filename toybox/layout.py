@@ -91,8 +91,10 @@ def offsets(parts: np.ndarray, kind: str) -> dict[str, float]:
 
 @cache
 def facing_weights(kind: str, renders: int = 60) -> dict[str, float]:
-    """How much each part's offset tells: mean over variance of subjects of a class that face right, as for independent normal
-    distributions."""
+    """The weight of each part's offset: mean over variance of subjects of a class that face right.
+
+    That is the best weight for independent normal distributions.
+    """
     rng = random.Random(f"facing-{kind}")
     offsets_of: dict[str, list[float]] = {}
     for _ in range(renders):

@@ -1,4 +1,4 @@
-"""What the papers measure, on features of pictures and texts: mean cosines."""
+"""The papers' measures, on features of pictures and texts: mean cosines."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from .statistics import Measured, Scores
 
 
 class Judge(Protocol):
-    """What gives the pictures of a run their scores."""
+    """Gives the pictures of a run their scores."""
 
     def __call__(self, cases: list[Case], folder: Folder, first: Folder) -> tuple[Scores, dict[str, str]]:
         """Scores of the finished cases in ``folder``, and metric -> what it is of; ``first`` is the run to compare with."""

@@ -25,12 +25,12 @@ class Estimate:
         return f"{figure(self.mean)} [{figure(self.low)}, {figure(self.high)}]"
 
     def signed(self) -> str:
-        """As a difference."""
+        """The estimate as a difference: every number has its sign."""
         return f"{figure(self.mean, '+')} [{figure(self.low, '+')}, {figure(self.high, '+')}]"
 
 
 def figure(value: float, sign: str = "") -> str:
-    """With about three digits: three decimals below 1, two below 10, else one."""
+    """A number with about three digits: three decimals below 1, two below 10, else one."""
     return f"{value:{sign}.{3 if abs(value) < 1 else 2 if abs(value) < 10 else 1}f}"
 
 

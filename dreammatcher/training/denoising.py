@@ -27,7 +27,7 @@ class FrozenModel(Protocol):
 
     @property
     def prediction(self) -> str:
-        """What it predicts: see :mod:`.objective`."""
+        """The kind of its prediction: see :mod:`.objective`."""
 
     @property
     def device(self) -> torch.device: ...

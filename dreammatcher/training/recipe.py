@@ -30,7 +30,7 @@ class Recipe(Protocol[Model]):
 
     @property
     def model(self) -> Model:
-        """What learns the subject; it is frozen."""
+        """The model that learns the subject; its weights are frozen."""
 
     @property
     def subject_set(self) -> LatentSet:
@@ -58,7 +58,7 @@ class Recipe(Protocol[Model]):
 
     @property
     def scale(self) -> float:
-        """Of the loss at first while gradients are made, so that half precision does not round small ones to zero."""
+        """The scale of the loss at first while gradients are made: half precision would round small ones to zero."""
 
     def groups(self) -> list[Group]:
         """Parameters with their learning rates."""

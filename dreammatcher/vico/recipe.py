@@ -58,11 +58,11 @@ class LookingDenoiser(FrozenModel, Protocol):
         """Columns of ``word`` in each caption's conditioning, int64 [B, V], and of the first end token [B, 1]."""
 
     def look(self, reference: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> dict[Site, SiteOutput]:
-        """What the sites see of a clean ``reference`` [B, C, h, w], told that it is as noisy as the picture is."""
+        """The sites' view of a clean ``reference`` [B, C, h, w], told that it is as noisy as the picture is."""
 
     def predict_changed(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning,
                         changes: Mapping[Site, Callable[[torch.Tensor], torch.Tensor]]) -> torch.Tensor:
-        """What the UNet predicts when its states [B, N, D] behind the text blocks of some sites are changed."""
+        """The UNet's prediction when its states [B, N, D] behind the text blocks of some sites are changed."""
 
 
 Learner = TypeVar("Learner", bound=LookingDenoiser)

@@ -29,7 +29,7 @@ class LookSettings:
 
 @dataclass(eq=False)
 class LookTrace(Bystander):
-    """What a run looked at. A copy of it is itself."""
+    """The record of what a run looked at. A copy of it is itself."""
 
     masks: dict[float, dict[Site, torch.Tensor]] = field(default_factory=dict)  # sigma -> site -> [h, w] of the reference
     looks: int = 0  # sites of calls in which the reference was looked at

@@ -179,7 +179,7 @@ def test_every_training_option_changes_what_is_learned(learn, name, checkpointin
 
 @pytest.mark.parametrize("name", TRAINERS)
 def test_checkpointing_changes_nothing_of_what_is_learned_whatever_else_is_chosen(learn, name):
-    """If an option reached the gradient only without checkpointing, the results would differ."""
+    """The results would differ if an option reached the gradient only without checkpointing."""
     trainer, parted = TRAINERS[name], []
     for changed, other in trainer.others.items():
         beside = {**trainer.beside.get(changed, {}), changed: other}
