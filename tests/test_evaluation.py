@@ -12,7 +12,7 @@ from small_photos import photo
 from benchmarks.tables import compared
 from dreammatcher import devices
 from dreammatcher.evaluation import report, server, workflow
-from dreammatcher.evaluation.protocols import Case, Protocol, Subject, cases_of, dreambooth, own, shard, vico
+from dreammatcher.evaluation.protocols import Case, Protocol, Subject, cases_of, dreambooth, protocol_file, shard, vico
 from dreammatcher.evaluation.runner import Folder
 from dreammatcher.evaluation.statistics import Measured, summary
 
@@ -80,12 +80,12 @@ def test_a_protocol_of_one_s_own_is_a_json_file(tmp_path):
     photo(tmp_path / "my_dog" / "a.png")
     file = tmp_path / "mine.json"
     file.write_text(json.dumps({"samples": 2, "prompts": ["a {} on the moon"], "subjects": {"my_dog": "dog"}}))
-    assert [case.key for case in own(file, tmp_path).cases()] == ["my_dog-00-0", "my_dog-00-1"]
+    assert [case.key for case in protocol_file(file, tmp_path).cases()] == ["my_dog-00-0", "my_dog-00-1"]
     for broken, said in (({"prompts": ["a dog"], "subjects": {}}, "has no {} in the subject's place"), ({}, "KeyError"),
                          ({"prompts": ["a {}"], "subjects": {"gone": "dog"}}, "'gone' has no pictures")):
         file.write_text(json.dumps(broken))
         with pytest.raises(ValueError, match=said):
-            own(file, tmp_path)
+            protocol_file(file, tmp_path)
 
 
 def test_missing_and_changed_files_are_named(tmp_path):
@@ -250,11 +250,11 @@ def test_files_of_the_command_are_read_in_the_encoding_that_their_mark_says(tmp_
     given, graph = tmp_path / "own.json", tmp_path / "graph.json"
     given.write_text(json.dumps({"prompts": ["a {} on the beach"], "subjects": {"my_dog": "dog"}}), encoding=encoding)
     graph.write_text(json.dumps(GRAPH), encoding=encoding)
-    assert own(given, tmp_path).subjects[0].class_word == "dog"
+    assert protocol_file(given, tmp_path).subjects[0].class_word == "dog"
     assert workflow.read_workflow(graph, {}, None).output == "5"
     for path in (given, graph):
         path.write_bytes("{é".encode("cp1252"))
     with pytest.raises(ValueError, match=r"data: own\.json is no text in UTF-8"):
-        own(given, tmp_path)
+        protocol_file(given, tmp_path)
     with pytest.raises(ValueError, match=r"workflow: graph\.json is no text in UTF-8"):
         workflow.read_workflow(graph, {}, None)
