@@ -33,6 +33,7 @@ class Official:
         self.names = json.loads(metadata["gradient_norms"])
         config = json.loads(metadata["unet_config"])
         self.sites_module = pack.module("dreammatcher.host.vico.sites")
+        self.changed = pack.module("dreammatcher.host.model.blocks").changed
         self.mask, self.loss = (pack.module(f"dreammatcher.vico.{name}") for name in ("mask", "loss"))
         self.base = narrow_sd(config).model
         unet = self.base.diffusion_model
@@ -59,7 +60,7 @@ class Official:
                 for site, one in seen.items()}
         masks = {site: self.mask.subject_mask(placeholder) for site, (placeholder, _) in maps.items()}
         change = lambda site, states, _: self.blocks[site](states, seen[site].states, masks[site])  # noqa: E731
-        with self.sites_module.changed(self.sites, change):
+        with self.changed(self.sites, change):
             return call(data["x"]), maps, masks
 
 
