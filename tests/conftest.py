@@ -103,7 +103,7 @@ def make_set(host, pictures):
 
 
 @pytest.fixture
-def own(make_set):
+def training_set(make_set):
     return make_set()
 
 
