@@ -19,6 +19,7 @@ from dreammatcher.evaluation.statistics import Scores
 from dreammatcher.files import atomic_write
 
 from .draw import render
+from .faults import fates, halo
 from .judge import Judge, Verdict, coherence, load_judge, look, palette_distance, part_colours, purity, subject_error
 from .layout import background_change, edge_overlap, silhouette_iou, structure_iou
 from .shapes import PART_ROLES
@@ -31,6 +32,8 @@ ERROR, PURITY, COHERENCE, SCENE, CLASS = "subject error", "purity", "coherence",
 #: of pictures of the class alone: how far they are from the subject's colours
 DRIFT = "distance of the class"
 PARTS, SILHOUETTE, EDGES, BACKGROUND = "part IoU", "silhouette IoU", "edges", "background change"
+#: share of the ring around the subject that differs visibly from the plain picture
+HALO = "halo"
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,9 @@ def measured(judge: Judge, picture: np.ndarray, truth: Truth,
     if plain is not None:
         other, parts = plain[0], plain[1].parts
         measures |= {PARTS: structure_iou(seen.parts, parts), SILHOUETTE: silhouette_iou(seen.parts, parts),
-                     EDGES: edge_overlap(picture, other), BACKGROUND: background_change(picture, seen.parts, other, parts)}
+                     EDGES: edge_overlap(picture, other), BACKGROUND: background_change(picture, seen.parts, other, parts),
+                     HALO: halo(picture, seen.parts, other, parts),
+                     **fates(picture, seen.parts, other, parts, truth.reference, truth.parts, kind)}
     measures |= {PURITY: purity(picture, seen.parts, kind), COHERENCE: coherence(picture, seen.parts, kind),
                  SCENE: float(seen.scene == truth.scene), CLASS: float(seen.kind == kind)}
     return {name: value for name, value in measures.items() if value is not None}
