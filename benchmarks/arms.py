@@ -12,15 +12,18 @@ from toybox.evaluation import Case
 from . import rivals
 from .toybox_runner import ToyboxRunner
 
-PLAIN, REPLACED, MATCHED, EVERYWHERE = "plain", "K+V replacement", "DreamMatcher", "DreamMatcher without mask"
+PLAIN, REPLACED, MATCHED, GUIDED = "plain", "K+V replacement", "DreamMatcher", "DreamMatcher + guidance fast"
+EVERYWHERE = "DreamMatcher without mask"
 
 
 def arms(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
     settings = runner.module("dreammatcher.matching.settings")
+    matched = runner.matched(ready)
     return {
         PLAIN: runner.model,
         REPLACED: runner.matched(ready, injection=settings.REPLACED),
-        MATCHED: runner.matched(ready),
+        MATCHED: matched,
+        GUIDED: runner.guided(matched, mode="fast"),
         EVERYWHERE: runner.matched(ready, injection=settings.MATCHED_EVERYWHERE),
     }
 

@@ -30,7 +30,7 @@ from dreammatcher.evaluation.statistics import Measured, summary
 from harness.boot import Host
 from harness.library import ROOT
 from toybox.draw import render
-from toybox.evaluation import COUNT, ERROR, FIRST, Case, cases, judged, measured, protocol
+from toybox.evaluation import COUNT, ERROR, FIRST, Case, cases, judged, loaded, measured, protocol
 from toybox.judge import Judge, load_judge, look
 from toybox.layout import recoloured
 from toybox.world import random_pose, random_scene, unseen_subject
@@ -112,16 +112,34 @@ def arms_in(folder: Path, chosen: list[protocols.Case]) -> list[Measured]:
                                  for key, row in arm.scores.items()}) for arm in arms]
 
 
+def extremes(arm: Measured, plain: Measured, folder: Path, count: int = 10) -> str:
+    """The ``count`` worst and best pictures of an arm by the subject's error, and the median one.
+
+    A mean hides pictures that an artist would throw away. They are saved as one sheet, worst first: reference, plain, the arm's.
+    """
+    ranked = sorted((key for key, row in arm.scores.items() if ERROR in row), key=lambda key: -arm.scores[key][ERROR])
+    if not ranked:
+        return f"{arm.name}: no picture shows a subject"
+    shown = list(dict.fromkeys((*ranked[:count], ranked[len(ranked) // 2], *ranked[-count:])))
+    rows = [np.concatenate([loaded(path) for path in (folder / "references" / arm.subjects[key] / "00.png", plain.pictures[key],
+                                                      arm.pictures[key])], 1) for key in shown]
+    path = folder / "report" / f"extremes of {arm.name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(rows)).save(path)
+    told = ", ".join(f"{key} {arm.scores[key][ERROR]:.1f}" for key in shown)
+    return f"{arm.name}, worst to best with the median between: {told}"
+
+
 def order(folder: Path, name: str) -> tuple:
     """Plain first, then as the arms were made."""
     return name != PLAIN, name == RECOLOURED, min(path.stat().st_mtime_ns for path in (folder / name / "cases").iterdir())
 
 
-def run(runner: ToyboxRunner, study: str, count: int, first: int, folder: Path) -> list[Measured]:
+def run(runner: ToyboxRunner, study: str, count: int, first: int, folder: Path, seeds: int = 0) -> list[Measured]:
     """The arms of a study over ``count`` cases, whose pictures are kept in ``folder``."""
-    chosen = list(protocol(folder / "references", count, first).cases())
+    chosen = list(protocol(folder / "references", count, first, seeds).cases())
     with torch.inference_mode():
-        for number, (case, facts) in enumerate(zip(chosen, cases(count, first))):
+        for number, (case, facts) in enumerate(zip(chosen, cases(count, first, seeds))):
             if not Folder(folder / RECOLOURED).done(case):
                 ready = runner.ahead(runner.prepare(facts), both_rows=True)
                 extra = PICTURES[study](runner, ready, facts) if study in PICTURES else {}
@@ -134,12 +152,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=COUNT)
     parser.add_argument("--first", type=int, default=FIRST, help="the defaults were chosen on cases 0 to 39")
+    parser.add_argument("--seeds", type=int, default=0, help="0, 1, 2 ...: other noise for the same subjects and scenes")
     parser.add_argument("--study", choices=STUDIES, default="arms", help="'arms' writes build/quality.json, others only reports")
     parser.add_argument("--weights", type=Path, help="a Toybox file other than the shipped one")
     options = parser.parse_args()
     runner = ToyboxRunner(Host(ROOT / "build" / "host"), options.weights)
-    folder = FOLDER / (f"{options.study}, {options.weights.stem}" if options.weights else options.study)
-    arms = run(runner, options.study, options.cases, options.first, folder)
+    apart = (options.study, options.weights and options.weights.stem, options.seeds and f"seeds {options.seeds}")
+    folder = FOLDER / ", ".join(filter(None, apart))
+    arms = run(runner, options.study, options.cases, options.first, folder, options.seeds)
     if options.study == "arms":
         with torch.inference_mode():
             limits = bounds(cases(options.cases, options.first), runner)
@@ -148,6 +168,8 @@ def main() -> None:
         print(f"bounds of subject error: same subject {limits['floor']:.1f}, another subject {limits['ceiling']:.1f}")
     told = summary(arms, (ERROR,))
     write(told, folder / "report")
+    for arm in arms:
+        print(extremes(arm, arms[0], folder))
     print(told.markdown())
 
 

@@ -82,3 +82,10 @@ def test_a_case_is_measured_with_its_faults_where_there_is_a_plain_picture():
     beside = measured(judge, picture, case.truth(), (picture, look(judge, picture)))
     assert HALO not in alone and THIRD not in alone
     assert beside[HALO] == 0.0 and THIRD not in beside, "its own colours need no change"
+
+
+def test_other_seeds_draw_the_same_subjects_and_scenes_with_other_noise():
+    first, second = cases(3, 7), cases(3, 7, 1)
+    assert [(case.subject, case.pose, case.scene, case.wanted_scene) for case in first] == [
+        (case.subject, case.pose, case.scene, case.wanted_scene) for case in second]
+    assert not {case.seed for case in first} & {case.seed for case in second}

@@ -60,22 +60,25 @@ class Case:
         return Truth(*self.reference(), self.subject.kind, self.wanted_scene)
 
 
-def cases(count: int, first: int = 0) -> list[Case]:
-    """Classes in turn; every case has its own subject, poses, scenes and seed, all unseen in training."""
+def cases(count: int, first: int = 0, seeds: int = 0) -> list[Case]:
+    """Classes in turn; every case has its own subject, poses, scenes and seed, all unseen in training.
+
+    ``seeds`` numbers the seeds that the same subjects and scenes are drawn with: 0, 1, 2 and so on.
+    """
     drawn = []
     for index in range(first, first + count):
         rng = random.Random(f"quality-{index}")
         scene = random_scene(rng)
         wanted = rng.choice([name for name in sorted(SCENES) if name != scene.name])
         drawn.append(Case(unseen_subject(10_000 + index, CLASSES[index % len(CLASSES)]), random_pose(rng), scene, wanted,
-                          rng.choice((None, "left", "right")), 500 + index))
+                          rng.choice((None, "left", "right")), 500 + index + 100_000 * seeds))
     return drawn
 
 
-def protocol(folder: Path, count: int = COUNT, first: int = FIRST) -> protocols.Protocol:
+def protocol(folder: Path, count: int = COUNT, first: int = FIRST, seeds: int = 0) -> protocols.Protocol:
     """The cases as subjects of one picture, one prompt and one seed each. Their pictures are drawn into ``folder``."""
     subjects = []
-    for index, case in enumerate(cases(count, first), first):
+    for index, case in enumerate(cases(count, first, seeds), first):
         kind = case.subject.kind
         path = folder / f"{kind}{index}" / "00.png"
         if not path.exists():

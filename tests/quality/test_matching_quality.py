@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 
 from benchmarks import quality, toybox_runner
 from benchmarks.arms import MATCHED, PLAIN
-from toybox.evaluation import BACKGROUND, ERROR, PARTS, SCENE, SILHOUETTE
+from toybox.evaluation import BACKGROUND, ERROR, HALO, PARTS, SCENE, SILHOUETTE
+from toybox.faults import OTHER, REFERENCE, THIRD
+from toybox.faults import PLAIN as PLAIN_COLOUR
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,23 @@ def test_recolouring_bounds_what_a_match_can_reach(table):
 
 def test_the_prompts_scene_is_kept(table):
     assert table[MATCHED][SCENE] >= table[PLAIN][SCENE] - 0.2, table
+
+
+def test_more_parts_take_the_references_colour_and_the_faults_of_both_arms_are_measured(table):
+    assert table[MATCHED][REFERENCE] > table[PLAIN].get(REFERENCE, 0.0) + 0.2, table
+    assert table[PLAIN][PLAIN_COLOUR] == 1.0 and table[PLAIN][HALO] == 0.0, table
+    assert sum(table[MATCHED][fate] for fate in (REFERENCE, PLAIN_COLOUR, OTHER, THIRD)) == pytest.approx(1.0)
+
+
+def test_the_worst_the_median_and_the_best_picture_are_set_beside_the_mean(arms, folder):
+    arm = next(arm for arm in arms if arm.name == MATCHED)
+    told = quality.extremes(arm, arms[0], folder, 3).partition(": ")[2].split(", ")
+    errors = [float(one.split()[1]) for one in told]
+    assert len(told) == 7 and errors == sorted(errors, reverse=True)
+    every = sorted(arm.column(ERROR).values())
+    assert errors[0] == round(every[-1], 1) and errors[-1] == round(every[0], 1)
+    with Image.open(folder / "report" / f"extremes of {MATCHED}.png") as sheet:
+        assert sheet.size == (3 * 128, 7 * 128)
 
 
 def test_a_run_that_was_stopped_goes_on_and_gives_the_same_table(host, folder, arms):
