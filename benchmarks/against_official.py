@@ -95,8 +95,8 @@ def write_job(runner: ToyboxRunner, chosen: list[Case], file: Path) -> None:
     weight = GUIDANCE_WEIGHT * 16 * 16 / THEIR_CELLS
     job = {"unet": unet_config(ToyboxFamily.unet_config), "cells": MAP_CELLS, "steps": toybox_runner.STEPS, "cfg": runner.cfg,
            "prompts": prompts, "cases": entries,
-           "settings": {**SETTINGS,
-                                 "mg_grad_weight": weight, "cut_step": toybox_runner.STEPS, "mg_cut_step": toybox_runner.STEPS}}
+           "settings": {**SETTINGS, "mg_grad_weight": weight, "cut_step": toybox_runner.STEPS,
+                        "mg_cut_step": toybox_runner.STEPS}}
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, file)
     file.with_suffix(".json").write_text(json.dumps(job), encoding="utf-8")

@@ -94,8 +94,8 @@ class Drawing:
             other = (against[place], look(self.judge, against[place])) if against else None
             measures.append(measured(self.judge, picture, self.truth(scene), other))
             pictures.append(picture)
-        self.rows.append({"name": name, **{key: mean_of(one.get(name) for one in measures) for name, key in MEASURES.items()},
-                          **more})
+        means = {key: mean_of(one.get(measure) for one in measures) for measure, key in MEASURES.items()}
+        self.rows.append({"name": name, **means, **more})
         self.strip.append(pictures[0])
         return pictures
 

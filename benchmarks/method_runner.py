@@ -45,7 +45,7 @@ def subject_cases(count: int, prompts: int, first: int = 0) -> list[SubjectCase]
         wanted = [(rng.choice(sorted(SCENES)), rng.choice((None, "left", "right")), rng.randrange(1 << 30))
                   for _ in range(prompts)]
         cases.append(SubjectCase(subject, [picture for picture, _ in drawn], [parts for _, parts in drawn],
-                           [scene.name for scene in scenes], wanted))
+                                 [scene.name for scene in scenes], wanted))
     return cases
 
 

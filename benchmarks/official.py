@@ -10,7 +10,7 @@ import torch
 
 
 def official_model(timing):
-    """A clone of the timing model's whose every UNet call carries the reference's rows along."""
+    """A clone of the timed model, whose every UNet call carries the reference's rows along."""
     descriptors = timing.module("dreammatcher.matching.descriptors")
     correspondence = timing.module("dreammatcher.matching.correspondence")
     appearance, foregrounds = timing.module("dreammatcher.matching.appearance"), timing.module("dreammatcher.attention")

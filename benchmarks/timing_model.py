@@ -158,13 +158,13 @@ class TimingModel:
 
     def rows_together(self) -> float:
         """Time of one UNet call with the reference's row beside a guidance pair, against two calls of their own."""
-        evaluate = self.module("dreammatcher.host.model.capture").evaluate
+        ode_derivative = self.module("dreammatcher.host.model.capture").ode_derivative
         taken: dict[int, list[float]] = {1: [], 2: [], 3: []}
         for _ in range(3):
             for rows, times in taken.items():
                 x = torch.randn(rows, 4, self.side, self.side, device=self.device)
                 with Clock(self.device) as clock:
-                    evaluate(self.model.model, self.reference.positive, x, 1.0)
+                    ode_derivative(self.model.model, self.reference.positive, x, 1.0)
                 times.append(clock.seconds)
         one, two, three = (statistics.median(times) for times in taken.values())
         return round(three / (one + two), 3)

@@ -98,8 +98,8 @@ def definition(nodes: dict[str, type[Any]]) -> dict[str, Any]:
         links.add(int(key), origin_slot, AFTER, slot, kinds[name])
     for entry in inner:
         kind = nodes[entry["type"]]
-        entry["outputs"] = [{"name": name, "type": own, "links": links.numbers(origin_id=entry["id"], origin_slot=slot)}
-                            for slot, (name, own) in enumerate(zip(outputs_of(kind), kind.RETURN_TYPES))]
+        entry["outputs"] = [{"name": name, "type": kind_, "links": links.numbers(origin_id=entry["id"], origin_slot=slot)}
+                            for slot, (name, kind_) in enumerate(zip(outputs_of(kind), kind.RETURN_TYPES))]
     return {
         "id": identity(NAME), "version": 1, "revision": 0, "config": {}, "name": NAME,
         "state": {"lastGroupId": 0, "lastNodeId": len(inner), "lastLinkId": len(links.drawn), "lastRerouteId": 0},

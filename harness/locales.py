@@ -24,7 +24,7 @@ def file_of(language: str) -> Path:
 def texts(nodes: Mapping[str, type[Any]]) -> dict[str, dict]:
     """Title, description, and names and tooltips of inputs and outputs, by node, in the form of a locale's nodeDefs.json."""
     return {name: {"display_name": kind.TITLE, "description": kind.DESCRIPTION,
-                   "inputs": {own: _entry(own, declared[1]["tooltip"]) for own, declared in inputs_of(kind).items()},
+                   "inputs": {each: _entry(each, declared[1]["tooltip"]) for each, declared in inputs_of(kind).items()},
                    "outputs": {str(number): _entry(*pair) for number, pair in
                                enumerate(zip(outputs_of(kind), kind.OUTPUT_TOOLTIPS, strict=True))}}
             for name, kind in nodes.items()}

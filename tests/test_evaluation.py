@@ -137,7 +137,7 @@ def arm(tmp_path, name: str, more: float) -> Measured:
     keys = [f"{subject}-00-{sample}" for subject in ("dog", "cat") for sample in range(3)]
     pictures = {key: photo(tmp_path / name / f"{key}.png", seed=number) for number, key in enumerate(keys)}
     return Measured(name, {key: {"DINO": 0.5 + 0.01 * number + more} for number, key in enumerate(keys)},
-                           {key: key.split("-")[0] for key in keys}, pictures, {"DINO": "dino-vits16 (dreambooth)"})
+                    {key: key.split("-")[0] for key in keys}, pictures, {"DINO": "dino-vits16 (dreambooth)"})
 
 
 def test_reports_hold_every_case_and_open_without_a_server(tmp_path):

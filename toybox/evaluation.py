@@ -149,5 +149,5 @@ def judged(pictures: Mapping[str, Path], plain: Mapping[str, Path] | None = None
 def judge_run(cases: list[protocols.Case], folder: Folder, first: Folder) -> tuple[Scores, dict[str, str]]:
     """A :class:`~dreammatcher.evaluation.scoring.Judge` of Toybox's pictures, which knows the truth. The measures of the layout
     are against the ``first`` run, which is to be the plain model's."""
-    done, plain = ({case.key: own.picture(case) for case in cases if own.done(case)} for own in (folder, first))
+    done, plain = ({case.key: run.picture(case) for case in cases if run.done(case)} for run in (folder, first))
     return judged(done, None if first == folder else plain), {ERROR: "Toybox's judge"}

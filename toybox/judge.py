@@ -183,8 +183,8 @@ def colours_followed(picture: np.ndarray, parts: np.ndarray, kind: str, named: d
     colours = part_colours(picture, parts, kind)
     hits = []
     for role, name in named.items():
-        own = [colours[label] for label in colours if PART_ROLES[kind][label] == role]
-        if own:
-            mean = np.average([median for median, _ in own], axis=0, weights=[area for _, area in own])
+        with_role = [colours[label] for label in colours if PART_ROLES[kind][label] == role]
+        if with_role:
+            mean = np.average([median for median, _ in with_role], axis=0, weights=[area for _, area in with_role])
             hits.append(_colour_distance(mean, np.array(plain_colour(name))) <= NAMED)
     return float(np.mean(hits)) if hits else None

@@ -24,7 +24,7 @@ def words() -> list[str]:
 
 
 def byte_symbols() -> list[str]:
-    """GPT-2's printable overrides for the 256 bytes, in CLIP's order."""
+    """GPT-2's printable stand-ins for the 256 bytes, in CLIP's order."""
     kept = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     moved = [byte for byte in range(256) if byte not in kept]
     return [chr(byte) for byte in kept] + [chr(256 + i) for i in range(len(moved))]

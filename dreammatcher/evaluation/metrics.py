@@ -78,5 +78,5 @@ def diversity(features: torch.Tensor) -> float:
 def spread(pictures: list[torch.Tensor], between: Callable[[torch.Tensor, torch.Tensor], float]) -> float:
     """Mean distance ``between`` two of some pictures [3, H, W] in 0..1; 0 for one picture. DIV with LPIPS (DreamBooth, Sec. 4.3).
     """
-    found = [between(one, other) for one, other in itertools.combinations(pictures, 2)]
-    return float(np.mean(found)) if found else 0.0
+    distances = [between(one, other) for one, other in itertools.combinations(pictures, 2)]
+    return float(np.mean(distances)) if distances else 0.0

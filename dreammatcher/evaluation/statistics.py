@@ -120,9 +120,9 @@ def _rows(arms: list[Measured], metrics: list[str], means: dict[str, dict[str, E
     chosen = [metric for metric in metrics if len(arms) > 1 and (compared is None or metric in compared)]
     rows = [["arm", "pictures", *metrics, *(f"{metric} against {arms[0].name}" for metric in chosen)]]
     for arm in arms:
-        own = [_mean(means[arm.name].get(metric), compared is None or metric in compared) for metric in metrics]
+        cells = [_mean(means[arm.name].get(metric), compared is None or metric in compared) for metric in metrics]
         against = [_against(arms[0], arm, metric) for metric in chosen]
-        rows.append([arm.name, str(len(arm.scores)), *own, *against])
+        rows.append([arm.name, str(len(arm.scores)), *cells, *against])
     return rows
 
 

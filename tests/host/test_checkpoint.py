@@ -95,4 +95,4 @@ def test_the_backbone_of_sd15_is_the_papers(host, pack, checkpoint):
     assert sorted({number for _, number, _ in found.self_attention}) == [6, 7, 8, 9, 10, 11]
     assert found.taps == (6, 9)
     assert sorted(found.map_sites((64, 64))) == [("input", 7, 0), ("input", 8, 0), ("output", 3, 0), ("output", 4, 0),
-                                                  ("output", 5, 0)]
+                                                 ("output", 5, 0)]

@@ -36,11 +36,11 @@ class Encoded:
             return subject, ""
         candidates = [(subject, False)]
         if self.mark is not None and self.mark.is_about(subject):
-            own = self.mark.limited({word for word, _ in subject.choices})
-            candidates = [(own, True), (subject, own.prompt == subject.prompt)]
-        found = [_located(self.text, *candidate) for candidate in candidates]
-        sure = (place for place in found if place[0] is not None and not place[1])
-        return next(sure, next((place for place in found if place[0] is not None), found[0]))
+            carried = self.mark.limited({word for word, _ in subject.choices})
+            candidates = [(carried, True), (subject, carried.prompt == subject.prompt)]
+        places = [_located(self.text, *candidate) for candidate in candidates]
+        sure = (place for place in places if place[0] is not None and not place[1])
+        return next(sure, next((place for place in places if place[0] is not None), places[0]))
 
 
 def _located(texts: torch.Tensor, subject: Subject, marked: bool) -> tuple[Subject | None, str]:

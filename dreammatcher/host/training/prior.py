@@ -77,10 +77,10 @@ def prior_set(model, clip, vae, subject_set: TrainingSet, settings: PriorSetting
              "pictures are kept; queued again, only the others are drawn")
         raise
     examples = tuple(Example(pictures[number], (captions[number % len(captions)],)) for number in range(settings.count))
-    made = TrainingSet(examples, Naming("", subject_set.naming.class_word, subject_set.naming.templates), subject_set.preparation)
+    naming = Naming("", subject_set.naming.class_word, subject_set.naming.templates)
     report = (f"{settings.count} pictures of {subject_set.naming.class_word!r}: {len(missing)} drawn now, the others were there\n"
               f"{folder}")
-    return made, report
+    return TrainingSet(examples, naming, subject_set.preparation), report
 
 
 def _draw(model, vae, positive: list, negative: list, resolution: int, settings: PriorSettings, number: int) -> torch.Tensor:
