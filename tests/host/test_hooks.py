@@ -140,7 +140,7 @@ def test_easy_encodes_with_the_hooks_too(host, pack, toybox, lora, monkeypatch):
 
 def test_features_of_a_reference_are_made_anew_when_a_hook_changes_the_model(host, pack, fresh, lora, monkeypatch):
     """Hooks of the prompts patch the weights with which the reference is looked at while sampling."""
-    references, identity = (pack.module(f"dreammatcher.host.{name}") for name in ("matching.references", "identity"))
+    references, identity = (pack.module(f"dreammatcher.host.{name}") for name in ("matching.references", "model.identity"))
     passes, run = [], references.reference_pass
     monkeypatch.setattr(references, "reference_pass", lambda *arguments: passes.append(1) or run(*arguments))
     model, clip, vae = fresh

@@ -79,7 +79,7 @@ def test_a_staged_prompt_that_is_averaged_is_read_as_it_is_and_it_is_said(host, 
 
 @pytest.fixture(scope="module")
 def looking(pack):
-    from test_vico import Looking
+    from looking import Looking
     return Looking(pack, random_unet())
 
 
