@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from closeness import close
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
+from dreammatcher.backbones.process import CONST, EPS, V
+from dreammatcher.files import read_tensors
 from dreammatcher.matching.inversion import Trajectory, invert, psnr, reconstruct
 from dreammatcher.matching.reference import Reference, load, save
 from dreammatcher.subject import Conditioning, Subject
@@ -96,6 +100,24 @@ def test_bad_inversion_inputs_are_refused(latent, sigmas, words):
         invert(gaussian, latent, sigmas, 0.02)
 
 
+@pytest.mark.parametrize("process", [EPS, V, CONST], ids=lambda process: process.name)
+def test_a_saved_reference_keeps_its_noise_process_and_so_its_latents(tmp_path, process):
+    known = reference()
+    path = known.trajectory
+    wanted = replace(known, trajectory=Trajectory((0.2, 0.8), path.clean[:2], path.noise[:2], process))
+    save(wanted, tmp_path / "dog.safetensors")
+    loaded = load(tmp_path / "dog.safetensors")
+    assert loaded.trajectory.process == process
+    assert torch.equal(loaded.trajectory.at(0.5), wanted.trajectory.at(0.5))
+
+
+def test_a_reference_of_an_earlier_version_which_names_no_process_is_one_of_noise(tmp_path):
+    save(reference(), tmp_path / "dog.safetensors")
+    tensors, about = read_tensors(tmp_path / "dog.safetensors")
+    save_file(tensors, tmp_path / "old.safetensors", {name: value for name, value in about.items() if name != "process"})
+    assert load(tmp_path / "old.safetensors").trajectory.process == EPS
+
+
 def test_a_saved_reference_comes_back_the_same(tmp_path):
     wanted = reference()
     save(wanted, tmp_path / "a" / "dog.safetensors")
@@ -118,8 +140,6 @@ def test_a_truncated_file_is_refused_and_named(tmp_path, share):
 
 
 def test_a_file_of_another_kind_is_refused_and_named(tmp_path):
-    from safetensors.torch import save_file
-
     save_file({"x": torch.ones(1)}, tmp_path / "lora.safetensors")
     with pytest.raises(ValueError, match="lora.safetensors .* no DreamMatcher reference"):
         load(tmp_path / "lora.safetensors")

@@ -64,3 +64,5 @@ class NoiseProcess:
 
 
 EPS, V, CONST = NoiseProcess("EPS"), NoiseProcess("V", velocity=True), NoiseProcess("CONST", flow=True)
+#: by their names in files
+PROCESSES = {process.name: process for process in (EPS, V, CONST)}

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..backbones.process import EPS, PROCESSES
 from ..files import metadata_if_any, read_tensors, refused_if_damaged, write_tensors
 from ..subject import Conditioning, Subject
 from ..uncopied import Uncopied
@@ -114,6 +115,7 @@ def save(reference: Reference, path: Path) -> None:
     metadata = {
         "format": FORMAT,
         "sigmas": json.dumps(list(reference.trajectory.sigmas)),
+        "process": reference.trajectory.process.name,
         "fingerprint": reference.fingerprint,
         "psnr": repr(reference.psnr),
         "subject": json.dumps(_said(reference.subject)),
@@ -157,7 +159,8 @@ def load(path: Path) -> Reference:
 
 def _assemble(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> Reference:
     subject = json.loads(metadata["subject"])
-    trajectory = Trajectory(tuple(map(float, json.loads(metadata["sigmas"]))), tensors["clean"], tensors["noise"])
+    process = PROCESSES[metadata.get("process", EPS.name)]  # files of earlier versions are of UNets, whose x is EPS's
+    trajectory = Trajectory(tuple(map(float, json.loads(metadata["sigmas"]))), tensors["clean"], tensors["noise"], process)
     latent = tensors["latent"]
     if latent.shape[1:] != trajectory.clean.shape[1:] or latent.ndim != 4:
         raise ValueError(f"latent {tuple(latent.shape)} and trajectory {tuple(trajectory.clean.shape)} differ")

@@ -79,9 +79,11 @@ def _feature(keep: Callable) -> Callable:
 
 
 def install_in_front(model: Any, patches: Mapping[str, Callable]) -> None:
-    """Puts patches in front of those of other packs, which may regroup tokens: ours see them as the network made them."""
-    options = model.model_options["transformer_options"]
-    known = options["patches"] = dict(options.get("patches", {}))
+    """Puts patches in front of those of other packs, which may regroup tokens: ours see them as the network made them.
+
+    ``model`` is a clone that has its own lists of patches, as ``install_plan`` makes it.
+    """
+    known = model.model_options["transformer_options"]["patches"]
     for name, patch in patches.items():
         if patch not in known.get(name, ()):
             model.set_model_patch(patch, name)
