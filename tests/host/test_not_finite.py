@@ -147,6 +147,20 @@ def test_inversion_names_the_latent_or_the_model(host, fresh, pictures):
         host.nodes["DreamMatcherFeatures"]().prepare(model, reference, mask, 0, "cpu", "model")
 
 
+def test_a_pooled_text_counts_only_for_a_model_that_reads_it(host, pack, fresh, pictures):
+    """SD1.5's checkpoints have no weights for it: the host takes what stands in memory, which may be NaN."""
+    model, clip, vae = fresh
+    spoilt(clip.cond_stage_model, "text_projection.weight")
+    positive, negative = (host.nodes["CLIPTextEncode"]().encode(clip, text)[0] for text in ("a photo of a robot", ""))
+    assert not torch.isfinite(positive[0][1]["pooled_output"]).all()
+    latent = vae.encode(pictures[:1])
+    reference = host.nodes["DreamMatcherInvert"]().invert(model, {"samples": latent}, positive, negative, 5, "ddim_uniform")[0]
+    assert reference.positive.pooled is None and torch.isfinite(reference.trajectory.noise).all()
+    assert easy(host, model, clip, vae, pictures[:1]) is not None
+    with pytest.raises(ValueError, match="^positive: this CONDITIONING holds NaN"):
+        pack.module("dreammatcher.host.text.conditioning").from_host(positive, "positive")
+
+
 def test_vico_names_the_vae_the_latent_or_the_model(host, fresh, training_set, pictures):
     model, clip, vae = fresh
     vico, knowing, _ = trainings(host, model, clip, vae, training_set, None)["ViCo"]()

@@ -19,6 +19,7 @@ from ...matching.settings import MaskSettings
 from ...subject import Conditioning, Subject
 from ..graph.notes import not_connected, tell
 from ..graph.progress import progress
+from ..model.arguments import takes_pooled
 from ..model.backbone import backbone_of, process_of
 from ..model.capture import ode_derivative
 from ..model.identity import network_identity
@@ -47,7 +48,8 @@ def invert_reference(model, latent: dict, positive: list, negative: list, steps:
     if samples.shape[1] != channels:
         raise ValueError(f"reference LATENT: it has {samples.shape[1]} channels, this model takes {channels}; "
                          "encode the picture with this model's VAE")
-    (prompt, subject), (empty, _) = from_host(positive, "positive", tell), from_host(negative, "negative", tell)
+    (prompt, subject), (empty, _) = (from_host(given, name, tell, takes_pooled(model.model))
+                                     for given, name in ((positive, "positive"), (negative, "negative")))
     base = load(model, samples)
     device = model.load_device
     clean = base.process_latent_in(samples.float()).to(device)

@@ -16,6 +16,12 @@ PROMPT = "c_crossattn"
 SPARING = ("attention_pytorch", "attention_xformers")
 
 
+def takes_pooled(base: Any) -> bool:
+    """True if a model reads the pooled text embedding. For one that does not, the host may leave anything in it: SD1.5's
+    checkpoints have no weights for it, and what stands in memory takes their place."""
+    return (getattr(base, "adm_channels", 0) or 0) > 0
+
+
 def model_arguments(base: Any, conditioning: Conditioning, x: torch.Tensor) -> dict[str, torch.Tensor]:
     """Keyword arguments of ``base.apply_model`` for one prompt, made by the host's own ``extra_conds``.
 
@@ -23,7 +29,7 @@ def model_arguments(base: Any, conditioning: Conditioning, x: torch.Tensor) -> d
     model needs a pooled text embedding and the prompt has none.
     """
     options = {} if conditioning.pooled is None else {"pooled_output": conditioning.pooled}
-    if (getattr(base, "adm_channels", 0) or 0) > 0 and conditioning.pooled is None:
+    if takes_pooled(base) and conditioning.pooled is None:
         raise ValueError("positive and negative: this model needs a pooled text embedding and these CONDITIONINGs have "
                          "none; encode the prompts with the model's own CLIP")
     if base.concat_keys:

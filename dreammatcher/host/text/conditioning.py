@@ -28,10 +28,11 @@ def in_the_log(text: str) -> None:
     log.warning("DreamMatcher: %s", text)
 
 
-def from_host(conditioning: list, name: str, warn: Warn = in_the_log) -> tuple[Conditioning, Subject | None]:
+def from_host(conditioning: list, name: str, warn: Warn = in_the_log, pooled: bool = True) -> tuple[Conditioning, Subject | None]:
     """The first entry of a CONDITIONING as a value, and the subject it carries, if any, where it stands there.
 
-    Raises ValueError, naming the input, when it is empty.
+    Without ``pooled`` its pooled embedding is left out, for a model that does not read it. Raises ValueError, naming the input,
+    when it is empty or not finite.
     """
     if not conditioning or conditioning[0][0] is None:
         raise ValueError(f"{name}: this CONDITIONING is empty; connect the output of a text encoder")
@@ -42,15 +43,15 @@ def from_host(conditioning: list, name: str, warn: Warn = in_the_log) -> tuple[C
     if options.get("hooks") is not None:
         log.warning("DreamMatcher: %s carries hooks; their change of the text is used, their change of the model is not. To "
                     "invert with a LoRA, load it in front of this node", name)
-    pooled = options.get("pooled_output")
-    if not all(finite(part) for part in (tensor, pooled) if part is not None):
+    summary = options.get("pooled_output") if pooled else None
+    if not all(finite(part) for part in (tensor, summary) if part is not None):
         raise ValueError(f"{name}: this CONDITIONING holds NaN or infinity; check the text encoder and embeddings")
     subject, remark = options.get(SUBJECT_KEY), ""
     if subject is not None:
         subject, remark = subject.located(tensor[0], True)
     if remark:
         warn(f"{name}: {remark}")
-    return Conditioning(tensor[:1].detach().clone(), None if pooled is None else pooled[:1].detach().clone()), subject
+    return Conditioning(tensor[:1].detach().clone(), None if summary is None else summary[:1].detach().clone()), subject
 
 
 def subject_of(clip, prompt: str, words: str, warn: Warn = in_the_log) -> Subject:

@@ -30,7 +30,7 @@ from ...training.objective import EPSILON, VELOCITY
 from ...training.trainables import TokenRows
 from ...watch import Watch
 from ...weights import WeightOverrides
-from ..model.arguments import batch_arguments, network_call
+from ..model.arguments import batch_arguments, network_call, takes_pooled
 from ..model.gradients import NoGradient, ordinary_weights, statically_loaded
 from ..model.hooks import norms_keep_their_input, outputs_changed, rows_in_place_of, with_overrides
 from ..model.recompute import recomputed
@@ -119,7 +119,7 @@ class HostDenoiser:
         """Conditioning [V, L, D] of one caption in which ``word`` stands for each of ``vectors`` [V, D] in turn, in one call."""
         if not holds(caption, word):
             return self.encode([caption] * len(vectors))
-        pools = (getattr(self.model.model, "adm_channels", 0) or 0) > 0  # a call pools its first text only
+        pools = takes_pooled(self.model.model)  # a call pools its first text only
         if len(vectors) == 1 or pools or len(self.towers) > 1:
             return Conditioning.stacked([self._encode(caption, {}, word, vector[None]) for vector in vectors])
         (name, chunks), = self.clip.tokenize(_with_marker(caption, word, 1)).items()
