@@ -8,33 +8,77 @@ import numpy as np
 import torch
 
 from toybox.evaluation import Case
+from toybox.judge import load_judge, look
 
 from . import rivals
 from .toybox_runner import ToyboxRunner
 
-PLAIN, REPLACED, MATCHED, GUIDED = "plain", "K+V replacement", "DreamMatcher", "DreamMatcher + guidance fast"
-EVERYWHERE = "DreamMatcher without mask"
+PLAIN, REPLACED, MATCHED, GUIDED = "plain", "K+V replacement", "balanced", "balanced + guidance fast"
+EVERYWHERE = "balanced without mask"
+#: as DreamMatcher (Easy) and new nodes have it, and the same with the reference's true mask
+BEST, EASY, MASKED = "best", "best + guidance inside (Easy)", "best + guidance inside, with a MASK"
 
 
 def arms(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
     settings = runner.module("dreammatcher.matching.settings")
-    matched = runner.matched(ready)
+    matched, best = runner.matched(ready), runner.best(ready)
     return {
         PLAIN: runner.model,
         REPLACED: runner.matched(ready, injection=settings.REPLACED),
+        EVERYWHERE: runner.matched(ready, injection=settings.MATCHED_EVERYWHERE),
         MATCHED: matched,
         GUIDED: runner.guided(matched, mode="fast"),
-        EVERYWHERE: runner.matched(ready, injection=settings.MATCHED_EVERYWHERE),
+        BEST: best,
+        EASY: runner.guided(best, mode="inside"),
+        MASKED: runner.guided(runner.best(ready, {"reference_mask": true_mask(ready)}), mode="inside"),
+    }
+
+
+def true_mask(ready: SimpleNamespace) -> torch.Tensor:
+    """The reference's subject as an alpha channel or a painted MASK would give it, [1, 1, H, W]."""
+    return torch.from_numpy(ready.parts > 0).float()[None, None]
+
+
+def steps_to_best(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
+    """From balanced to best, one change at a time, and what was left out."""
+    carried, best = runner.matched(ready, {"carried": True}), runner.best(ready)
+    return {
+        PLAIN: runner.model,
+        MATCHED: runner.matched(ready),
+        "+ foreground carried over": carried,
+        "+ sharpness 0.5 (best)": best,
+        "+ guidance inside (Easy)": runner.guided(best, mode="inside"),
+        "best + guidance fast": runner.guided(best, mode="fast"),
+        "best + guidance inside 2": runner.guided(best, mode="inside", weight=2.0),
+        "Easy with sharpness 1": runner.guided(runner.best(ready, match={"sharpness": 1.0}), mode="inside"),
+        "Easy from the first step": runner.guided(runner.best(ready, start=0.0), mode="inside", start=0.0),
+        "Easy, cycle threshold 0.1": runner.guided(runner.best(ready, {"threshold": 0.1}), mode="inside"),
+    }
+
+
+def oracles(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
+    """The truth in place of what the method guesses: where the error comes from."""
+    plain = runner.sample(runner.model, ready.target, ready.negative, ready.seed)
+    target = {"target_mask": torch.from_numpy(look(load_judge(), plain).parts > 0).float()[None, None]}
+    reference, free = {"reference_mask": true_mask(ready)}, {"threshold": 10.0}
+    return {
+        PLAIN: runner.model,
+        MATCHED: runner.matched(ready),
+        "the target's true foreground": runner.matched(ready, target),
+        "no cycle test": runner.matched(ready, free),
+        "both": runner.matched(ready, {**target, **free}),
+        BEST: runner.best(ready),
+        "best, the target's true foreground": runner.best(ready, target),
+        "best, the reference's true foreground": runner.best(ready, reference),
     }
 
 
 def ablations(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
     """Choices that the specification leaves open."""
-    inside = torch.from_numpy(ready.parts > 0).float()[None, None]
     return {
         PLAIN: runner.model,
         MATCHED: runner.matched(ready),
-        "reference mask limits the match": runner.matched(ready, {"reference_mask": inside}),
+        "reference mask limits the match": runner.matched(ready, {"reference_mask": true_mask(ready)}),
         "soft foreground": runner.matched(ready, {"otsu": False}),
         "no slack beyond the paper's": runner.matched(ready, match={"least_slack": 0.0}),
         "as the paper divides the work": runner.matched(ready, match={"pca": 256, "shared": False}),
@@ -117,7 +161,7 @@ def pictures_of_others(runner: ToyboxRunner, ready: SimpleNamespace, case: Case)
     return {"diptych": rivals.diptych(runner, ready, case)}
 
 
-STUDIES = {"arms": arms, "ablations": ablations, "guidance": guidances, "trades": trades, "starts": starts, "unnamed": unnamed,
-           "others": others}
+STUDIES = {"arms": arms, "best": steps_to_best, "oracles": oracles, "ablations": ablations, "guidance": guidances,
+           "trades": trades, "starts": starts, "unnamed": unnamed, "others": others}
 #: study -> pictures beside its models
 PICTURES = {"others": pictures_of_others}

@@ -49,7 +49,7 @@ class ToyboxRunner:
         target, wanted = self.prompt(case.prompt(), case.subject.kind)
         mask = self.module("dreammatcher.matching.settings").MaskSettings(subject, wanted)
         return SimpleNamespace(picture=picture, parts=parts, reference=reference, mask=mask, target=target,
-                               negative=self.prompt("")[0], prompts=(case.reference_prompt(), case.prompt()))
+                               negative=self.prompt("")[0], prompts=(case.reference_prompt(), case.prompt()), seed=case.seed)
 
     def prompt(self, text: str, word: str | None = None) -> tuple[list, Any]:
         """CONDITIONING, and the subject that ``word`` names in it."""
@@ -94,6 +94,11 @@ class ToyboxRunner:
         chosen = replace(chosen, match=replace(chosen.match, **(match or {})))
         return self.module("dreammatcher.host.matching.apply").apply(
             self.model, ready.reference, replace(ready.mask, **(mask or {})), chosen, layers)[0]
+
+    def best(self, ready: SimpleNamespace, mask: dict | None = None, match: dict | None = None, **settings):
+        """:meth:`matched` with the settings of new nodes as what is changed."""
+        best = vars(self.module("dreammatcher.matching.settings").PRESETS["best"])
+        return self.matched(ready, {"carried": True, **(mask or {})}, {**best, **(match or {})}, **settings)
 
 
 def save_strip(folder: Path, number: int, pictures: list[np.ndarray]) -> None:

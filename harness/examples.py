@@ -27,9 +27,9 @@ def full_control() -> dict[str, Any]:
         "7": node("DreamMatcherInvert", model=["1", 0], reference=["3", 0], positive=["4", 0], negative=["6", 0], steps=50,
                   scheduler="ddim_uniform"),
         "8": node("DreamMatcherMask", reference_subject=["4", 1], target_subject=["5", 1], cycle_threshold=0.4,
-                  binarise="otsu"),
+                  binarise="carried over"),
         "9": node("DreamMatcherApply", model=["1", 0], reference=["7", 0], mask=["8", 0], strength=1.0, start=0.08, end=1.0,
-                  layers="", preset="balanced", live_preview="off"),
+                  layers="", preset="best", live_preview="off"),
         "10": node("EmptyLatentImage", width=128, height=128, batch_size=1),
         "11": sampler(["1", 0], ["5", 0], ["6", 0], ["10", 0]),
         "12": sampler(["18", 0], ["5", 0], ["6", 0], ["10", 0]),
@@ -38,7 +38,7 @@ def full_control() -> dict[str, Any]:
         "15": node("SaveImage", images=["13", 0], filename_prefix="dreammatcher/plain"),
         "16": node("SaveImage", images=["14", 0], filename_prefix="dreammatcher/matched"),
         "17": node("DreamMatcherPreview", trace=["9", 1], images=["14", 0], reference=["2", 0], plain=["13", 0]),
-        "18": node("DreamMatcherGuidance", model=["9", 0], weight=1.0, start=0.08, end=1.0, mode="fast"),
+        "18": node("DreamMatcherGuidance", model=["9", 0], weight=1.0, start=0.08, end=1.0, mode="inside"),
     }
 
 
@@ -48,7 +48,7 @@ def easy() -> dict[str, Any]:
         "2": node("ToyboxReference", subject=3, kind="cat", pose=2, background="desert"),
         "3": node("DreamMatcherEasy", model=["1", 0], clip=["1", 1], vae=["1", 2], reference=["2", 0],
                   reference_prompt="a photo of a cat in the desert", prompt="a photo of a cat at night", negative="",
-                  subject_words="cat", strength=1.0),
+                  subject_words="cat", strength=1.0, preset="best"),
         "4": node("EmptyLatentImage", width=128, height=128, batch_size=1),
         **saved(5, ["3", 0], ["3", 1], ["3", 2], ["4", 0], "easy", seed=2),
         "8": node("DreamMatcherPreview", trace=["3", 3], images=["6", 0], reference=["2", 0]),

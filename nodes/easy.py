@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..dreammatcher.host.matching.easy import Kept, match_subject
+from ..dreammatcher.matching.settings import BALANCED, BEST
 from . import inputs
 from .reference import with_remarks
 
@@ -41,17 +42,19 @@ class DreamMatcherEasy:
                                                 "share."),
         }, "optional": {
             "reference_mask": ("MASK", {"tooltip":
-                               "White where the subject is in the reference: matches stay inside. Used instead of the "
-                               "reference's transparency. The MASK of Load Image is white where the picture is transparent: "
-                               "put Invert Mask in between."}),
+                               "White where the subject is in the reference. Used instead of the reference's transparency. "
+                               "The MASK of Load Image is white where the picture is transparent: put Invert Mask in between."}),
             **inputs.strength("How much of the reference's appearance is taken. 0 is the plain picture: use it instead of "
                               "bypassing this node, which makes the prompts too."),
+            "preset": ([BEST, BALANCED], {"default": BEST, "tooltip":
+                       "best: the subject's place is carried over from the reference, its thin parts keep their colours, and its "
+                       "inside is led towards the reference. balanced: as it was before there was a choice."}),
         }}
 
     def match(self, model, clip, vae, reference, reference_prompt, prompt, negative, subject_words, reference_mask=None,
-              strength=1.0):
+              strength=1.0, preset=BALANCED):
         return with_remarks(*match_subject(model, clip, vae, reference, reference_prompt, prompt, negative, subject_words,
-                                           self.kept, reference_mask, strength))
+                                           self.kept, reference_mask, strength, preset))
 
 
 NODES = (DreamMatcherEasy,)

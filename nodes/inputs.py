@@ -53,7 +53,7 @@ STRENGTHS = {f"strength_{name}": number("FLOAT", 1.0, -10.0, 10.0, f"How much of
 
 
 def subject_mask(which: str = "the") -> Input:
-    return "MASK", {"tooltip": f"White where the subject is in {which} reference: matches stay inside."}
+    return "MASK", {"tooltip": f"White where the subject is in {which} reference: carried over, or else matches stay inside."}
 
 
 # what a training takes

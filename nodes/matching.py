@@ -6,18 +6,19 @@ from ..dreammatcher.host.matching.apply import apply_or_pass
 from ..dreammatcher.host.matching.guide import guide
 from ..dreammatcher.host.matching.live import FOREGROUND, OFF, TRUSTED, Live
 from ..dreammatcher.host.matching.masks import mask_settings, shared_subjects
-from ..dreammatcher.matching.guidance import FAST, PAPER, GuidanceSettings
-from ..dreammatcher.matching.settings import BALANCED, PRESETS, ApplySettings, match_settings_of
+from ..dreammatcher.matching.guidance import FAST, INSIDE, PAPER, GuidanceSettings
+from ..dreammatcher.matching.settings import BALANCED, BEST, PRESETS, ApplySettings, match_settings_of
 from . import inputs
 from .reference import with_remarks
 
 BEGIN = 0.08  # share of the schedule
+CARRIED = "carried over"
 
 
 class DreamMatcherMask:
     TITLE = "DreamMatcher Mask"
-    DESCRIPTION = ("Says where the subject is: in the picture to come by its words in the prompt or by a painted MASK, in the "
-                   "reference by a painted MASK that keeps matches inside.")
+    DESCRIPTION = ("Says where the subject is: in the reference by its words or a painted MASK, in the picture to come by what "
+                   "the match carries over, by its words or by a painted MASK.")
     CATEGORY = inputs.MATCHING
     FUNCTION = "make"
     RETURN_TYPES = ("DM_MASK",)
@@ -30,9 +31,10 @@ class DreamMatcherMask:
             "required": {
                 "cycle_threshold": inputs.number("FLOAT", 0.4, 0.01, 10.0, "How far a match may miss on the way there and back. "
                                                  "Lower trusts fewer matches. The paper uses 0.4.", 0.01),
-                "binarise": (["soft", "otsu"], {"default": "otsu", "tooltip":
-                             "A hard foreground by Otsu's threshold, which takes more of the reference, or a soft one as in "
-                             "the paper."}),
+                "binarise": ([CARRIED, "otsu", "soft"], {"default": CARRIED, "tooltip":
+                             "Where the subject is in the new picture. carried over: where the match lies on the reference's "
+                             "subject, which finds thin parts too. otsu: where its words are looked at, by Otsu's threshold. "
+                             "soft: the same without a threshold, as in the paper. A target_mask goes before all of them."}),
             },
             "optional": {
                 "reference_subject": ("DM_SUBJECT", {"tooltip": "The subject's words in the reference's prompt."}),
@@ -46,7 +48,7 @@ class DreamMatcherMask:
              target_mask=None):
         reference_subject, target_subject, remarks = shared_subjects(reference_subject, target_subject)
         settings = mask_settings(reference_subject, target_subject, reference_mask, target_mask, cycle_threshold,
-                                 binarise == "otsu")
+                                 binarise != "soft", binarise == CARRIED)
         return with_remarks((settings,), remarks) if remarks else (settings,)
 
 
@@ -70,7 +72,8 @@ class DreamMatcherApply:
             "layers": inputs.text("", "Numbers of the output blocks to match in, with commas. Empty, which fits every model: the "
                                       "two highest decoder levels that have self-attention, as in the paper."),
         }, "optional": {
-            "preset": (list(PRESETS), {"default": BALANCED, "tooltip":
+            "preset": (list(PRESETS), {"default": BEST, "tooltip":
+                       "best: as balanced, and the subject's cells look at fewer others, so that thin parts keep their colours. "
                        "balanced: one reference pass and one match for both rows of the guidance pair, descriptors as they are. "
                        "fast: a new match only at every second evaluation of the model. paper: the authors' way, PCA 256 and "
                        "everything for each row."}),
@@ -108,9 +111,10 @@ class DreamMatcherGuidance:
                                                              "mode paper 1 is the authors' lambda of 50.", 0.05),
             **inputs.span("after which guidance begins, within the span of DreamMatcher Apply.", "at which guidance stops.",
                           BEGIN),
-            "mode": ([FAST, PAPER], {"default": FAST, "tooltip":
-                     "fast: no gradient, next to no cost. paper: the authors' gradient through the UNet, which takes "
-                     "more time and memory."}),
+            "mode": ([INSIDE, FAST, PAPER], {"default": INSIDE, "tooltip":
+                     "inside: no gradient, next to no cost; the subject's edge is left alone, so that no colour spills around "
+                     "it. fast: the same with the edge. paper: the authors' gradient through the UNet, which takes more time "
+                     "and memory."}),
         }}
 
     def guide(self, model, weight, start, end, mode):

@@ -36,7 +36,8 @@ def matcher(shown: tuple[torch.Tensor, ...], mask: torch.Tensor | None = None, w
     view = View(known, known.store, None, mask, weight)
     settings = MaskSettings(None, SUBJECT, target_mask=target_mask, otsu=otsu)
     return Matcher((view,), settings, ApplySettings(match=MatchSettings(**match_settings)),
-                   lambda kind, sigma, like: [RowFeatures(shown, {}, None)], UNetBackbone({}, (), {}, ""))
+                   lambda kind, sigma, like: [RowFeatures(shown, {}, None)], UNetBackbone({}, (), {}, ""),
+                   lambda number, device: torch.ones(1, 1, SIDE, SIDE))
 
 
 def matched(made: Matcher, target: tuple[torch.Tensor, ...]):

@@ -27,6 +27,16 @@ def blend(value: torch.Tensor, warped: torch.Tensor, weight: torch.Tensor) -> to
     return torch.where(tokens > 0, torch.lerp(value, warped, tokens), value)
 
 
+def sharpened(query: torch.Tensor, weight: torch.Tensor, sharpness: float) -> torch.Tensor:
+    """Inputs [K * B, N, C] of the query projection, longer by ``sharpness`` x ``weight`` [B, 1, H, W], of K batches.
+
+    The projection has no bias: the cell's attention falls off faster, and what it looks at is more alike. Not in the paper.
+    """
+    tokens = rearrange(weight, "b 1 h w -> b (h w) 1").to(query.dtype)
+    longer = query.unflatten(0, (-1, weight.shape[0])) * (1 + sharpness * tokens)
+    return longer.flatten(0, 1)
+
+
 def match_appearance(
     value: torch.Tensor, reference_value: torch.Tensor, indices: torch.Tensor, weight: torch.Tensor
 ) -> torch.Tensor:

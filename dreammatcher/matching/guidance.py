@@ -1,10 +1,11 @@
 """Semantic matching guidance (DreamMatcher, Sec. 4.4; Eq. 9-10): the clean estimate is led towards the warped reference.
 
-Clean estimates are in the model's latent scale, ``x = x0 + sigma * noise``. Two ways, both seen to bring the masked
+Clean estimates are in the model's latent scale, ``x = x0 + sigma * noise``. Three ways, all seen to bring the masked
 distance down (the paper's Eq. 10 taken literally, with the full gradient, pushes away from the reference):
 
 * ``paper`` follows the official code: the gradient flows through the network's prediction only, attention held constant.
 * ``fast`` needs no gradient: the estimate itself moves a share of the way.
+* ``inside`` is ``fast``, but for the cells at the subject's edge, from which colour would spill around it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 
 from .settings import check_span
 
-FAST, PAPER = "fast", "paper"
+INSIDE, FAST, PAPER = "inside", "fast", "paper"
 #: the official code's lambda_g, what ``weight`` 1 means in mode ``paper``
 PAPER_LAMBDA = 50.0
 #: cells of the 64x64 latents that this lambda was chosen for
@@ -38,8 +39,8 @@ class GuidanceSettings:
         if not 0 <= self.weight <= 20:
             raise ValueError(f"weight: {self.weight} is outside 0..20; 1 is the default")
         check_span(self.start, self.end)
-        if self.mode not in (FAST, PAPER):
-            raise ValueError(f"mode: {self.mode!r} is neither {FAST!r} nor {PAPER!r}")
+        if self.mode not in (INSIDE, FAST, PAPER):
+            raise ValueError(f"mode: {self.mode!r} is none of {INSIDE!r}, {FAST!r} and {PAPER!r}")
 
 
 def masked_distance(clean: torch.Tensor, warped: torch.Tensor, trust: torch.Tensor) -> torch.Tensor:

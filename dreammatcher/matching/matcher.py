@@ -20,12 +20,15 @@ from .appearance import trusted
 from .correspondence import JointMatch, match
 from .descriptors import joint_descriptors, resize
 from .features import RowFeatures
+from .foreground import WHOLE, at_grid, carried_over, tidied
 from .memo import Memo
 from .plan import View
 from .settings import ApplySettings, MaskSettings
 
 #: (kind of row, sigma, a tensor on the device and in the precision wanted) -> the features of every reference
 ReferenceSource = Callable[[str, float, torch.Tensor], list[RowFeatures]]
+#: (number of a reference, the device wanted) -> its foreground [1, 1, H, W] at its finest grid
+ForegroundSource = Callable[[int, torch.device], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +57,7 @@ class Matcher:
     settings: ApplySettings
     references: ReferenceSource
     backbone: Backbone
+    foregrounds: ForegroundSource
     memo: Memo = field(default_factory=Memo)
     _kept: dict[tuple[Row, Grid], _Kept] = field(default_factory=dict)
 
@@ -92,9 +96,12 @@ class Matcher:
         return JointMatch.of(matches)
 
     def _limit(self, number: int, grid: Grid, device: torch.device) -> torch.Tensor | None:
-        """Mask of the positions at which a reference may be matched at one grid, [1, 1, H, W]; None: everywhere."""
+        """Mask of the positions at which a reference may be matched at one grid, [1, 1, H, W]; None: everywhere.
+
+        A foreground that is carried over needs the matches outside of it too.
+        """
         mask = self.views[number].mask
-        if mask is None:
+        if mask is None or self.mask.carried:
             return None
         return self.memo.get(("limit", number, grid, device), (mask,),
                              lambda: (F.adaptive_max_pool2d(mask.to(device), grid) > 0.5).float())
@@ -113,11 +120,26 @@ class Matcher:
 
     def mapped_foreground(self, prompt: int, maps: list[torch.Tensor], grid: Grid) -> torch.Tensor:
         """M at one grid, [B, 1, H, W], of the subject maps [B, 1, h, w] that were read for a prompt (Sec. 4.2)."""
-        whole = self.memo.get(("map", prompt), tuple(maps), lambda: self._sharpened(foreground(maps, spatial_size(maps[0]))))
+        whole = self.memo.get(("map", prompt), tuple(maps), lambda: self._binarised(foreground(maps, spatial_size(maps[0]))))
         return self.memo.get(("mask", prompt, grid), (whole,), lambda: F.interpolate(whole, size=grid, mode="nearest"))
 
-    def _sharpened(self, soft: torch.Tensor) -> torch.Tensor:
+    def claim(self, prompt: int, maps: list[torch.Tensor], grid: Grid) -> torch.Tensor:
+        """The soft foreground at one grid, [B, 1, H, W], by which subjects that are carried over share the picture out."""
+        return self.memo.get(("claim", prompt, grid), tuple(maps), lambda: foreground(maps, grid))
+
+    def _binarised(self, soft: torch.Tensor) -> torch.Tensor:
         return otsu(soft) if self.mask.otsu else soft
+
+    def carried_foreground(self, row: Row, match: JointMatch, device: torch.device) -> torch.Tensor:
+        """M at the match's grid, [B, 1, H, W]: where it lies on its reference's foreground, painted or found."""
+        def known(number: int, grid: Grid) -> torch.Tensor:
+            whole = self.foregrounds(number, device)
+            return self.memo.get(("known", number, grid), (whole,), lambda: at_grid(whole, grid))
+
+        def make() -> torch.Tensor:
+            return tidied(carried_over([known(number, each.reference_size) for number, each in enumerate(match.matches)], match))
+
+        return self.memo.get(("carried", row, match.matches[0].target_size), (match,), make)
 
     def contested(self, prompt: int, grid: Grid, mine: torch.Tensor, theirs: list[torch.Tensor]) -> torch.Tensor:
         """``mine`` where no rival subject's foreground is larger, else 0."""
@@ -129,7 +151,8 @@ class Matcher:
     def trust(self, row: Row, match: JointMatch, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """M' = M . U with strength and the references' weights, and the confidence U, [B, 1, H, W] each (Eq. 6)."""
         def make() -> tuple[torch.Tensor, torch.Tensor]:
-            confidence = match.confidence(mask, self.mask.threshold, self.settings.match.least_slack)
+            slack = torch.full_like(mask, WHOLE) if self.mask.carried else mask
+            confidence = match.confidence(slack, self.mask.threshold, self.settings.match.least_slack)
             weights = match.pick([mask.new_full((1, 1, 1, 1), view.weight) for view in self.views])
             return trusted(mask, confidence, self.settings.strength) * weights, confidence
 

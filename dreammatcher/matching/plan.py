@@ -26,7 +26,7 @@ class View:
     reference: Reference
     store: FeatureStore
     subject: Subject | None
-    mask: torch.Tensor | None  # [1, 1, H, W], limits the match
+    mask: torch.Tensor | None  # [1, 1, H, W], painted
     weight: float
 
 

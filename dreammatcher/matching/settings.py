@@ -22,6 +22,7 @@ class MaskSettings(Uncopied):
     target_mask: torch.Tensor | None = None  # [B, 1, H, W] in 0..1, replaces the target's map
     threshold: float = 0.4  # lambda_c of Eq. 8
     otsu: bool = True  # binary instead of the paper's soft foreground
+    carried: bool = False  # the foreground lies where the match lies on the reference's, instead of where the prompt's words look
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 10:
@@ -49,6 +50,7 @@ class MatchSettings:
     shared: bool = True  # one reference pass and one match for both rows of the guidance pair, and for matching guidance
     every: int = 1  # evaluations of the model from one match to the next
     least_slack: float = 1.5  # cells that a match may always miss: it goes from cell to cell and can be no finer
+    sharpness: float = 0.0  # how much longer the queries of the subject's cells are: they mix fewer of the others' colours
 
     def __post_init__(self) -> None:
         if self.pca is not None and self.pca < 1:
@@ -57,11 +59,13 @@ class MatchSettings:
             raise ValueError(f"every: {self.every} is not at least 1")
         if not self.least_slack >= 0:
             raise ValueError(f"least_slack: {self.least_slack} is not at least 0")
+        if not 0 <= self.sharpness <= 4:
+            raise ValueError(f"sharpness: {self.sharpness} is outside 0..4; 0 is the model's own attention")
 
 
-BALANCED = "balanced"
+BEST, BALANCED = "best", "balanced"
 #: choices that trade likeness for time; the figures of docs/measured.md are their reason
-PRESETS = {BALANCED: MatchSettings(), "fast": MatchSettings(every=2),
+PRESETS = {BEST: MatchSettings(sharpness=0.5), BALANCED: MatchSettings(), "fast": MatchSettings(every=2),
            "paper": MatchSettings(pca=PAPER_PCA, shared=False, least_slack=0.0)}
 
 

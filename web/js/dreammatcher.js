@@ -19,6 +19,8 @@ const REPORTS = { DreamMatcherTrainingSet: 110, DreamMatcherPriorSet: 76, DreamM
 const SLOW = ["DreamMatcherLearn", "DreamMatcherPriorSet", "DreamMatcherDreamBooth", "DreamMatcherTextualInversion",
     "DreamMatcherCustomDiffusion", "DreamMatcherViCoTrain",
     "DreamMatcherSeFiTrain", "DreamMatcherTrainingJob"];
+/** Widgets that came later, with the value that a workflow has which was saved before: it keeps its picture. */
+const BEFORE = { DreamMatcherEasy: { preset: "balanced" }, DreamMatcherApply: { preset: "balanced" } };
 const INSTALLATION = "DreamMatcher Report";
 const LIVE_EVENT = "dreammatcher.live";
 const NOTE_EVENT = "dreammatcher.note";
@@ -95,6 +97,15 @@ function addPicker(node) {
     addWidget(node, "subject words", picker, { getMinHeight: () => 56 });
 }
 
+function keepOlder(node) {
+    after(node, "onConfigure", (saved) => {
+        for (const [name, value] of Object.entries(BEFORE[node.comfyClass])) {
+            const index = node.widgets.findIndex((own) => own.name === name);
+            if (Array.isArray(saved?.widgets_values) && saved.widgets_values.length <= index) node.widgets[index].value = value;
+        }
+    });
+}
+
 function addReport(node) {
     const report = new Report();
     const height = () => (report.shown ? REPORTS[node.comfyClass] : 0);
@@ -165,6 +176,7 @@ app.registerExtension({
         if (/^(DreamMatcher|Toybox)/.test(node.comfyClass)) addInstallation(node);
         if (node.comfyClass === "DreamMatcherPreview") addInspector(node);
         if (node.comfyClass === "DreamMatcherApply") addLive(node);
+        if (node.comfyClass in BEFORE) keepOlder(node);
         if (node.comfyClass in PROMPTS) addPicker(node);
         if (node.comfyClass in REPORTS) addReport(node);
         if (SLOW.includes(node.comfyClass)) keepSeed(node);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from comfy.model_patcher import ModelPatcher
 
@@ -52,8 +53,12 @@ def apply(model: ModelPatcher, reference: Reference | ReferenceSet, mask: MaskSe
     backbone = backbone_of(model.model)
     for member in views_of(reference):
         check_family(member.reference, backbone.family, model.model.latent_format.latent_channels)
-    plan = Plan(model.model, backbone, backbone.chosen(layers), views(reference, mask, tell), mask, settings,
-                Trace(owner=owner_here()))
+    references = views(reference, mask, tell)
+    if mask.carried and any(view.mask is None and view.subject is None for view in references):
+        tell("reference: nothing says where its subject is, so that no foreground can be carried over from it; the target's "
+             "attention to its words is taken. Connect reference_subject or a MASK to DreamMatcher Mask")
+        mask = replace(mask, carried=False)
+    plan = Plan(model.model, backbone, backbone.chosen(layers), references, mask, settings, Trace(owner=owner_here()))
     clone, installed = install_plan(model, plan, INSTALLED_KEY, begin)
     patches.install(clone)
     watch(clone, installed, live)

@@ -32,7 +32,7 @@ def begin(plan: Plan, start: Start) -> MatchingSession:
     return MatchingSession(
         start.base, clock, RowBook(start.size, plan.mask.target_subject),
         CallWatch(frozenset((*POINTS_HEARD, *plan.layers))), plan.trace.skipped, partial(conclude, plan.trace, here()),
-        plan=plan, matcher=Matcher(plan.views, plan.mask, plan.settings, references, plan.backbone))
+        plan=plan, matcher=Matcher(plan.views, plan.mask, plan.settings, references, plan.backbone, references.foreground))
 
 
 def conclude(trace: Trace, place: Place) -> None:

@@ -12,12 +12,15 @@ import torch
 
 from ...backbones.base import Grid, Site, Tap
 from ...guidance_rows import COND, Row
-from ...matching.appearance import match_appearance
+from ...matching.appearance import match_appearance, sharpened
 from ...matching.correspondence import JointMatch
 from ...matching.matcher import Described
 from ...matching.settings import MATCHED_EVERYWHERE, REPLACED, Snapshot
 from ..model.capture import SubjectMaps
 from .session import MatchingSession
+
+#: inputs of a self-attention layer's queries, keys and values
+Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclass(eq=False)
@@ -81,29 +84,30 @@ class Call:
             seen.served.add(row)
             seen.sizes[row[1]] = self.latent_size
 
-    def inject(self, layer: Site, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Context and value of one self-attention layer, [batch, N, C], with the references' appearance matched in."""
+    def inject(self, layer: Site, n: torch.Tensor, context: torch.Tensor, value: torch.Tensor) -> Inputs:
+        """Inputs of one self-attention layer, [batch, N, C], with the references' appearance matched in."""
         backbone = self.session.plan.backbone
         grid = backbone.grid(layer, self.latent_size)
         if backbone.picture_tokens(layer, self.latent_size, value.shape[1]) is None:
             self.session.skip(f"another pack changed the token count of {layer} to {value.shape[1]} from {grid[0] * grid[1]}; "
                           "the layer is left as it is")
-            return context, value
+            return n, context, value
         if self.session.plan.settings.injection == REPLACED and None not in self.rows:
-            return self._replace(layer, context, value)
+            return n, *self._replace(layer, context, value)
         groups = self._groups()
         if not groups:
-            return context, value
+            return n, context, value
         size = value.shape[0] // len(self.rows)
-        chunks = list(value.split(size))
+        queries, values = list(n.split(size)), list(value.split(size))
         for source, members in groups.items():
-            if len(members) == len(chunks):
-                return context, self._match_rows(layer, source, grid, value, size)
-            together = torch.cat([chunks[number] for number in members])
-            matched = self._match_rows(layer, source, grid, together, size)
-            for number, part in zip(members, matched.split(size)):
-                chunks[number] = part
-        return context, torch.cat(chunks)
+            if len(members) == len(values):
+                query, matched = self._match_rows(layer, source, grid, n, value, size)
+                return query, context, matched
+            both = [torch.cat([chunks[number] for number in members]) for chunks in (queries, values)]
+            query, matched = self._match_rows(layer, source, grid, both[0], both[1], size)
+            for number, *parts in zip(members, query.split(size), matched.split(size)):
+                queries[number], values[number] = parts
+        return torch.cat(queries), context, torch.cat(values)
 
     def _groups(self) -> dict[Row, list[int]]:
         """The chunks that take their match from one row, by that row."""
@@ -113,15 +117,15 @@ class Call:
                 groups.setdefault(self.session.source(row), []).append(number)
         return groups
 
-    def _match_rows(self, layer: Site, source: Row, grid: Grid, value: torch.Tensor, size: int) -> torch.Tensor:
-        """Values [K * B, N, C] of K chunks of one group, B being ``size``."""
+    def _match_rows(self, layer: Site, source: Row, grid: Grid, n: torch.Tensor, value: torch.Tensor,
+                    size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs of queries and values, [K * B, N, C] each, of K chunks of one group, B being ``size``."""
         session, plan = self.session, self.session.plan
-        mask = session.foreground(source[1], grid, size, value.device, self.rivals)
-        if mask is None:
-            return value
-        match = session.correspondence(source, grid, layer, size, self.described)
-        if match is None:
-            return value
+        known = session.matched_foreground(source, grid, size, value.device, self.rivals,
+                                           lambda: session.correspondence(source, grid, layer, size, self.described))
+        if known is None:
+            return n, value
+        match, mask = known
         if plan.settings.injection == MATCHED_EVERYWHERE:
             weight = torch.full_like(mask, plan.settings.strength)
         else:
@@ -129,7 +133,9 @@ class Call:
             if layer == plan.layers[-1] and source == next((row for row in self.rows if row and row[0] == COND), None):
                 self._record(match, mask, confidence)
         plan.trace.layers += 1
-        return match_appearance(value, self._hidden(layer, source, value), match.indices, weight)
+        if plan.settings.match.sharpness and n.shape[1] == value.shape[1]:
+            n = sharpened(n, weight, plan.settings.match.sharpness)
+        return n, match_appearance(value, self._hidden(layer, source, value), match.indices, weight)
 
     def _replace(self, layer: Site, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The ablation: keys and values of the reference as they are (MasaCtrl, Cao et al. 2023)."""

@@ -9,8 +9,9 @@ import torch
 from einops import rearrange
 
 from ...backbones.base import Backbone
+from ...matching.guidance import INSIDE, GuidanceSettings
 from ...matching.reference import Reference
-from ...matching.settings import ApplySettings, Trace
+from ...matching.settings import BALANCED, BEST, ApplySettings, Trace, match_settings_of
 from ...subject import Subject
 from ..graph.notes import tell
 from ..graph.pictures import rgb, subject_mask
@@ -21,6 +22,7 @@ from ..model.family import native_side
 from ..model.identity import network_identity
 from ..text.conditioning import encode, encode_subject, subject_and_remarks
 from .apply import apply
+from .guide import guide, is_led
 from .invert import invert_reference, load
 from .masks import SHARED, mask_settings, shared_subjects
 
@@ -72,16 +74,17 @@ def sized(picture: torch.Tensor, side: int, least: int) -> torch.Tensor:
 
 def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: str, prompt: str, negative: str, words: str,
                   kept: Kept, reference_mask: torch.Tensor | None = None,
-                  strength: float = 1.0) -> tuple[tuple, tuple[str, ...]]:
+                  strength: float = 1.0, preset: str = BALANCED) -> tuple[tuple, tuple[str, ...]]:
     """MODEL, positive, negative and trace for one reference IMAGE [B, H, W, C], of which the first is used, and remarks.
 
     Without ``words``, those that both prompts share are the subject, but for medium and scene, or else those of each. A
-    ``strength`` of 0 is the plain model: nothing is inverted. The match stays inside of ``reference_mask`` [B, h, w], or else
-    of what is not transparent in the reference. Raises ValueError, naming the input, when a subject word is missing in one of
-    the prompts, the picture is too small or too long for the model, nothing of it is left to match, or it is not finite, as it
-    is, as a latent, or for the model.
+    ``strength`` of 0 is the plain model: nothing is inverted. ``reference_mask`` [B, h, w], or else what is not transparent in
+    the reference, is its subject. With ``preset`` BEST the foreground is carried over and guidance leads its inside.
+
+    Raises ValueError, naming the input, when a subject word is missing in one of the prompts, the picture is too small or too
+    long for the model, nothing of it is left to match, or it is not finite, as it is, as a latent, or for the model.
     """
-    settings = ApplySettings(strength)
+    settings, best = ApplySettings(strength, match=match_settings_of(preset)), preset == BEST
     reference_subject, remarks = _subject(clip, "reference_prompt", reference_prompt, words)
     target_subject, more = _subject(clip, "prompt", prompt, words)
     reference_subject, target_subject, shared = shared_subjects(reference_subject, target_subject)
@@ -96,9 +99,11 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
         reference_mask = subject_mask("reference", reference[:1])
     shown = encode(clip, reference_prompt)
     reference_subject = reference_subject.encoded_as(shown[0][0][0])
-    mask = mask_settings(reference_subject, target_subject, reference_mask, None, THRESHOLD, True)
+    mask = mask_settings(reference_subject, target_subject, reference_mask, None, THRESHOLD, True, best)
     inverted = kept.inverted(model, encoded(vae, picture, "reference: it"), shown, avoided)
     matched, trace = apply(model, inverted, mask, settings)
+    if best and not is_led(matched):  # another subject's node has done so for both
+        matched = guide(matched, GuidanceSettings(mode=INSIDE))
     return (matched, positive, avoided, trace), shared + remarks + more
 
 

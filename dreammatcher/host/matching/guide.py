@@ -12,7 +12,8 @@ from comfy.model_patcher import ModelPatcher
 from ...backbones.base import Grid
 from ...devices import OutOfMemory
 from ...guidance_rows import COND, Row
-from ...matching.guidance import PAPER, GuidanceSettings, correction, lead, shortened, slope
+from ...matching.foreground import inside
+from ...matching.guidance import INSIDE, PAPER, GuidanceSettings, correction, lead, shortened, slope
 from ...sizes import spatial_size
 from ..graph.notes import tell
 from ..model.digest import standing_around
@@ -39,10 +40,25 @@ def guide(model: ModelPatcher, settings: GuidanceSettings) -> ModelPatcher:
     if settings.weight == 0:
         return model.clone()
     clone = (_whole(model) if settings.mode == PAPER else model).clone()
-    clone.set_model_sampler_post_cfg_function(lambda arguments: _lead(arguments, settings))
+    clone.set_model_sampler_post_cfg_function(Leading(settings))
     if settings.mode == PAPER:
         _install_gradient(clone, settings)
     return clone
+
+
+@dataclass(frozen=True)
+class Leading:
+    """Guidance's function behind classifier-free guidance. It leads every subject of the model."""
+
+    settings: GuidanceSettings
+
+    def __call__(self, arguments: dict) -> torch.Tensor:
+        return _lead(arguments, self.settings)
+
+
+def is_led(model: ModelPatcher) -> bool:
+    """True if a model is guided already."""
+    return any(isinstance(function, Leading) for function in model.model_options.get("sampler_post_cfg_function", ()))
 
 
 def _whole(model: ModelPatcher) -> ModelPatcher:
@@ -85,7 +101,8 @@ def _guided_at(sigma: float, everyone: tuple[InstalledPlan, ...], settings: Guid
 
 
 def _lead(arguments: dict, settings: GuidanceSettings) -> torch.Tensor:
-    """Mode ``fast``, on the estimate after classifier-free guidance; also for calls that mode ``paper`` could not serve."""
+    """Modes ``fast`` and ``inside``, on the estimate after classifier-free guidance; also for calls that mode ``paper`` could not
+    serve."""
     clean = arguments["denoised"]
     everyone: tuple[InstalledPlan, ...] = installed_on(arguments["model_options"].get("transformer_options", {}))
     first = next((session for installed in everyone if (session := installed.holder.session()) is not None), None)
@@ -100,7 +117,8 @@ def _lead(arguments: dict, settings: GuidanceSettings) -> torch.Tensor:
                           if row[0] == COND and features[0].shape[0] == clean.shape[0]):
             target = _target(guided, everyone, row, slice(None), sigma, spatial_size(clean))
             if target is not None:
-                clean = lead(clean, target.warped, target.trust, settings.weight)
+                trust = inside(target.trust) if settings.mode == INSIDE else target.trust
+                clean = lead(clean, target.warped, trust, settings.weight)
     return clean
 
 

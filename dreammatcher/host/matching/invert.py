@@ -25,6 +25,7 @@ from ..model.capture import ode_derivative
 from ..model.identity import network_identity
 from ..text.conditioning import from_host
 from .apply import check_family
+from .reference_foreground import foreground_of
 from .reference_pass import reference_pass
 
 
@@ -102,7 +103,11 @@ def prepare_features(model, reference: Reference | ReferenceSet, mask: MaskSetti
     step = progress(sum(map(len, sigmas)))
     total, ready = 0, []
     for (member, subject), chosen in zip(members, sigmas):
-        ready.append(replace(member, reference=_prepared(model, member.reference, subject, options, chosen, step, total)))
+        prepared = _prepared(model, member.reference, subject, options, chosen, step, total)
+        if mask is not None and mask.carried and subject is not None and member.mask is None and mask.reference_mask is None:
+            foreground_of(model.model, backbone_of(model.model), prepared, subject, prepared.store, network_identity(model),
+                          model.load_device)
+        ready.append(replace(member, reference=prepared))
         total += len(chosen)
     return ReferenceSet(tuple(ready)) if isinstance(reference, ReferenceSet) else ready[0].reference
 

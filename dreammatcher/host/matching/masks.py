@@ -20,11 +20,11 @@ SHARED = "the words that both prompts share are taken"
 
 def mask_settings(
     reference_subject: Subject | None, target_subject: Subject | None, reference_mask: torch.Tensor | None,
-    target_mask: torch.Tensor | None, threshold: float, otsu: bool,
+    target_mask: torch.Tensor | None, threshold: float, otsu: bool, carried: bool = False,
 ) -> MaskSettings:
     """Raises ValueError, naming the input, for masks that are empty, not finite or not [B, H, W]."""
     return MaskSettings(reference_subject, target_subject, one_mask("reference_mask", reference_mask),
-                        mask_grid("target_mask", target_mask), threshold, otsu)
+                        mask_grid("target_mask", target_mask), threshold, otsu, carried)
 
 
 @overload

@@ -55,20 +55,26 @@ def _begin_call(installed: InstalledPlan, h: torch.Tensor, options: dict) -> Cal
     names = names_of(options, session.rows)
     rows = session.arrive(sigma, options["sigmas"], names, chunks).rows
     grid = spatial_size(h)
-    readers = _readers(session, names, rows, grid) if session.active(sigma) else {}
+    rivals = rivals_of(installed, options, sigma)
+    readers = _readers(session, names, rows, grid, rivals) if session.active(sigma) else {}
     detached = torch.is_grad_enabled() and h.requires_grad
-    return Call(session, rows, grid, readers, rivals_of(installed, options, sigma), detached)
+    return Call(session, rows, grid, readers, rivals, detached)
 
 
 def _readers(session: MatchingSession, names: list[Hashable | None], rows: tuple[Row | None, ...],
-             grid: Grid) -> dict[int, SubjectMaps]:
-    """The reader of the subject's map for each positive chunk, by the columns of the prompt that the chunk comes from."""
+             grid: Grid, rivals: list[MatchingSession]) -> dict[int, SubjectMaps]:
+    """The reader of the subject's map for each positive chunk, by the columns of the prompt that the chunk comes from.
+
+    A foreground that is carried over needs none where there is no other subject to share the picture with.
+    """
     subject, readers = session.plan.mask.target_subject, dict[int, SubjectMaps]()
     if session.plan.mask.target_mask is not None or subject is None:
         return readers
     for chunk, row in enumerate(rows):
         if row is not None and row[0] == COND and (place := session.place(names[chunk], subject)) is not None:
-            readers[chunk] = SubjectMaps.of(session.base, session.plan.backbone, place, grid)
+            session.seen.named.add(row[1])
+            if rivals or not session.carries:
+                readers[chunk] = SubjectMaps.of(session.base, session.plan.backbone, place, grid)
     return readers
 
 
@@ -102,7 +108,7 @@ def _inject(site: Site, n, context, value, extra: dict) -> tuple:
     with torch.no_grad():
         for call in calls:
             if _takes_part(call, site):
-                context, value = call.inject(site, context, value)
+                n, context, value = call.inject(site, n, context, value)
     return n, context, value
 
 

@@ -14,14 +14,20 @@ from ...guidance_rows import COND
 from ...matching.features import RowFeatures
 from ...matching.reference import Reference
 from ...sizes import spatial_size
-from ...subject import Subject
+from ...subject import Conditioning, Subject
 from ..model.capture import SubjectMaps, ode_derivative
 from ..model.compiling import uncompiled
 from ..model.patch_points import Points
 
 
-class _Recorded(BaseException):
+class Recorded(BaseException):
     """Everything that is wanted of a pass is there. No error, so nobody's ``except Exception`` is to catch it."""
+
+
+def record(base: Any, prompt: Conditioning, x: torch.Tensor, sigma: float, points: Points) -> None:
+    """A pass of the network over ``x`` [1, C, H, W] that ends where one of the ``points`` raises :class:`Recorded`."""
+    with contextlib.suppress(Recorded), uncompiled():  # dynamo gives up on frames that an exception passes
+        ode_derivative(base, prompt, x, sigma, points)
 
 
 def reference_pass(
@@ -45,7 +51,7 @@ def reference_pass(
     def end_with_the_last() -> None:
         wanted = (len(matched), len(backbone.taps), wanted_maps)
         if (len(hidden), len(scales), len(subject_maps)) == wanted:
-            raise _Recorded
+            raise Recorded
 
     def keep_hidden(site, n, context, value, extra):
         if site in matched:
@@ -64,8 +70,7 @@ def reference_pass(
             scales[tap] = h.clone()
 
     prompt = reference.positive if kind == COND else reference.negative
-    with contextlib.suppress(_Recorded), uncompiled():  # dynamo gives up on frames that an exception passes
-        ode_derivative(base, prompt, x, sigma, Points(prompt=keep_map, values=keep_hidden, feature=keep_scale))
+    record(base, prompt, x, sigma, Points(prompt=keep_map, values=keep_hidden, feature=keep_scale))
     if not all(map(finite, scales.values())):
         raise ValueError(f"model: what it makes of the reference at sigma {sigma:.3g} holds NaN or infinity; {REMEDY}")
     mask = foreground(subject_maps, spatial_size(subject_maps[0])) if subject_maps else None

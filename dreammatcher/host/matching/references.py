@@ -9,7 +9,10 @@ import torch
 
 from ...backbones.base import Backbone
 from ...matching.features import RowFeatures
+from ...matching.foreground import painted_cells
 from ...matching.plan import View
+from ...sizes import spatial_size
+from .reference_foreground import finest_site, foreground_of
 from .reference_pass import reference_pass
 
 
@@ -22,11 +25,24 @@ class References:
     views: tuple[View, ...]
     network: str  # identity of what the network computes, part of the feature store's keys
     room: int  # bytes that each store may fill
+    _foregrounds: dict[int, torch.Tensor] = field(default_factory=dict)
     _current: dict[tuple, RowFeatures] = field(default_factory=dict)  # of the current sigma, on the device
 
     def __call__(self, kind: str, sigma: float, like: torch.Tensor) -> list[RowFeatures]:
         """Features of every reference for a row of the guidance pair, on the device and in the precision of ``like``."""
         return [self._of(number, view, kind, sigma, like) for number, view in enumerate(self.views)]
+
+    def foreground(self, number: int, device: torch.device) -> torch.Tensor:
+        """The foreground [1, 1, H, W] of one reference, painted or found, made when it is first asked for."""
+        if number not in self._foregrounds:
+            view, size = self.views[number], spatial_size(self.views[number].reference.latent)
+            if view.mask is not None:
+                made = painted_cells(view.mask.to(device), self.backbone.grid(finest_site(self.backbone, size), size))
+            else:
+                assert view.subject is not None, "a foreground is carried over from a reference only where its subject is known"
+                made = foreground_of(self.base, self.backbone, view.reference, view.subject, view.store, self.network, device)
+            self._foregrounds[number] = made
+        return self._foregrounds[number]
 
     def _of(self, number: int, view: View, kind: str, sigma: float, like: torch.Tensor) -> RowFeatures:
         sigma = view.store.snap(sigma)

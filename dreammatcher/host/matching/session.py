@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -29,6 +29,7 @@ class Observations:
     served: set[Row] = field(default_factory=set)  # rows whose call in the current evaluation came to its end
     maps: dict[int, list[torch.Tensor]] = field(default_factory=dict)  # prompt -> subject maps [B, 1, h, w] read last
     sizes: dict[int, Grid] = field(default_factory=dict)  # prompt -> size of the picture its rows see
+    named: set[int] = field(default_factory=set)  # prompts in which the subject stands
 
     def begin_evaluation(self) -> None:
         self.before |= self.features
@@ -95,9 +96,43 @@ class MatchingSession(Session):
             described[row] = self.matcher.describe(row[0], self.clock.current, features)
         return self.matcher.keep(row, grid, self.clock.evaluations_begun, self.matcher.match(described[row], grid, site))
 
-    def foreground(self, prompt: int, grid: Grid, size: int, device: torch.device,
-                   rivals: list[MatchingSession]) -> torch.Tensor | None:
-        """M at one grid, [size, 1, H, W]: nothing where another subject's map is larger. None while it is not known."""
+    @property
+    def carries(self) -> bool:
+        """True if the foreground comes of the match."""
+        return self.plan.mask.carried and self.plan.mask.target_mask is None
+
+    def matched_foreground(self, row: Row, grid: Grid, size: int, device: torch.device, rivals: list[MatchingSession],
+                           correspondence: Callable[[], JointMatch | None]) -> tuple[JointMatch, torch.Tensor] | None:
+        """The correspondence of a :meth:`source` and M at its grid, [size, 1, H, W]. None while either is not known."""
+        prompt = row[1]
+        if self.carries:
+            match = correspondence() if prompt in self.seen.named else None
+            if match is None:
+                return None
+            carried = self.matcher.carried_foreground(row, match, device)
+            return match, self._shared_out(prompt, carried, grid, size, device, rivals)
+        mask = self._foreground(prompt, grid, size, device, rivals)
+        match = None if mask is None else correspondence()
+        return None if match is None or mask is None else (match, mask)
+
+    def _shared_out(self, prompt: int, carried: torch.Tensor, grid: Grid, size: int, device: torch.device,
+                    rivals: list[MatchingSession]) -> torch.Tensor:
+        """A carried foreground where no rival's words are looked at more."""
+        mine = self._claim(prompt, grid, size, device)
+        theirs = [claim for rival in rivals if (claim := rival._claim(prompt, grid, size, device)) is not None]
+        if mine is None or not theirs:
+            return carried
+        return carried * (self.matcher.contested(prompt, grid, mine, theirs) > 0)
+
+    def _claim(self, prompt: int, grid: Grid, size: int, device: torch.device) -> torch.Tensor | None:
+        if self.plan.mask.target_mask is not None:
+            return self._own_foreground(prompt, grid, size, device)
+        maps = self.seen.maps.get(prompt)
+        return self.matcher.claim(prompt, maps, grid) if maps and maps[0].shape[0] == size else None
+
+    def _foreground(self, prompt: int, grid: Grid, size: int, device: torch.device,
+                    rivals: list[MatchingSession]) -> torch.Tensor | None:
+        """M by the target's attention or a painted mask: nothing where another subject's map is larger."""
         mine = self._own_foreground(prompt, grid, size, device)
         if mine is None or self.plan.mask.target_mask is not None:
             return mine
@@ -126,13 +161,16 @@ class MatchingSession(Session):
             return None
         features = self.seen.features[source]
         batch, device = features[0].shape[0], features[0].device
-        mask = self.foreground(row[1], size, batch, device, rivals)
-        if self.plan.settings.match.shared:
-            match = self.correspondence(source, size, None, batch, {})
-        else:
-            match = self.matcher.match(self.matcher.describe(row[0], sigma, features), size, None)
-        if match is None or mask is None:
+
+        def correspondence() -> JointMatch | None:
+            if self.plan.settings.match.shared:
+                return self.correspondence(source, size, None, batch, {})
+            return self.matcher.match(self.matcher.describe(row[0], sigma, features), size, None)
+
+        known = self.matched_foreground(source, size, batch, device, rivals, correspondence)
+        if known is None:
             return None
+        match, mask = known
         trust, _ = self.matcher.trust(source, match, mask)
         return self.matcher.warped_references(match, mask.device), trust
 
