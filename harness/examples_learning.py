@@ -25,7 +25,7 @@ def learn() -> dict[str, Any]:
                   text_encoder=True, masked=False, bfloat16=False),
         "9": node("DreamMatcherEasy", model=["8", 0], clip=["8", 1], vae=["1", 2], reference=["2", 0],
                   reference_prompt="a photo of a sks cat on grass", prompt="a photo of a sks cat at night", negative="",
-                  subject_words="cat", strength=1.0),
+                  subject_words="cat", strength=1.0, preset="best"),
         "10": node("EmptyLatentImage", width=128, height=128, batch_size=1),
         "11": sampler(["8", 0], ["9", 1], ["9", 2], ["10", 0]),
         "12": sampler(["9", 0], ["9", 1], ["9", 2], ["10", 0]),
@@ -78,7 +78,7 @@ def delta() -> dict[str, Any]:
         "9": node("LoadImage", image="example.png"),
         "10": node("DreamMatcherEasy", model=["2", 0], clip=["2", 1], vae=["1", 2], reference=["9", 0],
                    reference_prompt="a photo of a <new1> dog", prompt="a photo of a <new1> dog on the beach", negative="",
-                   subject_words="<new1> dog", strength=1.0),
+                   subject_words="<new1> dog", strength=1.0, preset="best"),
         **saved(11, ["10", 0], ["10", 1], ["10", 2], ["5", 0], "custom_diffusion_and_matched"),
     }
 

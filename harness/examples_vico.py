@@ -32,7 +32,7 @@ def vico() -> dict[str, Any]:
         "19": node("PreviewImage", images=["18", 0]),
         "20": node("DreamMatcherEasy", model=["11", 0], clip=["10", 1], vae=["1", 2], reference=["2", 0],
                    reference_prompt="a photo of a sks cat on grass", prompt="a photo of a sks cat at night", negative="",
-                   subject_words="sks cat", strength=1.0),
+                   subject_words="sks cat", strength=1.0, preset="best"),
         **saved(21, ["20", 0], ["20", 1], ["20", 2], ["14", 0], "vico_and_matched"),
         "24": node("DreamMatcherViCoSave", vico=["10", 0], name="my_cat"),
     }

@@ -215,7 +215,7 @@ def test_words_are_picked_by_click_and_kept_in_the_saved_workflow(page):
     page.tab.locator(".chip", has_text="photo").click()
     saved = page.run("return app.graph.serialize()")
     easy = next(node for node in saved["nodes"] if node["type"] == "DreamMatcherEasy")
-    assert [value for value in easy["widgets_values"] if isinstance(value, str)][-1] == "photo"
+    assert [value for value in easy["widgets_values"] if isinstance(value, str)][-2:] == ["photo", "best"]
     page.load(saved)
     page.tab.wait_for_timeout(500)
     assert page.value("DreamMatcherEasy", "subject_words") == "photo"
@@ -329,6 +329,18 @@ def test_the_inspector_is_there_again_after_an_undo(page):
     page.tab.wait_for_timeout(2000)
     assert page.run("return app.graph._nodes.find((own) => own.type === 'DreamMatcherPreview').widgets"
                     ".find((own) => own.name === 'match inspector').element.dataset.cell")
+
+
+def test_a_workflow_from_before_there_was_a_preset_keeps_its_way(page):
+    graph = workflow("dreammatcher_01_easy_toybox")
+    easy = next(node for node in graph["nodes"] if node["type"] == "DreamMatcherEasy")
+    assert easy["widgets_values"].pop() == "best"
+    kept = {}
+    for name, given in (("older", graph), ("now", workflow("dreammatcher_01_easy_toybox"))):
+        page.load(given)
+        queued = page.run("return (await app.graphToPrompt()).output")
+        kept[name] = next(node for node in queued.values() if node["class_type"] == "DreamMatcherEasy")["inputs"]["preset"]
+    assert kept == {"older": "balanced", "now": "best"}
 
 
 def test_our_widgets_add_no_input_to_what_is_queued(page):

@@ -305,7 +305,7 @@ def test_the_easy_node_equals_the_full_graph(host):
         full[number]["inputs"]["prompt"] = prompt["3"]["inputs"][name]
     for number in ("4", "5"):
         full[number]["inputs"]["subject_words"] = "cat"
-    full["12"]["inputs"].update(model=["9", 0], seed=prompt["5"]["inputs"]["seed"], steps=6)
+    full["12"]["inputs"].update(seed=prompt["5"]["inputs"]["seed"], steps=6)
     del full["17"]["inputs"]["plain"]
     full = {number: entry for number, entry in full.items() if number not in ("11", "13", "15")}
     assert host.images(host.run(full), "16")[0].tobytes() == host.images(host.run(prompt), "7")[0].tobytes()
@@ -315,7 +315,7 @@ def test_graphs_from_before_an_option_was_added_run_as_they_did(host):
     workflow = json.loads((ROOT / "example_workflows" / "dreammatcher_04_toybox.json").read_text())
     now = to_prompt(workflow, host.nodes)
     entry = next(node for node in workflow["nodes"] if node["type"] == "DreamMatcherApply")
-    assert entry["widgets_values"][-2:] == ["balanced", "off"]
+    assert entry["widgets_values"][-2:] == ["best", "off"]
     del entry["widgets_values"][-2:]
     assert to_prompt(workflow, host.nodes) == now
     apply = next(node for node in now.values() if node["class_type"] == "DreamMatcherApply")
