@@ -20,7 +20,7 @@ SINGLE = "single"
 
 @dataclass(frozen=True)
 class Beside:
-    """What stands in a sequence beside the tokens of the picture that is made."""
+    """The tokens of a sequence beside those of the picture that is made."""
 
     text: int  # tokens of the encoded prompt, as the network is given it
     pictures: int | None = 0  # tokens of other pictures, which an edit model looks at; None where their number is not told

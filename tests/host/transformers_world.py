@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from world import picture, prompt, randomised
@@ -80,3 +82,44 @@ def drawn(model, positive: list, negative: list, height: int = 12, width: int = 
     with torch.inference_mode():
         return comfy.sample.sample(model, noise, steps, cfg, sampler, "simple", positive, negative, torch.zeros_like(noise),
                                    seed=0, disable_pbar=True)
+
+
+SIGMA = 0.4
+SIZE = (12, 16)  # of the latent; cells are 6 x 8, of Flux.2 as many as the latent's
+
+
+def bench_of(pack, name: str) -> SimpleNamespace:
+    model = transformer(name)
+    backbone = pack.module("dreammatcher.host.model.backbone").backbone_of(model.model)
+    return SimpleNamespace(name=name, model=model, backbone=backbone, pack=pack, positive=prompt_of(name, 1),
+                           negative=prompt_of(name, 2), longer=prompt_of(name, 3, 41))
+
+
+def reference_of(bench, clean: torch.Tensor, noise: torch.Tensor, prompt: list):
+    """A reference whose x is known at every noise level, without an inversion."""
+    inversion, reference, process = (bench.pack.module(f"dreammatcher.{name}") for name in (
+        "matching.inversion", "matching.reference", "backbones.process"))
+    conditioning = bench.pack.module("dreammatcher.host.text.conditioning").from_host(prompt, "positive")[0]
+    clean, noise = (x[:, :, 0] if x.ndim == 5 else x for x in (clean, noise))
+    trajectory = inversion.Trajectory((SIGMA,), clean, noise, process.CONST)
+    return reference.Reference(trajectory, clean, conditioning, conditioning, bench.backbone.family)
+
+
+def applied(bench, reference, mask: dict | None = None, model=None, layers: str = "", **settings):
+    """(model, trace) with the foreground carried over from a reference that is all subject."""
+    module = bench.pack.module("dreammatcher.matching.settings")
+    given = {"reference_mask": torch.ones(1, 1, *SIZE), "carried": True} if mask is None else mask
+    settings.setdefault("start", 0.0)
+    return bench.pack.module("dreammatcher.host.matching.apply").apply(
+        model or bench.model, reference, module.MaskSettings(**given), module.ApplySettings(**settings), layers)
+
+
+def made(bench, seed: int = 5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A clean picture, noise, and the latent of both at SIGMA."""
+    clean, noise = (latent_of(bench.model, each, *SIZE) for each in (seed, seed + 100))
+    return clean, noise, (1 - SIGMA) * clean + SIGMA * noise
+
+
+def other_reference(bench):
+    clean, noise, _ = made(bench, 9)
+    return reference_of(bench, clean, noise, bench.positive)

@@ -32,8 +32,8 @@ CALLS_KEY = "dreammatcher_calls"
 LISTENING = "dreammatcher_listening"
 MISFIT = ("the picture's tokens are not told apart in this model's sequence (another pack changes it, or there is more than one "
           "frame); such calls are left as they are")
-UNHEARD = ("blocks {blocks} run without ComfyUI's options for attention, so nothing is matched there; another pack (TeaCache, "
-           "Nunchaku) runs this model in a way of its own")
+UNHEARD = ("these blocks run without ComfyUI's options for attention, so nothing is matched there: {blocks}. Another pack "
+           "(TeaCache, Nunchaku) runs this model in a way of its own")
 #: points of a call, as they are heard
 BEGIN, PROMPT, VALUES, FEATURE = "begin", "prompt", "values", "feature"
 
