@@ -67,7 +67,8 @@ def several_views(runner: ToyboxRunner, judge, count: int, folder: Path) -> list
         negative = runner.prompt("")[0]
         sets = [inverted[0][0], combined(inverted[0][0], inverted[1][0])]
         sets.append(combined(sets[1], inverted[2][0]))
-        models = [runner.model, *(runner.guided(matched(runner, runner.model, chosen, subject), mode="inside") for chosen in sets)]
+        models = [runner.model,
+                  *(runner.guided(matched(runner, runner.model, chosen, subject), mode="inside") for chosen in sets)]
         shown = [runner.sample(model, target, negative, case.seed) for model in models]
         truth = Truth(*pictures[0], case.subject.kind, case.wanted_scene)
         for name, picture in zip(rows, shown):
