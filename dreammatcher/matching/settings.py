@@ -27,7 +27,8 @@ class MaskSettings(Uncopied):
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 10:
             raise ValueError(f"cycle_threshold: {self.threshold} is outside 0..10; the paper uses 0.4")
-        if self.target_subject is None and self.target_mask is None:
+        carried_alone = self.carried and self.reference_mask is not None
+        if self.target_subject is None and self.target_mask is None and not carried_alone:
             raise ValueError("target: nothing says where the subject is; connect the target's DM_SUBJECT or a MASK")
         for name, mask in (("reference", self.reference_mask), ("target", self.target_mask)):
             if mask is not None and not bool((mask > 0.5).any()):

@@ -14,7 +14,7 @@ from ..model.memory import share_of_memory
 from ..sampling.rows import RowBook
 from ..sampling.runs import Start
 from ..sampling.session import CallWatch, Clock
-from .patches import POINTS_HEARD
+from .patches import points_heard
 from .references import References
 from .session import MatchingSession
 
@@ -29,10 +29,11 @@ def begin(plan: Plan, start: Start) -> MatchingSession:
     clock = Clock.between(start.sampling, plan.settings.start, plan.settings.end)
     network = "" if plan.trace.off else start.identity()  # nothing is asked of the references then
     references = References(start.base, plan.backbone, plan.views, network, share_of_memory(len(plan.views)))
+    heard = points_heard(plan.backbone) | frozenset(plan.layers)
     return MatchingSession(
-        start.base, clock, RowBook(start.size, plan.mask.target_subject),
-        CallWatch(frozenset((*POINTS_HEARD, *plan.layers))), plan.trace.skipped, partial(conclude, plan.trace, here()),
-        plan=plan, matcher=Matcher(plan.views, plan.mask, plan.settings, references, plan.backbone, references.foreground))
+        start.base, clock, RowBook(start.size, plan.mask.target_subject), CallWatch(heard), plan.trace.skipped,
+        partial(conclude, plan.trace, here()), plan=plan,
+        matcher=Matcher(plan.views, plan.mask, plan.settings, references, plan.backbone, references.foreground))
 
 
 def conclude(trace: Trace, place: Place) -> None:

@@ -85,10 +85,9 @@ class Call:
             seen.sizes[row[1]] = self.latent_size
 
     def inject(self, layer: Site, n: torch.Tensor, context: torch.Tensor, value: torch.Tensor) -> Inputs:
-        """Inputs of one self-attention layer, [batch, N, C], with the references' appearance matched in."""
-        backbone = self.session.plan.backbone
-        grid = backbone.grid(layer, self.latent_size)
-        if backbone.picture_tokens(layer, self.latent_size, value.shape[1]) is None:
+        """Inputs of one self-attention layer at the picture's tokens, [batch, N, C], with the references' appearance in them."""
+        grid = self.session.plan.backbone.grid(layer, self.latent_size)
+        if value.shape[1] != grid[0] * grid[1]:
             self.session.skip(f"another pack changed the token count of {layer} to {value.shape[1]} from {grid[0] * grid[1]}; "
                           "the layer is left as it is")
             return n, context, value

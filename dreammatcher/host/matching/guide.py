@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -13,8 +13,8 @@ from ...backbones.base import Grid
 from ...devices import OutOfMemory
 from ...guidance_rows import COND, Row
 from ...matching.foreground import inside
-from ...matching.guidance import INSIDE, PAPER, GuidanceSettings, correction, lead, shortened, slope
-from ...sizes import spatial_size
+from ...matching.guidance import FAST, INSIDE, PAPER, GuidanceSettings, correction, lead, shortened, slope
+from ...sizes import single_frame, spatial_size, with_frame
 from ..graph.notes import tell
 from ..model.digest import standing_around
 from ..model.gradients import NoGradient, statically_loaded, with_gradients
@@ -39,6 +39,9 @@ def guide(model: ModelPatcher, settings: GuidanceSettings) -> ModelPatcher:
         return model
     if settings.weight == 0:
         return model.clone()
+    if settings.mode == PAPER and not installed_on(model.model_options["transformer_options"])[0].plan.backbone.readers:
+        tell("mode paper leads through a UNet's gradient; this model is guided in mode fast")
+        settings = replace(settings, mode=FAST)
     clone = (_whole(model) if settings.mode == PAPER else model).clone()
     clone.set_model_sampler_post_cfg_function(Leading(settings))
     if settings.mode == PAPER:
@@ -103,11 +106,12 @@ def _guided_at(sigma: float, everyone: tuple[InstalledPlan, ...], settings: Guid
 def _lead(arguments: dict, settings: GuidanceSettings) -> torch.Tensor:
     """Modes ``fast`` and ``inside``, on the estimate after classifier-free guidance; also for calls that mode ``paper`` could not
     serve."""
-    clean = arguments["denoised"]
+    given = arguments["denoised"]
+    clean = single_frame(given)
     everyone: tuple[InstalledPlan, ...] = installed_on(arguments["model_options"].get("transformer_options", {}))
     first = next((session for installed in everyone if (session := installed.holder.session()) is not None), None)
-    if first is None:
-        return clean
+    if first is None or given.ndim == 5 and given.shape[2] != 1:
+        return given
     sigma = first.clock.read(arguments["sigma"])
     for guided in _guided_at(sigma, everyone, settings):
         _, session = guided
@@ -119,7 +123,7 @@ def _lead(arguments: dict, settings: GuidanceSettings) -> torch.Tensor:
             if target is not None:
                 trust = inside(target.trust) if settings.mode == INSIDE else target.trust
                 clean = lead(clean, target.warped, trust, settings.weight)
-    return clean
+    return with_frame(clean, given)
 
 
 def _install_gradient(model, settings: GuidanceSettings) -> None:

@@ -16,10 +16,11 @@ from ...matching.inversion import invert, psnr, reconstruct
 from ...matching.plan import members_in_use
 from ...matching.reference import Reference, ReferenceSet, combined
 from ...matching.settings import MaskSettings
+from ...sizes import single_frame, with_frame
 from ...subject import Conditioning, Subject
 from ..graph.notes import not_connected, tell
 from ..graph.progress import progress
-from ..model.arguments import takes_pooled
+from ..model.arguments import frames, takes_pooled
 from ..model.backbone import backbone_of, process_of
 from ..model.capture import ode_derivative
 from ..model.identity import network_identity
@@ -42,18 +43,20 @@ def invert_reference(model, latent: dict, positive: list, negative: list, steps:
     model of an unknown family, a latent that is not one finite picture of the model's channels, and empty conditionings.
     """
     backbone = backbone_of(model.model)
-    samples = latent["samples"]
+    given = latent["samples"]
+    samples = given[:, :, 0] if given.ndim == 5 and given.shape[2] == 1 and frames(model.model) else given
     channels = model.model.latent_format.latent_channels
     if samples.ndim != 4 or samples.shape[0] != 1 or 0 in samples.shape:
-        raise ValueError(f"reference LATENT: it is {tuple(samples.shape)}; give one picture, [1, {channels}, height, width]")
+        raise ValueError(f"reference LATENT: it is {tuple(given.shape)}; give one picture, [1, {channels}, height, width]")
     if samples.shape[1] != channels:
         raise ValueError(f"reference LATENT: it has {samples.shape[1]} channels, this model takes {channels}; "
                          "encode the picture with this model's VAE")
     (prompt, subject), (empty, _) = (from_host(given, name, tell, takes_pooled(model.model))
                                      for given, name in ((positive, "positive"), (negative, "negative")))
-    base = load(model, samples)
+    framed = samples.unsqueeze(2) if frames(model.model) else samples
+    base = load(model, framed)
     device = model.load_device
-    clean = base.process_latent_in(samples.float()).to(device)
+    clean = single_frame(base.process_latent_in(framed.float())).to(device)
     sampling = base.model_sampling
     sigmas = [float(s) for s in comfy.samplers.calculate_sigmas(sampling, scheduler, steps).flip(0) if s > 0]
     denoise = _denoiser(base, empty)
@@ -62,7 +65,7 @@ def invert_reference(model, latent: dict, positive: list, negative: list, steps:
     back = reconstruct(denoise, trajectory, lambda done, total: step(total + done, 2 * total))
     kept = trajectory.on("cpu")
     reference = Reference(kept, clean.cpu(), prompt, empty, backbone.family, subject, psnr(back, clean))
-    return reference, {"samples": base.process_latent_out(back.float()).cpu()}
+    return reference, {"samples": base.process_latent_out(with_frame(back.float(), framed)).cpu()}
 
 
 def _denoiser(base: Any, conditioning: Conditioning):
@@ -116,7 +119,7 @@ def _prepared(model, reference: Reference, subject: Subject | None, options: Fea
               sigmas: tuple[float, ...], step: Callable[[int, int], None], before: int) -> Reference:
     backbone = backbone_of(model.model)
     check_family(reference, backbone.family, model.model.latent_format.latent_channels)
-    load(model, reference.latent)
+    load(model, reference.latent.unsqueeze(2) if frames(model.model) else reference.latent)
     network = network_identity(model)
     store = FeatureStore(options, sigmas=sigmas)
     for done, sigma in enumerate(sigmas, 1):

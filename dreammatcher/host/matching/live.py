@@ -10,6 +10,7 @@ import torch
 
 from ...matching.preview import enlarge, overlay, pixels
 from ...matching.settings import Snapshot
+from ...sizes import single_frame
 from ..graph.notes import server as connected
 from ..graph.pictures import rough_rgb
 from .session import InstalledPlan
@@ -59,9 +60,9 @@ def watch(model, installed: InstalledPlan, live: Live) -> None:
 
 
 def drawn(clean: torch.Tensor, formats: object, snapshot: Snapshot, kind: str) -> tuple[str, str]:
-    """The first picture of ``clean`` [B, C, h, w] with an overlay, as a data URL, and a line about it."""
+    """The first picture of ``clean`` [B, C, h, w], or with frames, with an overlay, as a data URL, and a line about it."""
     mask, confidence = (values[:1].float().cpu() for values in (snapshot.target_mask, snapshot.confidence))
-    picture = rough_rgb(clean[0].float().cpu(), formats)
+    picture = rough_rgb(single_frame(clean)[0].float().cpu(), formats)
     height, width = (round(SIDE * side / max(picture.shape[-2:])) for side in picture.shape[-2:])
     size = height, width
     shown = overlay(enlarge(picture[None], size)[0], enlarge(mask * confidence if kind == TRUSTED else mask, size))

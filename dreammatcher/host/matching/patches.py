@@ -1,4 +1,4 @@
-"""The four patches through which a UNet call is matched.
+"""The points through which a call of the network is matched, and how they are put on a model.
 
 They belong to no plan: all they need stands in the call's transformer options. A graph that torch.compile has made of one
 matched model therefore serves every other plan on that UNet. torch.compile must see nothing of what they decide: newer hosts
@@ -7,16 +7,20 @@ have it skip the guards on transformer options, so one block's graph serves ever
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import torch
 
-from ...backbones.base import Grid, Site, Tap
+from ...backbones.base import Backbone, Grid, Site, Tap
+from ...backbones.dit import DiTBackbone
 from ...guidance_rows import COND, Row
 from ...sizes import spatial_size
+from ..model.attention_points import listening
 from ..model.capture import SubjectMaps
+from ..model.options import exchanged, options_of
 from ..model.patch_points import Points, install_in_front
 from ..sampling.lifecycle import names_of
+from ..sampling.model_calls import WrappersMP, around_calls
 from ..sampling.runs import FOREIGN_KEY, INPUT_KEY, installed_on
 from ..sampling.session import noise_level
 from .call import Call
@@ -24,6 +28,12 @@ from .session import InstalledPlan, MatchingSession
 
 #: where the calls of the current forward stand in its transformer options, one for each plan that takes part
 CALLS_KEY = "dreammatcher_calls"
+#: under which the wrapper of a transformer's calls stands
+LISTENING = "dreammatcher_listening"
+MISFIT = ("the picture's tokens are not told apart in this model's sequence (another pack changes it, or there is more than one "
+          "frame); such calls are left as they are")
+UNHEARD = ("these blocks run without ComfyUI's options for attention, so nothing is matched there: {blocks}. Another pack "
+           "(TeaCache, Nunchaku) runs this model in a way of its own")
 #: points of a call, as they are heard
 BEGIN, PROMPT, VALUES, FEATURE = "begin", "prompt", "values", "feature"
 
@@ -68,12 +78,15 @@ def _readers(session: MatchingSession, names: list[Hashable | None], rows: tuple
     A foreground that is carried over needs none where there is no other subject to share the picture with.
     """
     subject, readers = session.plan.mask.target_subject, dict[int, SubjectMaps]()
-    if session.plan.mask.target_mask is not None or subject is None:
+    if session.plan.mask.target_mask is not None:
+        return readers
+    if subject is None:  # a reference_mask says which subject: whatever matches it
+        session.seen.named.update(row[1] for row in rows if row is not None and row[0] == COND)
         return readers
     for chunk, row in enumerate(rows):
         if row is not None and row[0] == COND and (place := session.place(names[chunk], subject)) is not None:
             session.seen.named.add(row[1])
-            if rivals or not session.carries:
+            if session.plan.backbone.readers and (rivals or not session.carries):
                 readers[chunk] = SubjectMaps.of(session.base, session.plan.backbone, place, grid)
     return readers
 
@@ -124,11 +137,47 @@ def _keep_feature(tap: Tap, h: torch.Tensor, options: dict) -> None:
         call.keep_scale(tap, h)
 
 
-#: the points of a call that must be heard, and what is done there
-POINTS_HEARD = (BEGIN, PROMPT, VALUES, FEATURE)
-PATCHES = Points(_begin_calls, _read_maps, _inject, _keep_feature).patches()
+def _misfit(site: Site, options: dict) -> None:
+    _hear(options, VALUES, FEATURE, site)
+    for call in options.get(CALLS_KEY, ()):
+        call.session.skip(MISFIT)
 
 
-def install(model) -> None:
-    """Puts the patches on a model, in front of those of other packs."""
-    install_in_front(model, PATCHES)
+#: what is done at the points of a call
+POINTS = Points(_begin_calls, _read_maps, _inject, _keep_feature, _misfit)
+PATCHES = POINTS.patches()
+
+
+def points_heard(backbone: Backbone) -> frozenset:
+    """The points that every call of a network must reach."""
+    return frozenset((BEGIN, VALUES, FEATURE, PROMPT) if backbone.readers else (BEGIN, VALUES, FEATURE))
+
+
+def install_points(model, backbone: Backbone) -> None:
+    """Puts the points on a model: in a UNet in front of the patches of other packs, in a transformer at every call."""
+    if isinstance(backbone, DiTBackbone):
+        model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, LISTENING)  # one for all plans, inside of the session's own
+        around_calls(model, LISTENING, _listening)
+    else:
+        install_in_front(model, PATCHES)
+
+
+def _listening(call: Callable, *arguments, **named) -> torch.Tensor:
+    """One call of a transformer, which tells where a block was not heard that is to be matched."""
+    options = options_of(arguments, named)
+    running = [(installed, session) for installed in installed_on(options) if (session := installed.holder.session()) is not None]
+    if not running:
+        return call(*arguments, **named)
+    arguments, named = exchanged(arguments, named, options, listening(options, POINTS, running[0][0].plan.backbone))
+    begun = running[0][1].calls.forwards
+    result = call(*arguments, **named)
+    heard = running[0][1].calls.heard
+    for installed, session in running:
+        lost = [site[1] for site in installed.plan.layers if site not in heard]
+        if lost and running[0][1].calls.forwards > begun and not installed.plan.trace.off:
+            session.skip(UNHEARD.format(blocks=_range(lost)))
+    return result
+
+
+def _range(numbers: list[int]) -> str:
+    return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])

@@ -19,6 +19,9 @@ from ..model.capture import SubjectMaps
 from ..model.patch_points import Points
 from .reference_pass import Recorded, record
 
+NO_MAPS = ("reference_mask: this model does not show which part of a picture belongs to the subject's words; paint the subject "
+           "of the reference white and connect it to reference_mask of DreamMatcher Mask, from where the match carries it over, "
+           "or paint the new picture's as target_mask")
 #: shares of the inversion's noise levels, from the lowest
 LEVELS = (0.2, 0.4, 0.6, 0.8)
 
@@ -51,7 +54,12 @@ def foreground_of(base: Any, backbone: Backbone, reference: Reference, subject: 
 
 
 def find_foreground(base: Any, backbone: Backbone, reference: Reference, subject: Subject, device: torch.device) -> torch.Tensor:
-    """The foreground [1, 1, H, W] from a pass of the network at each of the levels: the subject's is above one half."""
+    """The foreground [1, 1, H, W] from a pass of the network at each of the levels: the subject's is above one half.
+
+    Raises ValueError for a network without attention of its own to the prompt.
+    """
+    if not backbone.readers:
+        raise ValueError(NO_MAPS)
     sigmas = reference.trajectory.sigmas
     chosen = dict.fromkeys(sigmas[round(share * (len(sigmas) - 1))] for share in LEVELS)
     size = spatial_size(reference.latent)
@@ -87,7 +95,7 @@ def _look(base: Any, backbone: Backbone, reference: Reference, subject: Subject,
 
     def keep_hidden(site, n, context, value, extra):
         if site == finest:
-            hidden[site] = n.clone()
+            hidden[site] = value.clone()
             end_with_the_last()
         return n, context, value
 

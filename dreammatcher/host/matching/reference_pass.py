@@ -55,7 +55,7 @@ def reference_pass(
 
     def keep_hidden(site, n, context, value, extra):
         if site in matched:
-            hidden[site] = n.clone()
+            hidden[site] = value.clone()
             end_with_the_last()
         return n, context, value
 
@@ -71,6 +71,9 @@ def reference_pass(
 
     prompt = reference.positive if kind == COND else reference.negative
     record(base, prompt, x, sigma, Points(prompt=keep_map, values=keep_hidden, feature=keep_scale))
+    if len(scales) < len(backbone.taps):
+        raise ValueError("model: none of its blocks that tell what is where could be looked into; another pack "
+                         "runs this model in a way of its own. Load it with ComfyUI's own loader")
     if not all(map(finite, scales.values())):
         raise ValueError(f"model: what it makes of the reference at sigma {sigma:.3g} holds NaN or infinity; {REMEDY}")
     mask = foreground(subject_maps, spatial_size(subject_maps[0])) if subject_maps else None

@@ -20,6 +20,10 @@ from ..sampling.session import Session
 Features = tuple[torch.Tensor, ...]
 
 
+def _of_size(features: Features | None, size: int) -> Features | None:
+    return None if features is None or features[0].shape[0] != size else features
+
+
 @dataclass(eq=False)
 class Observations:
     """Observations of the calls so far: decoder features, subject maps and sizes of each row."""
@@ -38,8 +42,11 @@ class Observations:
 
     def features_before(self, row: Row, size: int) -> Features | None:
         """The features of ``size`` pictures that a row's last evaluation before the current one left."""
-        features = self.before.get(row)
-        return None if features is None or features[0].shape[0] != size else features
+        return _of_size(self.before.get(row), size)
+
+    def features_so_far(self, row: Row, size: int) -> Features | None:
+        """Those that the current evaluation left."""
+        return _of_size(self.features.get(row), size)
 
     def forget_features(self) -> None:
         """Drops what may be another picture's."""
@@ -85,11 +92,17 @@ class MatchingSession(Session):
 
         ``row`` is a :meth:`source`; ``site`` has that grid, None for the latent's own; ``described`` keeps descriptors for the
         next grid. The target's features are those of the evaluation before, as in the official code: None where there are none.
+        In a network that has one grid, blocks behind its tap match those of the current evaluation then.
         """
+        before = self.seen.features_before(row, size)
+        backbone = self.plan.backbone
+        same_call = before is None and not backbone.readers and (site is None or site[1] >= backbone.taps[-1])
+        if before is None and not backbone.readers and not same_call:
+            return None
         kept = self.matcher.kept(row, grid, size, self.clock.evaluations_begun)
         if kept is not None:
             return kept
-        features = self.seen.features_before(row, size)
+        features = self.seen.features_so_far(row, size) if same_call else before
         if features is None:
             return None
         if row not in described:

@@ -8,6 +8,7 @@ import torch
 from comfy.ldm.modules import attention
 
 from ...subject import Conditioning
+from .backbone import network_of
 
 #: the encoded prompts among the arguments
 PROMPT = "c_crossattn"
@@ -16,9 +17,23 @@ PROMPT = "c_crossattn"
 SPARING = ("attention_pytorch", "attention_xformers")
 
 
+#: what transformers that read the pooled text embedding project it with
+POOLED_LAYERS = ("vector_in", "clip_text_pooled_proj")
+
+
+def frames(base: Any) -> bool:
+    """True if a model's latents have an axis of frames, of which a picture has one: [B, C, 1, H, W]."""
+    return getattr(base.latent_format, "latent_dimensions", 2) == 3
+
+
 def takes_pooled(base: Any) -> bool:
     """True if a model reads the pooled text embedding. For one that does not, the host may leave anything in it: SD1.5's
     checkpoints have no weights for it, and what stands in memory takes their place."""
+    return needs_pooled(base) or any(getattr(network_of(base), name, None) is not None for name in POOLED_LAYERS)
+
+
+def needs_pooled(base: Any) -> bool:
+    """True if a model does not run without the pooled text embedding."""
     return (getattr(base, "adm_channels", 0) or 0) > 0
 
 
@@ -29,14 +44,14 @@ def model_arguments(base: Any, conditioning: Conditioning, x: torch.Tensor) -> d
     model needs a pooled text embedding and the prompt has none.
     """
     options = {} if conditioning.pooled is None else {"pooled_output": conditioning.pooled}
-    if takes_pooled(base) and conditioning.pooled is None:
+    if needs_pooled(base) and conditioning.pooled is None:
         raise ValueError("positive and negative: this model needs a pooled text embedding and these CONDITIONINGs have "
                          "none; encode the prompts with the model's own CLIP")
     if base.concat_keys:
         options["latent_image"] = torch.zeros_like(x)
     extra = type(base).extra_conds(
         base, cross_attn=conditioning.cross_attention, noise=x, device=x.device, prompt_type="positive",
-        width=x.shape[3] * 8, height=x.shape[2] * 8, **options)
+        width=x.shape[-1] * 8, height=x.shape[-2] * 8, **options)
     return {name: value.process_cond(batch_size=x.shape[0], device=x.device, area=None).cond
             for name, value in extra.items()}
 

@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import comfy.model_sampling
+from comfy.ldm.modules import attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-from ...backbones import unet
+from ...backbones import dit, unet
 from ...backbones.process import CONST, EPS, NoiseProcess, V
 
+#: a backbone of any family
+AnyBackbone = unet.UNetBackbone | dit.DiTBackbone
+#: transformers: the host's module and class -> what reads their blocks
+TRANSFORMERS = (("lumina.model", "NextDiT", dit.next_dit), ("flux.model", "Flux", dit.flux), ("chroma.model", "Chroma", dit.flux),
+                ("qwen_image.model", "QwenImageTransformer2DModel", dit.qwen_image))
+
+
+def _known() -> dict[type, Callable[[Any, str], AnyBackbone]]:
+    """UNets, and those transformers that the host has and lets us into."""
+    known: dict[type, Callable[[Any, str], AnyBackbone]] = {UNetModel: unet.backbone_of}
+    if not hasattr(attention, "wrap_attn"):  # a host from before the slot for attention, late in 2025
+        return known
+    for module, name, read in TRANSFORMERS:
+        try:
+            known[getattr(import_module(f"comfy.ldm.{module}"), name)] = read
+        except (ImportError, AttributeError):
+            continue
+    return known
+
+
 #: class of the host -> what reads its sites: (network, what it predicts) -> backbone
-BACKBONES: dict[type, Callable[[Any, str], unet.UNetBackbone]] = {UNetModel: unet.backbone_of}
+BACKBONES = _known()
 #: families by the names that artists know them by
-KNOWN = "SD1.x, SD2.x or SDXL"
+KNOWN_UNETS = "SD1.x, SD2.x or SDXL"
+KNOWN = KNOWN_UNETS if len(BACKBONES) == 1 else f"{KNOWN_UNETS}, Z-Image, Lumina 2, Flux, Chroma or Qwen-Image"
 #: how the host turns an answer of the network into a clean picture -> the process that this belongs to
 PROCESSES = ((getattr(comfy.model_sampling, "CONST", None), CONST), (comfy.model_sampling.V_PREDICTION, V),
              (comfy.model_sampling.EPS, EPS))
@@ -26,18 +49,28 @@ def network_of(base: Any) -> Any:
     return getattr(network, "_orig_mod", network)
 
 
-def backbone_of(base: Any) -> unet.UNetBackbone:
+def backbone_of(base: Any) -> AnyBackbone:
     """The backbone of the host's BaseModel.
 
     Raises ValueError, listing the families that are known, for a class of network that is none of them, and for a network that
     has nothing to match.
     """
     network = network_of(base)
-    read = next((reader for known, reader in BACKBONES.items() if isinstance(network, known)), None)
+    read = BACKBONES.get(type(network)) or (BACKBONES[UNetModel] if isinstance(network, UNetModel) else None)
     if read is None:
-        raise ValueError(f"model: {type(network).__name__} is not a UNet, and DreamMatcher works inside a UNet's self-attention; "
-                         f"use an {KNOWN} checkpoint")
+        reason = "and DreamMatcher works inside a UNet's self-attention" if len(BACKBONES) == 1 else \
+            "nor a transformer that DreamMatcher knows"
+        raise ValueError(f"model: {type(network).__name__} is not a UNet, {reason}; use an {KNOWN} checkpoint")
     return read(network, base.model_type.name)
+
+
+def unet_backbone_of(base: Any) -> unet.UNetBackbone:
+    """The backbone of a UNet. Raises ValueError as :func:`backbone_of`, and for every transformer."""
+    backbone = backbone_of(base)
+    if not isinstance(backbone, unet.UNetBackbone):
+        raise ValueError(f"model: {type(network_of(base)).__name__} is not a UNet, and this works inside a UNet alone; use an "
+                         f"{KNOWN_UNETS} checkpoint")
+    return backbone
 
 
 def process_of(sampling: object) -> NoiseProcess:

@@ -11,8 +11,10 @@ from einops import rearrange
 
 from ...attention import attention_columns, repeated_columns
 from ...backbones.base import Backbone, Grid, Site
+from ...sizes import single_frame
 from ...subject import Conditioning, Subject
-from .arguments import model_arguments
+from .arguments import frames, model_arguments
+from .attention_points import alone
 from .backbone import network_of
 from .patch_points import Points
 
@@ -52,6 +54,7 @@ def ode_derivative(
     if not math.isfinite(sigma) or sigma <= 0:
         raise ValueError(f"sigma: {sigma} is not above 0")
     sigmas = torch.full((x.shape[0],), sigma, device=x.device)
-    options = {"patches": points.alone() if points else {}, "cond_or_uncond": [0], "sigmas": sigmas}
-    clean = base.apply_model(x, sigmas, **model_arguments(base, conditioning, x), transformer_options=options)
-    return (x - clean) / sigma
+    options = {**alone(base, points), "cond_or_uncond": [0], "sigmas": sigmas}
+    given = x.unsqueeze(2) if frames(base) else x
+    clean = base.apply_model(given, sigmas, **model_arguments(base, conditioning, given), transformer_options=options)
+    return (x - single_frame(clean)) / sigma

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_base import ModelType
 from comfy.supported_models import SD20
+
+from .backbone import network_of
 
 
 def native_side(model) -> int:
@@ -12,6 +15,8 @@ def native_side(model) -> int:
     side = getattr(type(config), "side", None)  # Toybox's, which is no family of the host's; newer configs answer to any name
     if side is not None:
         return side
+    if not isinstance(network_of(base), UNetModel):  # the transformers that are matched
+        return 1024
     if (config.unet_config.get("adm_in_channels") or 0) > 2048:  # the large pooled prompt of SDXL and its kin
         return 1024
     if isinstance(config, SD20) and base.model_type is ModelType.V_PREDICTION:  # the host tells both kinds of SD2.x so

@@ -1,7 +1,7 @@
-"""Points at which a method looks into a call of the UNet and changes it, as patches of the host.
+"""Points at which a method looks into a call of the network and changes it, as patches of the host.
 
-The host hands (n, context, value) through lists of patches in front of the projections of every self- and cross-attention, and
-the feature that every output block is given.
+Transformers have theirs in :mod:`.attention_points`. In a UNet the host hands (n, context, value) through lists of patches in
+front of the projections of every self- and cross-attention, and the feature that every output block is given.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Points:
     prompt: Attention | None = None  # in front of a site that reads the prompt
     values: Attention | None = None  # in front of every self-attention
     feature: Callable[[int, torch.Tensor, dict[str, Any]], None] | None = None  # (tap, feature [B, C, h, w], options)
+    misfit: Callable[[Site, dict[str, Any]], None] | None = None  # transformers: (where tokens do not fit the latent, options)
 
     def patches(self) -> dict[str, Callable]:
         """The host's patches by name, new functions at every call.

@@ -9,7 +9,7 @@ from einops import rearrange
 
 from ...backbones.base import Site
 from ...watch import AttentionLayer, Watch
-from .backbone import backbone_of, network_of
+from .backbone import network_of, unet_backbone_of
 from .patch_points import Points
 
 #: in the transformer options: the prompt for the values. It lies there and not in the patch, so that a block that runs again for
@@ -35,7 +35,7 @@ def text_options(base: Any, values: torch.Tensor | None, watch: Watch | None) ->
 
 def reading_modules(base: Any) -> dict[Site, Any]:
     """The attention modules (to_q, to_k, heads) of all sites that read the prompt."""
-    backbone = backbone_of(base)
+    backbone = unet_backbone_of(base)
     return backbone.prompt_attention(network_of(base), backbone.readers)
 
 

@@ -14,6 +14,7 @@ import torch
 
 from ..model.compiling import in_use, marked, uncompiled
 from ..model.digest import standing_around
+from ..model.options import exchanged, options_of
 from .runs import FOREIGN_KEY, installed_on
 from .session import Session
 
@@ -29,15 +30,6 @@ STALE = ("torch.compile used a graph that it had made without DreamMatcher; the 
 CHANGED = "another pack changes the picture in front of the UNet"
 
 
-def options_of(arguments: tuple, named: dict[str, Any]) -> dict[str, Any]:
-    """The transformer options among the arguments of a UNet call, whatever their place."""
-    return next((value for value in (*arguments, named.get("transformer_options")) if is_options(value)), {})
-
-
-def is_options(value: object) -> bool:
-    return isinstance(value, dict) and "cond_or_uncond" in value
-
-
 def around_calls(model, key: str, around: Callable) -> None:
     """Puts ``around(call, *arguments, **named)`` around every call, by a keyed wrapper or, on older hosts, by a patch of it."""
     if WrappersMP is not None and hasattr(model, "add_wrapper_with_key"):
@@ -50,9 +42,8 @@ def around_calls(model, key: str, around: Callable) -> None:
 def with_option(call: Callable, arguments: tuple, named: dict[str, Any], key: str, value: object) -> torch.Tensor:
     """The call with one more entry in its transformer options; the host's own stay as they are."""
     options = options_of(arguments, named)
-    changed = {**options, key: value}
-    arguments = tuple(changed if one is options else one for one in arguments)
-    return call(*arguments, **{name: changed if one is options else one for name, one in named.items()})
+    arguments, named = exchanged(arguments, named, options, {**options, key: value})
+    return call(*arguments, **named)
 
 
 def around_call(executor, *arguments, **named) -> torch.Tensor:
@@ -109,6 +100,4 @@ def _with_pictures_told_apart(session: Session, arguments: tuple, named: dict[st
     begun = session.calls.forwards
     wrappers = {**options["wrappers"], WrappersMP.DIFFUSION_MODEL: {"dreammatcher_outer": [outer], **foreign,
                                                                    "dreammatcher_inner": [inner]}}
-    changed = {**options, "wrappers": wrappers}
-    return (tuple(changed if value is options else value for value in arguments),
-            {name: changed if value is options else value for name, value in named.items()})
+    return exchanged(arguments, named, options, {**options, "wrappers": wrappers})

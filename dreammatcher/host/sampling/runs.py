@@ -37,7 +37,7 @@ class Start:
 
     @staticmethod
     def of(base: Any, identity: Callable[[], str], sampling: NoiseSchedule, noise: torch.Tensor | None) -> Start:
-        size = (noise.shape[-2], noise.shape[-1]) if torch.is_tensor(noise) and noise.ndim == 4 else None
+        size = (noise.shape[-2], noise.shape[-1]) if torch.is_tensor(noise) and noise.ndim in (4, 5) else None
         return Start(base, identity, sampling, size)
 
 

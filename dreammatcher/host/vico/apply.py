@@ -14,7 +14,7 @@ from ...vico.settings import LookSettings, LookTrace
 from ..graph.notes import not_connected, tell
 from ..graph.records import RECORDS, Place, here, owner_here
 from ..model.arguments import context_of
-from ..model.backbone import backbone_of
+from ..model.backbone import unet_backbone_of
 from ..model.blocks import changed
 from ..model.compiling import uncompiled
 from ..model.memory import share_of_memory
@@ -44,7 +44,7 @@ def apply_vico(model, vico: ViCo, reference: torch.Tensor, settings: LookSetting
 
     Raises ValueError for a model of an unknown family, or of another kind than the one that ``vico`` was learned on.
     """
-    backbone = backbone_of(model.model)
+    backbone = unet_backbone_of(model.model)
     channels = model.model.latent_format.latent_channels
     if reference.shape[1] != channels:
         raise ValueError(f"reference: its latent has {reference.shape[1]} channels, this model takes {channels}")

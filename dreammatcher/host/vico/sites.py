@@ -11,7 +11,7 @@ from ...backbones.base import Site
 from ...vico.block import sites_of
 from ...vico.mask import text_attention
 from ...vico.recipe import SiteOutput
-from ..model.backbone import backbone_of
+from ..model.backbone import unet_backbone_of
 from ..model.blocks import Blocks, blocks_at, prompt_read, states_of, widths_of
 
 
@@ -20,7 +20,7 @@ def blocks_of(base: Any) -> dict[Site, Any]:
 
     Raises ValueError for a model of another family than those known, and for one that reads the prompt in too few places.
     """
-    sites = sites_of(backbone_of(base).decoder_readers)
+    sites = sites_of(unet_backbone_of(base).decoder_readers)
     if not sites:
         raise ValueError("model: its decoder reads the prompt in one place or none, and ViCo needs two; use an SD1.x checkpoint")
     return blocks_at(base, sites)

@@ -1,0 +1,122 @@
+"""Diffusion transformers (Peebles and Xie 2023) whose blocks attend to prompt and picture in one sequence, as a backbone.
+
+All blocks share one grid: a token is a patch of the latent. There is no attention of its own to the prompt, so none tells where a
+subject stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from .base import Grid, Site, numbers_in
+
+#: the kind of every site: blocks are counted through the whole network
+BLOCK = "block"
+#: kind that the network's code gives to the blocks behind those with a stream for each of prompt and picture
+SINGLE = "single"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The tokens of a sequence beside those of the picture that is made."""
+
+    text: int  # tokens of the encoded prompt, as the network is given it
+    pictures: int | None = 0  # tokens of other pictures, which an edit model looks at; None where their number is not told
+
+
+@dataclass(frozen=True)
+class DiTBackbone:
+    """The blocks of one transformer. Values are matched in the later half; descriptors are values of a block at three fifths."""
+
+    blocks: int
+    patch: int  # cells of the latent on the side of one token
+    family: str
+    multiple: int = 1  # prompt and picture are each padded to a multiple of this many tokens
+    picture_last: bool = False  # the picture ends the sequence; else it follows the prompt, and other pictures follow it
+    joint: int = 0  # blocks in front of those of kind SINGLE
+
+    @property
+    def matched(self) -> tuple[Site, ...]:
+        return tuple((BLOCK, number, 0) for number in range(self.blocks // 2, self.blocks))
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        return (self.blocks * 3 // 5,)
+
+    @property
+    def readers(self) -> tuple[Site, ...]:
+        return ()
+
+    @property
+    def coarsest(self) -> int:
+        return self.patch
+
+    def site(self, kind: str | None, index: int) -> Site:
+        """The site of a block by the kind and the number that the network's code gives it."""
+        return BLOCK, index + (self.joint if kind == SINGLE else 0), 0
+
+    def grid(self, site: Site, latent: Grid) -> Grid:
+        height, width = (-(-side // self.patch) for side in latent)
+        return height, width
+
+    def picture_tokens(self, site: Site, latent: Grid, tokens: int, beside: Beside | None = None) -> slice | None:
+        """The picture's tokens; without ``beside`` all others are taken for the prompt's."""
+        height, width = self.grid(site, latent)
+        count = height * width
+        if self.picture_last:
+            first = tokens - self._padded(count)
+            known = first if beside is None else self._padded(beside.text)
+            fits = first >= known if beside and beside.pictures is None else first == known
+            fits = fits and first % self.multiple == 0
+        else:
+            pictures = 0 if beside is None else beside.pictures
+            first = tokens - count if beside is None else beside.text
+            fits = pictures is not None and first + count + pictures == tokens
+        return slice(first, first + count) if fits and first > 0 else None
+
+    def map_sites(self, latent: Grid) -> frozenset[Site]:
+        return frozenset()
+
+    def prompt_attention(self, network: Any, sites: Iterable[Site]) -> dict[Site, Any]:
+        return {}
+
+    def chosen(self, names: str) -> tuple[Site, ...]:
+        if not names.strip():
+            return self.matched
+        available = frozenset(number for _, number, _ in self.matched)
+        wanted, wrong = numbers_in(names, available)
+        if wrong:
+            raise ValueError(f"layers: {wrong} is not among this model's matched blocks {min(available)} to {max(available)}; "
+                             "leave it empty for all of them")
+        return tuple(site for site in self.matched if site[1] in wanted)
+
+    def _padded(self, tokens: int) -> int:
+        return -(-tokens // self.multiple) * self.multiple
+
+
+def next_dit(network: Any, prediction: str) -> DiTBackbone:
+    """Lumina 2 and Z-Image: prompt, other pictures, picture, each padded where the network pads."""
+    blocks = len(network.layers)
+    return DiTBackbone(blocks, network.patch_size, _family(network, network.in_channels, network.dim, blocks, prediction),
+                       multiple=getattr(network, "pad_tokens_multiple", None) or 1, picture_last=True)
+
+
+def flux(network: Any, prediction: str) -> DiTBackbone:
+    """Flux and Chroma: blocks with two streams, then blocks with one; prompt, picture, other pictures."""
+    joint = len(network.double_blocks)
+    blocks = joint + len(network.single_blocks)
+    return DiTBackbone(blocks, network.patch_size, _family(network, network.in_channels, network.hidden_size, blocks, prediction),
+                       joint=joint)
+
+
+def qwen_image(network: Any, prediction: str) -> DiTBackbone:
+    """Qwen-Image: prompt, picture, other pictures."""
+    blocks = len(network.transformer_blocks)
+    return DiTBackbone(blocks, network.patch_size, _family(network, network.in_channels, network.inner_dim, blocks, prediction))
+
+
+def _family(network: Any, channels: int, width: int, blocks: int, prediction: str) -> str:
+    return (f"{type(network).__name__} channels={channels}x{width} blocks={blocks} patch={network.patch_size} "
+            f"prediction={prediction}")

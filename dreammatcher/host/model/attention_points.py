@@ -1,0 +1,156 @@
+"""Points at which a method looks into a call of a diffusion transformer and changes it.
+
+The host calls a wrapper around the network, and hands queries, keys and values of every attention to whoever holds the slot
+``optimized_attention_override`` of its transformer options. Both are taken at call time: the wrapper is the innermost one, and
+whoever held the slot then is called with what the method made of the values.
+
+What stands in the options are functions of this module, the same for every model: newer hosts have torch.compile skip the
+guards on transformer options, so what belongs to one call is read from them when it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from comfy.ldm.modules import attention
+from einops import rearrange
+
+from ...backbones.base import Grid
+from ...backbones.dit import Beside, DiTBackbone
+from ...sizes import single_frame, spatial_size
+from .backbone import backbone_of
+from .compiling import hidden
+from .options import exchanged, options_of
+from .patch_points import Points
+
+try:
+    from comfy.patcher_extension import WrappersMP
+except ImportError:
+    WrappersMP = None
+
+SLOT = "optimized_attention_override"
+#: in the transformer options: the points at work, who held the slot before, and the sequence of the current forward
+POINTS_KEY, HOLDER_KEY, SEQUENCE_KEY = "dreammatcher_points", "dreammatcher_attention", "dreammatcher_sequence"
+#: the host's names of the block that runs; stacks in front of the blocks set none
+KIND, NUMBER = "block_type", "block_index"
+#: the host's number of tokens of each other picture in the sequence
+PICTURES = "reference_image_num_tokens"
+
+
+@dataclass(frozen=True, eq=False)
+class Listening:
+    """The points of a method in a transformer."""
+
+    points: Points
+    backbone: DiTBackbone
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One forward: the size of its latent, and what its sequence holds beside the picture."""
+
+    latent: Grid
+    text: int
+    untold: bool  # other pictures are there, whose numbers of tokens the network does not tell
+
+    def beside(self, told: tuple[int, ...]) -> Beside:
+        return Beside(self.text, None if self.untold and not told else sum(told))
+
+
+def available() -> bool:
+    """True if the host has the slot and wrappers around the network."""
+    return hasattr(attention, "wrap_attn") and hasattr(WrappersMP, "DIFFUSION_MODEL")
+
+
+def alone(base: Any, points: Points | None) -> dict[str, Any]:
+    """Transformer options that have ``points`` as all that runs inside of a call of the host's BaseModel."""
+    if points is None:
+        return {"patches": {}}
+    backbone = backbone_of(base)
+    if isinstance(backbone, DiTBackbone):
+        return {"patches": {}, **listening({}, points, backbone)}
+    return {"patches": points.alone()}
+
+
+def listening(options: dict[str, Any], points: Points, backbone: DiTBackbone) -> dict[str, Any]:
+    """Transformer ``options`` of one call with ``points`` at work in every forward of the network."""
+    wrappers = options.get("wrappers", {})
+    others = {key: value for key, value in wrappers.get(WrappersMP.DIFFUSION_MODEL, {}).items() if key != POINTS_KEY}
+    return {**options, POINTS_KEY: Listening(points, backbone),
+            "wrappers": {**wrappers, WrappersMP.DIFFUSION_MODEL: {**others, POINTS_KEY: [_forward]}}}
+
+
+def _forward(executor, x: torch.Tensor, *rest, **named):
+    """Wrapper of the network, [B, C, H, W] or with a single frame [B, C, 1, H, W]."""
+    options = options_of(rest, named)
+    rest, named = exchanged(rest, named, options, hidden(_begun, x, rest, named, options))
+    return executor(x, *rest, **named)
+
+
+def _begun(x: torch.Tensor, rest: tuple, named: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The options of one forward, whose begin is told."""
+    options = {key: value for key, value in given.items() if key not in (KIND, NUMBER)}
+    if given.get(SLOT) is not attend:
+        options[HOLDER_KEY] = given.get(SLOT)
+    options[SLOT] = attend
+    context = named["context"] if "context" in named else rest[1]
+    options[SEQUENCE_KEY] = Sequence(spatial_size(x), context.shape[1], bool(named.get("ref_latents")))
+    begin = given[POINTS_KEY].points.begin
+    if begin is not None:
+        begin(single_frame(x), options)
+    return options
+
+
+def attend(func: Callable, *arguments, **named) -> torch.Tensor:
+    """Holder of the slot."""
+    return hidden(_attend, func, arguments, named)
+
+
+def _attend(func: Callable, arguments: tuple, named: dict[str, Any]) -> torch.Tensor:
+    options = named.get("transformer_options") or {}
+    holder, heard = options.get(HOLDER_KEY), options.get(POINTS_KEY)
+    call = func if holder is None else partial(holder, func)
+    if heard is None or NUMBER not in options or len(arguments) < 3:
+        return call(*arguments, **named)
+    inputs = _changed(heard, arguments[:3], options)
+    return call(*inputs, *arguments[3:], **named)
+
+
+def _changed(heard: Listening, inputs: tuple, options: dict[str, Any]) -> tuple:
+    """Queries, keys and values of one block, [B, heads, L, D] or [B, L, heads * D] each, as attention is to take them."""
+    points, backbone, sequence = heard.points, heard.backbone, options[SEQUENCE_KEY]
+    site = backbone.site(options.get(KIND), options[NUMBER])
+    tapped = site[1] in backbone.taps
+    if not tapped and site not in backbone.matched:
+        return inputs
+    tokens = inputs[0].shape[-2]  # keys and values may be longer: a pack keeps those of other pictures and puts them behind
+    picture = backbone.picture_tokens(site, sequence.latent, tokens, sequence.beside(tuple(options.get(PICTURES, ()))))
+    if picture is None:
+        if points.misfit is not None:
+            points.misfit(site, options)
+        return inputs
+    query, key, value = parts = tuple(_tokens(each, picture) for each in inputs)
+    if tapped and points.feature is not None:
+        height, _ = backbone.grid(site, sequence.latent)
+        points.feature(site[1], rearrange(value, "b (h w) c -> b c h w", h=height), options)
+    if points.values is None or site not in backbone.matched:
+        return inputs
+    made = points.values(site, query, key, value, options)
+    return tuple(whole if new is old else _with(whole, picture, new) for whole, old, new in zip(inputs, parts, made))
+
+
+def _tokens(whole: torch.Tensor, picture: slice) -> torch.Tensor:
+    """The picture's tokens with all heads, [B, N, C]."""
+    part = whole[..., picture, :]
+    return rearrange(part, "b h n d -> b n (h d)") if whole.ndim == 4 else part
+
+
+def _with(whole: torch.Tensor, picture: slice, part: torch.Tensor) -> torch.Tensor:
+    """A copy of ``whole`` with other tokens [B, N, C] in the picture's place."""
+    changed = whole.clone()
+    changed[..., picture, :] = rearrange(part, "b n (h d) -> b h n d", h=whole.shape[1]) if whole.ndim == 4 else part
+    return changed

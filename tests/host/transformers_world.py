@@ -1,0 +1,125 @@
+"""Small random diffusion transformers in the layouts of real families, through the host's own classes; newer hosts alone."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from world import picture, prompt, randomised
+
+FLUX = dict(hidden_size=96, num_heads=4, mlp_ratio=2.0, depth=2, depth_single_blocks=3, context_in_dim=96, theta=10000)
+LUMINA = dict(in_channels=16, patch_size=2, cap_feat_dim=96, n_layers=5, n_refiner_layers=1, multiple_of=32, qk_norm=True)
+#: what tells them apart: (host's entry, its network's configuration, width of the pooled text)
+TRANSFORMERS = {
+    "Z-Image": ("ZImage", dict(LUMINA, dim=256, n_heads=8, n_kv_heads=8, axes_dims=[8, 12, 12], axes_lens=[1, 64, 64],
+                               ffn_dim_multiplier=1.0, rope_theta=256.0, z_image_modulation=True, time_scale=1000.0,
+                               pad_tokens_multiple=32), None),
+    "Lumina 2": ("Lumina2", dict(LUMINA, dim=96, n_heads=4, n_kv_heads=2, axes_dims=[8, 8, 8], axes_lens=[300, 64, 64],
+                                 ffn_dim_multiplier=2.0), None),
+    "Flux.1": ("Flux", dict(FLUX, in_channels=16, out_channels=16, patch_size=2, axes_dim=[8, 8, 8], vec_in_dim=32, qkv_bias=True,
+                            guidance_embed=True, txt_ids_dims=[]), 32),
+    "Flux.1 schnell": ("FluxSchnell", dict(FLUX, in_channels=16, out_channels=16, patch_size=2, axes_dim=[8, 8, 8], vec_in_dim=32,
+                                           qkv_bias=True, guidance_embed=False, txt_ids_dims=[]), 32),
+    "Flux.2": ("Flux2", dict(FLUX, in_channels=128, out_channels=128, patch_size=1, axes_dim=[8, 8, 4, 4], vec_in_dim=None,
+                             qkv_bias=False, guidance_embed=True, txt_ids_dims=[3], global_modulation=True, mlp_silu_act=True,
+                             ops_bias=False, default_ref_method="index", ref_index_scale=10.0), None),
+    "Chroma": ("Chroma", dict(FLUX, in_channels=64, out_channels=64, patch_size=2, axes_dim=[8, 8, 8], vec_in_dim=None,
+                              qkv_bias=True, txt_ids_dims=[], in_dim=64, out_dim=96, hidden_dim=64, n_layers=2), None),
+    "Qwen-Image": ("QwenImage", dict(num_layers=5, attention_head_dim=24, num_attention_heads=4, joint_attention_dim=96,
+                                     axes_dims_rope=(8, 8, 8), in_channels=64, out_channels=16, patch_size=2), None),
+}
+
+
+def transformer(name: str):
+    """The host's ModelPatcher around a random network of a family. Skips the test where the host has none of it."""
+    import comfy.supported_models
+    from comfy.ldm.modules import attention
+
+    entry, config, _ = TRANSFORMERS[name]
+    kind = getattr(comfy.supported_models, entry, None)
+    if kind is None or not hasattr(attention, "wrap_attn"):
+        pytest.skip(f"this host does not know {name}")
+    return randomised(kind(config))
+
+
+def prompt_of(name: str, seed: int, tokens: int = 20) -> list:
+    return prompt(seed, tokens, pooled=TRANSFORMERS[name][2])
+
+
+def latent_of(model, seed: int, height: int = 12, width: int = 16, batch: int = 1) -> torch.Tensor:
+    """A random picture in the model's form: with one frame where its latents have frames."""
+    formats = model.model.latent_format
+    flat = picture(seed, height, width, batch, formats.latent_channels)
+    return flat.unsqueeze(2) if formats.latent_dimensions == 3 else flat
+
+
+def evaluated(model, positive: list, negative: list, seen: list[tuple[torch.Tensor, float]],
+              cfg: float = 1.0) -> list[torch.Tensor]:
+    """The clean estimates of one run whose sampler shows the model these latents at these noise levels."""
+    import comfy.sample
+    import comfy.samplers
+
+    found: list[torch.Tensor] = []
+
+    def look(denoise, x, sigmas, extra_args=None, callback=None, disable=None):
+        for shown, sigma in seen:
+            found.append(denoise(shown.clone(), torch.full((len(shown),), sigma), **(extra_args or {})).clone())
+        return x
+
+    first = seen[0][0]
+    with torch.inference_mode():
+        comfy.sample.sample_custom(model, torch.zeros_like(first), cfg, comfy.samplers.KSAMPLER(look), torch.tensor([1.0, 0.0]),
+                                   positive, negative, torch.zeros_like(first), disable_pbar=True)
+    return found
+
+
+def drawn(model, positive: list, negative: list, height: int = 12, width: int = 16, batch: int = 1, cfg: float = 1.0,
+          steps: int = 4, sampler: str = "euler") -> torch.Tensor:
+    import comfy.sample
+
+    noise = latent_of(model, 1000, height, width, batch)
+    with torch.inference_mode():
+        return comfy.sample.sample(model, noise, steps, cfg, sampler, "simple", positive, negative, torch.zeros_like(noise),
+                                   seed=0, disable_pbar=True)
+
+
+SIGMA = 0.4
+SIZE = (12, 16)  # of the latent; cells are 6 x 8, of Flux.2 as many as the latent's
+
+
+def bench_of(pack, name: str) -> SimpleNamespace:
+    model = transformer(name)
+    backbone = pack.module("dreammatcher.host.model.backbone").backbone_of(model.model)
+    return SimpleNamespace(name=name, model=model, backbone=backbone, pack=pack, positive=prompt_of(name, 1),
+                           negative=prompt_of(name, 2), longer=prompt_of(name, 3, 41))
+
+
+def reference_of(bench, clean: torch.Tensor, noise: torch.Tensor, prompt: list):
+    """A reference whose x is known at every noise level, without an inversion."""
+    inversion, reference, process = (bench.pack.module(f"dreammatcher.{name}") for name in (
+        "matching.inversion", "matching.reference", "backbones.process"))
+    conditioning = bench.pack.module("dreammatcher.host.text.conditioning").from_host(prompt, "positive")[0]
+    clean, noise = (x[:, :, 0] if x.ndim == 5 else x for x in (clean, noise))
+    trajectory = inversion.Trajectory((SIGMA,), clean, noise, process.CONST)
+    return reference.Reference(trajectory, clean, conditioning, conditioning, bench.backbone.family)
+
+
+def applied(bench, reference, mask: dict | None = None, model=None, layers: str = "", **settings):
+    """(model, trace) with the foreground carried over from a reference that is all subject."""
+    module = bench.pack.module("dreammatcher.matching.settings")
+    given = {"reference_mask": torch.ones(1, 1, *SIZE), "carried": True} if mask is None else mask
+    settings.setdefault("start", 0.0)
+    return bench.pack.module("dreammatcher.host.matching.apply").apply(
+        model or bench.model, reference, module.MaskSettings(**given), module.ApplySettings(**settings), layers)
+
+
+def made(bench, seed: int = 5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A clean picture, noise, and the latent of both at SIGMA."""
+    clean, noise = (latent_of(bench.model, each, *SIZE) for each in (seed, seed + 100))
+    return clean, noise, (1 - SIGMA) * clean + SIGMA * noise
+
+
+def other_reference(bench):
+    clean, noise, _ = made(bench, 9)
+    return reference_of(bench, clean, noise, bench.positive)
