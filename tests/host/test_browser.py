@@ -6,11 +6,12 @@ Needs a Chromium or Chrome (CHROMIUM may name one). On a current upstream both o
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from browser_page import NEEDS_A_BROWSER, RENDERERS, SEEDS, Page, opened, workflow
 
-from harness.blueprint import wiring
+from harness.blueprint import FILE, NAME, wiring
 from harness.browser import browsing
 from harness.examples import EXAMPLES
 from harness.library import ROOT, upstream_path
@@ -58,7 +59,10 @@ def test_the_inspector_answers_mouse_and_keyboard(page):
     assert cell() == "9,5"
     page.tab.keyboard.press("Shift+ArrowLeft")
     assert cell() == "4,5"
-    assert "similarity" in inspector(page).locator(".parts .says").inner_text()
+    says = inspector(page).locator(".parts .says").first
+    wanted = r"(matched here( by \d+%)?|outside the subject: .*|not trusted .*), similarity \d\.\d\d"
+    assert re.fullmatch(wanted, says.inner_text())
+    assert "few steps: 6 noise levels lie between" in inspector(page).locator(".remark").inner_text()
     page.tab.keyboard.press("Delete")
     assert page.run("return app.graph._nodes.some((own) => own.type === 'DreamMatcherPreview')"), "keys stay in the widget"
     points = inspector(page).locator(".point")
@@ -209,9 +213,11 @@ def test_a_training_set_says_on_its_node_what_it_made_of_the_pictures(page):
 @pytest.mark.skipif(upstream_path() is None, reason="the packaged host knows no subgraphs")
 def test_the_blueprint_is_offered_and_opens_to_the_standard_wiring(page, server):
     offered = get(f"{server}/global_subgraphs")
-    ours = [entry for entry in offered.values() if entry["name"] == "DreamMatcher"]
+    ours = [entry for entry in offered.values() if entry["name"] == NAME]
     assert len(ours) == 1 and ours[0]["info"]["node_pack"].endswith("comfyui-dreammatcher")
-    page.load(json.loads((ROOT / "subgraphs" / "DreamMatcher.json").read_text(encoding="utf-8")))
+    page.load(json.loads(FILE.read_text(encoding="utf-8")))
+    page.run("app.canvas.ds.offset = [300, 200]; app.canvas.setDirty(true, true)")
+    page.tab.wait_for_timeout(800)
     page.picture("blueprint")
     prompt = page.run("return (await app.graphToPrompt()).output")
     nodes = {key.split(":")[-1]: entry for key, entry in prompt.items()}
@@ -219,6 +225,16 @@ def test_the_blueprint_is_offered_and_opens_to_the_standard_wiring(page, server)
         key: entry["class_type"] for key, entry in wiring().items()}
     assert nodes["2"]["inputs"]["prompt"] == "a photo of a dog" and nodes["3"]["inputs"]["subject_words"] == "dog"
     assert nodes["7"]["inputs"]["reference"][0].split(":")[-1] == "5" and nodes["7"]["inputs"]["strength"] == 1.0
+    outside = page.run("return app.graph._nodes[0].inputs.map((slot) => slot.name)")
+    assert {"reference_mask", "strength"} <= set(outside)
+    page.run("app.graph._nodes[0].widgets.find((own) => own.name === 'strength').value = 0.5")
+    prompt = page.run("return (await app.graphToPrompt()).output")
+    assert next(entry for entry in prompt.values() if entry["class_type"] == "DreamMatcherApply")["inputs"]["strength"] == 0.5
+    chip = page.tab.locator(".dreammatcher.picker .chip", has_text="photo")
+    chip.click()
+    prompt = page.run("return (await app.graphToPrompt()).output")
+    subjects = [entry["inputs"]["subject_words"] for entry in prompt.values() if entry["class_type"] == "DreamMatcherSubject"]
+    assert subjects == ["photo dog"] * 2
 
 
 def test_every_example_opens_as_the_prompt_it_was_made_from(page):

@@ -99,7 +99,7 @@ async function wordsAhead(prompts, words) {
 }
 
 function addPicker(node) {
-    const names = PROMPTS[node.comfyClass];
+    const names = PROMPTS[node.comfyClass] ?? PROMPTS.DreamMatcherEasy;
     const widget = (name) => node.widgets.find((own) => own.name === name);
     const linked = (name) => node.inputs?.some((slot) => slot.name === name && slot.link != null);
     const words = widget("subject_words");
@@ -123,6 +123,14 @@ function addPicker(node) {
     after(node, "onExecuted", (output) => picker.say(output?.text ?? []));
     picker.element.addEventListener("pointerenter", refresh, { signal: picker.aborter.signal });
     addWidget(node, "subject words", picker, { getMinHeight: () => (picker.more ? 120 : 56) });
+}
+
+/** The blueprint, as one node: it has the prompts and words of DreamMatcher (Easy) as widgets, once it is set up. */
+function addPickerOutside(node) {
+    const names = [...PROMPTS.DreamMatcherEasy, "subject_words"];
+    const ready = () => names.every((name) => node.widgets?.some((own) => own.name === name));
+    const inside = node.subgraph?._nodes ?? [];
+    if (inside.some((own) => own.type === "DreamMatcherSubject") && ready()) addPicker(node);
 }
 
 function keepOlder(node) {
@@ -239,6 +247,7 @@ app.registerExtension({
         if (node.comfyClass === "DreamMatcherApply") addLive(node);
         if (node.comfyClass in BEFORE) keepOlder(node);
         if (node.comfyClass in PROMPTS) addPicker(node);
+        if (node.subgraph) queueMicrotask(() => addPickerOutside(node));
         if (node.comfyClass in REPORTS) addReport(node);
         if (SLOW.includes(node.comfyClass)) keepSeed(node);
     },

@@ -66,7 +66,7 @@ def shared(reference: Subject, target: Subject) -> tuple[Subject, Subject, str]:
 
 
 def said_of_both(of_both: tuple[str, ...], of_each: tuple[str, ...]) -> tuple[str, ...]:
-    """What is to be said of two prompts: of both, then of each, but for words that are no longer taken."""
+    """The remarks on two prompts: on both, then on each, but for words that are no longer taken."""
     if any(SHARED in remark for remark in of_both):
         of_each = tuple(remark for remark in of_each if "none given" not in remark)
     return of_both + of_each

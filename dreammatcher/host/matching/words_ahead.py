@@ -39,7 +39,7 @@ def reader() -> Reader:
 
 
 def ahead(texts: Mapping[str, str], words: str) -> dict[str, Any]:
-    """What a node will say of ``words`` in its prompts, ``texts`` by the names of their inputs: one, or reference and target.
+    """The remarks of a node on ``words`` in its prompts, ``texts`` by the names of their inputs: one, or reference and target.
 
     ``said`` are remarks, ``error`` is why it will refuse them. ``word`` is then the one that is missing, and ``nearest`` one of
     the prompts' that may have been meant; both may be empty. Nothing is said of embeddings, whose files a run reads.
@@ -86,7 +86,7 @@ def _has(text: str, word: str) -> bool:
 
 
 def refusal(texts: Mapping[str, str | None], words: str | None) -> str | bool:
-    """Why a node will refuse its subject words, or True: for VALIDATE_INPUTS, whose refusals come without a traceback.
+    """The reason for which a node will refuse its subject words, or True, as VALIDATE_INPUTS gives it: without a traceback.
 
     Texts that come from another node are None, and are read in the run. So is all that another text encoder's tokenizer may see
     otherwise: words of other scripts, and words whose letters stand somewhere in the prompt.

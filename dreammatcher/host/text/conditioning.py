@@ -65,7 +65,7 @@ class NotInPrompt(ValueError):
 
 @dataclass(frozen=True)
 class Reading:
-    """What a prompt and its subject words were read as."""
+    """A prompt and its subject words as they were read."""
 
     subject: Subject
     about: tuple[str, ...]  # remarks on how the host reads the prompt
