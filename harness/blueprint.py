@@ -1,4 +1,4 @@
-"""``python -m harness.blueprint``: writes subgraphs/DreamMatcher.json, the standard wiring as one node that can be opened.
+"""``python -m harness.blueprint``: writes subgraphs/DreamMatcher Steps.json, the standard wiring as one node that can be opened.
 
 ComfyUI of late 2025 and newer offers it in the node library; older ones do not look into the folder.
 """
@@ -15,12 +15,12 @@ from .examples import node
 from .library import ROOT
 from .workflow import COLUMN, GAP, inputs_of, is_widget, outputs_of, value_of
 
-FILE = ROOT / "subgraphs" / "DreamMatcher.json"
-NAME = "DreamMatcher"
+NAME = "DreamMatcher Steps"  # the library shows the file's name; the node with everything inside is DreamMatcher (Easy)
+FILE = ROOT / "subgraphs" / f"{NAME}.json"
 #: outer inputs: type, and default of those that are widgets
 INPUTS = {"model": ("MODEL",), "clip": ("CLIP",), "vae": ("VAE",), "reference": ("IMAGE",),
           "reference_prompt": ("STRING", "a photo of a dog"), "prompt": ("STRING", "a photo of a dog on the beach"),
-          "negative": ("STRING", ""), "subject_words": ("STRING", "dog")}
+          "negative": ("STRING", ""), "subject_words": ("STRING", "dog"), "reference_mask": ("MASK",), "strength": ("FLOAT", 1.0)}
 OUTPUTS: dict[str, tuple[str, int]] = {"model": ("8", 0), "positive": ("3", 0), "negative": ("4", 0), "trace": ("7", 1)}
 WIDGETS = [name for name, declared in INPUTS.items() if len(declared) > 1]
 BEFORE, AFTER = -10, -20  # the front end's numbers of a subgraph's two ends
@@ -41,8 +41,9 @@ def wiring() -> dict[str, Any]:
         "3": node("DreamMatcherSubject", clip=clip, prompt=Outer("prompt"), subject_words=words),
         "4": node("CLIPTextEncode", clip=clip, text=Outer("negative")),
         "5": node("DreamMatcherInvert", model=model, reference=["1", 0], positive=["2", 0], negative=["4", 0]),
-        "6": node("DreamMatcherMask", reference_subject=["2", 1], target_subject=["3", 1]),
-        "7": node("DreamMatcherApply", model=model, reference=["5", 0], mask=["6", 0]),
+        "6": node("DreamMatcherMask", reference_subject=["2", 1], target_subject=["3", 1],
+                  reference_mask=Outer("reference_mask")),
+        "7": node("DreamMatcherApply", model=model, reference=["5", 0], mask=["6", 0], strength=Outer("strength")),
         "8": node("DreamMatcherGuidance", model=["7", 0]),
     }
 

@@ -56,9 +56,8 @@ def run(tab, script: str, argument=None):
     return tab.evaluate(f"async (given) => {{ const app = {APP}; {script} }}", argument)
 
 
-#: the whole graph in view, ``given`` is its workflow
-LOAD_AND_FIT = """
-    await app.loadGraphData(given);
+#: the whole graph in view
+FIT = """
     const boxes = app.graph._nodes.map((node) => node.getBounding());
     const left = Math.min(...boxes.map((box) => box[0])), top = Math.min(...boxes.map((box) => box[1]));
     const right = Math.max(...boxes.map((box) => box[0] + box[2])), bottom = Math.max(...boxes.map((box) => box[1] + box[3]));
@@ -67,6 +66,8 @@ LOAD_AND_FIT = """
     app.canvas.ds.offset = [40 - left, 40 - top];
     app.canvas.setDirty(true, true);
 """
+#: the same, ``given`` is its workflow
+LOAD_AND_FIT = "await app.loadGraphData(given);" + FIT
 
 
 def look_for_one() -> None:

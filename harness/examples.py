@@ -51,8 +51,13 @@ def easy() -> dict[str, Any]:
                   subject_words="cat", strength=1.0, preset="best"),
         "4": node("EmptyLatentImage", width=128, height=128, batch_size=1),
         **saved(5, ["3", 0], ["3", 1], ["3", 2], ["4", 0], "easy", seed=2),
-        "8": node("DreamMatcherPreview", trace=["3", 3], images=["6", 0], reference=["2", 0]),
+        "8": node("DreamMatcherPreview", trace=["3", 3], images=["6", 0], reference=["2", 0], plain=["11", 0]),
+        "10": sampler(["1", 0], ["3", 1], ["3", 2], ["4", 0], seed=2),  # the same without DreamMatcher, to compare
+        "11": node("VAEDecode", samples=["10", 0], vae=["1", 2]),
     }
+
+
+EASY_SAMPLERS = ("5", "10")
 
 
 def easy_photo() -> dict[str, Any]:
@@ -61,7 +66,8 @@ def easy_photo() -> dict[str, Any]:
     prompt["2"] = node("LoadImage", image="example.png")
     prompt["3"]["inputs"].update(reference_prompt="a photo of a dog", prompt="a photo of a dog on the beach", subject_words="dog")
     prompt["4"]["inputs"].update(width=512, height=512)
-    prompt["5"]["inputs"].update(steps=30, sampler_name="dpmpp_2m", scheduler="karras", cfg=7.0)
+    for number in EASY_SAMPLERS:
+        prompt[number]["inputs"].update(steps=30, sampler_name="dpmpp_2m", scheduler="karras", cfg=7.0)
     return prompt
 
 
@@ -76,7 +82,8 @@ def easy_tags() -> dict[str, Any]:
         prompt=character + ", sitting, cafe, holding cup, masterpiece, best quality",
         negative="worst quality, low quality", subject_words="")
     prompt["4"]["inputs"].update(width=1024, height=1024)
-    prompt["5"]["inputs"].update(steps=28, sampler_name="euler_ancestral", scheduler="normal", cfg=5.5)
+    for number in EASY_SAMPLERS:
+        prompt[number]["inputs"].update(steps=28, sampler_name="euler_ancestral", scheduler="normal", cfg=5.5)
     return prompt
 
 
@@ -168,22 +175,26 @@ def with_controlnet() -> dict[str, Any]:
     return prompt
 
 
+COMPARED = ("\n\nThe lower sampler draws the plain picture: the slider in DreamMatcher Preview compares the two. Give both "
+            "samplers the same seed.")
 OWN = ("\n\nChoose your checkpoint and your photo, describe the photo in the first DreamMatcher Subject and the picture you want "
        "in the second, and click the words that name the subject in both.")
 #: workflow -> its prompt and its notes; those without "toybox" in their name need a checkpoint of the user's
 EXAMPLES = {
     "dreammatcher_01_easy_toybox": (easy, [
         "The whole method in one node.\n\nGive it a picture of the subject, a prompt for that picture, the prompt of the "
-        "picture you want, and the words that name the subject in both.\n\nWith your own checkpoint: open "
+        "picture you want, and the words that name the subject in both." + COMPARED + "\n\nWith your own checkpoint: open "
         "dreammatcher_02_easy_photo."]),
     "dreammatcher_02_easy_photo": (easy_photo, [
         "Your photo and your checkpoint in one node.\n\nChoose both, describe the photo in reference_prompt and the picture you "
-        "want in prompt, and click the words that name the subject. With an SDXL checkpoint, set the latent to 1024x1024."]),
+        "want in prompt, and click the words that name the subject. With an SDXL checkpoint, set the latent to 1024x1024."
+        + COMPARED]),
     "dreammatcher_03_easy_tags": (easy_tags, [
         "A character's picture and Illustrious, NoobAI or Pony, prompted with tags.\n\nDescribe the character with the same tags "
         "in both prompts. subject_words stays empty: the tags that both prompts share are the subject. Or write the ones that "
         "matter, such as 'girl hair'.\n\nNoobAI's v-prediction models: a current ComfyUI recognises them. Where pictures come "
-        "out grey or burnt, put ModelSamplingDiscrete (v_prediction, zsnr on) behind the checkpoint, and RescaleCFG at 0.7."]),
+        "out grey or burnt, put ModelSamplingDiscrete (v_prediction, zsnr on) behind the checkpoint, and RescaleCFG at 0.7."
+        + COMPARED]),
     "dreammatcher_04_toybox": (full_control, [
         "Every step of the method in its own node, on the small model that ships with the pack. Guidance is optional: without "
         "it, connect the sampler to DreamMatcher Apply.\n\nChange the subject, pose and background of Toybox Reference, the "

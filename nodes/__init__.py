@@ -1,6 +1,7 @@
 """The nodes: all that the user sees."""
 
 from ..dreammatcher.host.graph import bypass
+from ..dreammatcher.host.matching import words_ahead
 from ..dreammatcher.host.model import report
 from . import (
     easy,
@@ -31,3 +32,4 @@ for node in NODE_CLASS_MAPPINGS.values():
     says_what_is_missing(node)
 bypass.listen(NODE_CLASS_MAPPINGS)
 report.listen()
+words_ahead.listen()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..dreammatcher.host.matching.easy import Kept, match_subject
+from ..dreammatcher.host.matching.words_ahead import refusal
 from ..dreammatcher.matching.settings import BALANCED, BEST
 from . import inputs
 from .reference import with_remarks
@@ -50,6 +51,10 @@ class DreamMatcherEasy:
                        "best: the subject's place is carried over from the reference, its thin parts keep their colours, and its "
                        "inside is led towards the reference. balanced: as it was before there was a choice."}),
         }}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, reference_prompt=None, prompt=None, subject_words=None):
+        return refusal({"reference_prompt": reference_prompt, "prompt": prompt}, subject_words)
 
     def match(self, model, clip, vae, reference, reference_prompt, prompt, negative, subject_words, reference_mask=None,
               strength=1.0, preset=BALANCED):

@@ -6,6 +6,7 @@ from ..dreammatcher.host.graph.masks import one_mask
 from ..dreammatcher.host.graph.notes import tell
 from ..dreammatcher.host.matching import invert
 from ..dreammatcher.host.matching.files import REFERENCES, load_reference, save_reference
+from ..dreammatcher.host.matching.words_ahead import refusal
 from ..dreammatcher.host.text.conditioning import encode_subject, subject_and_remarks
 from ..dreammatcher.matching.features import PRECISIONS, FeatureOptions
 from . import inputs
@@ -42,6 +43,10 @@ class DreamMatcherSubject:
                                                 "something, but for those about medium and scene; of these, DreamMatcher Mask "
                                                 "takes what both prompts share."),
         }}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, prompt=None, subject_words=None):
+        return refusal({"prompt": prompt}, subject_words)
 
     def encode(self, clip, prompt, subject_words):
         subject, remarks = subject_and_remarks(clip, prompt, subject_words, tell)

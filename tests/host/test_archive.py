@@ -38,7 +38,7 @@ def files() -> list[str]:
 def test_the_archive_has_what_the_pack_needs_and_nothing_else(files):
     needed = {"__init__.py", "README.md", "LICENSE", "pyproject.toml", "requirements.txt", "web/js/dreammatcher.js",
               "web/docs/DreamMatcherApply.md", "locales/en/nodeDefs.json", "example_workflows/dreammatcher_01_easy_toybox.json",
-              "toybox/model.safetensors", "subgraphs/DreamMatcher.json", "docs/demo.png"}
+              "toybox/model.safetensors", "subgraphs/DreamMatcher Steps.json", "docs/demo.png"}
     assert needed <= set(files)
     tops = {file.split("/")[0] for file in files}
     assert tops <= {"__init__.py", "CHANGELOG.md", "LICENSE", "README.md", "docs", "dreammatcher", "example_workflows", "locales",

@@ -318,3 +318,9 @@ def test_a_latent_without_factors_of_its_own_is_seen_in_grey_by_its_brightness(p
     seen = pictures.rough_rgb(latent, SimpleNamespace(latent_rgb_factors=factors))
     assert torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2])
     assert bool((seen[0].diff(dim=-1) > 0).all()) and seen.min() >= 0 and seen.max() <= 1
+
+
+@pytest.mark.parametrize("count, few", [(2, True), (11, True), (12, False), (50, False)])
+def test_a_run_of_few_steps_says_how_many_they_were(pack, count, few):
+    said = pack.module("dreammatcher.host.matching.preview").about_few_levels(count)
+    assert bool(said) == few and (str(count) in said or not few)

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { chips, chosenWords, commonWords, otherNumbers, toggled, wordsOf } from "../../web/js/words.js";
+import { asSent, chips, chosenWords, commonWords, otherNumbers, replaced, toggled, wordsOf } from "../../web/js/words.js";
 
 test("weights, brackets and punctuation are no words", () => {
     assert.deepEqual(wordsOf("a photo of a (sks dog:1.2), [sitting:0.5]. {red|blue}"),
@@ -64,4 +64,16 @@ test("a word inside a text without spaces is not missing, but one of letters wit
     assert.deepEqual(chips(["一只猫在雪地里"], "猫").at(-1), { word: "猫", chosen: true, missing: false });
     assert.deepEqual(chips(["a concatenation"], "cat").at(-1), { word: "cat", chosen: true, missing: true });
     assert.deepEqual(chips(["猫在雪地里", "狗在海边"], "猫").at(-1), { word: "猫", chosen: true, missing: true });
+});
+
+test("the word that was meant takes the place of the one that is missing, once", () => {
+    assert.equal(replaced("sks caat", "caat", "cat"), "sks cat");
+    assert.equal(replaced("Cat, caat", "caat", "cat"), "Cat");
+    assert.equal(replaced("dog", "caat", "cat"), "dog");
+});
+
+test("a prompt is sent without comments, and not where one of several texts is chosen by chance", () => {
+    assert.equal(asSent("a cat /* not\na dog */ on grass // in the sun"), "a cat  on grass ");
+    assert.equal(asSent("a {red|blue} cat"), null);
+    assert.equal(asSent("a {cat}"), "a {cat}");
 });

@@ -7,6 +7,7 @@ import { Picker } from "./picker.js";
 import { LivePicture } from "./live.js";
 import { Report } from "./report.js";
 import { clearNotes, note } from "./note.js";
+import { asSent } from "./words.js";
 import { showInstallation } from "./installation.js";
 
 /** The prompts in which each node looks for its subject's words. */
@@ -21,6 +22,7 @@ const SLOW = ["DreamMatcherLearn", "DreamMatcherPriorSet", "DreamMatcherDreamBoo
     "DreamMatcherSeFiTrain", "DreamMatcherTrainingJob"];
 /** Widgets that came later, with the value that a workflow has which was saved before: it keeps its picture. */
 const BEFORE = { DreamMatcherEasy: { preset: "balanced" }, DreamMatcherApply: { preset: "balanced" } };
+const OURS = /^(DreamMatcher|Toybox)/;
 const INSTALLATION = "DreamMatcher Report";
 const LIVE_EVENT = "dreammatcher.live";
 const NOTE_EVENT = "dreammatcher.note";
@@ -40,15 +42,26 @@ function after(owner, name, action) {
     };
 }
 
+/** Widgets of ours, which are stored nowhere, by their node. */
+const unstored = new WeakMap();
+
 /** A DOM widget behind the node's own ones, which is stored nowhere and leaves with its node. */
 function addWidget(node, name, part, options) {
     const widget = node.addDOMWidget(name, "dreammatcher", part.element, { serialize: false, hideOnZoom: false, ...options });
     widget.serialize = false;
-    after(node, "onSerialize", (data) => { // older front ends store it all the same, where a later input would find it
-        const index = node.widgets.indexOf(widget);
-        if (data.widgets_values?.length > index) data.widgets_values.splice(index, 1);
-    });
+    if (!unstored.has(node)) {
+        unstored.set(node, new Set());
+        after(node, "onSerialize", (data) => takeOut(node, data)); // older front ends store it all the same
+    }
+    unstored.get(node).add(widget);
     after(node, "onRemoved", () => part.destroy());
+}
+
+/** Takes what our widgets hold out of a stored node, where a later input would find it. */
+function takeOut(node, data) {
+    for (let index = (data.widgets_values?.length ?? 0) - 1; index >= 0; index--) {
+        if (unstored.get(node).has(node.widgets[index])) data.widgets_values.splice(index, 1);
+    }
 }
 
 function grow(node, width, height) {
@@ -72,20 +85,35 @@ function addInspector(node) {
     after(node, "onConfigure", () => queueMicrotask(() => show(app.nodeOutputs?.[node.id])));
 }
 
+/** What a node will say of its subject's words, or null where that is not known before it runs. */
+async function wordsAhead(prompts, words) {
+    const sent = Object.entries(prompts).map(([name, text]) => [name, asSent(text)]);
+    if (sent.some(([, text]) => text === null)) return null;
+    try {
+        const body = JSON.stringify({ prompts: Object.fromEntries(sent), words });
+        const answer = await api.fetchApi("/dreammatcher/words", { method: "POST", body });
+        return answer.ok ? await answer.json() : null;
+    } catch {
+        return null; // the server is away; the node says it when it runs
+    }
+}
+
 function addPicker(node) {
-    const names = PROMPTS[node.comfyClass];
+    const names = PROMPTS[node.comfyClass] ?? PROMPTS.DreamMatcherEasy;
     const widget = (name) => node.widgets.find((own) => own.name === name);
     const linked = (name) => node.inputs?.some((slot) => slot.name === name && slot.link != null);
     const words = widget("subject_words");
     const read = () => (names.some(linked) || linked("subject_words") ? null
         : { prompts: names.map((name) => String(widget(name)?.value ?? "")), words: String(words.value ?? "") });
-    const picker = new Picker(read, (text) => {
+    const write = (text) => {
         app.canvas?.emitBeforeChange?.();
         words.value = text;
         words.callback?.(text);
         app.canvas?.emitAfterChange?.(); // a step of its own for undo
         node.setDirtyCanvas(true, true);
-    });
+    };
+    const ask = (state) => wordsAhead(Object.fromEntries(names.map((name, index) => [name, state.prompts[index]])), state.words);
+    const picker = new Picker(read, write, ask, () => grow(node, 0, node.computeSize()[1]));
     const refresh = () => picker.refresh();
     for (const own of [...names.map(widget), words]) {
         after(own, "callback", refresh);
@@ -94,7 +122,15 @@ function addPicker(node) {
     for (const moment of ["onConfigure", "onConnectionsChange"]) after(node, moment, () => queueMicrotask(refresh));
     after(node, "onExecuted", (output) => picker.say(output?.text ?? []));
     picker.element.addEventListener("pointerenter", refresh, { signal: picker.aborter.signal });
-    addWidget(node, "subject words", picker, { getMinHeight: () => 56 });
+    addWidget(node, "subject words", picker, { getMinHeight: () => (picker.more ? 120 : 56) });
+}
+
+/** The blueprint, as one node: it has the prompts and words of DreamMatcher (Easy) as widgets, once it is set up. */
+function addPickerOutside(node) {
+    const names = [...PROMPTS.DreamMatcherEasy, "subject_words"];
+    const ready = () => names.every((name) => node.widgets?.some((own) => own.name === name));
+    const inside = node.subgraph?._nodes ?? [];
+    if (inside.some((own) => own.type === "DreamMatcherSubject") && ready()) addPicker(node);
 }
 
 function keepOlder(node) {
@@ -117,6 +153,38 @@ function addReport(node) {
     };
     after(node, "onExecuted", show);
     after(node, "onConfigure", () => queueMicrotask(() => show(app.nodeOutputs?.[node.id])));
+}
+
+/** The texts of errors by the node that threw them. */
+const faults = new WeakMap();
+const PACK = new URL(import.meta.url).pathname.split("/").at(-3);
+
+/** Shows an error of ours on the node that threw it; the host's own message may hide the sentence. */
+function showError({ detail }) {
+    const node = nodeOf(detail.node_id);
+    const ours = OURS.test(detail.node_type) || detail.traceback?.at(-1)?.includes(PACK);
+    if (!node || !ours || detail.exception_type === "ExecutionBlocked") return;
+    let fault = faults.get(node);
+    if (!fault) {
+        fault = new Report("fault");
+        faults.set(node, fault);
+        const height = () => (fault.shown ? 96 : 0);
+        addWidget(node, "error", fault, { getMinHeight: height, getHeight: height });
+    }
+    fault.say([detail.exception_message.trim()]);
+    grow(node, 0, node.computeSize()[1]);
+}
+
+function clearErrors() {
+    for (const node of allNodes()) faults.get(node)?.say([]);
+    app.canvas?.setDirty(true, true);
+}
+
+function* allNodes(graph = app.rootGraph ?? app.graph?.rootGraph ?? app.graph) {
+    for (const node of graph?._nodes ?? []) {
+        yield node;
+        if (node.subgraph) yield* allNodes(node.subgraph);
+    }
 }
 
 function keepSeed(node) {
@@ -170,14 +238,16 @@ app.registerExtension({
     setup() {
         api.addEventListener(LIVE_EVENT, showLive);
         api.addEventListener(NOTE_EVENT, showNote);
-        api.addEventListener("execution_start", () => clearNotes(app.graph?._nodes ?? []));
+        api.addEventListener("execution_start", () => { clearNotes(allNodes()); clearErrors(); });
+        api.addEventListener("execution_error", showError);
     },
     nodeCreated(node) {
-        if (/^(DreamMatcher|Toybox)/.test(node.comfyClass)) addInstallation(node);
+        if (OURS.test(node.comfyClass)) addInstallation(node);
         if (node.comfyClass === "DreamMatcherPreview") addInspector(node);
         if (node.comfyClass === "DreamMatcherApply") addLive(node);
         if (node.comfyClass in BEFORE) keepOlder(node);
         if (node.comfyClass in PROMPTS) addPicker(node);
+        if (node.subgraph) queueMicrotask(() => addPickerOutside(node));
         if (node.comfyClass in REPORTS) addReport(node);
         if (SLOW.includes(node.comfyClass)) keepSeed(node);
     },

@@ -7,7 +7,7 @@ import { ACCEPTED, bestCell, cellAt, cellUnder, decode, moved, OUTSIDE, overlayP
 import { addStyle, element, keepEvents } from "./style.js";
 
 const SAYS = {
-    [ACCEPTED]: "appearance taken from the reference",
+    [ACCEPTED]: "matched here",
     [OUTSIDE]: "outside the subject: left as it is",
     refused: "not trusted (the way back ends elsewhere): left as it is",
 };
@@ -41,11 +41,12 @@ export class Inspector {
         this.result.picture.setAttribute("role", "application");
         this.result.picture.setAttribute("aria-label", "result: arrow keys move the point, with shift by five");
         this.says = element("div", { className: "says" });
+        this.remark = element("div", { className: "says remark" });
         this.hint = element("div", { className: "says", textContent: "Queue the graph: the match appears here." });
         this.parts = element("div", { className: "parts", hidden: true },
             element("div", { className: "row" }, this.items, element("span", {}, "step"), this.steps, this.stepName, this.overlay),
             element("div", { className: "panes" }, this.reference.element, this.result.element),
-            this.compareRow, this.says);
+            this.compareRow, this.says, this.remark);
         this.element = element("div", { className: "dreammatcher inspector" }, this.hint, this.parts);
         on(this.items, "change", () => { this.item = Number(this.items.value); this._showItem(); });
         on(this.steps, "input", () => { this.step = Number(this.steps.value); this._showStep(); });
@@ -60,7 +61,7 @@ export class Inspector {
         this.watcher.observe(this.result.frame);
     }
 
-    /** Shows one run: {results, references, plain, steps} of the node's ui output. */
+    /** Shows one run: {results, references, plain, steps, remark} of the node's ui output. */
     async show(run) {
         this.run = run;
         this.loaded.clear();
@@ -73,6 +74,8 @@ export class Inspector {
         this.steps.max = this.step;
         this.steps.value = this.step;
         this.compareRow.hidden = !run.plain.length;
+        this.remark.textContent = run.remark ?? "";
+        this.remark.hidden = !run.remark;
         this.element.style.minHeight = "300px"; // Nodes 2.0 gives what the picture below it leaves
         this.hint.hidden = true;
         this.parts.hidden = false;
@@ -140,7 +143,7 @@ export class Inspector {
         const missing = cell.which >= views ? " (its picture is not connected)" : "";
         const part = cell.taken > 0 && cell.taken < 0.99 ? ` by ${Math.round(100 * cell.taken)}%` : "";
         this.says.ariaLive = spoken ? "polite" : "off"; // keys speak, a moving mouse does not
-        this.says.textContent = `${SAYS[cell.verdict]}${part}${missing} (similarity ${cell.similarity.toFixed(2)})`;
+        this.says.textContent = `${SAYS[cell.verdict]}${part}${missing}, similarity ${cell.similarity.toFixed(2)}`;
         this.element.dataset.cell = `${x},${y}`;
         this.element.dataset.verdict = cell.verdict;
     }

@@ -1,24 +1,32 @@
 /** The subject word picker: the prompt's words as chips. What is chosen is the text of the subject_words widget. */
 
-import { chips, toggled } from "./words.js";
+import { chips, replaced, toggled } from "./words.js";
 import { addStyle, element, keepEvents } from "./style.js";
+
+const PAUSE = 300; // milliseconds without a key, after which the server is asked
 
 export class Picker {
     /**
      * @param read gives {prompts: [text], words: text}, or null when a prompt comes from another node
      * @param write takes the new text of subject_words
+     * @param ask gives, for such a state, what the node will say of it: {said: [text], error, word, nearest}, later; null: nothing
+     * @param grown is called when there is more to show
      */
-    constructor(read, write) {
+    constructor(read, write, ask, grown) {
         addStyle();
         this.read = read;
         this.write = write;
+        this.ask = ask;
+        this.grown = grown;
         this.remarks = [];
+        this.fault = null;
         this.aborter = new AbortController();
         this.element = element("div", { className: "dreammatcher picker", aria: { role: "group", label: "subject words" } });
         const { signal } = this.aborter;
         this.element.addEventListener("click", (event) => {
             const chip = event.target.closest?.(".chip");
             if (chip) this._click(chip.dataset.word);
+            if (event.target.closest?.(".instead")) this._instead();
         }, { signal });
         keepEvents(this.element, signal);
         this.refresh();
@@ -30,18 +38,44 @@ export class Picker {
         if (drawn === this.drawn) return;
         this.drawn = drawn;
         this.remarks = []; // they were about other words
+        this.fault = null;
         this._draw(state);
+        clearTimeout(this.asking);
+        if (state) this.asking = setTimeout(() => this._ask(state), PAUSE);
+    }
+
+    async _ask(state) {
+        const drawn = this.drawn;
+        const answer = await this.ask(state);
+        if (!answer || drawn !== this.drawn) return; // other words by now
+        this.remarks = answer.said;
+        this.fault = answer.error ? answer : null;
+        this._draw(state);
+        if (this.more) this.grown();
+    }
+
+    /** True while there is more to read than the words. */
+    get more() {
+        return this.remarks.length > 0 || this.fault !== null;
     }
 
     /** Shows what the node said of the words when it ran. */
     say(remarks) {
         this.refresh();
-        this.remarks = remarks;
+        if (!remarks.length && this.fault === null) return; // what was said before the run was about the same words
+        clearTimeout(this.asking);
+        [this.remarks, this.fault] = [remarks, null];
         this._draw(this.read());
+        if (this.more) this.grown();
     }
 
     _draw(state) {
         const remarks = this.remarks.map((text) => element("div", { className: "remark", textContent: text }));
+        if (this.fault) {
+            const { error, nearest } = this.fault;
+            const instead = nearest ? [element("button", { type: "button", className: "instead", textContent: `use '${nearest}'` })] : [];
+            remarks.push(element("div", { className: "remark fault", aria: { role: "alert" } }, `${error} `, ...instead));
+        }
         if (!state) {
             this.element.replaceChildren("These texts come from another node; there the words are chosen.", ...remarks);
             return;
@@ -66,7 +100,17 @@ export class Picker {
         this.refresh();
     }
 
+    /** Writes the offered word in place of the one that is missing. */
+    _instead() {
+        const state = this.read();
+        if (!state || !this.fault) return;
+        const { word, nearest } = this.fault;
+        this.write(replaced(state.words, word, nearest));
+        this.refresh();
+    }
+
     destroy() {
+        clearTimeout(this.asking);
         this.aborter.abort();
         this.element.remove();
     }

@@ -3,9 +3,12 @@
 import { addStyle, element } from "./style.js";
 
 export class Report {
-    constructor() {
+    /** @param kind "report", or "fault" for what went wrong */
+    constructor(kind = "report") {
         addStyle();
-        this.element = element("div", { className: "dreammatcher report", hidden: true });
+        this.element = element("div", {
+            className: `dreammatcher report ${kind}`, hidden: true, aria: { role: kind === "fault" ? "alert" : "note" },
+        });
         this.shown = false;
     }
 

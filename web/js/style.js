@@ -31,7 +31,12 @@ const CSS = `
 .dreammatcher .chip.missing { background: transparent; color: var(--error-text, #ff4444); border-style: dashed; }
 .dreammatcher .chip:focus-visible { outline: 2px solid #56b4e9; }
 .dreammatcher.picker { flex-direction: row; flex-wrap: wrap; align-content: flex-start; gap: 4px; }
-.dreammatcher.picker .remark { flex-basis: 100%; color: var(--descrip-text, #999); }
+.dreammatcher.picker .remark { flex-basis: 100%; }
+.dreammatcher .remark { color: var(--descrip-text, #999); }
+.dreammatcher.picker .fault, .dreammatcher.report.fault { color: var(--error-text, #ff4444); }
+.dreammatcher.report.fault { border-color: var(--error-text, #ff4444); }
+.dreammatcher .instead { border: 1px solid #56b4e9; border-radius: 10px; padding: 1px 9px; font: inherit; cursor: pointer;
+    color: #fff; background: #0072b2; }
 .dreammatcher.report { white-space: pre-wrap; overflow-wrap: anywhere; user-select: text; }
 .dreammatcher.live img { width: 100%; min-height: 0; flex: 1 1 0; object-fit: contain; }
 `;

@@ -70,3 +70,15 @@ export function toggled(prompts, text, word) {
     const kept = all.filter((chip) => (chip.word.toLowerCase() === target ? !chip.chosen : chip.chosen));
     return kept.map((chip) => chip.word).join(" ");
 }
+
+/** The widget's text with another word in place of one; a word that is there already is not written twice. */
+export function replaced(text, word, other) {
+    const kept = chosenWords(text).map((each) => (each === word ? other : each));
+    return kept.filter((each, index) => kept.findIndex((one) => one.toLowerCase() === each.toLowerCase()) === index).join(" ");
+}
+
+/** What is sent of a prompt: the front end takes comments out itself. Null where it chooses by chance among {one|other}. */
+export function asSent(prompt) {
+    const sent = prompt.replace(/\/\*[\s\S]*?\*\/|\/\/.*$/gm, "");
+    return /\{[^{}]*\|[^{}]*\}/.test(sent) ? null : sent;
+}

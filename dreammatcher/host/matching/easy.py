@@ -24,7 +24,7 @@ from ..text.conditioning import encode, encode_subject, subject_and_remarks
 from .apply import apply
 from .guide import guide, is_led
 from .invert import invert_reference, load
-from .masks import SHARED, mask_settings, shared_subjects
+from .masks import mask_settings, said_of_both, shared_subjects
 
 STEPS, SCHEDULER, THRESHOLD = 50, "ddim_uniform", 0.4
 CELL = 8  # pixels of a latent cell
@@ -87,13 +87,12 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
     settings, best = ApplySettings(strength, match=match_settings_of(preset)), preset == BEST
     reference_subject, remarks = _subject(clip, "reference_prompt", reference_prompt, words)
     target_subject, more = _subject(clip, "prompt", prompt, words)
-    reference_subject, target_subject, shared = shared_subjects(reference_subject, target_subject)
-    if any(SHARED in remark for remark in shared):  # those of each prompt are no longer taken
-        remarks, more = (tuple(one for one in each if "none given" not in one) for each in (remarks, more))
+    reference_subject, target_subject, of_both = shared_subjects(reference_subject, target_subject)
+    remarks = said_of_both(of_both, remarks + more)
     positive, target_subject = encode_subject(clip, prompt, target_subject)
     avoided = encode(clip, negative)
     if strength == 0:
-        return (model, positive, avoided, Trace(off=True)), shared + remarks + more
+        return (model, positive, avoided, Trace(off=True)), remarks
     picture = sized(rgb("reference", reference[:1]), native_side(model), least_side(backbone_of(model.model)))
     if reference_mask is None:
         reference_mask = subject_mask("reference", reference[:1])
@@ -104,7 +103,7 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
     matched, trace = apply(model, inverted, mask, settings)
     if best and not is_led(matched):  # another subject's node has done so for both
         matched = guide(matched, GuidanceSettings(mode=INSIDE))
-    return (matched, positive, avoided, trace), shared + remarks + more
+    return (matched, positive, avoided, trace), remarks
 
 
 def _subject(clip, name: str, text: str, words: str) -> tuple[Subject, tuple[str, ...]]:

@@ -37,21 +37,36 @@ def shared_subjects(reference: Subject | None,
 
 
 def shared_subjects(reference: Subject | None, target: Subject | None) -> tuple[Subject | None, Subject | None, tuple[str, ...]]:
+    """:func:`shared`, with what it says in the log, and on the node where the prompts share nothing."""
+    if reference is None or target is None:
+        return reference, target, ()
+    mine, theirs, remark = shared(reference, target)
+    if remark and SHARED not in remark:
+        tell(remark)
+    elif remark:
+        log.info("DreamMatcher: %s", remark)
+    return mine, theirs, (remark,) if remark else ()
+
+
+def shared(reference: Subject, target: Subject) -> tuple[Subject, Subject, str]:
     """Both subjects, limited to the words that both prompts share where nobody named any, and what is to be said.
 
-    Singular and plural count as the same word. Where they share nothing both stay as they are, with a warning on the node.
+    Singular and plural count as the same word. Where they share nothing both stay as they are.
     """
-    if reference is None or target is None or reference.named or target.named:
-        return reference, target, ()
+    if reference.named or target.named:
+        return reference, target, ""
     mine, theirs = ({word.lower(): word for word, _ in subject.choices} for subject in (reference, target))
     pairs = [(spelling, theirs[same]) for word, spelling in mine.items()
              if (same := next((other for other in (word, *other_numbers(word)) if other in theirs), None)) is not None]
     if not pairs:
-        remark = (f"subject_words: none given, and the prompts share no word: {reference.words!r} and {target.words!r}; name "
-                  "the subject in both")
-        tell(remark)
-        return reference, target, (remark,)
+        return reference, target, (f"subject_words: none given, and the prompts share no word: {reference.words!r} and "
+                                   f"{target.words!r}; name the subject in both")
     reference, target = (subject.limited(words) for subject, words in zip((reference, target), zip(*pairs)))
-    remark = f"subject_words: none given; {SHARED}: {target.words}"
-    log.info("DreamMatcher: %s", remark)
-    return reference, target, (remark,)
+    return reference, target, f"subject_words: none given; {SHARED}: {target.words}"
+
+
+def said_of_both(of_both: tuple[str, ...], of_each: tuple[str, ...]) -> tuple[str, ...]:
+    """The remarks on two prompts: on both, then on each, but for words that are no longer taken."""
+    if any(SHARED in remark for remark in of_both):
+        of_each = tuple(remark for remark in of_each if "none given" not in remark)
+    return of_both + of_each

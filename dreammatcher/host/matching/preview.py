@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 import torch
@@ -19,7 +20,7 @@ from ..graph.pictures import Images, rgb, rgb_each, text_image
 from ..graph.records import OUTSIDE, RECORDS, Viewer, first_of
 
 INSPECTED_SIDE = 1024  # pixels of the longer side; larger pictures are shown smaller
-
+ENOUGH = 12  # noise levels with a match, below which the preview says that they are few
 
 MIXED = ("these pictures are a list that does not hold those of its run one after the other. Connect the pictures of the sampler "
          "as they are.")
@@ -58,14 +59,23 @@ def show(trace: Trace | None, images: torch.Tensor, reference: Images, plain: to
         row = panels(snapshot, rearrange(image, "h w c -> c h w").float().cpu(), sources, first + index)
         shown.extend(rearrange(panel, "c h w -> h w c") for panel in row)
         sheets.append(folder.picture("panels", sheet(row)))
-    inspected = {
+    inspected: dict[str, Any] = {
         "results": [folder.picture("result", small(picture)) for picture in images],
         "references": [folder.picture("reference", small(picture)) for picture in references],
         "plain": [] if plain is None else [folder.picture("plain", small(picture)) for picture in plain],
         "steps": [{"sigma": known.sigma, **folder.data("step", [cells(known, first + item) for item in range(len(images))])}
                   for known in recorded(trace, len(images))],
     }
+    inspected["remark"] = about_few_levels(trace.noise_levels)
     return torch.stack(shown), {"images": sheets, "dreammatcher": [inspected]}
+
+
+def about_few_levels(count: int) -> str:
+    """A remark on a run that visited ``count`` noise levels between start and end, or an empty string."""
+    if count >= ENOUGH:
+        return ""
+    return (f"few steps: {count} noise levels lie between start and end, and the first has nothing to match with yet; with fewer "
+            f"than {ENOUGH}, less of the reference is carried over")
 
 
 def _without_a_match(text: str) -> tuple[torch.Tensor, dict]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from ...finite import finite
 from ...subject import Conditioning, Subject
@@ -54,36 +55,64 @@ def from_host(conditioning: list, name: str, warn: Warn = in_the_log, pooled: bo
     return Conditioning(tensor[:1].detach().clone(), None if summary is None else summary[:1].detach().clone()), subject
 
 
+class NotInPrompt(ValueError):
+    """A subject word that a prompt does not have."""
+
+    def __init__(self, message: str, word: str):
+        super().__init__(message)
+        self.word = word
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A prompt and its subject words as they were read."""
+
+    subject: Subject
+    about: tuple[str, ...]  # remarks on how the host reads the prompt
+    remarks: tuple[str, ...]  # on what was taken for the words
+    doubtful: bool = False  # nobody named words, and the prompt names no subject
+
+
 def subject_of(clip, prompt: str, words: str, warn: Warn = in_the_log) -> Subject:
     """:func:`subject_and_remarks` without the remarks."""
     return subject_and_remarks(clip, prompt, words, warn)[0]
 
 
 def subject_and_remarks(clip, prompt: str, words: str, warn: Warn = in_the_log) -> tuple[Subject, tuple[str, ...]]:
-    """The columns of ``words`` in the conditioning of ``prompt``, with remarks.
+    """:func:`read`, with its remarks in the log; ``warn`` says the one that an artist must not overlook."""
+    reading = read(clip, prompt, words)
+    for remark in reading.about:
+        in_the_log(remark)
+    for remark in reading.remarks:
+        if reading.doubtful:
+            warn(remark)
+        else:
+            log.info("DreamMatcher: %s", remark)
+    return reading.subject, (*reading.about, *reading.remarks)
+
+
+def read(clip, prompt: str, words: str) -> Reading:
+    """The columns of ``words`` in the conditioning of ``prompt``, with remarks. Nothing is logged.
 
     Every piece of every occurrence of every word counts. The remarks are about the words, and about parts of the prompt that the
     host leaves out or does not replace. Words are compared as tokens, so case, weights like ``(dog:1.2)`` and embeddings work;
     there is a remark for each that is taken although it does not stand there as it is. With two text encoders a column counts
     where either has the word. Without ``words`` those of the prompt that show something are the subject, but for medium and
-    scene, with a remark; where only those are there, with a warning by ``warn``. Raises ValueError listing the prompt's words
-    when one of ``words`` is not among them, when one could mean two of them, or when the prompt has no word to take.
+    scene, with a remark; it is doubtful where only those are there. Raises NotInPrompt listing the prompt's words when one of
+    ``words`` is not among them, and ValueError when one could mean two of them, or when the prompt has no word to take.
     """
     wanted, texts = words_asked_for(words), Text.all_of(clip, prompt)
     about = _about_the_prompt(clip, prompt, texts)
     if not wanted:
-        subject, more = _whole_content(texts, prompt, warn)
-        return subject, (*about, *more)
+        return _whole_content(texts, prompt, about)
     columns, remarks = set(), []
     for word in wanted:
         places = [place for text in texts if (place := find(clip, text, prompt, word)) is not None]
         if not places:
-            raise ValueError(_missing(clip, prompt, word))
+            raise NotInPrompt(_missing(clip, prompt, word), word)
         columns |= {column for place in places for column in place.columns}
         remarks += [f"subject_words: {place.remark}" for place in places[:1] if place.remark]
-    for remark in remarks:
-        log.info("DreamMatcher: %s", remark)
-    return Subject(words, prompt, tuple(sorted(columns)), _length(texts)), (*about, *remarks)
+    return Reading(Subject(words, prompt, tuple(sorted(columns)), _length(texts)), about, tuple(remarks))
 
 
 def _length(texts: list[Text]) -> int:
@@ -104,7 +133,7 @@ def _is_left_out(clip, embedding: str) -> bool:
 
 
 def _about_the_prompt(clip, prompt: str, texts: list[Text]) -> tuple[str, ...]:
-    """Remarks on how the host reads the words, which an artist may not know; each is logged as a warning."""
+    """Remarks on how the host reads the words, which an artist may not know."""
     remarks = []
     if parts := tuple(dict.fromkeys(Markup.of(prompt).parts)):
         remarks.append(f"prompt: ComfyUI reads {', '.join(map(repr, parts))} as words, as they stand; {advice_on(parts)}")
@@ -118,12 +147,10 @@ def _about_the_prompt(clip, prompt: str, texts: list[Text]) -> tuple[str, ...]:
             remarks.append(f"prompt: {name!r} is of another kind of model; ComfyUI leaves it out")
         elif not any(text.pieces for text in embedded):
             remarks.append(f"prompt: {name!r} is not among ComfyUI's embeddings and is left out")
-    for remark in remarks:
-        log.warning("DreamMatcher: %s", remark)
     return tuple(remarks)
 
 
-def _whole_content(texts: list[Text], prompt: str, warn: Warn) -> tuple[Subject, tuple[str, ...]]:
+def _whole_content(texts: list[Text], prompt: str, about: tuple[str, ...]) -> Reading:
     contents = [(content, said) for content, said in map(subject_words, texts) if content]
     if not contents:
         raise ValueError("subject_words: none given, and the prompt has no words to take; describe the subject in the prompt")
@@ -135,14 +162,10 @@ def _whole_content(texts: list[Text], prompt: str, warn: Warn) -> tuple[Subject,
                 places.setdefault(word.spelling, set()).update(word.columns)
     choices = tuple((word, tuple(sorted(columns))) for word, columns in places.items())
     words, said = " ".join(places), contents[0][1]
-    if said:
-        remark = f"subject_words: none given, and {said}; name the subject. These words are taken: {words}"
-        warn(remark)
-    else:
-        remark = f"subject_words: none given; these words of the prompt are taken: {words}"
-        log.info("DreamMatcher: %s", remark)
+    remark = (f"subject_words: none given, and {said}; name the subject. These words are taken: {words}" if said else
+              f"subject_words: none given; these words of the prompt are taken: {words}")
     columns = sorted({column for _, word_columns in choices for column in word_columns})
-    return Subject(words, prompt, tuple(columns), _length(texts), choices), (remark,)
+    return Reading(Subject(words, prompt, tuple(columns), _length(texts), choices), about, (remark,), bool(said))
 
 
 def encode(clip, prompt: str, subject: Subject | None = None) -> list:

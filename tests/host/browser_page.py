@@ -1,0 +1,87 @@
+"""ComfyUI in a tab of a real browser, as the tests of the front end drive it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from harness.browser import BROWSER, WANTED, open_host, run
+from harness.library import ROOT, upstream_path
+
+PICTURES = ROOT / "build" / "browser"
+RENDERERS = ["LiteGraph", "Nodes 2.0"] if upstream_path() else ["LiteGraph"]
+NEEDS_A_BROWSER = pytest.mark.skipif(BROWSER is None or not WANTED, reason="no Chromium or Chrome here (CHROMIUM may name one), "
+                                     "or BROWSER=0")
+SEEDS = itertools.count(random.SystemRandom().getrandbits(30))
+
+
+class Page:
+    """ComfyUI in a tab."""
+
+    def __init__(self, tab, renderer: str):
+        self.tab, self.renderer, self.errors = tab, renderer, []
+        tab.on("console", lambda message: message.type == "error" and self._note(f"{message.text} {message.location}"))
+        tab.on("pageerror", lambda error: self._note(f"{error} {error.stack}"))
+
+    def _note(self, text: str) -> None:
+        if "dreammatcher" in text.lower():
+            self.errors.append(text)
+
+    def run(self, script: str, argument=None):
+        return run(self.tab, script, argument)
+
+    def load(self, workflow: dict) -> None:
+        self.run("await app.loadGraphData(given); app.canvas.ds.scale = 0.8; app.canvas.setDirty(true, true)", workflow)
+
+    def show(self, kind: str) -> None:
+        """Brings a node of a class into view."""
+        self.run("const node = app.graph._nodes.find((own) => own.type === given);"
+                 "app.canvas.ds.scale = 1; app.canvas.ds.offset = [140 - node.pos[0], 90 - node.pos[1]];"
+                 "app.canvas.setDirty(true, true)", kind)
+        self.tab.wait_for_timeout(400)
+
+    def value(self, kind: str, widget: str):
+        return self.run("return app.graph._nodes.find((own) => own.type === given[0]).widgets"
+                        ".find((own) => own.name === given[1]).value", [kind, widget])
+
+    def queue(self) -> None:
+        """Queues the graph and waits for the inspector."""
+        self.run("await app.queuePrompt(0, 1)")
+        self.tab.wait_for_function("() => document.querySelector('.dreammatcher.inspector').dataset.cell", timeout=240_000)
+
+    def picture(self, name: str) -> None:
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        where = "upstream" if upstream_path() else "packaged"
+        self.tab.screenshot(path=PICTURES / f"{where}_{self.renderer.replace(' ', '_')}_{name}.png")
+
+
+@contextmanager
+def opened(browser, server: str, renderer: str) -> Iterator[Page]:
+    """A page of a server's, in one of its renderers. Errors of ours in its console fail the test."""
+    context = browser.new_context(viewport={"width": 1500, "height": 1000})
+    tab = context.new_page()
+    page = Page(tab, renderer)
+    open_host(tab, server)
+    if upstream_path():
+        page.run("await app.ui.settings.setSettingValueAsync?.('Comfy.VueNodes.Enabled', given)", renderer == "Nodes 2.0")
+        tab.keyboard.press("Escape")
+    yield page
+    context.close()
+    assert not page.errors, page.errors
+
+
+def workflow(name: str, steps: int = 6) -> dict:
+    """An example with few steps and a seed of its own: a server shows nothing of what it has made already."""
+    seed = next(SEEDS)
+    graph = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    for node in graph["nodes"]:
+        if node["type"] in ("KSampler", "DreamMatcherInvert"):
+            node["widgets_values"] = [steps if value == 50 else value for value in node["widgets_values"]]
+        if node["type"] == "KSampler":
+            node["widgets_values"][0] = seed
+    return graph
