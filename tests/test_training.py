@@ -16,6 +16,7 @@ from torch import nn
 
 from dreammatcher.subject import Conditioning
 from dreammatcher.training import objective, state
+from dreammatcher.training.curve import time_left
 from dreammatcher.training.data import Preparation
 from dreammatcher.training.dreambooth import full_of
 from dreammatcher.training.loop import PATIENCE, Training, train
@@ -350,3 +351,9 @@ def test_settings_name_the_input_that_is_wrong(settings_class, wrong, said):
 def test_a_full_training_leaves_the_table_of_tokens_alone():
     full = full_of(Linear().text, 1e-3, ("embeddings.",))
     assert list(full.differences()) == ["self_attn.q_proj.weight"] and isinstance(full, Full) and isinstance(full, nn.Module)
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.4, "0 s left"), (89.0, "89 s left"), (90.0, "2 min left"),
+                                               (3540.0, "59 min left"), (3900.0, "1 h 5 min left")])
+def test_the_time_that_is_left_is_said_as_people_say_it(seconds, said):
+    assert time_left(seconds) == said

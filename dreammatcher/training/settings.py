@@ -119,11 +119,11 @@ class TrainingOptions:
     min_snr_gamma: float = 0.0
     alpha: float | None = None  # of LoRAs
     sample_prompt: str = ""  # drawn while it trains
-    sample_every: int = 0  # steps; 0 draws nothing
+    sample_every: int | None = None  # steps; 0 draws nothing; None: now and then, a caption where there is no prompt
     running: Running = Running()
 
     def __post_init__(self) -> None:
-        check("sample_every", self.sample_every, 0, 10_000_000)
+        check("sample_every", self.sample_every or 0, 0, 10_000_000)
 
     def training(self, steps: int, batch: int, seed: int, bfloat16: bool) -> TrainingSettings:
         return TrainingSettings(steps, batch, self.accumulate, seed, self.average, bfloat16, self.optimiser)

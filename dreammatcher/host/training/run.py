@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
@@ -15,25 +14,22 @@ import comfy.model_management
 import comfy.utils
 import torch
 from einops import rearrange
-from PIL import Image
 
 from ...texts import holds
-from ...training.curve import curve
 from ...training.data import LatentSet
 from ...training.loop import REMEDY, Training, train
 from ...training.recipe import Recipe
-from ...training.samples import sample
 from ...training.sets import TrainingSet
 from ...training.settings import Running, TrainingOptions, TrainingSettings
 from ...training.state import Checkpoint
 from ..graph.notes import tell
-from ..graph.pictures import rough_rgb
 from ..graph.progress import Interrupted
 from ..graph.vae import encoded
 from ..model.identity import beside_weights, weights_identity
 from . import safety
 from .estimate import check_memory
 from .model import HostDenoiser, HostLearner
+from .shown import Shown
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +154,7 @@ def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, opt
     Raises FloatingPointError as :meth:`Training.advance`.
     """
     checkpoint = Checkpoint(safety.path_of(name.job), name.job, options.running.keep_minutes, name.kin)
-    bar, begun = comfy.utils.ProgressBar(settings.steps), time.monotonic()
+    bar, shown = comfy.utils.ProgressBar(settings.steps), Shown(recipe, options)
     size = sum(value.numel() for value in recipe.learned.parameters())
     log.info("DreamMatcher: training of %d numbers for %d steps", size, settings.steps)
 
@@ -169,12 +165,11 @@ def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, opt
         if not options.running.share.first:
             return False
         if training.step in (10, 100) or training.step % 500 == 0:
-            left = (time.monotonic() - begun) / training.steps_made * (settings.steps - training.step)
-            log.info("DreamMatcher: step %d of %d, about %.0f s left", training.step, settings.steps, left)
-        due = options.sample_every and training.step % options.sample_every == 0
-        shown = preview(recipe, training, options) if due else None
+            log.info("DreamMatcher: step %d of %d, about %.0f s left", training.step, settings.steps,
+                     shown.seconds_left(training))
         try:
-            bar.update_absolute(training.step, settings.steps, shown)  # older hosts look for interrupts here
+            # older hosts look for interrupts in the progress bar, newer ones while a sample is drawn
+            bar.update_absolute(training.step, settings.steps, shown.after_step(training))
             comfy.model_management.throw_exception_if_processing_interrupted()
         except Interrupted:
             if training.step == settings.steps:  # nothing is left to stop here
@@ -216,17 +211,3 @@ def stop_if_interrupted(where: str) -> None:
         tell(f"stopped {where}: nothing is learned yet, so the graph stops; queue it again to begin")
         raise
 
-
-def preview(recipe: Recipe[HostLearner], training: Training, options: TrainingOptions) -> tuple:
-    """The picture on a node while it works: the loss so far, and the sample beside it if a prompt is given."""
-    page = curve(training.losses, training.settings.steps)
-    if options.sample_prompt:
-        channels, height, width = recipe.subject_set.examples[0].latents.shape[1:]
-        latents = sample(recipe, options.sample_prompt, (channels, height, width), training.settings.seed)
-        colours = rough_rgb(latents[0].float().cpu(), recipe.model.denoiser.model.model.latent_format)
-        picture = Image.fromarray(rearrange(colours * 255, "c h w -> h w c").byte().numpy())
-        both = Image.new("RGB", (page.width + page.height, page.height))
-        both.paste(page)
-        both.paste(picture.resize((page.height, page.height), Image.Resampling.BICUBIC), (page.width, 0))
-        page = both
-    return "JPEG", page, page.width
