@@ -28,6 +28,7 @@ from ..graph.vae import encoded
 from ..model.identity import beside_weights, weights_identity
 from . import safety
 from .estimate import check_memory
+from .kept import KeptSteps
 from .model import HostDenoiser, HostLearner
 from .shown import Shown
 
@@ -56,6 +57,7 @@ class Ready:
     denoiser: HostDenoiser
     subject_set: LatentSet
     prior: LatentSet | None
+    vae: Any
     identity: str  # of what the model computes and of latents, the same after a restart of the host
 
 
@@ -119,7 +121,7 @@ def ready(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | None,
         towers = [weights_identity(module)
                   for module in (denoiser.model.model.diffusion_model, denoiser.clip.cond_stage_model)]
         sums = [float(example.latents.double().sum()) for each in (learned, known) if each for example in each.examples]
-        yield Ready(denoiser, learned, known, json.dumps([*towers, sums, beside_weights(denoiser.model)]))
+        yield Ready(denoiser, learned, known, vae, json.dumps([*towers, sums, beside_weights(denoiser.model)]))
     finally:
         denoiser.give_back()
 
@@ -146,8 +148,11 @@ def _at_any_rate(said: Any) -> Any:
     return [_at_any_rate(value) for value in said if not isinstance(value, Rate)] if isinstance(said, list) else said
 
 
-def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, options: TrainingOptions) -> list[float]:
+def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, options: TrainingOptions,
+        kept: KeptSteps | None = None) -> list[float]:
     """The loss of each step. A stopped run goes on from its last step when it is queued again.
+
+    ``kept`` keeps what is learned on the way, and when the run ends or is stopped.
 
     With ``keep_when_stopped`` the host's interrupt ends the training instead, and the graph goes on with what is learned. Before
     the first step there is nothing to go on with: the graph stops. An interrupt after the last step stops what comes after it.
@@ -160,14 +165,18 @@ def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, opt
 
     check_memory(recipe, settings, refuse=not options.running.planned)
     stop_if_interrupted("before the first step")
+    reached: list[Training] = []
 
     def after_step(training: Training) -> bool:
+        reached[:] = [training]
         if not options.running.share.first:
             return False
         if training.step in (10, 100) or training.step % 500 == 0:
             log.info("DreamMatcher: step %d of %d, about %.0f s left", training.step, settings.steps,
                      shown.seconds_left(training))
         try:
+            if kept is not None:
+                kept.after_step(recipe, training)
             # older hosts look for interrupts in the progress bar, newer ones while a sample is drawn
             bar.update_absolute(training.step, settings.steps, shown.after_step(training))
             comfy.model_management.throw_exception_if_processing_interrupted()
@@ -192,9 +201,13 @@ def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, opt
         try:
             training = train(recipe, settings, checkpoint, after_step, share, safety.begin, tell)
         except BaseException:
+            if kept is not None and reached:
+                kept.keep(recipe, reached[0])
             if share.first and checkpoint.path.is_file():
                 log.info("DreamMatcher: the training was stopped; queued again, it goes on from its state in %s", checkpoint.path)
             raise
+        if kept is not None:
+            kept.keep(recipe, training)
     if share.first:
         safety.forget(checkpoint)  # of use to a run that is to go on
         if training.skipped:

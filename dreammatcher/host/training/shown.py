@@ -27,7 +27,7 @@ SAMPLES, SHARE = 10, 0.05
 
 
 class Shown:
-    """What a node shows of one training.
+    """The preview of one training on its node.
 
     With ``sample_every`` a sample is drawn every so many steps, with 0 none. Without a choice (None) the first is drawn after a
     tenth of the steps, and others while they take no more than :data:`SHARE` of the time. Between samples the curve goes on.
