@@ -16,6 +16,8 @@ SIDE, GAP, LABEL, HEAD = 192, 6, 96, 28  # pixels: of a picture, between two, of
 #: name of the text in the PNG that says which steps and prompts it shows
 TEXT = "dreammatcher"
 LETTER = 7  # pixels
+#: raised for what is no picture, is damaged, or has grown beyond what PIL opens
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +68,7 @@ def read(path: Path, prompts: tuple[str, ...]) -> Sheet:
         with Image.open(path) as image:
             said = json.loads(getattr(image, "text", {}).get(TEXT, "{}"))
             page = image.convert("RGB")
-    except (OSError, ValueError):
+    except UNREADABLE:
         return empty
     if tuple(said.get("prompts", ())) != prompts:
         return empty
@@ -80,7 +82,7 @@ def read_page(path: Path) -> Image.Image | None:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except OSError:
+    except UNREADABLE:
         return None
 
 
