@@ -46,8 +46,9 @@ def arms(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
         PLAIN: runner.model,
         "this pack, preset paper, soft foreground": runner.matched(
             ready, {"otsu": False}, match=vars(settings.PRESETS["paper"])),
-        "this pack, defaults": matched,
-        "this pack, defaults + guidance fast": runner.guided(matched, mode="fast"),
+        "this pack, balanced": matched,
+        "this pack, balanced + guidance fast": runner.guided(matched, mode="fast"),
+        "this pack, best + guidance inside (Easy)": runner.guided(runner.best(ready), mode="inside"),
         REPLACED: runner.matched(ready, injection=settings.REPLACED),
     }
 

@@ -25,7 +25,21 @@ from harness.boot import Host
 from harness.library import ROOT
 
 from .official import official_model
-from .timing_model import ALL, CACHED, CASES, FAST, FIRST, OFFICIAL, PAPER, PLAIN, VICO_CACHED, VICO_FIRST, Clock, TimingModel
+from .timing_model import (
+    ALL,
+    BALANCED,
+    CACHED,
+    CASES,
+    FIRST,
+    INSIDE,
+    OFFICIAL,
+    PAPER,
+    PLAIN,
+    VICO_CACHED,
+    VICO_FIRST,
+    Clock,
+    TimingModel,
+)
 
 FILE = ROOT / "build" / "bench.json"
 
@@ -33,13 +47,14 @@ FILE = ROOT / "build" / "bench.json"
 def arms(timing: TimingModel) -> dict[str, Callable[[], object]]:
     """Makers of the model of each arm; ``first picture`` gets an empty store each time."""
     FeatureStore = timing.module("dreammatcher.matching.features").FeatureStore
-    cached, looking = timing.matched(timing.kept), functools.cache(timing.vico)
+    cached, balanced, looking = timing.matched(timing.kept), timing.matched(timing.kept, "balanced"), functools.cache(timing.vico)
     return {
         PLAIN: lambda: timing.model,
         FIRST: lambda: timing.matched(FeatureStore(capacity=1 << 40)),
         CACHED: lambda: cached,
-        FAST: lambda: timing.guided(cached, "fast"),
-        PAPER: lambda: timing.guided(cached, "paper"),
+        INSIDE: lambda: timing.guided(cached, "inside"),
+        BALANCED: lambda: balanced,
+        PAPER: lambda: timing.guided(balanced, "paper"),
         OFFICIAL: lambda: official_model(timing),
         VICO_FIRST: timing.vico,
         VICO_CACHED: looking,

@@ -115,17 +115,20 @@ def arms_in(folder: Path, chosen: list[protocols.Case]) -> list[Measured]:
 def extremes(arm: Measured, plain: Measured, folder: Path, count: int = 10) -> str:
     """The ``count`` worst and best pictures of an arm by the subject's error, and the median one.
 
-    A mean hides pictures that an artist would throw away. They are saved as one sheet, worst first: reference, plain, the arm's.
+    A mean hides pictures that an artist would throw away. They are saved as one sheet, worst first: reference, plain, the arm's;
+    the median one once more by itself.
     """
     ranked = sorted((key for key, row in arm.scores.items() if ERROR in row), key=lambda key: -arm.scores[key][ERROR])
     if not ranked:
         return f"{arm.name}: no picture shows a subject"
-    shown = list(dict.fromkeys((*ranked[:count], ranked[len(ranked) // 2], *ranked[-count:])))
-    rows = [np.concatenate([loaded(path) for path in (folder / "references" / arm.subjects[key] / "00.png", plain.pictures[key],
-                                                      arm.pictures[key])], 1) for key in shown]
-    path = folder / "report" / f"extremes of {arm.name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(rows)).save(path)
+    median = ranked[len(ranked) // 2]
+    shown = list(dict.fromkeys((*ranked[:count], median, *ranked[-count:])))
+    rows = {key: np.concatenate([loaded(path) for path in (folder / "references" / arm.subjects[key] / "00.png",
+                                                           plain.pictures[key], arm.pictures[key])], 1) for key in shown}
+    report = folder / "report"
+    report.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(list(rows.values()))).save(report / f"extremes of {arm.name}.png")
+    Image.fromarray(rows[median]).save(report / f"median of {arm.name}.png")
     told = ", ".join(f"{key} {arm.scores[key][ERROR]:.1f}" for key in shown)
     return f"{arm.name}, worst to best with the median between: {told}"
 

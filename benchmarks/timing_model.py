@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from harness.boot import Host
 
-PLAIN, FIRST, CACHED, FAST, PAPER, OFFICIAL = (
-    "plain", "first picture", "cached", "cached + guidance fast", "cached + guidance paper", "the official way")
+PLAIN, FIRST, CACHED, INSIDE, BALANCED, PAPER, OFFICIAL = (
+    "plain", "first picture", "cached", "cached + guidance inside", "cached, balanced", "cached, balanced + guidance paper",
+    "the official way")
 VICO_FIRST, VICO_CACHED = "ViCo, first picture", "ViCo, cached"
 
 
@@ -59,11 +60,11 @@ class TimingCase:
     gigabytes: float = 0.0  # of memory that a run takes in float32
 
 
-ALL = (PLAIN, FIRST, CACHED, FAST, PAPER, OFFICIAL, VICO_FIRST, VICO_CACHED)
+ALL = (PLAIN, FIRST, CACHED, INSIDE, BALANCED, PAPER, OFFICIAL, VICO_FIRST, VICO_CACHED)
 CASES = {
     "SD1.5 512x512": TimingCase(SD15, 64, 1, ALL, gigabytes=11),
-    "SD1.5 512x512, 4 pictures": TimingCase(SD15, 64, 4, (PLAIN, FIRST, CACHED, FAST), gigabytes=16),
-    "SDXL 1024x1024": TimingCase(SDXL, 128, 1, (PLAIN, FIRST, CACHED, FAST), gigabytes=19),
+    "SD1.5 512x512, 4 pictures": TimingCase(SD15, 64, 4, (PLAIN, FIRST, CACHED, INSIDE), gigabytes=16),
+    "SDXL 1024x1024": TimingCase(SDXL, 128, 1, (PLAIN, FIRST, CACHED, INSIDE), gigabytes=19),
 }
 
 
@@ -125,10 +126,12 @@ class TimingModel:
         text = torch.randn(1, 77, family.context, generator=generator)
         return [[text, {"pooled_output": torch.randn(1, family.pooled, generator=generator)} if family.pooled else {}]]
 
-    def matched(self, store: object):
-        settings = self.module("dreammatcher.matching.settings").ApplySettings(start=0.0)
+    def matched(self, store: object, preset: str = "best"):
+        settings = self.module("dreammatcher.matching.settings")
         apply = self.module("dreammatcher.host.matching.apply").apply
-        return apply(self.model, self.reference.with_store(store), self.mask, settings)[0]
+        mask = replace(self.mask, carried=preset == "best")
+        chosen = settings.ApplySettings(start=0.0, match=settings.PRESETS[preset])
+        return apply(self.model, self.reference.with_store(store), mask, chosen)[0]
 
     def vico(self):
         """The model with ViCo's blocks, of random weights, looking at a picture of the sample's size; its store is empty."""

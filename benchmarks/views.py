@@ -41,6 +41,14 @@ def measured_arms(folder: Path, rows: dict[str, dict[str, dict[str, float]]],
     return arms
 
 
+def matched(runner: ToyboxRunner, model: object, reference: object, subject: object) -> object:
+    """A model that matches a reference, or a set of them, with the settings of new nodes."""
+    settings = runner.module("dreammatcher.matching.settings")
+    return runner.module("dreammatcher.host.matching.apply").apply(
+        model, reference, settings.MaskSettings(None, subject, carried=True),
+        settings.ApplySettings(match=settings.PRESETS["best"]))[0]
+
+
 def several_views(runner: ToyboxRunner, judge, count: int, folder: Path) -> list[Measured]:
     """The target faces away from the first view; the second view faces as the target does, the third is any other."""
     names = ("plain", "1 view", "2 views", "3 views")
@@ -57,12 +65,10 @@ def several_views(runner: ToyboxRunner, judge, count: int, folder: Path) -> list
                     for (picture, _), pose in zip(pictures, poses)]
         target, subject = runner.prompt(case.prompt(), case.subject.kind)
         negative = runner.prompt("")[0]
-        mask = runner.module("dreammatcher.matching.settings").MaskSettings(None, subject)
         sets = [inverted[0][0], combined(inverted[0][0], inverted[1][0])]
         sets.append(combined(sets[1], inverted[2][0]))
-        apply = runner.module("dreammatcher.host.matching.apply").apply
-        settings = runner.module("dreammatcher.matching.settings").ApplySettings()
-        models = [runner.model, *(apply(runner.model, chosen, mask, settings)[0] for chosen in sets)]
+        models = [runner.model,
+                  *(runner.guided(matched(runner, runner.model, chosen, subject), mode="inside") for chosen in sets)]
         shown = [runner.sample(model, target, negative, case.seed) for model in models]
         truth = Truth(*pictures[0], case.subject.kind, case.wanted_scene)
         for name, picture in zip(rows, shown):
@@ -100,9 +106,7 @@ def two_subjects(runner: ToyboxRunner, judge, count: int, folder: Path) -> list[
                    for side, (conditioning, _) in enumerate(prompts)]
         models = [runner.model]
         for side in range(2):
-            mask = runner.module("dreammatcher.matching.settings").MaskSettings(references[side][1], prompts[side][1])
-            models.append(runner.module("dreammatcher.host.matching.apply").apply(
-                models[-1], references[side][0], mask, runner.module("dreammatcher.matching.settings").ApplySettings())[0])
+            models.append(matched(runner, models[-1], references[side][0], prompts[side][1]))
         shown = [runner.sample(model, regions[0] + regions[1], runner.prompt("")[0], 900 + number, width=32) for model in models]
         palettes = [[colour for colour, _ in part_colours(*pictures[side], kinds[side]).values()] for side in range(2)]
         for name, picture in zip(rows, shown):

@@ -85,7 +85,7 @@ def at_grid(foreground: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 def carried_over(foregrounds: list[torch.Tensor], match: JointMatch) -> torch.Tensor:
     """The target's foreground [B, 1, Ht, Wt]: 1 where the match lies on its reference's foreground [1, 1, Hr, Wr]."""
-    return match.pick([foreground.flatten()[each.indices].view(each.similarity.shape)
+    return match.pick([torch.take(foreground, each.indices).view(each.similarity.shape)
                        for foreground, each in zip(foregrounds, match.matches)])
 
 

@@ -66,6 +66,15 @@ def test_a_matched_step_takes_at_most_a_quarter_more_operations_than_a_plain_one
     assert led.total() < 1.02 * matched.total()
 
 
+def test_the_best_settings_wait_no_more_and_take_at_most_a_third_more_operations_than_a_plain_step(pack, bench, plain):
+    settings = pack.module("dreammatcher.matching.guidance").GuidanceSettings
+    best, _ = bench.apply(mask=bench.mask(carried=True), match=pack.module("dreammatcher.matching.settings").PRESETS["best"])
+    led = pack.module("dreammatcher.host.matching.guide").guide(best, settings(1.0, 0.0, 1.0, "inside"))
+    counts = operations(bench, led)
+    assert waits(counts, plain) == {"aten::_local_scalar_dense": 1}
+    assert counts.total() < 1.34 * plain.total()
+
+
 def test_two_subjects_cost_twice_as_much(bench, plain):
     both, _ = bench.apply(bench.apply()[0], mask=bench.mask(target_subject=bench.subjects[0]))
     counts = operations(bench, both)

@@ -155,15 +155,16 @@ def test_fewer_noise_levels_and_low_rank_take_less_room_and_stay_close(bench, pa
     assert 0 < (close - exact).norm() < (exact - bench.sample(**run)).norm()
 
 
-@pytest.mark.parametrize("wrong, said", [({"pca": 0}, "pca: 0"), ({"every": 0}, "every: 0")])
+@pytest.mark.parametrize("wrong, said", [({"pca": 0}, "pca: 0"), ({"every": 0}, "every: 0"), ({"sharpness": -1}, "sharpness: -1"),
+                                         ({"sharpness": float("nan")}, "sharpness: nan")])
 def test_match_settings_out_of_range_are_named(match_settings, wrong, said):
     with pytest.raises(ValueError, match=said):
         match_settings(**wrong)
 
 
 def test_an_unknown_preset_is_named(pack):
-    with pytest.raises(ValueError, match="preset: 'best' is unknown; choose one of balanced, fast, paper"):
-        pack.module("dreammatcher.matching.settings").match_settings_of("best")
+    with pytest.raises(ValueError, match="preset: 'perfect' is unknown; choose one of best, balanced, fast, paper"):
+        pack.module("dreammatcher.matching.settings").match_settings_of("perfect")
 
 
 def test_a_store_made_ahead_holds_no_more_than_two_states_of_the_weights(bench, pack, match_settings):
