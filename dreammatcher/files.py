@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_file_name(which: str, name: str) -> None:
+    """Raises ValueError, naming the input ``which``, for what is no plain name of a file."""
+    if not re.fullmatch(r"[\w .+-]{1,100}", name) or name.strip().startswith(".") or not name.strip():
+        raise ValueError(f"{which}: {name!r} is no name for a file; use letters, numbers, spaces, dots, - and _")
 
 
 def read_tensors(path: Path, expect: Callable[[dict[str, str]], None] = lambda about: None) \

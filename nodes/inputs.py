@@ -71,6 +71,8 @@ INITIAL_WORD = text("toy", "A coarse word for the subject, from which learning b
 RANK = number("INT", 4, 1, 256, "Size of the LoRA.")
 BFLOAT16 = switch(False, "Compute in bfloat16: less memory and time, on cards and processors that have it.")
 OPTIONS: Input = ("DM_TRAINING_OPTIONS", {"tooltip": "From DreamMatcher Training Options: what is seldom changed."})
+KEEP_EVERY = number("INT", 0, 0, 100_000, "Steps after which what is learned is saved, with a row of samples in a sheet; then "
+                    "also when it is stopped. 0 saves nothing on the way.")
 ATTENTION_LOSS: Input = ("DM_ATTENTION_LOSS", {
     "tooltip": "From DreamMatcher SeFi Attention Loss: keeps the word on the subject."})
 WORD_RATE = number("FLOAT", 0.0, 0.0, 1.0, "Custom Diffusion: how far the word moves in a step. 0: as far as rate says, as in "

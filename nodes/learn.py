@@ -32,11 +32,13 @@ class DreamMatcherLearn(inputs.TrainingNode):
             "masks": ("MASK", {"tooltip": "White where the subject is: only that is learned."}),
             "identifier": inputs.text("", "The word that will mean the subject. Empty: a rare one, drawn by the seed."),
             "sample_prompt": inputs.text("", "Drawn roughly on the node while it trains."),
+            "keep_every": inputs.KEEP_EVERY,
         }}
 
-    def learn(self, model, clip, vae, images, class_word, effort, rate, seed, masks=None, identifier="", sample_prompt=""):
+    def learn(self, model, clip, vae, images, class_word, effort, rate, seed, masks=None, identifier="", sample_prompt="",
+              keep_every=0):
         learned, losses, subject = learn_subject(model, clip, vae, images, class_word, effort, rate, seed, identifier, masks,
-                                                 sample_prompt)
+                                                 sample_prompt, keep_every)
         outputs = (*apply_learned(model, clip, learned), learned, curve_image(losses, len(losses)), subject)
         return {"ui": {"text": [f"write in prompts: {subject}"]}, "result": outputs}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..dreammatcher.host.graph.notes import not_connected
+from ..dreammatcher.host.training import choose as choosing
 from ..dreammatcher.host.training import load as loading
 from ..dreammatcher.host.training.keep import apply_learned, save_learned
 from . import inputs
@@ -76,4 +77,36 @@ class DreamMatcherLoadLearned:
                 "result": (*apply_learned(model, clip, learned, strength_model, strength_clip), learned, words)}
 
 
-NODES = (DreamMatcherSaveLearned, DreamMatcherApplyLearned, DreamMatcherLoadLearned)
+class DreamMatcherChoose:
+    TITLE = "DreamMatcher Choose"
+    DESCRIPTION = ("Picks a step that a training has kept on its way, from the sheet of samples that the node shows. Until one "
+                   "is chosen it is the last.")
+    CATEGORY = inputs.TRAINING
+    FUNCTION = "choose"
+    RETURN_TYPES = ("MODEL", "CLIP", "DM_LEARNED", "IMAGE")
+    RETURN_NAMES = ("model", "clip", "learned", "sheet")
+    OUTPUT_TOOLTIPS = ("The model with what was learned by then.", "The text encoder with what was learned by then.",
+                       "What was learned by then, to save.", "The samples of every step that is kept.")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "model": ("MODEL", {"tooltip": "The model that was trained on, as it was before."}),
+            "clip": inputs.CLIP,
+            "run_name": inputs.text("", "Name of the run: that of the sheet's folder. Empty: the run of what comes by learned."),
+            "step": inputs.number("INT", 0, 0, 10_000_000, "A step of the sheet. 0: the last."),
+        }, "optional": {
+            "learned": ("DM_LEARNED", {"tooltip": "From the training node, whose end is waited for. Not needed with run_name."}),
+        }}
+
+    @classmethod
+    def IS_CHANGED(cls, run_name="", **_):
+        return choosing.state(run_name)
+
+    def choose(self, model, clip, run_name, step, learned=None):
+        chosen, run, said = choosing.choose(model, clip, run_name, step, learned)
+        outputs = (*apply_learned(model, clip, chosen), chosen, choosing.sheet_image(run))
+        return {"ui": {"text": [said], "images": choosing.shown_sheet(run)}, "result": outputs}
+
+
+NODES = (DreamMatcherSaveLearned, DreamMatcherApplyLearned, DreamMatcherLoadLearned, DreamMatcherChoose)

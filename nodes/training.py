@@ -16,6 +16,7 @@ from ..dreammatcher.host.training.learn import (
 from ..dreammatcher.training.settings import (
     OPTIMISERS,
     SCHEDULES,
+    Keeping,
     LoraSettings,
     ObjectiveSettings,
     OptimiserSettings,
@@ -159,13 +160,20 @@ class DreamMatcherTrainingOptions:
                 False, "Make activations again for the gradient: much less memory, more time."),
             "keep_minutes": inputs.number("FLOAT", 10.0, 0.0, 1440.0, "Minutes between safety states on disk, from which a run "
                                                                       "goes on after a crash. 0: only when it is stopped.", 0.5),
+            "keep_every": inputs.KEEP_EVERY,
+            "run_name": inputs.text("", "Name of the files that are kept on the way. Empty: the subject's word."),
+            "sheet_prompts": inputs.text("", "One on each line: drawn at every step that is kept, with the same seeds. Empty: "
+                                             "sample_prompt, or a caption.", multiline=True),
         }}
 
     def make(self, optimiser, schedule, warmup, weight_decay, clip_norm, accumulate, average, min_snr_gamma, lora_alpha,
-             sample_prompt, sample_every, when_stopped, gradient_checkpointing=False, keep_minutes=10.0):
+             sample_prompt, sample_every, when_stopped, gradient_checkpointing=False, keep_minutes=10.0, keep_every=0,
+             run_name="", sheet_prompts=""):
         chosen = OptimiserSettings(optimiser, weight_decay, clip=clip_norm, schedule=schedule, warmup=warmup)
+        prompts = tuple(line.strip() for line in sheet_prompts.splitlines() if line.strip())
         return (TrainingOptions(chosen, accumulate, average, min_snr_gamma, lora_alpha or None, sample_prompt.strip(),
-                                sample_every, Running(when_stopped == KEEP, keep_minutes, gradient_checkpointing)),)
+                                sample_every, Running(when_stopped == KEEP, keep_minutes, gradient_checkpointing),
+                                Keeping(keep_every, run_name.strip(), prompts)),)
 
 
 NODES = (DreamMatcherDreamBooth, DreamMatcherTextualInversion, DreamMatcherCustomDiffusion, DreamMatcherTrainingOptions)

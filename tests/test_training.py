@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 
@@ -15,19 +16,24 @@ from small_training import Linear, latents, normal, outcome, recipe, seeded, sto
 from torch import nn
 
 from dreammatcher.subject import Conditioning
-from dreammatcher.training import objective, state
-from dreammatcher.training.data import Preparation
+from dreammatcher.training import job, objective, state
+from dreammatcher.training.captions import Naming
+from dreammatcher.training.curve import time_left
+from dreammatcher.training.data import Example, Preparation
 from dreammatcher.training.dreambooth import full_of
 from dreammatcher.training.loop import PATIENCE, Training, train
 from dreammatcher.training.optimisers import rate_factor
 from dreammatcher.training.recipe import SubjectRecipe
+from dreammatcher.training.sets import TrainingSet
 from dreammatcher.training.settings import (
     ADAFACTOR,
     COSINE,
     LINEAR,
+    Keeping,
     LoraSettings,
     ObjectiveSettings,
     OptimiserSettings,
+    TrainingOptions,
     TrainingSettings,
 )
 from dreammatcher.training.state import Checkpoint
@@ -350,3 +356,41 @@ def test_settings_name_the_input_that_is_wrong(settings_class, wrong, said):
 def test_a_full_training_leaves_the_table_of_tokens_alone():
     full = full_of(Linear().text, 1e-3, ("embeddings.",))
     assert list(full.differences()) == ["self_attn.q_proj.weight"] and isinstance(full, Full) and isinstance(full, nn.Module)
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.4, "0 s left"), (89.0, "89 s left"), (90.0, "2 min left"),
+                                               (3540.0, "59 min left"), (3900.0, "1 h 5 min left")])
+def test_the_time_that_is_left_is_said_as_people_say_it(seconds, said):
+    assert time_left(seconds) == said
+
+
+def test_what_is_kept_on_the_way_is_the_average_and_the_weights_are_as_before():
+    kept = []
+
+    def look(training: Training) -> None:
+        before = outcome(training.recipe)
+        with training.as_finished():
+            inside = outcome(training.recipe)
+        assert all(torch.equal(value, outcome(training.recipe)[name]) for name, value in before.items())
+        kept.append((before, inside))
+
+    plain, looked = recipe(), recipe()
+    chosen = TrainingSettings(steps=3, average=0.9)
+    train(plain, chosen)
+    train(looked, chosen, after_step=look)
+    assert all(torch.equal(value, outcome(looked)[name]) for name, value in outcome(plain).items())
+    before, inside = kept[-1]
+    assert all(torch.equal(value, outcome(plain)[name]) for name, value in inside.items())
+    assert any(not torch.equal(value, before[name]) for name, value in inside.items())
+
+
+def test_a_job_keeps_what_is_to_be_kept_on_the_way(tmp_path):
+    own = TrainingSet((Example(torch.zeros(3, 64, 64), ("a sks dog",)),), Naming("sks", "dog"), Preparation(64))
+    options = TrainingOptions(keeping=Keeping(50, "my dog", ("a sks dog", "a dog")))
+    file = job.Job("dog", job.TEXTUAL_INVERSION, job.TOYBOX, own, None, job.Choices(), options.training(2, 1, 0, False), options,
+                   {}).write(tmp_path)
+    assert job.read(file).options == options
+    said = json.loads(file.read_text(encoding="utf-8"))
+    del said["keeping"]
+    file.write_text(json.dumps(said), encoding="utf-8")
+    assert job.read(file).options.keeping == Keeping(), "a job of an earlier version keeps nothing"

@@ -15,10 +15,19 @@ def smoothed(losses: list[float], share: float = 0.1) -> list[float]:
     return [float(values[max(0, step - reach):step + reach + 1].mean()) for step in range(len(values))]
 
 
-def curve(losses: list[float], steps: int) -> Image.Image:
+def time_left(seconds: float) -> str:
+    """Seconds as people say them: "40 s left", "12 min left", "1 h 5 min left"."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s left"
+    return f"{minutes} min left" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min left"
+
+
+def curve(losses: list[float], steps: int, left: str = "") -> Image.Image:
     """Each step's loss in grey and its running mean in blue, over the ``steps`` that are wanted in all.
 
-    Single losses say little: they depend on the noise level that was drawn. Raises ValueError for a run without a step.
+    ``left`` is said beside the loss: how long it will take yet. Single losses say little: they depend on the noise level that
+    was drawn. Raises ValueError for a run without a step.
     """
     if not losses:
         raise ValueError("losses: no step was made, so there is no curve to draw")
@@ -36,7 +45,8 @@ def curve(losses: list[float], steps: int) -> Image.Image:
             draw.ellipse([points[0][0] - 3, points[0][1] - 3, points[0][0] + 3, points[0][1] + 3], fill=colour)
         else:
             draw.line(points, colour, width)
-    draw.text((MARGIN, 12), f"loss, step {len(losses)} of {steps}: {smoothed(losses)[-1]:.4f}", INK, font)
+    draw.text((MARGIN, 12), f"loss, step {len(losses)} of {steps}: {smoothed(losses)[-1]:.4f}{', ' + left if left else ''}",
+              INK, font)
     draw.text((4, MARGIN - 8), f"{top:.2f}", INK, font)
     draw.text((WIDTH - MARGIN - 30, HEIGHT - MARGIN + 8), str(steps), INK, font)
     return page

@@ -15,7 +15,7 @@ from ..files import atomic_write, read_tensors, write_tensors
 from .captions import Naming
 from .data import Example, Preparation
 from .sets import TrainingSet
-from .settings import OptimiserSettings, Running, TrainingOptions, TrainingSettings
+from .settings import Keeping, OptimiserSettings, Running, TrainingOptions, TrainingSettings
 
 FORMAT = "dreammatcher-job-1"
 FILE, PICTURES = "job.json", "pictures.safetensors"
@@ -68,13 +68,15 @@ class Job:
         return folder / FILE
 
     def described(self) -> dict[str, Any]:
+        apart, keeping = ("running", "optimiser", "keeping"), self.options.keeping
         options, settings = (
-            {field.name: getattr(part, field.name) for field in fields(part) if field.name not in ("running", "optimiser")}
+            {field.name: getattr(part, field.name) for field in fields(part) if field.name not in apart}
             for part in (self.options, self.settings))
         return {"format": FORMAT, "name": self.name, "method": self.method, "checkpoint": self.checkpoint,
                 "choices": asdict(self.choices), "settings": settings, "optimiser": asdict(self.options.optimiser),
                 "options": options, "checkpointing": self.options.running.checkpointing,
-                "keep_minutes": self.options.running.keep_minutes, "own": _set(self.subject_set),
+                "keep_minutes": self.options.running.keep_minutes,
+                "keeping": {**asdict(keeping), "prompts": list(keeping.prompts)}, "own": _set(self.subject_set),
                 "prior": None if self.prior is None else _set(self.prior), "host": dict(self.host)}
 
 
@@ -91,7 +93,9 @@ def read(path: Path) -> Job:
         optimiser = OptimiserSettings(**{**said["optimiser"], "betas": tuple(said["optimiser"]["betas"])})
         prior = said["prior"] and _read_set(said["prior"], "prior", tensors)
         running = Running(keep_minutes=said.get("keep_minutes", Running.keep_minutes), checkpointing=said["checkpointing"])
-        options = TrainingOptions(optimiser, **said["options"], running=running)
+        kept = said.get("keeping", {})
+        keeping = Keeping(kept.get("every", 0), kept.get("run", ""), tuple(kept.get("prompts", ())))
+        options = TrainingOptions(optimiser, **said["options"], running=running, keeping=keeping)
         return Job(said["name"], said["method"], said["checkpoint"], _read_set(said["own"], "own", tensors), prior,
                    Choices(**said["choices"]), TrainingSettings(**said["settings"], optimiser=optimiser), options, said["host"])
     except (KeyError, TypeError) as error:

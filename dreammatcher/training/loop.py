@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -153,6 +154,22 @@ class Training:
         self.generator.set_state(state["generator"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+
+    @contextmanager
+    def as_finished(self) -> Iterator[None]:
+        """Inside, the recipe holds what :meth:`finish` would leave. Nothing is copied, and afterwards all is as it was."""
+        averages = [] if self.average is None else list(self.average.module.parameters())
+        pairs = list(zip(self.recipe.learned.parameters(), averages)) if averages else []
+
+        def exchange() -> None:
+            for own, average in pairs:
+                own.data, average.data = average.data, own.data
+
+        exchange()
+        try:
+            yield
+        finally:
+            exchange()
 
     def finish(self) -> None:
         """Leaves the averaged weights, if an average is kept, as what was learned."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..files import check_file_name
 from .parallel import ALONE, Share
 
 #: that random generators take
@@ -109,6 +110,25 @@ class Running:
         check("keep_minutes", self.keep_minutes, 0, 100_000, "0 keeps a state only when the run is stopped")
 
 
+#: letters of a run's name: its files bear the step besides
+LONGEST_RUN = 80
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Files of what is learned on the way, and the sheet of samples beside them. They change nothing of what is learned."""
+
+    every: int = 0  # steps; 0 keeps none
+    run: str = ""  # name of the files; empty: the subject's word
+    prompts: tuple[str, ...] = ()  # a sample of each at every step that is kept; none: the sample's prompt, or a caption
+
+    def __post_init__(self) -> None:
+        check("keep_every", self.every, 0, 10_000_000, "0 keeps nothing on the way")
+        if self.run:
+            check_file_name("run_name", self.run)
+            check("run_name's length", len(self.run), 1, LONGEST_RUN, "files are named after it")
+
+
 @dataclass(frozen=True)
 class TrainingOptions:
     """Options that are seldom changed, the same for every method."""
@@ -119,11 +139,12 @@ class TrainingOptions:
     min_snr_gamma: float = 0.0
     alpha: float | None = None  # of LoRAs
     sample_prompt: str = ""  # drawn while it trains
-    sample_every: int = 0  # steps; 0 draws nothing
+    sample_every: int | None = None  # steps; 0 draws nothing; None: now and then, a caption where there is no prompt
     running: Running = Running()
+    keeping: Keeping = Keeping()
 
     def __post_init__(self) -> None:
-        check("sample_every", self.sample_every, 0, 10_000_000)
+        check("sample_every", self.sample_every or 0, 0, 10_000_000)
 
     def training(self, steps: int, batch: int, seed: int, bfloat16: bool) -> TrainingSettings:
         return TrainingSettings(steps, batch, self.accumulate, seed, self.average, bfloat16, self.optimiser)

@@ -21,7 +21,8 @@ USUAL = dict(optimiser="AdamW", schedule="constant", warmup=0, weight_decay=0.01
 LEARNED = {"optimiser": "Adafactor", "schedule": "linear", "warmup": 2, "weight_decay": 0.9, "clip_norm": 1e-4, "accumulate": 2,
            "average": 0.5, "min_snr_gamma": 0.01}
 #: and of the others, each of which has a test of its own
-SHOWN = {"lora_alpha", "sample_prompt", "sample_every", "when_stopped", "gradient_checkpointing", "keep_minutes"}
+SHOWN = {"lora_alpha", "sample_prompt", "sample_every", "when_stopped", "gradient_checkpointing", "keep_minutes", "keep_every",
+         "run_name", "sheet_prompts"}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from ...files import read_tensors, refused_if_damaged
 from ...sefi.learned import FORMAT, KEYS, VALUES, SeFi
 from ...training.export import embedding_tensors
 from ..graph.files import Shelf
-from ..training.keep import save_with_word
+from ..training.keep import Files, save_with_word
 
 SHELF = Shelf("sefi", "save one with DreamMatcher SeFi Save, or put a file there")
 
@@ -18,11 +18,17 @@ SHELF = Shelf("sefi", "save one with DreamMatcher SeFi Save, or put a file there
 def save_sefi(sefi: SeFi, name: str) -> tuple[Path, str]:
     """Writes the vectors to the models folder's sefi, and their mean as a plain embedding; returns the first path and how both
     are used. A file that is there is never overwritten. Raises ValueError for a name that is no plain file name."""
-    path, word = save_with_word(Path(folder_paths.models_dir) / SHELF.name, name, {KEYS: sefi.keys, VALUES: sefi.values},
-                                {**sefi.about, "format": FORMAT}, embedding_tensors(sefi.fallback(), sefi.about),
-                                {"word": sefi.word})
+    files = write_sefi(sefi, name)
+    path, word = files.first, files.words[sefi.word]
     return path, (f"Saved as {path}. Load it with DreamMatcher SeFi Load, and write {sefi.word} in DreamMatcher SeFi Prompt.\n"
                   f"For graphs without this pack: {word}, a plain embedding that holds less of the subject.")
+
+
+def write_sefi(sefi: SeFi, name: str, replaced: Files | None = None) -> Files:
+    """Writes what :func:`save_sefi` saves, in place of the files ``replaced`` if they are given. Raises as that does."""
+    return save_with_word(Path(folder_paths.models_dir) / SHELF.name, name, {KEYS: sefi.keys, VALUES: sefi.values},
+                          {**sefi.about, "format": FORMAT}, embedding_tensors(sefi.fallback(), sefi.about),
+                          {"word": sefi.word}, replaced)
 
 
 def load_sefi(name: str) -> SeFi:

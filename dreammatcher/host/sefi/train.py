@@ -20,8 +20,10 @@ from ...training.sets import TrainingSet
 from ...training.settings import ObjectiveSettings, TrainingOptions, TrainingSettings
 from ..graph.pictures import rgb, subject_mask
 from ..text.towers import encoder_signature
+from ..training.kept import kept_steps
 from ..training.learn import has_masks
 from ..training.run import job_of, ready, run
+from .files import write_sefi
 
 
 def one_picture(image: torch.Tensor, word: str, class_word: str, reference_prompt: str, resolution: int,
@@ -63,14 +65,20 @@ def train_sefi(model, clip, vae, subject_set: TrainingSet, chosen: SefiSettings,
             attention = attention if attention is not None and attention.weight else None
             recipe = SefiRecipe(work.denoiser, work.subject_set, word, vectors, objective, attention)
         job = job_of(work.identity, "SeFi-IDE", subject_set, chosen, attention, objective, settings)
-        losses = run(recipe, settings, job, options)
-        with torch.no_grad():
-            keys, values = (part.detach().float().cpu().clone() for part in vectors.table())
-    about = {"word": word, "init_word": class_word,
-             "class_prompt": with_known_word(subject_set.examples[0].captions[0], word, class_word),
-             "stages": str(chosen.stages), "lambda": str(attention.weight if attention else 0.0), "steps": str(len(losses)),
-             "seed": str(settings.seed), TOWERS: encoder_signature(clip)}
-    return SeFi(keys, values, about), losses
+
+        def learned(losses: list[float]) -> SeFi:
+            with torch.no_grad():
+                keys, values = (part.detach().float().cpu().clone() for part in vectors.table())
+            about = {"word": word, "init_word": class_word,
+                     "class_prompt": with_known_word(subject_set.examples[0].captions[0], word, class_word),
+                     "stages": str(chosen.stages), "lambda": str(attention.weight if attention else 0.0),
+                     "steps": str(len(losses)), "seed": str(settings.seed), TOWERS: encoder_signature(clip)}
+            return SeFi(keys, values, about)
+
+        kept = kept_steps(options, job.job, subject_set, work.vae,
+                          lambda losses, _, name, old: write_sefi(learned(losses), name, old))
+        losses = run(recipe, settings, job, options, kept)
+        return learned(losses), losses
 
 
 def _begun(initial: torch.Tensor, chosen: SefiSettings, seed: int) -> StageVectors:

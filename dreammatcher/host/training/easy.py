@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ...texts import alone, holds
 from ...training.data import Preparation
 from ...training.export import Learned
-from ...training.settings import LoraSettings, ObjectiveSettings, OptimiserSettings, Running, TrainingOptions
+from ...training.settings import Keeping, LoraSettings, ObjectiveSettings, OptimiserSettings, Running, TrainingOptions
 from ..graph.masks import Masks
 from ..graph.pictures import Images
 from ..model.family import native_side
@@ -34,12 +34,12 @@ RUNNING = Running(keep_when_stopped=True, checkpointing=None)
 
 
 def learn_subject(model, clip, vae, images: Images, class_word: str, effort: str, rate: float, seed: int, identifier: str,
-                  masks: Masks | None, prompt: str) -> tuple[Learned, list[float], str]:
+                  masks: Masks | None, prompt: str, keep_every: int = 0) -> tuple[Learned, list[float], str]:
     """DreamBooth as a LoRA of UNet and text encoder with prior preservation, at the model's own size.
 
     Gives what was learned, the loss of each step, and the words that mean the subject. An empty ``identifier`` is replaced by a
     rare word drawn by ``seed``. Only what masks cover is learned, or what is not transparent. ``prompt`` is drawn while it
-    trains, the subject's words in place of the class.
+    trains, the subject's words in place of the class. What is learned is kept ``keep_every`` steps, with 0 at the end alone.
 
     Raises ValueError, before class pictures are drawn, for pictures, masks and models that cannot be learned from, without a
     class word, and where memory does not suffice.
@@ -53,7 +53,7 @@ def learn_subject(model, clip, vae, images: Images, class_word: str, effort: str
     told = prompt if holds(prompt, subject) else re.sub(alone(class_word.strip()), lambda _: subject, prompt, count=1)
     told = told.strip() or f"a photo of a {subject}"
     options = TrainingOptions(OptimiserSettings(warmup=WARMUP), average=AVERAGE, sample_prompt=told,
-                              sample_every=max(1, chosen.steps // 10), running=RUNNING)
+                              sample_every=max(1, chosen.steps // 10), running=RUNNING, keeping=Keeping(keep_every))
     settings = options.training(chosen.steps, 1, seed, bfloat16=False)
     weights = DreamBoothSettings(LORA, LoraSettings(RANK), rate, text=True)
     objective = ObjectiveSettings(masked=has_masks(subject_set))

@@ -119,7 +119,8 @@ def _same(path: Path, job: Job) -> bool:
 def run_job(job: Job, share: Share, load: Load = load_checkpoint) -> tuple[Learned, str]:
     """Learns, and saves what was learned where the host's loaders look; says where. Raises ValueError as the methods do."""
     model, clip, vae = load(job.checkpoint)
-    learned, losses = _learn(job, model, clip, vae, replace(job.options, running=replace(job.options.running, share=share)))
+    options = replace(job.options, sample_every=job.options.sample_every or 0)  # nobody looks at it while it trains
+    learned, losses = _learn(job, model, clip, vae, replace(options, running=replace(options.running, share=share)))
     if not share.first:
         return learned, ""
     _, said = save_learned(learned, job.name)

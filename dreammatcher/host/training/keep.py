@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import comfy.sd
 import folder_paths
 import torch
 
-from ...files import write_tensors
+from ...files import check_file_name, write_tensors
 from ...finite import finite
 from ...texts import alone, holds
 from ...training.curve import curve
@@ -55,6 +56,19 @@ def half(value: torch.Tensor) -> torch.Tensor:
     return value.float()
 
 
+@dataclass(frozen=True)
+class Files:
+    """Paths of something that was learned and saved."""
+
+    name: str  # that it was saved under
+    file: Path | None  # a LoRA, or a method's own
+    words: dict[str, Path]  # word -> its embedding
+
+    @property
+    def first(self) -> Path:
+        return self.file or next(iter(self.words.values()))
+
+
 def save_learned(learned: Learned, name: str) -> tuple[Path, str]:
     """Saves a LoRA, an embedding or both; returns the path of the first and how they are used.
 
@@ -62,28 +76,35 @@ def save_learned(learned: Learned, name: str) -> tuple[Path, str]:
     file that is there is never overwritten. Raises ValueError for a name that is no plain file name, when there is nothing to
     save, and for values that are not finite.
     """
+    files = write_learned(learned, name)
+    said, shown = [], {word: f"embedding:{path.stem}" for word, path in files.words.items()}
+    for word, path in files.words.items():
+        which = f", the word {word!r}" if len(learned.embeddings) > 1 else ""
+        said.append(f"Saved as {path}{which}. Write {in_prompts(learned.about, {word: shown[word]})} in prompts.")
+    if files.file:
+        said.append(f"Saved as {files.file}. Load it with Load LoRA, and write {in_prompts(learned.about, shown)} in prompts.")
+    return files.first, "\n".join(said)
+
+
+def write_learned(learned: Learned, name: str, replaced: Files | None = None) -> Files:
+    """Writes what :func:`save_learned` saves, in place of the files ``replaced`` if they are given. Raises as that does."""
     check_name(name)
     check_finite(learned)
     if not (learned.lora or learned.embeddings):
         raise ValueError("learned: it is empty, so there is nothing to save")
-    paths, said, files = [], [], {}
-    name = free_name(name.strip(), [(_folder("loras"), str)] * bool(learned.lora) +
-                     [(_folder("embeddings"), word_name)] * bool(learned.embeddings))
-    beside: dict[str, str] = {}
+    name = replaced.name if replaced else free_name(name.strip(), [(_folder("loras"), str)] * bool(learned.lora) +
+                                                    [(_folder("embeddings"), word_name)] * bool(learned.embeddings))
+    words: dict[str, Path] = {}
     for word, rows in learned.embeddings.items():
-        path = _free("embeddings", word_name(name))
-        _write(path, embedding_tensors(rows, learned.about), learned.about)
-        paths.append(path)
-        files[word], beside[word] = f"embedding:{path.stem}", path.stem
-        which = f", the word {word!r}" if len(learned.embeddings) > 1 else ""
-        said.append(f"Saved as {path}{which}. Write {in_prompts(learned.about, {word: files[word]})} in prompts.")
+        words[word] = (replaced and replaced.words.get(word)) or _free("embeddings", word_name(name))
+        _write(words[word], embedding_tensors(rows, learned.about), learned.about)
+    lora: Path | None = None
     if learned.lora:
-        path = _free("loras", name)
+        lora = (replaced and replaced.file) or _free("loras", name)
         halves = {key: half(value) if value.ndim else value for key, value in learned.lora.items()}
-        _write(path, halves, {**learned.about, WORDS: json.dumps(beside)} if beside else learned.about)
-        paths.insert(0, path)
-        said.append(f"Saved as {path}. Load it with Load LoRA, and write {in_prompts(learned.about, files)} in prompts.")
-    return paths[0], "\n".join(said)
+        beside = {word: path.stem for word, path in words.items()}
+        _write(lora, halves, {**learned.about, WORDS: json.dumps(beside)} if beside else learned.about)
+    return Files(name, lora, words)
 
 
 def in_prompts(about: Mapping[str, str], files: Mapping[str, str]) -> str:
@@ -98,28 +119,30 @@ def in_prompts(about: Mapping[str, str], files: Mapping[str, str]) -> str:
 
 def check_name(name: str) -> None:
     """Raises ValueError for what is no plain name of a file."""
-    if not re.fullmatch(r"[\w .+-]{1,100}", name) or name.startswith(".") or not name.strip():
-        raise ValueError(f"name: {name!r} is no name for a file; use letters, numbers, spaces, dots, - and _")
+    check_file_name("name", name)
 
 
 def free_name(name: str, places: Sequence[tuple[Path, Callable[[str], str]]]) -> str:
     """``name``, with a number where one of the files that belong together is there: their folders, and how they spell it."""
-    return next(one for one in _numbered(name)
+    return next(one for one in numbered_names(name)
                 if not any((folder / f"{spelled(one)}.safetensors").exists() for folder, spelled in places))
 
 
 def save_with_word(folder: Path, name: str, tensors: Mapping[str, torch.Tensor], about: dict[str, str],
-                   word: Mapping[str, torch.Tensor], about_word: dict[str, str]) -> tuple[Path, Path]:
-    """Writes what was learned to ``folder``, and its word to the host's embeddings under the same name; returns both paths.
+                   word: Mapping[str, torch.Tensor], about_word: dict[str, str], replaced: Files | None = None) -> Files:
+    """Writes what was learned to ``folder``, and its word, ``about_word["word"]``, to the host's embeddings under the same name.
 
-    A file that is there is never overwritten. Raises ValueError for a name that is no plain file name.
+    A file that is there is never overwritten but for those of ``replaced``. Raises ValueError for a name that is no plain file
+    name.
     """
     check_name(name)
-    name = free_name(name.strip(), [(folder, str), (_folder("embeddings"), word_name)])
-    paths = free_path(folder, name), _free("embeddings", word_name(name))
-    _write(paths[0], tensors, about)
-    _write(paths[1], word, about_word)
-    return paths
+    name = replaced.name if replaced else free_name(name.strip(), [(folder, str), (_folder("embeddings"), word_name)])
+    said, old = about_word["word"], replaced.words if replaced else {}
+    files = Files(name, (replaced and replaced.file) or free_path(folder, name),
+                  {said: old.get(said) or _free("embeddings", word_name(name))})
+    _write(files.first, tensors, about)
+    _write(files.words[said], word, about_word)
+    return files
 
 
 def word_name(name: str) -> str:
@@ -139,10 +162,10 @@ def _free(kind: str, name: str) -> Path:
 def free_path(folder: Path, name: str) -> Path:
     """``name.safetensors`` in a folder, which is made; with a number where a file has that name."""
     folder.mkdir(parents=True, exist_ok=True)
-    return next(path for one in _numbered(name) if not (path := folder / f"{one}.safetensors").exists())
+    return next(path for one in numbered_names(name) if not (path := folder / f"{one}.safetensors").exists())
 
 
-def _numbered(name: str) -> Iterator[str]:
+def numbered_names(name: str) -> Iterator[str]:
     """``name``, ``name_2``, ``name_3`` and so on."""
     yield name
     yield from (f"{name}_{number}" for number in count(2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,9 +21,11 @@ from ...weights import Weights
 from ..graph.notes import tell
 from ..text.towers import encoder_signature
 from .estimate import check_memory
+from .keep import write_learned
+from .kept import RUN, kept_steps
 from .model import HostDenoiser
 from .names import text_names, unet_names
-from .run import Rate, Ready, check_class, check_pictures, check_prior, job_of, ready, run
+from .run import Name, Rate, Ready, check_class, check_pictures, check_prior, job_of, ready, run
 
 LORA, FULL = "LoRA", "full"
 DEFAULT_OPTIONS = TrainingOptions()
@@ -73,10 +76,13 @@ def dreambooth(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | 
     with ready(model, clip, vae, subject_set, prior, settings, options.running) as work:
         recipe = _dreambooth_recipe(work, work.prior, names, chosen, objective, settings.seed)
         job = job_of(work.identity, "DreamBooth", subject_set, prior, chosen, objective, settings)
-        losses = run(recipe, settings, job, options)
-    parts = ((recipe.unet, names["unet"]), (recipe.text, names["text"]))
-    lora = {name: value for part, known in parts if part is not None for name, value in lora_tensors(part, known).items()}
-    return Learned(lora, about=_about("DreamBooth " + chosen.kind, subject_set, settings, losses)), losses
+
+        def learned(losses: list[float]) -> Learned:
+            parts = ((recipe.unet, names["unet"]), (recipe.text, names["text"]))
+            lora = {name: value for part, known in parts if part is not None for name, value in lora_tensors(part, known).items()}
+            return Learned(lora, about=_about("DreamBooth " + chosen.kind, subject_set, settings, losses))
+
+        return _run(recipe, settings, job, options, work, subject_set, learned)
 
 
 def plan_dreambooth(model, clip, vae, subject_set: TrainingSet, chosen: DreamBoothSettings, objective: ObjectiveSettings,
@@ -134,9 +140,12 @@ def textual_inversion(model, clip, vae, subject_set: TrainingSet, initial_word: 
             recipe = SubjectRecipe(work.denoiser, work.subject_set, objective, rows=rows, penalty=penalty)
         choices = (subject_set, initial_word, vectors, Rate(rate), objective, settings, *_also(penalty))
         job = job_of(work.identity, "Textual Inversion", *choices)
-        losses = run(recipe, settings, job, options)
-    about = {**_about("Textual Inversion", subject_set, settings, losses), TOWERS: encoder_signature(clip)}
-    return Learned({}, _plain(rows), about), losses
+
+        def learned(losses: list[float]) -> Learned:
+            about = {**_about("Textual Inversion", subject_set, settings, losses), TOWERS: encoder_signature(clip)}
+            return Learned({}, _plain(rows), about)
+
+        return _run(recipe, settings, job, options, work, subject_set, learned)
 
 
 def custom_diffusion(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | None, initial_word: str,
@@ -162,9 +171,25 @@ def custom_diffusion(model, clip, vae, subject_set: TrainingSet, prior: Training
                                    penalty=penalty)
         choices = (subject_set, prior, initial_word, chosen, objective, settings, *_also(penalty))
         job = job_of(work.identity, "Custom Diffusion", *choices)
-        losses = run(recipe, settings, job, options)
-    about = {**_about("Custom Diffusion", subject_set, settings, losses), TOWERS: encoder_signature(clip)}
-    return Learned(lora_tensors(unet, unet_names(model.model)), _plain(rows), about), losses
+
+        def learned(losses: list[float]) -> Learned:
+            about = {**_about("Custom Diffusion", subject_set, settings, losses), TOWERS: encoder_signature(clip)}
+            return Learned(lora_tensors(unet, unet_names(model.model)), _plain(rows), about)
+
+        return _run(recipe, settings, job, options, work, subject_set, learned)
+
+
+def _run(recipe: SubjectRecipe, settings: TrainingSettings, job: Name, options: TrainingOptions, work: Ready,
+         subject_set: TrainingSet, learned: Callable[[list[float]], Learned]) -> tuple[Learned, list[float]]:
+    """Trains, and gives what was ``learned``; files of steps that are kept and the result name their run."""
+    def named(losses: list[float], run_name: str) -> Learned:
+        result = learned(losses)
+        return replace(result, about={**result.about, RUN: run_name})
+
+    kept = kept_steps(options, job.job, subject_set, work.vae,
+                      lambda losses, run_name, name, old: write_learned(named(losses, run_name), name, old))
+    losses = run(recipe, settings, job, options, kept)
+    return (learned(losses) if kept is None else named(losses, kept.run.name)), losses
 
 
 def _check_penalty(denoiser: HostDenoiser, penalty: Penalty | None, vectors: int) -> None:

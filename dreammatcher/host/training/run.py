@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
@@ -15,25 +14,23 @@ import comfy.model_management
 import comfy.utils
 import torch
 from einops import rearrange
-from PIL import Image
 
 from ...texts import holds
-from ...training.curve import curve
 from ...training.data import LatentSet
 from ...training.loop import REMEDY, Training, train
 from ...training.recipe import Recipe
-from ...training.samples import sample
 from ...training.sets import TrainingSet
 from ...training.settings import Running, TrainingOptions, TrainingSettings
 from ...training.state import Checkpoint
 from ..graph.notes import tell
-from ..graph.pictures import rough_rgb
 from ..graph.progress import Interrupted
 from ..graph.vae import encoded
 from ..model.identity import beside_weights, weights_identity
 from . import safety
 from .estimate import check_memory
+from .kept import KeptSteps
 from .model import HostDenoiser, HostLearner
+from .shown import Shown
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +57,7 @@ class Ready:
     denoiser: HostDenoiser
     subject_set: LatentSet
     prior: LatentSet | None
+    vae: Any
     identity: str  # of what the model computes and of latents, the same after a restart of the host
 
 
@@ -123,7 +121,7 @@ def ready(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | None,
         towers = [weights_identity(module)
                   for module in (denoiser.model.model.diffusion_model, denoiser.clip.cond_stage_model)]
         sums = [float(example.latents.double().sum()) for each in (learned, known) if each for example in each.examples]
-        yield Ready(denoiser, learned, known, json.dumps([*towers, sums, beside_weights(denoiser.model)]))
+        yield Ready(denoiser, learned, known, vae, json.dumps([*towers, sums, beside_weights(denoiser.model)]))
     finally:
         denoiser.give_back()
 
@@ -150,31 +148,37 @@ def _at_any_rate(said: Any) -> Any:
     return [_at_any_rate(value) for value in said if not isinstance(value, Rate)] if isinstance(said, list) else said
 
 
-def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, options: TrainingOptions) -> list[float]:
+def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, options: TrainingOptions,
+        kept: KeptSteps | None = None) -> list[float]:
     """The loss of each step. A stopped run goes on from its last step when it is queued again.
+
+    ``kept`` keeps what is learned on the way, and when the run ends or is stopped.
 
     With ``keep_when_stopped`` the host's interrupt ends the training instead, and the graph goes on with what is learned. Before
     the first step there is nothing to go on with: the graph stops. An interrupt after the last step stops what comes after it.
     Raises FloatingPointError as :meth:`Training.advance`.
     """
     checkpoint = Checkpoint(safety.path_of(name.job), name.job, options.running.keep_minutes, name.kin)
-    bar, begun = comfy.utils.ProgressBar(settings.steps), time.monotonic()
+    bar, shown = comfy.utils.ProgressBar(settings.steps), Shown(recipe, options)
     size = sum(value.numel() for value in recipe.learned.parameters())
     log.info("DreamMatcher: training of %d numbers for %d steps", size, settings.steps)
 
     check_memory(recipe, settings, refuse=not options.running.planned)
     stop_if_interrupted("before the first step")
+    reached: list[Training] = []
 
     def after_step(training: Training) -> bool:
+        reached[:] = [training]
         if not options.running.share.first:
             return False
         if training.step in (10, 100) or training.step % 500 == 0:
-            left = (time.monotonic() - begun) / training.steps_made * (settings.steps - training.step)
-            log.info("DreamMatcher: step %d of %d, about %.0f s left", training.step, settings.steps, left)
-        due = options.sample_every and training.step % options.sample_every == 0
-        shown = preview(recipe, training, options) if due else None
+            log.info("DreamMatcher: step %d of %d, about %.0f s left", training.step, settings.steps,
+                     shown.seconds_left(training))
         try:
-            bar.update_absolute(training.step, settings.steps, shown)  # older hosts look for interrupts here
+            if kept is not None:
+                kept.after_step(recipe, training)
+            # older hosts look for interrupts in the progress bar, newer ones while a sample is drawn
+            bar.update_absolute(training.step, settings.steps, shown.after_step(training))
             comfy.model_management.throw_exception_if_processing_interrupted()
         except Interrupted:
             if training.step == settings.steps:  # nothing is left to stop here
@@ -197,9 +201,13 @@ def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, opt
         try:
             training = train(recipe, settings, checkpoint, after_step, share, safety.begin, tell)
         except BaseException:
+            if kept is not None and reached:
+                kept.keep(recipe, reached[0])
             if share.first and checkpoint.path.is_file():
                 log.info("DreamMatcher: the training was stopped; queued again, it goes on from its state in %s", checkpoint.path)
             raise
+        if kept is not None:
+            kept.keep(recipe, training)
     if share.first:
         safety.forget(checkpoint)  # of use to a run that is to go on
         if training.skipped:
@@ -216,17 +224,3 @@ def stop_if_interrupted(where: str) -> None:
         tell(f"stopped {where}: nothing is learned yet, so the graph stops; queue it again to begin")
         raise
 
-
-def preview(recipe: Recipe[HostLearner], training: Training, options: TrainingOptions) -> tuple:
-    """The picture on a node while it works: the loss so far, and the sample beside it if a prompt is given."""
-    page = curve(training.losses, training.settings.steps)
-    if options.sample_prompt:
-        channels, height, width = recipe.subject_set.examples[0].latents.shape[1:]
-        latents = sample(recipe, options.sample_prompt, (channels, height, width), training.settings.seed)
-        colours = rough_rgb(latents[0].float().cpu(), recipe.model.denoiser.model.model.latent_format)
-        picture = Image.fromarray(rearrange(colours * 255, "c h w -> h w c").byte().numpy())
-        both = Image.new("RGB", (page.width + page.height, page.height))
-        both.paste(page)
-        both.paste(picture.resize((page.height, page.height), Image.Resampling.BICUBIC), (page.width, 0))
-        page = both
-    return "JPEG", page, page.width

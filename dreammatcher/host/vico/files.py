@@ -13,7 +13,7 @@ import torch
 from ...files import read_tensors, refused_if_damaged
 from ...vico.learned import ViCo
 from ..graph.files import Shelf
-from ..training.keep import in_prompts, save_with_word
+from ..training.keep import Files, in_prompts, save_with_word
 
 FORMAT = "vico"
 SHELF = Shelf("vico", "save one with DreamMatcher ViCo Save, or put a file there", (".safetensors", ".pt"))
@@ -27,11 +27,17 @@ IN_THE_FILE = "(in the file)"
 def save_vico(vico: ViCo, name: str) -> tuple[Path, str]:
     """Writes the blocks with the word to the models folder's vico, and the word once more as an embedding; returns the first path
     and how both are used. A file that is there is never overwritten. Raises ValueError for a name that is no plain file name."""
-    about = {**vico.about, "format": FORMAT, "sites": ",".join(map(str, vico.sites()))}
-    path, word = save_with_word(Path(folder_paths.models_dir) / SHELF.name, name, {**vico.tensors, ROWS: vico.rows}, about,
-                                {ROWS: vico.rows}, {"format": "pt", "word": vico.word})
+    files = write_vico(vico, name)
+    path, word = files.first, files.words[vico.word]
     return path, (f"Saved as {path}. Load it with DreamMatcher ViCo Load.\nIts word is saved as {word}: write "
                   f"{in_prompts(vico.about, {vico.word: f'embedding:{word.stem}'})} in prompts.")
+
+
+def write_vico(vico: ViCo, name: str, replaced: Files | None = None) -> Files:
+    """Writes what :func:`save_vico` saves, in place of the files ``replaced`` if they are given. Raises as that does."""
+    about = {**vico.about, "format": FORMAT, "sites": ",".join(map(str, vico.sites()))}
+    return save_with_word(Path(folder_paths.models_dir) / SHELF.name, name, {**vico.tensors, ROWS: vico.rows}, about,
+                          {ROWS: vico.rows}, {"format": "pt", "word": vico.word}, replaced)
 
 
 def load_vico(name: str, words: str = IN_THE_FILE) -> ViCo:

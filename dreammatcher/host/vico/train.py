@@ -20,9 +20,11 @@ from ...watch import AttentionLayer
 from ...weights import WeightOverrides
 from ..model.blocks import changed, states_of
 from ..text.towers import check_one
+from ..training.kept import kept_steps
 from ..training.learn import has_masks
 from ..training.model import HostDenoiser
 from ..training.run import check_pictures, job_of, ready, run
+from .files import write_vico
 from .sites import blocks_of, widths
 
 
@@ -89,8 +91,14 @@ def train_vico(model, clip, vae, subject_set: TrainingSet, initial_word: str, ch
             objective = ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=masked)
             recipe = VicoRecipe(looking, work.subject_set, word, rows, blocks, chosen, objective)
         job = job_of(work.identity, "ViCo", subject_set, initial_word, chosen, objective, settings)
-        losses = run(recipe, settings, job, options)
-    about = {"word": word, "initial_word": initial_word, "subject": subject_set.called(), "steps": str(len(losses)),
-             "seed": str(settings.seed), "pictures": str(len(subject_set.examples))}
-    return ViCo(tensors_of(blocks), rows.rows.detach().cpu().clone(), about), losses
+
+        def learned(losses: list[float]) -> ViCo:
+            about = {"word": word, "initial_word": initial_word, "subject": subject_set.called(), "steps": str(len(losses)),
+                     "seed": str(settings.seed), "pictures": str(len(subject_set.examples))}
+            return ViCo(tensors_of(blocks), rows.rows.detach().cpu().clone(), about)
+
+        kept = kept_steps(options, job.job, subject_set, work.vae,
+                          lambda losses, _, name, old: write_vico(learned(losses), name, old))
+        losses = run(recipe, settings, job, options, kept)
+    return learned(losses), losses
 
