@@ -14,8 +14,8 @@ from harness.workflow import to_prompt
 
 FOLDER = ROOT / "build" / "demo"
 WORKFLOW = ROOT / "example_workflows" / "dreammatcher_04_toybox.json"
-TITLES = ("reference", "plain model", "DreamMatcher", "warped reference", "confidence")
-WARPED, CONFIDENCE = 4, 2  # among the preview's panels
+TITLES = ("reference", "plain model", "DreamMatcher", "warped reference", "subject")
+WARPED, SUBJECT = 4, 1  # among the preview's panels
 
 #: kind, subject, pose, background, target prompt, seed: the first row is the workflow as it is shipped
 ROWS = (
@@ -60,7 +60,7 @@ def run_row(host: Host, executor, workflow: dict, row: tuple | None) -> list[Ima
         raise RuntimeError(f"the workflow failed: {result.error()}")
     plain, matched, reference = (host.images(result, number_of(prompt, "SaveImage", index))[0] for index in range(3))
     panels = host.images(result, "901")
-    return [reference, plain, matched, panels[WARPED], panels[CONFIDENCE]]
+    return [reference, plain, matched, panels[WARPED], panels[SUBJECT]]
 
 
 def sheet_of(rows: list[list[Image.Image]], side: int = 192, gap: int = 6, head: int = 26) -> Image.Image:
