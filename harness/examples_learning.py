@@ -42,7 +42,7 @@ def learn_easy() -> dict[str, Any]:
     """The same subject learned in one node, then matched."""
     prompt = learn()
     prompt["8"] = node("DreamMatcherLearn", model=["1", 0], clip=["1", 1], vae=["1", 2], images=["6", 0], class_word="cat",
-                       effort="usual", rate=0.002, seed=1, identifier="", sample_prompt="a photo of a cat at night")
+                       effort="usual", rate=0.002, seed=1, identifier="", sample_prompt="a photo of a cat at night", keep_every=0)
     del prompt["7"], prompt["19"]
     return prompt
 
