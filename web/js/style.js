@@ -38,6 +38,7 @@ const CSS = `
 .dreammatcher .instead { border: 1px solid #56b4e9; border-radius: 10px; padding: 1px 9px; font: inherit; cursor: pointer;
     color: #fff; background: #0072b2; }
 .dreammatcher.report { white-space: pre-wrap; overflow-wrap: anywhere; user-select: text; }
+.dreammatcher.report:empty { display: none !important; } /* older front ends show every widget's element at each drawing */
 .dreammatcher.live img { width: 100%; min-height: 0; flex: 1 1 0; object-fit: contain; }
 `;
 
