@@ -65,7 +65,8 @@ class DreamMatcherApply:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "model": ("MODEL", {"tooltip": "An SD1.x, SD2.x or SDXL model, with LoRAs if you like."}),
+            "model": ("MODEL", {"tooltip": "An SD1.x, SD2.x or SDXL model or a transformer that README lists, with LoRAs "
+                                           "if you like."}),
             **inputs.strength("How much of the reference's appearance is taken. 0 is the plain model."),
             **inputs.span("after which matching begins: earlier, layout is still being found.", "at which matching stops.",
                           BEGIN),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dreammatcher.matching.appearance import sharpened
 from dreammatcher.matching.correspondence import JointMatch, match
@@ -73,7 +71,9 @@ def test_the_regression_equals_its_dual_form():
     assert torch.allclose(subject_cells(attention(shape), look(shape), (SIDE, SIDE)), expected, atol=1e-4)
 
 
-@given(scale=st.floats(0.01, 100), shift=st.floats(-10, 10), seed=st.integers(0, 99))
+@pytest.mark.parametrize("scale", [0.01, 0.7, 100.0])
+@pytest.mark.parametrize("shift", [-10.0, 0.3, 10.0])
+@pytest.mark.parametrize("seed", range(10))
 def test_neither_size_nor_place_of_features_and_maps_matters(scale, shift, seed):
     shape = animal()
     maps, features = attention(shape), look(shape, seed)

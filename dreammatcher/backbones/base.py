@@ -5,7 +5,7 @@ A backbone is read from a network's modules once, and holds nothing of them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 #: height and width in cells
@@ -39,6 +39,10 @@ class Backbone(Protocol):
     def coarsest(self) -> int:
         """Cells of the latent on the side of one cell of the network's coarsest grid."""
 
+    @property
+    def same_call(self) -> bool:
+        """True if sites behind the last tap can be matched by the features of their own call, since all of them share a grid."""
+
     def grid(self, site: Site, latent: Grid) -> Grid:
         """The grid of a site's picture tokens, for a latent of this size."""
 
@@ -55,10 +59,18 @@ class Backbone(Protocol):
         """Matched sites by an artist's list of block numbers; empty means all. Raises ValueError for what is none of them."""
 
 
-def numbers_in(given: str, available: Collection[int]) -> tuple[frozenset[int], str]:
-    """The numbers of a comma-separated list, and its parts that are not ``available``: all of it where it holds none."""
-    parts = [part.strip() for part in given.split(",") if part.strip()]
+def sites_in(names: str, sites: tuple[Site, ...], blocks: str) -> tuple[Site, ...]:
+    """Those of ``sites`` whose blocks' numbers are in a comma-separated list; all for an empty one.
+
+    Raises ValueError, naming the kind of ``blocks`` and the numbers that there are, for what is none of them.
+    """
+    if not names.strip():
+        return sites
+    available = {number for _, number, _ in sites}
+    parts = [part.strip() for part in names.split(",") if part.strip()]
     wrong = [part for part in parts if not part.isdigit() or int(part) not in available]
     if wrong or not parts:
-        return frozenset(), repr(", ".join(wrong) or given)
-    return frozenset(map(int, parts)), ""
+        raise ValueError(f"layers: {(', '.join(wrong) or names)!r} is not among this model's {blocks} "
+                         f"{', '.join(map(str, sorted(available)))}; leave it empty for all of them")
+    wanted = set(map(int, parts))
+    return tuple(site for site in sites if site[1] in wanted)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from .base import Grid, Site, numbers_in
+from .base import Grid, Site, sites_in
 
 #: the kind of every site: blocks are counted through the whole network
 BLOCK = "block"
@@ -36,6 +36,7 @@ class DiTBackbone:
     multiple: int = 1  # prompt and picture are each padded to a multiple of this many tokens
     picture_last: bool = False  # the picture ends the sequence; else it follows the prompt, and other pictures follow it
     joint: int = 0  # blocks in front of those of kind SINGLE
+    same_call: ClassVar[bool] = True
 
     @property
     def matched(self) -> tuple[Site, ...]:
@@ -83,14 +84,7 @@ class DiTBackbone:
         return {}
 
     def chosen(self, names: str) -> tuple[Site, ...]:
-        if not names.strip():
-            return self.matched
-        available = frozenset(number for _, number, _ in self.matched)
-        wanted, wrong = numbers_in(names, available)
-        if wrong:
-            raise ValueError(f"layers: {wrong} is not among this model's matched blocks {min(available)} to {max(available)}; "
-                             "leave it empty for all of them")
-        return tuple(site for site in self.matched if site[1] in wanted)
+        return sites_in(names, self.matched, "matched blocks")
 
     def _padded(self, tokens: int) -> int:
         return -(-tokens // self.multiple) * self.multiple

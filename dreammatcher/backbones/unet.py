@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from .base import Grid, Site, numbers_in
+from .base import Grid, Site, sites_in
 
 #: how the names of the weights end that read the prompt, and of those that any attention projects with
 KEYS_AND_VALUES = ("attn2.to_k.weight", "attn2.to_v.weight")
@@ -27,6 +27,7 @@ class UNetBackbone:
     family: str
     map_share: int = 4  # subject maps are read at this share of the latent's side,
     map_minimum: int = 8  # but not under this many cells
+    same_call: ClassVar[bool] = False
 
     @property
     def matched(self) -> tuple[Site, ...]:
@@ -57,14 +58,7 @@ class UNetBackbone:
         return {site: block.attn2 for site, block in transformer_blocks(network, sites).items()}
 
     def chosen(self, names: str) -> tuple[Site, ...]:
-        if not names.strip():
-            return self.matched
-        available = frozenset(number for _, number, _ in self.self_attention)
-        wanted, wrong = numbers_in(names, available)
-        if wrong:
-            raise ValueError(f"layers: {wrong} is not among this model's output blocks {', '.join(map(str, sorted(available)))}; "
-                             "leave it empty for all of them")
-        return tuple(layer for layer in self.self_attention if layer[1] in wanted)
+        return sites_in(names, self.matched, "output blocks")
 
     def map_sites(self, latent: Grid) -> frozenset[Site]:
         """Sites whose grid is nearest a quarter of the latent's side, but not under 8 cells."""

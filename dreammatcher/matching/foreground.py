@@ -23,8 +23,8 @@ KEPT, ROUNDS = 0.7, 5
 SUBJECT = 0.45
 #: share of a cell that a painted mask must cover, for the same reason
 COVERED = 0.2
-#: a share of the picture in whose place the cycle test takes the subject's: at the default threshold a match may miss by the side
-#: of the picture, since the foreground tells already what belongs to the subject
+#: what the cycle test takes for the subject's share of the picture when the foreground is carried over: at the default threshold
+#: of 0.4 a match may then miss by a side of the picture, since the foreground says already what belongs to the subject
 WHOLE = 2.5
 
 

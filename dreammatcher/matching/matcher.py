@@ -148,6 +148,11 @@ class Matcher:
         return self.memo.get(("contest", prompt, grid), (mine, *theirs), lambda: torch.where(
             mine >= torch.stack(theirs).amax(0), mine, torch.zeros_like(mine)))
 
+    def shared_out(self, prompt: int, carried: torch.Tensor, contested: torch.Tensor) -> torch.Tensor:
+        """A foreground [B, 1, H, W] that was carried over, where the subject's :meth:`contested` claim is left."""
+        return self.memo.get(("shared out", prompt, spatial_size(carried)), (carried, contested),
+                             lambda: carried * (contested > 0))
+
     def trust(self, row: Row, match: JointMatch, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """M' = M . U with strength and the references' weights, and the confidence U, [B, 1, H, W] each (Eq. 6)."""
         def make() -> tuple[torch.Tensor, torch.Tensor]:

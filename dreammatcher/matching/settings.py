@@ -18,7 +18,7 @@ class MaskSettings(Uncopied):
 
     reference_subject: Subject | None = None
     target_subject: Subject | None = None
-    reference_mask: torch.Tensor | None = None  # [1, 1, H, W] in 0..1, replaces the reference's map and limits the match
+    reference_mask: torch.Tensor | None = None  # [1, 1, H, W] in 0..1, for the reference's map; limits the match, or is carried
     target_mask: torch.Tensor | None = None  # [B, 1, H, W] in 0..1, replaces the target's map
     threshold: float = 0.4  # lambda_c of Eq. 8
     otsu: bool = True  # binary instead of the paper's soft foreground

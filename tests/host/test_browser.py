@@ -9,33 +9,14 @@ import json
 import re
 
 import pytest
-from browser_page import NEEDS_A_BROWSER, RENDERERS, SEEDS, Page, opened, workflow
+from browser_page import NEEDS_A_BROWSER, SEEDS, Page, workflow
 
 from harness.blueprint import FILE, NAME, wiring
-from harness.browser import browsing
 from harness.examples import EXAMPLES
 from harness.library import ROOT, upstream_path
-from harness.serving import get, running
+from harness.serving import get
 
 pytestmark = NEEDS_A_BROWSER
-
-
-@pytest.fixture(scope="module")
-def server():
-    with running(ROOT / "build" / "browser-tests") as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browsing() as launched:
-        yield launched
-
-
-@pytest.fixture(params=RENDERERS)
-def page(server, browser, request):
-    with opened(browser, server, request.param) as tab:
-        yield tab
 
 
 def inspector(page: Page):

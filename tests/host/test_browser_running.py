@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from browser_page import NEEDS_A_BROWSER, RENDERERS, SEEDS, Page, opened, workflow
+from browser_page import NEEDS_A_BROWSER, SEEDS, Page, workflow
 
-from harness.browser import FIT, browsing
+from harness.browser import FIT
 from harness.examples import EXAMPLES
-from harness.library import ROOT
-from harness.serving import get, running
+from harness.serving import get
 
 pytestmark = NEEDS_A_BROWSER
-
-
-@pytest.fixture(scope="module")
-def server():
-    with running(ROOT / "build" / "browser-running-tests") as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browsing() as launched:
-        yield launched
-
-
-@pytest.fixture(params=RENDERERS)
-def page(server, browser, request):
-    with opened(browser, server, request.param) as tab:
-        yield tab
 
 
 def test_the_easy_example_compares_with_the_plain_picture_of_the_same_seed(page):

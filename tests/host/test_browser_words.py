@@ -2,32 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-from browser_page import NEEDS_A_BROWSER, RENDERERS, Page, opened, workflow
-
-from harness.browser import browsing
-from harness.library import ROOT
-from harness.serving import running
+from browser_page import NEEDS_A_BROWSER, Page, workflow
 
 pytestmark = NEEDS_A_BROWSER
-
-
-@pytest.fixture(scope="module")
-def server():
-    with running(ROOT / "build" / "browser-words-tests") as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browsing() as launched:
-        yield launched
-
-
-@pytest.fixture(params=RENDERERS)
-def page(server, browser, request):
-    with opened(browser, server, request.param) as tab:
-        yield tab
 
 
 SET = """

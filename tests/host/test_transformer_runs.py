@@ -76,7 +76,7 @@ def test_without_a_mask_the_refusal_asks_for_one(z):
             applied(z, other_reference(z), mask)
     with pytest.raises(ValueError, match="keys and values replaced.* works in a UNet alone"):
         applied(z, other_reference(z), injection="keys and values replaced")
-    with pytest.raises(ValueError, match="layers: '0' is not among this model's matched blocks 2 to 4"):
+    with pytest.raises(ValueError, match="layers: '0' is not among this model's matched blocks 2, 3, 4"):
         applied(z, other_reference(z), layers="0")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from harness.examples import easy, full_control
 from harness.library import ROOT
-from harness.serving import running, wait_until
+from harness.serving import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +94,6 @@ def test_a_typo_is_refused_before_the_run_by_subject(host, change, inside):
     assert inside in str(refused.value)
 
 
-@pytest.fixture(scope="module")
-def server():
-    with running(ROOT / "build" / "words-ahead-tests") as address:
-        yield address
-
-
 def post(address: str, body: dict) -> tuple[int, dict]:
     request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:
@@ -110,7 +104,7 @@ def post(address: str, body: dict) -> tuple[int, dict]:
 
 
 def test_the_server_answers_and_a_typo_leaves_no_traceback_in_its_console(server):
-    console = ROOT / "build" / "words-ahead-tests" / "server.log"
+    console = ROOT / "build" / "test-words-ahead" / "server.log"
     before = len(console.read_text(encoding="utf-8"))
     status, answer = post(f"{server}/dreammatcher/words", {"prompts": {"prompt": "a photo of a cat"}, "words": "caat"})
     assert status == 200 and answer["nearest"] == "cat"

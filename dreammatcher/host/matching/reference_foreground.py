@@ -45,7 +45,7 @@ def foreground_of(base: Any, backbone: Backbone, reference: Reference, subject: 
     key = (network, "foreground", subject)
     kept = store.find(key)
     if kept is None:
-        kept = Foreground(find_foreground(base, backbone, reference, subject, device).cpu())
+        kept = Foreground(find_foreground(base, backbone, reference, subject, device))
         store.keep(key, kept)
     if not bool((kept.cells > 0.5).any()):
         tell(f"reference: {subject.words!r} is not found in the reference, so nothing of it is matched; give DreamMatcher Mask a "
@@ -54,7 +54,8 @@ def foreground_of(base: Any, backbone: Backbone, reference: Reference, subject: 
 
 
 def find_foreground(base: Any, backbone: Backbone, reference: Reference, subject: Subject, device: torch.device) -> torch.Tensor:
-    """The foreground [1, 1, H, W] from a pass of the network at each of the levels: the subject's is above one half.
+    """The foreground [1, 1, H, W] in main memory, from a pass of the network at each of the levels: the subject's is above one
+    half.
 
     Raises ValueError for a network without attention of its own to the prompt.
     """
@@ -67,8 +68,8 @@ def find_foreground(base: Any, backbone: Backbone, reference: Reference, subject
     maps, features = [], []
     for sigma in chosen:
         seen, hidden = _look(base, backbone, reference, subject, finest, sigma, device)
-        maps += seen
-        features.append(hidden)
+        maps += [each.float().cpu() for each in seen]  # not every device solves linear systems, and it is done once
+        features.append(hidden.float().cpu())
     return subject_cells(maps, features, backbone.grid(finest, size))
 
 

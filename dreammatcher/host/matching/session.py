@@ -92,19 +92,16 @@ class MatchingSession(Session):
 
         ``row`` is a :meth:`source`; ``site`` has that grid, None for the latent's own; ``described`` keeps descriptors for the
         next grid. The target's features are those of the evaluation before, as in the official code: None where there are none.
-        In a network that has one grid, blocks behind its tap match those of the current evaluation then.
+        Where the backbone allows it, sites behind its last tap match those of the current evaluation then.
         """
-        before = self.seen.features_before(row, size)
-        backbone = self.plan.backbone
-        same_call = before is None and not backbone.readers and (site is None or site[1] >= backbone.taps[-1])
-        if before is None and not backbone.readers and not same_call:
-            return None
+        backbone, features = self.plan.backbone, self.seen.features_before(row, size)
+        if features is None and backbone.same_call:
+            if site is not None and site[1] < backbone.taps[-1]:
+                return None  # as in the evaluation's first call, so that its second one does not take a match which that one kept
+            features = self.seen.features_so_far(row, size)
         kept = self.matcher.kept(row, grid, size, self.clock.evaluations_begun)
-        if kept is not None:
+        if kept is not None or features is None:
             return kept
-        features = self.seen.features_so_far(row, size) if same_call else before
-        if features is None:
-            return None
         if row not in described:
             described[row] = self.matcher.describe(row[0], self.clock.current, features)
         return self.matcher.keep(row, grid, self.clock.evaluations_begun, self.matcher.match(described[row], grid, site))
@@ -135,7 +132,7 @@ class MatchingSession(Session):
         theirs = [claim for rival in rivals if (claim := rival._claim(prompt, grid, size, device)) is not None]
         if mine is None or not theirs:
             return carried
-        return carried * (self.matcher.contested(prompt, grid, mine, theirs) > 0)
+        return self.matcher.shared_out(prompt, carried, self.matcher.contested(prompt, grid, mine, theirs))
 
     def _claim(self, prompt: int, grid: Grid, size: int, device: torch.device) -> torch.Tensor | None:
         if self.plan.mask.target_mask is not None:
