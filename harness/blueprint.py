@@ -21,7 +21,7 @@ FILE = ROOT / "subgraphs" / f"{NAME}.json"
 INPUTS = {"model": ("MODEL",), "clip": ("CLIP",), "vae": ("VAE",), "reference": ("IMAGE",),
           "reference_prompt": ("STRING", "a photo of a dog"), "prompt": ("STRING", "a photo of a dog on the beach"),
           "negative": ("STRING", ""), "subject_words": ("STRING", "dog"), "reference_mask": ("MASK",), "strength": ("FLOAT", 1.0)}
-OUTPUTS: dict[str, tuple[str, int]] = {"model": ("8", 0), "positive": ("3", 0), "negative": ("4", 0), "trace": ("7", 1)}
+OUTPUTS: dict[str, tuple[str, int]] = {"model": ("8", 0), "positive": ("2", 1), "negative": ("4", 0), "trace": ("7", 1)}
 WIDGETS = [name for name, declared in INPUTS.items() if len(declared) > 1]
 BEFORE, AFTER = -10, -20  # the front end's numbers of a subgraph's two ends
 
@@ -34,14 +34,14 @@ class Outer:
 
 
 def wiring() -> dict[str, Any]:
-    words, model, clip = Outer("subject_words"), Outer("model"), Outer("clip")
+    model, clip = Outer("model"), Outer("clip")
     return {
-        "1": node("VAEEncode", pixels=Outer("reference"), vae=Outer("vae")),
-        "2": node("DreamMatcherSubject", clip=clip, prompt=Outer("reference_prompt"), subject_words=words),
-        "3": node("DreamMatcherSubject", clip=clip, prompt=Outer("prompt"), subject_words=words),
+        "2": node("DreamMatcherSubjects", clip=clip, reference_prompt=Outer("reference_prompt"), prompt=Outer("prompt"),
+                  subject_words=Outer("subject_words")),
         "4": node("CLIPTextEncode", clip=clip, text=Outer("negative")),
-        "5": node("DreamMatcherInvert", model=model, reference=["1", 0], positive=["2", 0], negative=["4", 0]),
-        "6": node("DreamMatcherMask", reference_subject=["2", 1], target_subject=["3", 1],
+        "5": node("DreamMatcherInvert", model=model, image=Outer("reference"), vae=Outer("vae"), positive=["2", 0],
+                  negative=["4", 0]),
+        "6": node("DreamMatcherMask", reference_subject=["2", 2], target_subject=["2", 3],
                   reference_mask=Outer("reference_mask")),
         "7": node("DreamMatcherApply", model=model, reference=["5", 0], mask=["6", 0], strength=Outer("strength")),
         "8": node("DreamMatcherGuidance", model=["7", 0]),

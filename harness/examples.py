@@ -42,6 +42,26 @@ def full_control() -> dict[str, Any]:
     }
 
 
+def short(reference_prompt: str = "a photo of a robot on grass") -> dict[str, Any]:
+    """:func:`full_control` with one node for both prompts, the picture straight to the inversion, and no mask of its own."""
+    prompt = full_control()
+    words = prompt["5"]["inputs"]
+    prompt["4"] = node("DreamMatcherSubjects", clip=words["clip"], reference_prompt=reference_prompt, prompt=words["prompt"],
+                       subject_words=words["subject_words"])
+    for number in ("3", "5", "8"):
+        del prompt[number]
+    del prompt["7"]["inputs"]["reference"], prompt["9"]["inputs"]["mask"]
+    prompt["7"]["inputs"].update(image=["2", 0], vae=["1", 2])
+    prompt["9"]["inputs"].update(SUBJECTS)
+    for number in ("11", "12"):
+        prompt[number]["inputs"]["positive"] = ["4", 1]
+    return prompt
+
+
+#: what says to Apply and Features what the subject is, in the short form
+SUBJECTS = {"reference_subject": ["4", 2], "target_subject": ["4", 3]}
+
+
 def easy() -> dict[str, Any]:
     return {
         "1": node("ToyboxLoader"),
@@ -88,24 +108,23 @@ def easy_tags() -> dict[str, Any]:
 
 
 def save_and_load() -> dict[str, Any]:
-    prompt = {number: entry for number, entry in full_control().items() if int(number) < 15 and number not in ("11", "13")}
+    prompt = {number: entry for number, entry in short().items() if int(number) < 15 and number not in ("11", "13")}
     prompt["15"] = node("DreamMatcherSaveReference", reference=["18", 0], filename_prefix="dreammatcher/robot")
     prompt["16"] = node("SaveImage", images=["14", 0], filename_prefix="dreammatcher/prepared")
     prompt["12"]["inputs"]["model"] = ["9", 0]
-    prompt["18"] = node("DreamMatcherFeatures", model=["1", 0], reference=["7", 0], mask=["8", 0], pca=256,
-                        storage_device="cpu", dtype="model", noise_levels=0, rows="one")
+    prompt["18"] = node("DreamMatcherFeatures", model=["1", 0], reference=["7", 0], pca=256, storage_device="cpu", dtype="model",
+                        noise_levels=0, rows="one", **SUBJECTS)
     prompt["9"]["inputs"]["reference"] = ["18", 0]
     return prompt
 
 
 def two_views() -> dict[str, Any]:
     """Two pictures of one subject, matched jointly and led further by guidance."""
-    prompt = full_control()
+    prompt = short()
     prompt["19"] = node("ToyboxReference", subject=1, kind="robot", pose=4, background="sky")
-    prompt["20"] = node("VAEEncode", pixels=["19", 0], vae=["1", 2])
     prompt["21"] = node("DreamMatcherSubject", clip=["1", 1], prompt="a photo of a robot in the sky", subject_words="robot")
-    prompt["22"] = node("DreamMatcherInvert", model=["1", 0], reference=["20", 0], positive=["21", 0], negative=["6", 0],
-                        steps=50, scheduler="ddim_uniform")
+    prompt["22"] = node("DreamMatcherInvert", model=["1", 0], image=["19", 0], vae=["1", 2], positive=["21", 0],
+                        negative=["6", 0], steps=50, scheduler="ddim_uniform")
     prompt["23"] = node("DreamMatcherCombine", reference_1=["7", 0], reference_2=["22", 0], weight_1=1.0, weight_2=1.0)
     prompt["9"]["inputs"]["reference"] = ["23", 0]
     prompt["17"]["inputs"]["reference_2"] = ["19", 0]
@@ -116,7 +135,7 @@ def loaded() -> dict[str, Any]:
     """Samples with a reference that the graph above has saved."""
     prompt = save_and_load()
     prompt["7"] = node("DreamMatcherLoadReference", file="robot_00001_.safetensors")
-    for number in ("2", "3", "15", "18"):
+    for number in ("2", "15", "18"):
         del prompt[number]
     prompt["9"]["inputs"]["reference"] = ["7", 0]
     prompt["16"]["inputs"]["filename_prefix"] = "dreammatcher/loaded"
@@ -125,7 +144,7 @@ def loaded() -> dict[str, Any]:
 
 def image_to_image() -> dict[str, Any]:
     """Another robot's picture gives the layout, the reference the look."""
-    prompt = full_control()
+    prompt = short()
     prompt["10"] = node("ToyboxReference", subject=9, kind="robot", pose=6, background="snow")
     prompt["19"] = node("VAEEncode", pixels=["10", 0], vae=["1", 2])
     for number in ("11", "12"):
@@ -134,15 +153,11 @@ def image_to_image() -> dict[str, Any]:
 
 
 def photo(checkpoint: str, side: int) -> dict[str, Any]:
-    """:func:`full_control` on a real checkpoint, with a photo of the user's."""
-    prompt = full_control()
+    """:func:`short` on a real checkpoint, with a photo of the user's."""
+    prompt = short("a photo of a dog")
     prompt["1"] = node("CheckpointLoaderSimple", ckpt_name=checkpoint)
     prompt["2"] = node("LoadImage", image="example.png")
-    prompt["19"] = node("ImageScaleToTotalPixels", image=["2", 0], upscale_method="lanczos", megapixels=(side / 1024) ** 2)
-    prompt["3"]["inputs"]["pixels"] = ["19", 0]
-    prompt["17"]["inputs"]["reference"] = ["19", 0]
-    prompt["4"]["inputs"].update(prompt="a photo of a dog", subject_words="dog")
-    prompt["5"]["inputs"].update(prompt="a photo of a dog on the beach", subject_words="dog")
+    prompt["4"]["inputs"].update(prompt="a photo of a dog on the beach", subject_words="dog")
     prompt["10"]["inputs"].update(width=side, height=side)
     for number in ("11", "12"):
         prompt[number]["inputs"].update(steps=30, sampler_name="dpmpp_2m", scheduler="karras", cfg=7.0)
@@ -158,8 +173,8 @@ def with_lora() -> dict[str, Any]:
         if entry["class_type"] != "LoraLoader":
             entry["inputs"].update({name: ["20", value[1]] for name, value in entry["inputs"].items()
                                     if value in (["1", 0], ["1", 1])})
-    prompt["4"]["inputs"].update(prompt="a photo of a sks dog", subject_words="sks dog")
-    prompt["5"]["inputs"].update(prompt="a photo of a sks dog on the beach", subject_words="sks dog")
+    prompt["4"]["inputs"].update(reference_prompt="a photo of a sks dog", prompt="a photo of a sks dog on the beach",
+                                 subject_words="sks dog")
     return prompt
 
 
@@ -168,7 +183,7 @@ def with_controlnet() -> dict[str, Any]:
     prompt = photo(SD15, 512)
     prompt["20"] = node("ControlNetLoader", control_net_name="control_v11p_sd15_scribble_fp16.safetensors")
     prompt["21"] = node("LoadImage", image="example.png")
-    prompt["22"] = node("ControlNetApplyAdvanced", positive=["5", 0], negative=["6", 0], control_net=["20", 0], image=["21", 0],
+    prompt["22"] = node("ControlNetApplyAdvanced", positive=["4", 1], negative=["6", 0], control_net=["20", 0], image=["21", 0],
                         strength=0.8, start_percent=0.0, end_percent=1.0)
     for number in ("11", "12"):
         prompt[number]["inputs"].update(positive=["22", 0], negative=["22", 1])
@@ -177,8 +192,8 @@ def with_controlnet() -> dict[str, Any]:
 
 COMPARED = ("\n\nThe lower sampler draws the plain picture: the slider in DreamMatcher Preview compares the two. Give both "
             "samplers the same seed.")
-OWN = ("\n\nChoose your checkpoint and your photo, describe the photo in the first DreamMatcher Subject and the picture you want "
-       "in the second, and click the words that name the subject in both.")
+OWN = ("\n\nChoose your checkpoint and your photo, describe the photo in reference_prompt and the picture you want in prompt, "
+       "and click the words that name the subject in both.")
 #: workflow -> its prompt and its notes; those without "toybox" in their name need a checkpoint of the user's
 EXAMPLES = {
     "dreammatcher_01_easy_toybox": (easy, [
@@ -200,7 +215,8 @@ EXAMPLES = {
         "it, connect the sampler to DreamMatcher Apply.\n\nChange the subject, pose and background of Toybox Reference, the "
         "target prompt, or the seed (in both samplers).\n\nWith your own checkpoint: open dreammatcher_05_photo."]),
     "dreammatcher_05_photo": (lambda: photo(SD15, 512), [
-        "Your photo and an SD1.x checkpoint, every step in its own node." + OWN]),
+        "Your photo and an SD1.x checkpoint, step by step: a large photo is made smaller, and the subjects go straight to "
+        "DreamMatcher Apply. For a painted mask put DreamMatcher Mask in between." + OWN]),
     "dreammatcher_06_sdxl": (lambda: photo("sd_xl_base_1.0.safetensors", 1024), [
         "Your photo and an SDXL checkpoint." + OWN + "\n\nReferences of SD1.x and SDXL do not fit each other: invert anew."]),
     "dreammatcher_07_lora": (with_lora, [
@@ -213,7 +229,7 @@ EXAMPLES = {
         "layout's own colours; 0.7 leaves room for the reference's."]),
     "dreammatcher_10_two_views_toybox": (two_views, [
         "Two pictures of one subject: every place of the new picture takes its best match among both.\n\nFor a third picture, "
-        "add one more Invert and one more Combine."]),
+        "add one more Subject, Invert and Combine."]),
     "dreammatcher_11_save_reference_toybox": (save_and_load, [
         "Prepares a reference's features once, samples with them, and saves the inverted reference.\n\nRead it back with "
         "dreammatcher_12_load_reference_toybox."]),

@@ -12,7 +12,8 @@ COLUMN = WIDTH + 40
 #: what a node shows besides its widgets, once a file is chosen or a run has ended: width of the node, height of that part
 SHOWN = {"LoadImage": (WIDTH, 300), "SaveImage": (WIDTH, 320), "DreamMatcherPreview": (520, 760),
          "KSampler": (WIDTH, 240), "PreviewImage": (WIDTH, 320), "DreamMatcherSubject": (WIDTH, 90),
-         "DreamMatcherEasy": (WIDTH, 130), "DreamMatcherApply": (WIDTH, 260), "DreamMatcherSeFiTrain": (WIDTH, 260)}
+         "DreamMatcherSubjects": (WIDTH, 130), "DreamMatcherEasy": (WIDTH, 130), "DreamMatcherApply": (WIDTH, 260),
+         "DreamMatcherSeFiTrain": (WIDTH, 260)}
 
 
 def inputs_of(node: type[Any]) -> dict[str, tuple]:

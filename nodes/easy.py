@@ -36,12 +36,10 @@ class DreamMatcherEasy:
             "reference": ("IMAGE", {"tooltip":
                           "One photo of the subject. A large one is made smaller; the first of a batch is used. Transparent "
                           "parts are left out of the match."}),
-            "reference_prompt": inputs.text("a photo of a dog", "Describes the reference photo."),
-            "prompt": inputs.text("a photo of a dog on the beach", "The picture you want.", multiline=True, dynamicPrompts=True),
+            "reference_prompt": inputs.BOTH_PROMPTS["reference_prompt"],
+            "prompt": inputs.BOTH_PROMPTS["prompt"],
             "negative": inputs.text("", "What you do not want. Empty, as in the paper, inverts best.", multiline=True),
-            "subject_words": inputs.text("dog", "The words that name the subject; they must stand in both prompts. Singular and "
-                                                "plural count as the same word. Empty, for prompts of tags: the words that both "
-                                                "share."),
+            "subject_words": inputs.BOTH_PROMPTS["subject_words"],
         }, "optional": {
             "reference_mask": ("MASK", {"tooltip":
                                "White where the subject is in the reference. Used instead of the reference's transparency. "

@@ -56,6 +56,19 @@ def subject_mask(which: str = "the") -> Input:
     return "MASK", {"tooltip": f"White where the subject is in {which} reference: carried over, or else matches stay inside."}
 
 
+BOTH_PROMPTS: dict[str, Input] = {
+    "reference_prompt": text("a photo of a dog", "Describes the reference photo."),
+    "prompt": text("a photo of a dog on the beach", "The picture you want.", multiline=True, dynamicPrompts=True),
+    "subject_words": text("dog", "The words that name the subject; they must stand in both prompts. Singular and plural count as "
+                                 "the same word. Empty, for prompts of tags: the words that both share."),
+}
+SUBJECTS: dict[str, Input] = {
+    "reference_subject": ("DM_SUBJECT", {"tooltip": "Instead of a mask: the subject's words in the reference's prompt. May stay "
+                                                    "free where DreamMatcher Subject made that prompt."}),
+    "target_subject": ("DM_SUBJECT", {"tooltip": "Instead of a mask: the subject's words in the prompt of the new picture."}),
+}
+
+
 # what a training takes
 
 CLIP: Input = ("CLIP", {"tooltip": "Its text encoder."})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..dreammatcher.host.matching.apply import apply_or_pass
 from ..dreammatcher.host.matching.guide import guide
 from ..dreammatcher.host.matching.live import FOREGROUND, OFF, TRUSTED, Live
-from ..dreammatcher.host.matching.masks import mask_settings, shared_subjects
+from ..dreammatcher.host.matching.masks import THRESHOLD, mask_or_subjects, mask_settings, shared_subjects
 from ..dreammatcher.matching.guidance import FAST, INSIDE, PAPER, GuidanceSettings
 from ..dreammatcher.matching.settings import BALANCED, BEST, PRESETS, ApplySettings, match_settings_of
 from . import inputs
@@ -29,8 +29,8 @@ class DreamMatcherMask:
     def INPUT_TYPES(cls):
         return {
             "required": {
-                "cycle_threshold": inputs.number("FLOAT", 0.4, 0.01, 10.0, "How far a match may miss on the way there and back. "
-                                                 "Lower trusts fewer matches. The paper uses 0.4.", 0.01),
+                "cycle_threshold": inputs.number("FLOAT", THRESHOLD, 0.01, 10.0, "How far a match may miss on the way there and "
+                                                 "back. Lower trusts fewer matches. The paper uses 0.4.", 0.01),
                 "binarise": ([CARRIED, "otsu", "soft"], {"default": CARRIED, "tooltip":
                              "Where the subject is in the new picture. carried over: where the match lies on the reference's "
                              "subject, which finds thin parts too. otsu: where its words are looked at, by Otsu's threshold. "
@@ -44,7 +44,7 @@ class DreamMatcherMask:
             },
         }
 
-    def make(self, reference_subject=None, target_subject=None, cycle_threshold=0.4, binarise="otsu", reference_mask=None,
+    def make(self, reference_subject=None, target_subject=None, cycle_threshold=THRESHOLD, binarise="otsu", reference_mask=None,
              target_mask=None):
         reference_subject, target_subject, remarks = shared_subjects(reference_subject, target_subject)
         settings = mask_settings(reference_subject, target_subject, reference_mask, target_mask, cycle_threshold,
@@ -84,13 +84,16 @@ class DreamMatcherApply:
             "reference": ("DM_REFERENCE", {"tooltip":
                           "From DreamMatcher Invert Reference, Features, Combine References or Load Reference. Without it the "
                           "model goes on as it is."}),
-            "mask": ("DM_MASK", {"tooltip": "From DreamMatcher Mask. Without it the model goes on as it is."}),
+            "mask": ("DM_MASK", {"tooltip": "From DreamMatcher Mask. Not needed where target_subject is connected."}),
+            **inputs.SUBJECTS,
         }, "hidden": {"unique_id": "UNIQUE_ID"}}
 
     def apply(self, model, reference=None, mask=None, strength=1.0, start=BEGIN, end=1.0, layers="", preset=BALANCED,
-              live_preview=OFF, unique_id=""):
+              live_preview=OFF, reference_subject=None, target_subject=None, unique_id=""):
+        mask, remarks = mask_or_subjects(mask, reference_subject, target_subject)
         settings = ApplySettings(strength, start, end, match=match_settings_of(preset))
-        return apply_or_pass(model, reference, mask, settings, layers, Live(live_preview, unique_id))
+        applied = apply_or_pass(model, reference, mask, settings, layers, Live(live_preview, unique_id))
+        return with_remarks(applied, remarks) if remarks else applied
 
 
 class DreamMatcherGuidance:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from ..dreammatcher.host.graph.masks import one_mask
 from ..dreammatcher.host.graph.notes import tell
 from ..dreammatcher.host.matching import invert
+from ..dreammatcher.host.matching.both_prompts import encode_both
 from ..dreammatcher.host.matching.files import REFERENCES, load_reference, save_reference
+from ..dreammatcher.host.matching.masks import mask_or_subjects
+from ..dreammatcher.host.matching.picture import missing_picture, reference_latent
 from ..dreammatcher.host.matching.words_ahead import refusal
 from ..dreammatcher.host.text.conditioning import encode_subject, subject_and_remarks
 from ..dreammatcher.matching.features import PRECISIONS, FeatureOptions
@@ -30,7 +33,7 @@ class DreamMatcherSubject:
     RETURN_TYPES = ("CONDITIONING", "DM_SUBJECT")
     RETURN_NAMES = ("conditioning", "subject")
     OUTPUT_TOOLTIPS = ("The encoded prompt, for the sampler or for DreamMatcher Invert Reference.",
-                       "Which tokens of the prompt are the subject, for DreamMatcher Mask.")
+                       "Which tokens of the prompt are the subject, for DreamMatcher Apply or Mask.")
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -53,6 +56,29 @@ class DreamMatcherSubject:
         return with_remarks(encode_subject(clip, prompt, subject), remarks)
 
 
+class DreamMatcherSubjects:
+    TITLE = "DreamMatcher Subject in Both Prompts"
+    DESCRIPTION = "Encodes the reference's prompt and the new picture's, and marks in both the words that name the subject."
+    INSTEAD = "it makes the prompts, which ComfyUI cannot pass through; put CLIP Text Encode in its place, once for each prompt"
+    CATEGORY = inputs.MATCHING
+    FUNCTION = "encode"
+    RETURN_TYPES = ("CONDITIONING", "CONDITIONING", "DM_SUBJECT", "DM_SUBJECT")
+    RETURN_NAMES = ("reference_conditioning", "conditioning", "reference_subject", "target_subject")
+    OUTPUT_TOOLTIPS = ("The reference's prompt, for DreamMatcher Invert Reference.", "The new picture's prompt, for the sampler.",
+                       "For DreamMatcher Apply or Mask.", "For DreamMatcher Apply or Mask.")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"clip": ("CLIP", {"tooltip": "The text encoder of the checkpoint."}), **inputs.BOTH_PROMPTS}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, reference_prompt=None, prompt=None, subject_words=None):
+        return refusal({"reference_prompt": reference_prompt, "prompt": prompt}, subject_words)
+
+    def encode(self, clip, reference_prompt, prompt, subject_words):
+        return with_remarks(*encode_both(clip, reference_prompt, prompt, subject_words))
+
+
 class DreamMatcherInvert:
     TITLE = "DreamMatcher Invert Reference"
     DESCRIPTION = ("Finds the noise that leads to a reference picture (DDIM inversion), once per picture. "
@@ -68,17 +94,28 @@ class DreamMatcherInvert:
     def INPUT_TYPES(cls):
         return {"required": {
             "model": ("MODEL", {"tooltip": "The model that will sample, before DreamMatcher Apply."}),
-            "reference": ("LATENT", {"tooltip": "One picture of the subject, VAE-encoded. Any size and aspect."}),
             "positive": ("CONDITIONING", {"tooltip": "A prompt that describes the reference picture."}),
             "negative": ("CONDITIONING", {"tooltip": "The prompt of the inversion and of the reference's negative "
                                           "row. The paper leaves it empty."}),
             "steps": inputs.steps(50, "Inversion steps. The paper uses 50.", most=1000),
             "scheduler": (SCHEDULERS, {"default": "ddim_uniform", "tooltip":
                           "Noise levels of the inversion. Sampling may use any other scheduler."}),
+        }, "optional": {
+            "reference": ("LATENT", {"tooltip": "One picture of the subject, VAE-encoded, any size and aspect; or give image and "
+                                                "vae."}),
+            "image": ("IMAGE", {"tooltip": "One picture of the subject, instead of reference. A large photo is made smaller, to "
+                                           "the size that the model was made for."}),
+            "vae": ("VAE", {"tooltip": "The checkpoint's autoencoder, for image."}),
         }}
 
-    def invert(self, model, reference, positive, negative, steps, scheduler):
-        inverted, reconstruction = invert.invert_reference(model, reference, positive, negative, steps, scheduler)
+    @classmethod
+    def VALIDATE_INPUTS(cls, positive=None, reference=False, image=False, vae=False):
+        # of a link the host gives None here; positive is always one, and without any value it would not ask
+        return missing_picture(image is not False, vae is not False, reference is not False) or True
+
+    def invert(self, model, positive, negative, steps, scheduler, reference=None, image=None, vae=None):
+        latent = reference_latent(model, image, vae, reference)
+        inverted, reconstruction = invert.invert_reference(model, latent, positive, negative, steps, scheduler)
         return inverted, reconstruction, inverted.psnr
 
 
@@ -109,13 +146,17 @@ class DreamMatcherFeatures:
                      "one: for the positive prompt, as presets balanced and fast need. both: also for the negative prompt, as "
                      "preset paper needs."}),
             "reference": ("DM_REFERENCE", {"tooltip": "From DreamMatcher Invert Reference."}),
-            "mask": ("DM_MASK", {"tooltip": "From DreamMatcher Mask: whose subject map is recorded."}),
+            "mask": ("DM_MASK", {"tooltip": "From DreamMatcher Mask: whose subject map is recorded. Or give both subjects, as to "
+                                            "DreamMatcher Apply."}),
+            **inputs.SUBJECTS,
         }}
 
     def prepare(self, model, reference=None, mask=None, pca=256, storage_device="cpu", dtype="model", noise_levels=0,
-                rows=ROWS[0]):
+                rows=ROWS[0], reference_subject=None, target_subject=None):
+        mask, remarks = mask_or_subjects(mask, reference_subject, target_subject)
         options = FeatureOptions(pca or None, storage_device, PRECISIONS[dtype], rows == ROWS[1], noise_levels or None)
-        return (invert.prepare_or_pass(model, reference, mask, options),)
+        prepared = (invert.prepare_or_pass(model, reference, mask, options),)
+        return with_remarks(prepared, remarks) if remarks else prepared
 
 
 class DreamMatcherCombine:
@@ -194,5 +235,5 @@ class DreamMatcherLoadReference(inputs.LoadNode):
         return (load_reference(file),)
 
 
-NODES = (DreamMatcherInvert, DreamMatcherSubject, DreamMatcherFeatures, DreamMatcherCombine,
+NODES = (DreamMatcherInvert, DreamMatcherSubject, DreamMatcherSubjects, DreamMatcherFeatures, DreamMatcherCombine,
          DreamMatcherSaveReference, DreamMatcherLoadReference)

@@ -204,7 +204,7 @@ def test_the_blueprint_is_offered_and_opens_to_the_standard_wiring(page, server)
     nodes = {key.split(":")[-1]: entry for key, entry in prompt.items()}
     assert {key: entry["class_type"] for key, entry in nodes.items()} == {
         key: entry["class_type"] for key, entry in wiring().items()}
-    assert nodes["2"]["inputs"]["prompt"] == "a photo of a dog" and nodes["3"]["inputs"]["subject_words"] == "dog"
+    assert nodes["2"]["inputs"]["reference_prompt"] == "a photo of a dog" and nodes["2"]["inputs"]["subject_words"] == "dog"
     assert nodes["7"]["inputs"]["reference"][0].split(":")[-1] == "5" and nodes["7"]["inputs"]["strength"] == 1.0
     outside = page.run("return app.graph._nodes[0].inputs.map((slot) => slot.name)")
     assert {"reference_mask", "strength"} <= set(outside)
@@ -214,8 +214,8 @@ def test_the_blueprint_is_offered_and_opens_to_the_standard_wiring(page, server)
     chip = page.tab.locator(".dreammatcher.picker .chip", has_text="photo")
     chip.click()
     prompt = page.run("return (await app.graphToPrompt()).output")
-    subjects = [entry["inputs"]["subject_words"] for entry in prompt.values() if entry["class_type"] == "DreamMatcherSubject"]
-    assert subjects == ["photo dog"] * 2
+    subjects = [entry["inputs"]["subject_words"] for entry in prompt.values() if entry["class_type"] == "DreamMatcherSubjects"]
+    assert subjects == ["photo dog"]
 
 
 def test_every_example_opens_as_the_prompt_it_was_made_from(page):

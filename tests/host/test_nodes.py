@@ -16,7 +16,8 @@ from harness.examples import EXAMPLES, easy, full_control, node, save_and_load
 from harness.library import ROOT
 from harness.workflow import inputs_of, to_prompt, to_workflow
 
-OURS = ("DreamMatcherInvert", "DreamMatcherSubject", "DreamMatcherMask", "DreamMatcherFeatures", "DreamMatcherApply",
+OURS = ("DreamMatcherInvert", "DreamMatcherSubject", "DreamMatcherSubjects", "DreamMatcherMask", "DreamMatcherFeatures",
+        "DreamMatcherApply",
         "DreamMatcherCombine", "DreamMatcherGuidance", "DreamMatcherPreview", "DreamMatcherSaveReference",
         "DreamMatcherLoadReference", "DreamMatcherEasy", "DreamMatcherTrainingSet", "DreamMatcherDreamBooth",
         "DreamMatcherTextualInversion", "DreamMatcherCustomDiffusion", "DreamMatcherSaveLearned", "DreamMatcherApplyLearned",

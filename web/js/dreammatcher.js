@@ -11,10 +11,11 @@ import { asSent } from "./words.js";
 import { showInstallation } from "./installation.js";
 
 /** The prompts in which each node looks for its subject's words. */
-const PROMPTS = { DreamMatcherSubject: ["prompt"], DreamMatcherEasy: ["reference_prompt", "prompt"] };
+const PROMPTS = { DreamMatcherSubject: ["prompt"], DreamMatcherSubjects: ["reference_prompt", "prompt"],
+    DreamMatcherEasy: ["reference_prompt", "prompt"] };
 /** Nodes that say something after they ran, and how high that is. */
 const REPORTS = { DreamMatcherTrainingSet: 110, DreamMatcherPriorSet: 76, DreamMatcherLearn: 44, DreamMatcherSaveLearned: 92,
-    DreamMatcherMask: 44, DreamMatcherLoadLearned: 44, DreamMatcherViCoSave: 92, DreamMatcherViCoLoad: 44, DreamMatcherTrainingJob: 150,
+    DreamMatcherMask: 44, DreamMatcherApply: 44, DreamMatcherFeatures: 44, DreamMatcherLoadLearned: 44, DreamMatcherViCoSave: 92, DreamMatcherViCoLoad: 44, DreamMatcherTrainingJob: 150,
     DreamMatcherSeFiSave: 92, DreamMatcherEvaluate: 110, DreamMatcherScoreSheet: 150 };
 /** Nodes that work for minutes: another seed at every queue would make them do so each time. */
 const SLOW = ["DreamMatcherLearn", "DreamMatcherPriorSet", "DreamMatcherDreamBooth", "DreamMatcherTextualInversion",
@@ -130,7 +131,7 @@ function addPickerOutside(node) {
     const names = [...PROMPTS.DreamMatcherEasy, "subject_words"];
     const ready = () => names.every((name) => node.widgets?.some((own) => own.name === name));
     const inside = node.subgraph?._nodes ?? [];
-    if (inside.some((own) => own.type === "DreamMatcherSubject") && ready()) addPicker(node);
+    if (inside.some((own) => own.type in PROMPTS) && ready()) addPicker(node);
 }
 
 function keepOlder(node) {

@@ -23,6 +23,7 @@ from .reference_foreground import NO_MAPS
 log = logging.getLogger(__name__)
 
 PASSED = "the model goes on as it is"
+NO_MASK = "DreamMatcher Mask (or, without it, the DreamMatcher Subject of target_subject)"
 
 
 def check_family(reference: Reference, family: str, channels: int) -> None:
@@ -36,12 +37,13 @@ def check_family(reference: Reference, family: str, channels: int) -> None:
 
 def apply_or_pass(model: ModelPatcher, reference: Reference | ReferenceSet | None, mask: MaskSettings | None,
                   settings: ApplySettings, layers: str, live: Live) -> tuple[ModelPatcher, Trace]:
-    """:func:`apply`; without a reference or a mask the model as it is, with a note, and a trace that says so."""
+    """:func:`apply`; without a reference or anything that says what the subject is, the model as it is, with a note, and a trace
+    that says so."""
     if reference is None:
         source = "DreamMatcher Invert Reference or another node in front"
         return model, Trace(missing=not_connected("reference", source, PASSED))
     if mask is None:
-        return model, Trace(missing=not_connected("mask", "DreamMatcher Mask", PASSED))
+        return model, Trace(missing=not_connected("mask", NO_MASK, PASSED))
     return apply(model, reference, mask, settings, layers, live)
 
 

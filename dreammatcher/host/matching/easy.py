@@ -4,30 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import comfy.utils
 import torch
-from einops import rearrange
 
-from ...backbones.base import Backbone
 from ...matching.guidance import INSIDE, GuidanceSettings
 from ...matching.reference import Reference
 from ...matching.settings import BALANCED, BEST, ApplySettings, Trace, match_settings_of
-from ...subject import Subject
-from ..graph.notes import tell
 from ..graph.pictures import rgb, subject_mask
 from ..graph.vae import encoded
 from ..model.backbone import backbone_of
 from ..model.digest import digest
 from ..model.family import native_side
 from ..model.identity import network_identity
-from ..text.conditioning import encode, encode_subject, subject_and_remarks
+from ..text.conditioning import encode, encode_subject
 from .apply import apply
+from .both_prompts import subjects_of_both
 from .guide import guide, is_led
 from .invert import invert_reference, load
-from .masks import mask_settings, said_of_both, shared_subjects
+from .masks import THRESHOLD, mask_settings
+from .picture import least_side, sized
 
-STEPS, SCHEDULER, THRESHOLD = 50, "ddim_uniform", 0.4
-CELL = 8  # pixels of a latent cell
+STEPS, SCHEDULER = 50, "ddim_uniform"
 
 
 @dataclass(eq=False)
@@ -46,32 +42,6 @@ class Kept:
         return self.reference
 
 
-def least_side(backbone: Backbone) -> int:
-    """Pixels of the shorter side that make one cell of the network's coarsest grid."""
-    return CELL * backbone.coarsest
-
-
-def sized(picture: torch.Tensor, side: int, least: int) -> torch.Tensor:
-    """``picture`` [1, H, W, 3], made smaller when it has more pixels than a square of ``side``: a camera's photo takes hours.
-
-    Raises ValueError, naming the input, when the shorter side has less than ``least`` pixels before or after.
-    """
-    height, width = picture.shape[1:3]
-    scale = min(1.0, side / (height * width) ** 0.5)
-    if min(height, width) < least:
-        raise ValueError(f"reference: it is {width}x{height} pixels; this model needs at least {least} on the shorter side. Give "
-                         "a larger picture")
-    if min(height, width) * scale < least:
-        raise ValueError(f"reference: {width}x{height} pixels are too long and narrow; at the size that this model was made for, "
-                         f"{round(width * scale)}x{round(height * scale)}, the shorter side has less than {least}. Crop the "
-                         "picture to the subject")
-    if scale == 1:
-        return picture
-    height, width = (int(given * scale) // CELL * CELL for given in (height, width))
-    planes = comfy.utils.common_upscale(rearrange(picture, "b h w c -> b c h w"), width, height, "lanczos", "disabled")
-    return rearrange(planes, "b c h w -> b h w c")
-
-
 def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: str, prompt: str, negative: str, words: str,
                   kept: Kept, reference_mask: torch.Tensor | None = None,
                   strength: float = 1.0, preset: str = BALANCED) -> tuple[tuple, tuple[str, ...]]:
@@ -85,10 +55,7 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
     long for the model, nothing of it is left to match, or it is not finite, as it is, as a latent, or for the model.
     """
     settings, best = ApplySettings(strength, match=match_settings_of(preset)), preset == BEST
-    reference_subject, remarks = _subject(clip, "reference_prompt", reference_prompt, words)
-    target_subject, more = _subject(clip, "prompt", prompt, words)
-    reference_subject, target_subject, of_both = shared_subjects(reference_subject, target_subject)
-    remarks = said_of_both(of_both, remarks + more)
+    reference_subject, target_subject, remarks = subjects_of_both(clip, reference_prompt, prompt, words)
     positive, target_subject = encode_subject(clip, prompt, target_subject)
     avoided = encode(clip, negative)
     if strength == 0:
@@ -104,12 +71,3 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
     if best and not is_led(matched):  # another subject's node has done so for both
         matched = guide(matched, GuidanceSettings(mode=INSIDE))
     return (matched, positive, avoided, trace), remarks
-
-
-def _subject(clip, name: str, text: str, words: str) -> tuple[Subject, tuple[str, ...]]:
-    """:func:`subject_and_remarks`, whose error and remarks say which of the two prompts they are about."""
-    try:
-        subject, remarks = subject_and_remarks(clip, text, words, tell)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
-    return subject, tuple(f"{name}: {remark}" for remark in remarks)

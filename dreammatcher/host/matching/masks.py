@@ -15,6 +15,7 @@ from ..text.words import other_numbers
 
 log = logging.getLogger(__name__)
 
+THRESHOLD = 0.4  # of a match's way there and back, lambda_c of Eq. 8
 SHARED = "the words that both prompts share are taken"
 
 
@@ -25,6 +26,22 @@ def mask_settings(
     """Raises ValueError, naming the input, for masks that are empty, not finite or not [B, H, W]."""
     return MaskSettings(reference_subject, target_subject, one_mask("reference_mask", reference_mask),
                         mask_grid("target_mask", target_mask), threshold, otsu, carried)
+
+
+def mask_or_subjects(mask: MaskSettings | None, reference: Subject | None,
+                     target: Subject | None) -> tuple[MaskSettings | None, tuple[str, ...]]:
+    """The settings of DreamMatcher Mask, or else those that it makes of two subjects by its defaults, and remarks.
+
+    None where nothing is given. Raises ValueError, naming the input, when both are given, and for a reference's subject alone.
+    """
+    named = [name for name, subject in (("reference_subject", reference), ("target_subject", target)) if subject is not None]
+    if mask is not None and named:
+        raise ValueError(f"mask and {' and '.join(named)}: the subject is said twice; connect the subjects to DreamMatcher Mask, "
+                         "or disconnect the mask")
+    if not named:
+        return mask, ()
+    reference, target, remarks = shared_subjects(reference, target)
+    return mask_settings(reference, target, None, None, THRESHOLD, True, True), remarks
 
 
 @overload
