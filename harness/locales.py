@@ -21,9 +21,9 @@ def file_of(language: str) -> Path:
     return LOCALES / language / "nodeDefs.json"
 
 
-def texts(nodes: Mapping[str, type[Any]]) -> dict[str, dict]:
-    """Title, description, and names and tooltips of inputs and outputs, by node, in the form of a locale's nodeDefs.json."""
-    return {name: {"display_name": kind.TITLE, "description": kind.DESCRIPTION,
+def texts(nodes: Mapping[str, type[Any]], names: Mapping[str, str]) -> dict[str, dict]:
+    """Shown name, description, and names and tooltips of inputs and outputs, by node, as a locale's nodeDefs.json has them."""
+    return {name: {"display_name": names[name], "description": kind.DESCRIPTION,
                    "inputs": {each: _entry(each, declared[1]["tooltip"]) for each, declared in inputs_of(kind).items()},
                    "outputs": {str(number): _entry(*pair) for number, pair in
                                enumerate(zip(outputs_of(kind), kind.OUTPUT_TOOLTIPS, strict=True))}}
@@ -34,11 +34,11 @@ def _entry(name: str, tooltip: str) -> dict[str, str]:
     return {"name": name, "tooltip": tooltip}
 
 
-def english(nodes: Mapping[str, type[Any]]) -> str:
+def english(nodes: Mapping[str, type[Any]], names: Mapping[str, str]) -> str:
     """The content of the English file."""
-    return json.dumps(texts(nodes), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(texts(nodes, names), indent=1, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
-    pack = Host(ROOT / "build" / "host").pack()
-    file_of("en").write_text(english(pack.module("nodes").NODE_CLASS_MAPPINGS), encoding="utf-8")
+    ours = Host(ROOT / "build" / "host").pack().module("nodes")
+    file_of("en").write_text(english(ours.NODE_CLASS_MAPPINGS, ours.NODE_DISPLAY_NAME_MAPPINGS), encoding="utf-8")

@@ -26,9 +26,15 @@ def nodes(pack) -> dict[str, type]:
 
 
 @pytest.fixture(scope="module")
-def texts(nodes) -> dict[str, dict]:
+def names(pack) -> dict[str, str]:
+    """The names that the host shows."""
+    return pack.module("nodes").NODE_DISPLAY_NAME_MAPPINGS
+
+
+@pytest.fixture(scope="module")
+def texts(nodes, names) -> dict[str, dict]:
     """The texts of the code, in the form of a locale's nodeDefs.json."""
-    return texts_of(nodes)
+    return texts_of(nodes, names)
 
 
 def page(name: str) -> str:
@@ -120,12 +126,33 @@ def test_messages_that_a_page_quotes_are_those_of_the_code(nodes):
                 assert any(part.strip() in text for text in known), f"{name}: no message of the code holds {part.strip()!r}"
 
 
-def test_the_english_locale_is_the_one_that_python_m_harness_locales_writes(nodes):
-    assert file_of("en").read_text(encoding="utf-8") == english(nodes)
+def test_the_english_locale_is_the_one_that_python_m_harness_locales_writes(nodes, names):
+    assert file_of("en").read_text(encoding="utf-8") == english(nodes, names)
 
 
-def test_a_node_is_shown_by_its_title(pack, nodes):
-    assert {name: kind.TITLE for name, kind in nodes.items()} == pack.module("nodes").NODE_DISPLAY_NAME_MAPPINGS
+NARROW = 14  # letters that a narrow column shows
+
+
+def test_the_names_that_are_shown_tell_nodes_apart_by_how_they_begin(nodes, names):
+    assert names.keys() == nodes.keys()
+    assert names["DreamMatcherApply"] == "Apply (DreamMatcher)" and names["DreamMatcherEasy"] == "Easy (DreamMatcher)"
+    for language in (*TRANSLATIONS, "en"):
+        shown = [texts["display_name"] for texts in locale(language).values()]
+        assert len({name[:NARROW] for name in shown}) == len(shown) and not any(name.startswith("DreamMatcher") for name in shown)
+
+
+def test_every_node_is_found_by_other_words_and_by_its_title(pack, nodes):
+    aliases = pack.module("nodes.search").ALIASES
+    assert aliases.keys() == nodes.keys()
+    for name, kind in nodes.items():
+        assert [kind.TITLE, *aliases[name]] == kind.SEARCH_ALIASES and len(set(aliases[name])) == len(aliases[name]) >= 2, name
+
+
+@pytest.mark.parametrize("typed", [
+    "ipadapter", "reference", "same character", "consistency", "likeness", "subject", "identity", "appearance", "dreambooth",
+    "lora training", "textual inversion", "embedding", "image prompt", "style reference"])
+def test_some_node_has_the_word_that_people_type(nodes, typed):
+    assert any(typed in kind.SEARCH_ALIASES for kind in nodes.values())
 
 
 @pytest.mark.parametrize("language", TRANSLATIONS)

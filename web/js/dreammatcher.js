@@ -9,14 +9,16 @@ import { Report } from "./report.js";
 import { clearNotes, note } from "./note.js";
 import { asSent } from "./words.js";
 import { showInstallation } from "./installation.js";
+import { START, showStart } from "./start.js";
+import { say } from "./language.js";
 
 /** The prompts in which each node looks for its subject's words. */
 const PROMPTS = { DreamMatcherSubject: ["prompt"], DreamMatcherSubjects: ["reference_prompt", "prompt"],
     DreamMatcherEasy: ["reference_prompt", "prompt"] };
 /** Nodes that say something after they ran, and how high that is. */
 const REPORTS = { DreamMatcherTrainingSet: 110, DreamMatcherPriorSet: 76, DreamMatcherLearn: 44, DreamMatcherSaveLearned: 92,
-    DreamMatcherMask: 44, DreamMatcherApply: 44, DreamMatcherFeatures: 44, DreamMatcherLoadLearned: 44, DreamMatcherViCoSave: 92, DreamMatcherViCoLoad: 44, DreamMatcherTrainingJob: 150,
-    DreamMatcherSeFiSave: 92, DreamMatcherEvaluate: 110, DreamMatcherScoreSheet: 150 };
+    DreamMatcherMask: 44, DreamMatcherApply: 44, DreamMatcherFeatures: 44, DreamMatcherLoadLearned: 44,
+    DreamMatcherViCoSave: 92, DreamMatcherViCoLoad: 44, DreamMatcherTrainingJob: 150, DreamMatcherSeFiSave: 92, DreamMatcherEvaluate: 110, DreamMatcherScoreSheet: 150 };
 /** Nodes that work for minutes: another seed at every queue would make them do so each time. */
 const SLOW = ["DreamMatcherLearn", "DreamMatcherPriorSet", "DreamMatcherDreamBooth", "DreamMatcherTextualInversion",
     "DreamMatcherCustomDiffusion", "DreamMatcherViCoTrain",
@@ -229,13 +231,15 @@ function showNote({ detail }) {
 
 /** An entry of our nodes' context menus, in both renderers. */
 function addInstallation(node) {
-    after(node, "getExtraMenuOptions", (_, options) => options.push({ content: INSTALLATION, callback: showInstallation }));
+    after(node, "getExtraMenuOptions", (_, options) => options.push(
+        { content: say(START), callback: showStart }, { content: INSTALLATION, callback: showInstallation }));
 }
 
 app.registerExtension({
     name: "DreamMatcher",
-    commands: [{ id: "DreamMatcher.Report", label: INSTALLATION, icon: "pi pi-clipboard", function: showInstallation }],
-    menuCommands: [{ path: ["Help"], commands: ["DreamMatcher.Report"] }], // of newer front ends
+    commands: [{ id: "DreamMatcher.Report", label: INSTALLATION, icon: "pi pi-clipboard", function: showInstallation },
+        { id: "DreamMatcher.Start", label: START, icon: "pi pi-compass", function: showStart }],
+    menuCommands: [{ path: ["Help"], commands: ["DreamMatcher.Start", "DreamMatcher.Report"] }], // of newer front ends
     setup() {
         api.addEventListener(LIVE_EVENT, showLive);
         api.addEventListener(NOTE_EVENT, showNote);

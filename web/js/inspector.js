@@ -4,13 +4,16 @@
  */
 
 import { ACCEPTED, bestCell, cellAt, cellUnder, decode, moved, OUTSIDE, overlayPixels } from "./cells.js";
+import { say } from "./language.js";
 import { addStyle, element, keepEvents } from "./style.js";
 
 const SAYS = {
-    [ACCEPTED]: "matched here",
-    [OUTSIDE]: "outside the subject: left as it is",
-    refused: "not trusted (the way back ends elsewhere): left as it is",
+    [ACCEPTED]: "matched here, similarity {similarity}",
+    [OUTSIDE]: "outside the subject: left as it is, similarity {similarity}",
+    refused: "not trusted (the way back ends elsewhere): left as it is, similarity {similarity}",
 };
+const PARTLY = "matched here by {part}%, similarity {similarity}";
+const OVERLAYS = ["no overlay", "foreground", "trusted"];
 
 export class Inspector {
     /** @param address gives the URL of a file entry {filename, subfolder, type} */
@@ -28,23 +31,23 @@ export class Inspector {
     _build() {
         const { signal } = this.aborter;
         const on = (target, kind, action) => target.addEventListener(kind, action, { signal });
-        this.items = element("select", { aria: { label: "picture" } });
-        this.steps = element("input", { type: "range", min: 0, max: 0, value: 0, aria: { label: "step" } });
+        this.items = element("select", { aria: { label: say("picture") } });
+        this.steps = element("input", { type: "range", min: 0, max: 0, value: 0, aria: { label: say("step") } });
         this.stepName = element("span");
-        this.overlay = element("select", { aria: { label: "overlay" } },
-            ...["no overlay", "foreground", "trusted"].map((name) => element("option", { value: name, textContent: name })));
-        this.compare = element("input", { type: "range", min: 0, max: 100, value: 100, aria: { label: "plain to DreamMatcher" } });
-        this.compareRow = element("label", { className: "row" }, "plain", this.compare, "DreamMatcher");
-        this.reference = new Pane("reference");
-        this.result = new Pane("result");
+        this.overlay = element("select", { aria: { label: say("overlay") } },
+            ...OVERLAYS.map((name) => element("option", { value: name, textContent: say(name) })));
+        this.compare = element("input", { type: "range", min: 0, max: 100, value: 100, aria: { label: say("plain to DreamMatcher") } });
+        this.compareRow = element("label", { className: "row" }, say("plain"), this.compare, "DreamMatcher");
+        this.reference = new Pane(say("reference"));
+        this.result = new Pane(say("result"));
         this.result.picture.tabIndex = 0;
         this.result.picture.setAttribute("role", "application");
-        this.result.picture.setAttribute("aria-label", "result: arrow keys move the point, with shift by five");
+        this.result.picture.setAttribute("aria-label", say("result: arrow keys move the point, with shift by five"));
         this.says = element("div", { className: "says" });
         this.remark = element("div", { className: "says remark" });
-        this.hint = element("div", { className: "says", textContent: "Queue the graph: the match appears here." });
+        this.hint = element("div", { className: "says", textContent: say("Queue the graph: the match appears here.") });
         this.parts = element("div", { className: "parts", hidden: true },
-            element("div", { className: "row" }, this.items, element("span", {}, "step"), this.steps, this.stepName, this.overlay),
+            element("div", { className: "row" }, this.items, element("span", {}, say("step")), this.steps, this.stepName, this.overlay),
             element("div", { className: "panes" }, this.reference.element, this.result.element),
             this.compareRow, this.says, this.remark);
         this.element = element("div", { className: "dreammatcher inspector" }, this.hint, this.parts);
@@ -68,7 +71,9 @@ export class Inspector {
         this.point = this.match = null;
         this.item = Math.min(this.item, run.results.length - 1);
         this.step = run.steps.length - 1;
-        this.items.replaceChildren(...run.results.map((_, number) => element("option", { value: number, textContent: `picture ${number + 1}` })));
+        this.items.replaceChildren(...run.results.map((_, number) => element("option", {
+            value: number, textContent: say("picture {number}", { number: number + 1 }),
+        })));
         this.items.value = this.item;
         this.items.hidden = run.results.length < 2;
         this.steps.max = this.step;
@@ -104,8 +109,9 @@ export class Inspector {
         const wanted = this.step;
         const run = this.run;
         const entry = run.steps[wanted];
-        this.steps.setAttribute("aria-valuetext", `${wanted + 1} of ${run.steps.length}`);
-        this.stepName.textContent = `${wanted + 1} of ${run.steps.length}, sigma ${entry.sigma.toFixed(2)}`;
+        const place = { step: wanted + 1, all: run.steps.length, sigma: entry.sigma.toFixed(2) };
+        this.steps.setAttribute("aria-valuetext", say("{step} of {all}", place));
+        this.stepName.textContent = say("{step} of {all}, sigma {sigma}", place);
         try {
             if (!this.loaded.has(wanted)) {
                 const answer = await fetch(this.address(entry), { signal: this.aborter.signal });
@@ -117,7 +123,8 @@ export class Inspector {
         } catch (error) {
             if (error.name !== "AbortError" && run === this.run) {
                 this.match = null;
-                this.says.textContent = `This step's match is no longer on the server (${error.message}); queue the graph again.`;
+                this.says.textContent = say("This step's match is no longer on the server ({why}); queue the graph again.",
+                    { why: error.message });
             }
             return;
         }
@@ -137,13 +144,15 @@ export class Inspector {
         const views = this.run.references.length;
         const shown = this.run.references[cell.which];
         this.reference.pictures(shown && this.address(shown));
-        this.reference.name.textContent = this.match.references.length > 1 ? `reference ${cell.which + 1}` : "reference";
+        this.reference.name.textContent = this.match.references.length > 1
+            ? say("reference {number}", { number: cell.which + 1 }) : say("reference");
         this.reference.point(cell.source, cell.verdict);
         this.result.point(cell.place, cell.verdict);
-        const missing = cell.which >= views ? " (its picture is not connected)" : "";
-        const part = cell.taken > 0 && cell.taken < 0.99 ? ` by ${Math.round(100 * cell.taken)}%` : "";
+        const missing = cell.which >= views ? ` (${say("its picture is not connected")})` : "";
+        const partly = cell.verdict === ACCEPTED && cell.taken > 0 && cell.taken < 0.99;
+        const values = { part: Math.round(100 * cell.taken), similarity: cell.similarity.toFixed(2) };
         this.says.ariaLive = spoken ? "polite" : "off"; // keys speak, a moving mouse does not
-        this.says.textContent = `${SAYS[cell.verdict]}${part}${missing}, similarity ${cell.similarity.toFixed(2)}`;
+        this.says.textContent = say(partly ? PARTLY : SAYS[cell.verdict], values) + missing;
         this.element.dataset.cell = `${x},${y}`;
         this.element.dataset.verdict = cell.verdict;
     }

@@ -2,6 +2,7 @@
 
 import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
+import { say } from "./language.js";
 import { element } from "./style.js";
 
 async function copied(text) {
@@ -19,9 +20,10 @@ export async function showInstallation() {
         const answer = await api.fetchApi("/dreammatcher/report");
         if (!answer.ok) throw new Error(`${answer.status} ${answer.statusText}`);
         text = await answer.text();
-        said = (await copied(text)) ? "Copied. Paste it into your bug report." : "Copy this text into your bug report.";
+        said = say((await copied(text)) ? "Copied. Paste it into your bug report." : "Copy this text into your bug report.");
     } catch (error) {
-        [text, said] = ["", `The server gave no report (${error.message}). Run: python -m dreammatcher.cli.report`];
+        text = "";
+        said = say("The server gave no report ({why}). Run: python -m dreammatcher.cli.report", { why: error.message });
     }
     const shown = element("pre", { className: "dreammatcher-installation", textContent: text });
     Object.assign(shown.style, { whiteSpace: "pre-wrap", userSelect: "text", margin: "8px 0" });

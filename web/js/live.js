@@ -1,12 +1,13 @@
 /** One picture that changes while the sampler runs. */
 
+import { say } from "./language.js";
 import { addStyle, element } from "./style.js";
 
 export class LivePicture {
     constructor() {
         addStyle();
         this.shown = false;
-        this.image = element("img", { alt: "live preview", draggable: false });
+        this.image = element("img", { alt: say("live preview"), draggable: false });
         this.says = element("div", { className: "says" });
         this.element = element("div", { className: "dreammatcher live", hidden: true }, this.image, this.says);
     }

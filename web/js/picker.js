@@ -1,6 +1,7 @@
 /** The subject word picker: the prompt's words as chips. What is chosen is the text of the subject_words widget. */
 
 import { chips, replaced, toggled } from "./words.js";
+import { say } from "./language.js";
 import { addStyle, element, keepEvents } from "./style.js";
 
 const PAUSE = 300; // milliseconds without a key, after which the server is asked
@@ -21,7 +22,7 @@ export class Picker {
         this.remarks = [];
         this.fault = null;
         this.aborter = new AbortController();
-        this.element = element("div", { className: "dreammatcher picker", aria: { role: "group", label: "subject words" } });
+        this.element = element("div", { className: "dreammatcher picker", aria: { role: "group", label: say("subject words") } });
         const { signal } = this.aborter;
         this.element.addEventListener("click", (event) => {
             const chip = event.target.closest?.(".chip");
@@ -73,19 +74,21 @@ export class Picker {
         const remarks = this.remarks.map((text) => element("div", { className: "remark", textContent: text }));
         if (this.fault) {
             const { error, nearest } = this.fault;
-            const instead = nearest ? [element("button", { type: "button", className: "instead", textContent: `use '${nearest}'` })] : [];
+            const use = say("use '{word}'", { word: nearest });
+            const instead = nearest ? [element("button", { type: "button", className: "instead", textContent: use })] : [];
             remarks.push(element("div", { className: "remark fault", aria: { role: "alert" } }, `${error} `, ...instead));
         }
         if (!state) {
-            this.element.replaceChildren("These texts come from another node; there the words are chosen.", ...remarks);
+            this.element.replaceChildren(say("These texts come from another node; there the words are chosen."), ...remarks);
             return;
         }
         const focused = this.element.contains(document.activeElement) ? document.activeElement.dataset.word : null;
         this.element.replaceChildren(...chips(state.prompts, state.words).map(({ word, chosen, missing }) => {
             const chip = element("button", {
                 type: "button", textContent: word, className: missing ? "chip missing" : "chip", aria: { pressed: String(chosen) },
-                title: missing ? `${word} is not in ${state.prompts.length > 1 ? "both prompts" : "the prompt"}: click to remove it`
-                    : chosen ? `${word} names the subject` : `click if ${word} names the subject`,
+                title: say(missing ? (state.prompts.length > 1 ? "{word} is not in both prompts: click to remove it"
+                    : "{word} is not in the prompt: click to remove it")
+                    : chosen ? "{word} names the subject" : "click if {word} names the subject", { word }),
             });
             chip.dataset.word = word;
             return chip;

@@ -23,7 +23,7 @@ from .reference_foreground import NO_MAPS
 log = logging.getLogger(__name__)
 
 PASSED = "the model goes on as it is"
-NO_MASK = "DreamMatcher Mask (or, without it, the DreamMatcher Subject of target_subject)"
+UNNAMED = "without target_subject"
 
 
 def check_family(reference: Reference, family: str, channels: int) -> None:
@@ -43,7 +43,7 @@ def apply_or_pass(model: ModelPatcher, reference: Reference | ReferenceSet | Non
         source = "DreamMatcher Invert Reference or another node in front"
         return model, Trace(missing=not_connected("reference", source, PASSED))
     if mask is None:
-        return model, Trace(missing=not_connected("mask", NO_MASK, PASSED))
+        return model, Trace(missing=not_connected("mask", "DreamMatcher Mask", f"{UNNAMED} {PASSED}"))
     return apply(model, reference, mask, settings, layers, live)
 
 

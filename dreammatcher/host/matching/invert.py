@@ -25,7 +25,7 @@ from ..model.backbone import backbone_of, process_of
 from ..model.capture import ode_derivative
 from ..model.identity import network_identity
 from ..text.conditioning import from_host
-from .apply import NO_MASK, check_family
+from .apply import UNNAMED, check_family
 from .reference_foreground import foreground_of
 from .reference_pass import reference_pass
 
@@ -78,7 +78,7 @@ def prepare_or_pass(model, reference: Reference | ReferenceSet | None, mask: Mas
     if reference is None:
         not_connected("reference", "DreamMatcher Invert Reference or another node in front", "no features are made")
     elif mask is None:
-        not_connected("mask", NO_MASK, "no features are made")
+        not_connected("mask", "DreamMatcher Mask", f"{UNNAMED} no features are made")
     else:
         return prepare_features(model, reference, mask, options)
     return reference
