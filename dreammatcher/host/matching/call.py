@@ -159,8 +159,8 @@ class Call:
         hidden = [features.hidden.get(layer) for features in self.session.matcher.references(source[0], self.sigma, like)]
         known = [each for each in hidden if each is not None]
         if len(known) < len(hidden):
-            self.session.skip(f"block {layer[1]} does not run, or runs without ComfyUI's options, in the pass over the reference; "
-                              "another pack skips it there, so it is left as it is")
+            self.session.skip(f"block {layer[1]} does not run, or not with ComfyUI's options, in the pass over the reference; another "
+                              "pack skips it there, so it is left as it is")
             return None
         return known[0] if len(known) == 1 else torch.cat(known, 1)
 

@@ -152,7 +152,7 @@ class MatchingSession(Session):
 
     def _closeness(self, row: Row, grid: Grid, size: int, device: torch.device,
                    correspondence: Correspondence) -> torch.Tensor | None:
-        """How much of each cell is this subject's, by its match: [size, 1, H, W], 0 outside of its foreground."""
+        """The claim of this subject to each cell, by its match: [size, 1, H, W], 0 outside of its foreground."""
         if not self.carries:
             return self._own_foreground(row[1], grid, size, device)
         match = correspondence(self) if row[1] in self.seen.named else None
