@@ -1,7 +1,7 @@
 """Diffusion transformers (Peebles and Xie 2023) whose blocks attend to prompt and picture in one sequence, as a backbone.
 
-All blocks share one grid: a token is a patch of the latent. There is no attention of its own to the prompt, so none tells where a
-subject stands.
+All blocks share one grid: a token is a patch of the latent. There is no attention of its own to the prompt: where a subject
+stands is told by what attention makes of the prompt's tokens and of the picture's (:mod:`..concepts`).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class DiTBackbone:
     multiple: int = 1  # prompt and picture are each padded to a multiple of this many tokens
     picture_last: bool = False  # the picture ends the sequence; else it follows the prompt, and other pictures follow it
     joint: int = 0  # blocks in front of those of kind SINGLE
+    padded_in_front: bool = False  # short prompts are made longer in front of their first token
     same_call: ClassVar[bool] = True
 
     @property
@@ -48,7 +49,8 @@ class DiTBackbone:
 
     @property
     def readers(self) -> tuple[Site, ...]:
-        return ()
+        """Blocks from the middle to four fifths: in front of these the words' tokens know nothing of the picture yet."""
+        return tuple((BLOCK, number, 0) for number in range(self.blocks // 2, max(self.blocks * 4 // 5, self.blocks // 2 + 1)))
 
     @property
     def coarsest(self) -> int:
@@ -77,11 +79,15 @@ class DiTBackbone:
             fits = pictures is not None and first + count + pictures == tokens
         return slice(first, first + count) if fits and first > 0 else None
 
+    def prompt_tokens(self, beside: Beside) -> slice:
+        """The tokens of the encoded prompt, which begin the sequence."""
+        return slice(0, beside.text)
+
     def map_sites(self, latent: Grid) -> frozenset[Site]:
-        return frozenset()
+        return frozenset(self.readers)
 
     def prompt_attention(self, network: Any, sites: Iterable[Site]) -> dict[Site, Any]:
-        return {}
+        return {site: None for site in sites}
 
     def chosen(self, names: str) -> tuple[Site, ...]:
         return sites_in(names, self.matched, "matched blocks")
@@ -102,7 +108,7 @@ def flux(network: Any, prediction: str) -> DiTBackbone:
     joint = len(network.double_blocks)
     blocks = joint + len(network.single_blocks)
     return DiTBackbone(blocks, network.patch_size, _family(network, network.in_channels, network.hidden_size, blocks, prediction),
-                       joint=joint)
+                       joint=joint, padded_in_front=getattr(getattr(network, "params", None), "global_modulation", False))
 
 
 def qwen_image(network: Any, prediction: str) -> DiTBackbone:

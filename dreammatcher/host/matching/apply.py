@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from comfy.model_patcher import ModelPatcher
 
+from ...backbones.dit import DiTBackbone
 from ...matching.plan import Plan, View, views
 from ...matching.reference import Reference, ReferenceSet, views_of
 from ...matching.settings import REPLACED, ApplySettings, MaskSettings, Trace
@@ -60,8 +61,10 @@ def apply(model: ModelPatcher, reference: Reference | ReferenceSet, mask: MaskSe
         tell("reference: nothing says where its subject is, so that no foreground can be carried over from it; the target's "
              "attention to its words is taken. Connect reference_subject or a MASK to DreamMatcher Mask")
         mask = replace(mask, carried=False)
+    if settings.injection == REPLACED and isinstance(backbone, DiTBackbone):
+        raise ValueError(f"injection: {REPLACED!r} works in a UNet alone; use 'matched'")
     if not backbone.readers:
-        mask = _without_maps(references, mask, settings)
+        mask = _without_maps(references, mask)
     plan = Plan(model.model, backbone, backbone.chosen(layers), references, mask, settings, Trace(owner=owner_here()))
     clone, installed = install_plan(model, plan, INSTALLED_KEY, begin)
     install_points(clone, backbone)
@@ -69,10 +72,8 @@ def apply(model: ModelPatcher, reference: Reference | ReferenceSet, mask: MaskSe
     return clone, plan.trace
 
 
-def _without_maps(references: tuple[View, ...], mask: MaskSettings, settings: ApplySettings) -> MaskSettings:
+def _without_maps(references: tuple[View, ...], mask: MaskSettings) -> MaskSettings:
     """The settings for a model that shows no subject's place: painted, or carried over from a painted reference."""
-    if settings.injection == REPLACED:
-        raise ValueError(f"injection: {REPLACED!r} works in a UNet alone; use 'matched'")
     if mask.target_mask is not None:
         return mask
     if any(view.mask is None for view in references):

@@ -20,6 +20,8 @@ from ...matching.settings import MATCHED_EVERYWHERE, REPLACED, Snapshot
 from ..model.capture import SubjectMaps
 from .session import MatchingSession
 
+NOT_IN_THE_PASS = ("block {block} does not run, or not with ComfyUI's options, in the pass over the reference; another pack "
+                   "skips it there, so it is left as it is")
 #: inputs of a self-attention layer's queries, keys and values
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -159,8 +161,7 @@ class Call:
         hidden = [features.hidden.get(layer) for features in self.session.matcher.references(source[0], self.sigma, like)]
         known = [each for each in hidden if each is not None]
         if len(known) < len(hidden):
-            self.session.skip(f"block {layer[1]} does not run, or not with ComfyUI's options, in the pass over the reference; another "
-                              "pack skips it there, so it is left as it is")
+            self.session.skip(NOT_IN_THE_PASS.format(block=layer[1]))
             return None
         return known[0] if len(known) == 1 else torch.cat(known, 1)
 

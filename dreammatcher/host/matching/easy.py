@@ -20,7 +20,7 @@ from ..model.backbone import backbone_of
 from ..model.digest import digest
 from ..model.family import native_side
 from ..model.identity import network_identity
-from ..text.conditioning import encode, encode_subject, subject_and_remarks
+from ..text.conditioning import encode, encode_subject, encoded_as, subject_and_remarks
 from .apply import apply
 from .guide import guide, is_led
 from .invert import invert_reference, load
@@ -97,7 +97,7 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
     if reference_mask is None:
         reference_mask = subject_mask("reference", reference[:1])
     shown = encode(clip, reference_prompt)
-    reference_subject = reference_subject.encoded_as(shown[0][0][0])
+    reference_subject = encoded_as(clip, reference_subject, clip.tokenize(reference_prompt), shown[0][0][0])
     mask = mask_settings(reference_subject, target_subject, reference_mask, None, THRESHOLD, True, best)
     inverted = kept.inverted(model, encoded(vae, picture, "reference: it"), shown, avoided)
     matched, trace = apply(model, inverted, mask, settings)

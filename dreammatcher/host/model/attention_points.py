@@ -117,7 +117,9 @@ def _attend(func: Callable, arguments: tuple, named: dict[str, Any]) -> torch.Te
     if heard is None or NUMBER not in options or len(arguments) < 3:
         return call(*arguments, **named)
     inputs = _changed(heard, arguments[:3], options)
-    return call(*inputs, *arguments[3:], **named)
+    made = call(*inputs, *arguments[3:], **named)
+    _told(heard, made, inputs[0].shape[-2], options)
+    return made
 
 
 def _changed(heard: Listening, inputs: tuple, options: dict[str, Any]) -> tuple:
@@ -141,6 +143,19 @@ def _changed(heard: Listening, inputs: tuple, options: dict[str, Any]) -> tuple:
         return inputs
     made = points.values(site, query, key, value, options)
     return tuple(whole if new is old else _with(whole, picture, new) for whole, old, new in zip(inputs, parts, made))
+
+
+def _told(heard: Listening, made: torch.Tensor, tokens: int, options: dict[str, Any]) -> None:
+    """Shows what attention made of the picture's and the prompt's tokens at a site that tells where words stand."""
+    points, backbone, sequence = heard.points, heard.backbone, options[SEQUENCE_KEY]
+    site = backbone.site(options.get(KIND), options[NUMBER])
+    if points.prompt is None or site not in backbone.readers:
+        return
+    beside = sequence.beside(tuple(options.get(PICTURES, ())))
+    picture = backbone.picture_tokens(site, sequence.latent, tokens, beside)
+    if picture is not None:
+        text = _tokens(made, backbone.prompt_tokens(beside))
+        points.prompt(site, _tokens(made, picture), text, text, options)
 
 
 def _tokens(whole: torch.Tensor, picture: slice) -> torch.Tensor:
