@@ -37,6 +37,7 @@ class DiTBackbone:
     picture_last: bool = False  # the picture ends the sequence; else it follows the prompt, and other pictures follow it
     joint: int = 0  # blocks in front of those of kind SINGLE
     padded_in_front: bool = False  # short prompts are made longer in front of their first token
+    cross: int = 0  # heads of the attention to the prompt, in families whose sequence is the picture alone; else 0
     same_call: ClassVar[bool] = True
 
     @property
@@ -68,6 +69,8 @@ class DiTBackbone:
         """The picture's tokens; without ``beside`` all others are taken for the prompt's."""
         height, width = self.grid(site, latent)
         count = height * width
+        if self.cross:
+            return slice(0, count) if tokens == count else None
         if self.picture_last:
             first = tokens - self._padded(count)
             known = first if beside is None else self._padded(beside.text)
@@ -87,13 +90,26 @@ class DiTBackbone:
         return frozenset(self.readers)
 
     def prompt_attention(self, network: Any, sites: Iterable[Site]) -> dict[Site, Any]:
-        return {site: None for site in sites}
+        return {site: Projected(self.cross) if self.cross else None for site in sites}
 
     def chosen(self, names: str) -> tuple[Site, ...]:
         return sites_in(names, self.matched, "matched blocks")
 
     def _padded(self, tokens: int) -> int:
         return -(-tokens // self.multiple) * self.multiple
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Attention to the prompt whose queries and keys are projected already."""
+
+    heads: int
+
+    def to_q(self, query: Any) -> Any:
+        return query
+
+    def to_k(self, key: Any) -> Any:
+        return key
 
 
 def next_dit(network: Any, prediction: str) -> DiTBackbone:
@@ -117,6 +133,26 @@ def qwen_image(network: Any, prediction: str) -> DiTBackbone:
     return DiTBackbone(blocks, network.patch_size, _family(network, network.in_channels, network.inner_dim, blocks, prediction))
 
 
-def _family(network: Any, channels: int, width: int, blocks: int, prediction: str) -> str:
-    return (f"{type(network).__name__} channels={channels}x{width} blocks={blocks} patch={network.patch_size} "
+def krea(network: Any, prediction: str) -> DiTBackbone:
+    """Krea 2: prompt, picture, other pictures."""
+    blocks, patch = len(network.blocks), network.patch
+    return DiTBackbone(blocks, patch, _family(network, network.channels, network.first.out_features, blocks, prediction, patch))
+
+
+def cosmos(network: Any, prediction: str) -> DiTBackbone:
+    """Cosmos-Predict2 and Anima: the picture alone, and attention to the prompt."""
+    blocks, patch = len(network.blocks), network.patch_spatial
+    return DiTBackbone(blocks, patch, _family(network, network.in_channels, network.model_channels, blocks, prediction, patch),
+                       cross=network.blocks[0].self_attn.n_heads)
+
+
+def wan(network: Any, prediction: str) -> DiTBackbone:
+    """Wan for one frame: the picture alone, and attention to the prompt."""
+    blocks, patch = len(network.blocks), network.patch_size[1]
+    return DiTBackbone(blocks, patch, _family(network, network.in_dim, network.dim, blocks, prediction, patch),
+                       cross=network.num_heads)
+
+
+def _family(network: Any, channels: int, width: int, blocks: int, prediction: str, patch: int | None = None) -> str:
+    return (f"{type(network).__name__} channels={channels}x{width} blocks={blocks} patch={patch or network.patch_size} "
             f"prediction={prediction}")

@@ -33,7 +33,7 @@ def z(pack):
 
 def test_a_block_that_runs_without_the_hosts_options_is_told(family):
     """As TeaCache calls the blocks of Flux. The others are matched."""
-    blocks = next(name for name in ("layers", "single_blocks", "transformer_blocks")
+    blocks = next(name for name in ("layers", "blocks", "single_blocks", "transformer_blocks")
                   if hasattr(family.model.model.diffusion_model, name))
     place = f"diffusion_model.{blocks}.{len(getattr(family.model.model.diffusion_model, blocks)) - 1}.forward"
     deaf = family.model.clone()
@@ -151,8 +151,9 @@ def test_other_pictures_in_the_sequence_are_left_alone_and_the_target_is_matched
         assert ((trace.last().flow[0, 0] - 1) % 8 == 0).float().mean() > 0.9
 
 
-def test_more_than_one_frame_is_left_alone_with_one_message(pack):
-    bench = bench_of(pack, "Qwen-Image")
+@pytest.mark.parametrize("name", ["Qwen-Image", "Cosmos-Predict2", "Wan"])
+def test_more_than_one_frame_is_left_alone_with_one_message(pack, name):
+    bench = bench_of(pack, name)
     frames = torch.cat([latent_of(bench.model, seed, *SIZE) for seed in (1, 2)], 2)
     matched, trace = applied(bench, other_reference(bench))
     plain, result = (evaluated(model, bench.positive, bench.negative, [(frames, SIGMA)] * 2)[-1]

@@ -81,3 +81,17 @@ def test_a_painted_target_keeps_its_place_from_a_subject_that_is_carried_over(z)
     evaluated(model, z.positive, z.negative, [(x, SIGMA)] * 2)
     mine, theirs = (trace.last().target_mask[0, 0] for trace in (fixed, carried))
     assert bool((mine[:, :4] == 1).all()) and not theirs[:, :4].any() and bool((theirs[:, 4:] == 1).all())
+
+
+def test_anima_is_matched_as_cosmos_predict2_is(pack, monkeypatch):
+    """Its text encoders are joined by a part of the network, whose own attention is none of the blocks'."""
+    kind, config, _ = TRANSFORMERS["Cosmos-Predict2"]
+    monkeypatch.setitem(TRANSFORMERS, "Anima", ("Anima", {**config, "image_model": "anima"}, None))
+    anima = bench_of(pack, "Anima")
+    clean, noise, x = made(anima)
+    assert type(anima.model.model.diffusion_model).__name__ == "Anima"
+    matched, trace = applied(anima, reference_of(anima, clean, noise, anima.positive))
+    plain, result = (evaluated(model, anima.positive, anima.negative, [(x, SIGMA)] * 2)[-1] for model in (anima.model, matched))
+    assert trace.layers and not trace.skipped and close(result, plain, RUN) and trace.last().flow.abs().max() == 0
+    off, _ = applied(anima, other_reference(anima), strength=0.0)
+    assert torch.equal(*(drawn(model, anima.longer, anima.negative, cfg=3.0) for model in (anima.model, off)))

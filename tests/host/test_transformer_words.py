@@ -11,10 +11,12 @@ from transformers_world import SIGMA, SIZE, TRANSFORMERS, applied, bench_of, dra
 
 #: where each class of the host calls attention
 ATTENTION = {"NextDiT": ("lumina.model", "optimized_attention_masked"), "Flux": ("flux.math", "optimized_attention"),
-             "Chroma": ("flux.math", "optimized_attention"), "QwenImageTransformer2DModel": ("qwen_image.model",
-                                                                                            "optimized_attention_masked")}
+             "Chroma": ("flux.math", "optimized_attention"),
+             "QwenImageTransformer2DModel": ("qwen_image.model", "optimized_attention_masked"),
+             "SingleStreamDiT": ("krea2.model", "optimized_attention_masked")}
 DOG, CAT, GRASS, TOKENS = 3, 5, 7, 20
-JOINT = [name for name in TRANSFORMERS]
+CROSS = ("Cosmos-Predict2", "Wan")
+JOINT = [name for name in TRANSFORMERS if name not in CROSS]
 
 
 @pytest.fixture(params=JOINT)
@@ -97,6 +99,41 @@ def test_with_a_word_alone_its_cells_are_matched(family, monkeypatch, carried):
     assert torch.equal(trace.last().target_mask[0, 0] > 0.5, dog) and trace.layers and not trace.skipped
 
 
+@pytest.mark.parametrize("name", CROSS)
+def test_where_the_prompt_is_attended_to_apart_that_attention_is_the_map(pack, name):
+    """As softmax of the queries and keys that the host hands to attention, of which a block.s first is the picture's."""
+    bench = bench_of(pack, name)
+    clean, noise, x = made(bench)
+    calls: dict[int, list[tuple]] = {}
+
+    def hold(func, q, k, v, heads, *rest, **named):
+        flat = [each.transpose(1, 2).flatten(2) if each.ndim == 4 else each for each in (q, k)]
+        calls.setdefault(named["transformer_options"]["block_index"], []).append((*flat, heads))
+        return func(q, k, v, heads, *rest, **named)
+
+    watched = bench.model.clone()
+    watched.model_options["transformer_options"]["optimized_attention_override"] = hold
+    evaluated(watched, bench.positive, bench.negative, [(x, SIGMA)])
+    assert all(len(each) == 2 for each in calls.values()) and len(calls) == 5
+    seen, subject = {}, word(bench, DOG)
+    module, points = (pack.module(f"dreammatcher.host.model.{each}") for each in ("capture", "patch_points"))
+    reader = module.SubjectMaps.of(bench.model.model, bench.backbone, subject, SIZE)
+
+    def keep(site, picture, text, value, options):
+        seen[site] = reader.read(site, picture, text, SIZE)
+        return picture, text, value
+
+    conditioning = pack.module("dreammatcher.host.text.conditioning").from_host(bench.positive, "positive")[0]
+    with torch.inference_mode():
+        module.ode_derivative(bench.model.model, conditioning, x[:, :, 0], SIGMA, points.Points(prompt=keep))
+    assert list(seen) == list(bench.backbone.readers)
+    for site, found in seen.items():
+        query, key, heads = calls[site[1]][1]
+        queries, keys = (each.unflatten(2, (heads, -1)).transpose(1, 2) for each in (query, key))
+        probability = (queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5).softmax(-1)[..., DOG].mean(1)
+        assert close(found.flatten(), probability.flatten(), RUN) and probability.std() > 0
+
+
 def test_subjects_share_the_picture_out_by_their_words(z, monkeypatch):
     """The foreground of both is all of the picture, so that only words tell whose a cell is."""
     dog = cells(z, 0, 3)
@@ -140,8 +177,10 @@ def test_words_that_look_nowhere_match_nothing_and_say_so(z):
     assert not reader.read(z.backbone.readers[0], picture, text, SIZE).any()
 
 
-def test_words_and_a_soft_or_hard_map_are_drawn_with(family):
+@pytest.mark.parametrize("name", list(TRANSFORMERS))
+def test_words_and_a_soft_or_hard_map_are_drawn_with(pack, name):
     """Nothing planted: random weights, whole runs, with guidance and a batch."""
+    family = bench_of(pack, name)
     clean, noise, _ = made(family, 9)
     reference = reference_of(family, clean, noise, family.positive)
     subject = word(family, DOG)
