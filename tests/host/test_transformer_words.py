@@ -189,3 +189,25 @@ def test_words_and_a_soft_or_hard_map_are_drawn_with(pack, name):
         matched, trace = applied(family, reference, {"reference_subject": subject, "target_subject": subject, **mask})
         result = drawn(matched, family.positive, family.negative, cfg=3.0, batch=2)
         assert torch.isfinite(result).all() and not close(result, plain, RUN) and trace.layers and not trace.skipped, mask
+
+
+def test_easy_takes_a_mask_alone_where_the_text_encoders_do_not_tell_where_words_stand(host, pack, toybox):
+    """As Anima's, of which two make the prompt together."""
+    clip, picture = toybox[1].clone(), host.nodes["ToyboxReference"]().draw(3, "robot", 1, "grass")[0]
+    cut = clip.tokenize
+    clip.tokenize = lambda text, **options: {**cut(text, **options), "qwen3_06b": cut(text, **options)["l"]}
+    easy = pack.module("dreammatcher.host.matching.easy")
+
+    def matched(mask, strength):
+        with torch.inference_mode():
+            return easy.match_subject(toybox[0], clip, toybox[2], picture, "a photo of a robot", "a robot in the snow", "",
+                                      "robot", easy.Kept(), mask, strength)[0]
+
+    with pytest.raises(ValueError, match="do not tell where a word stands.*reference_mask"):
+        matched(None, 1.0)
+    assert matched(None, 0.0)[0] is toybox[0]
+    model, positive, negative, trace = matched(torch.ones(1, 128, 128), 1.0)
+    with torch.inference_mode():
+        host.nodes["KSampler"]().sample(model, 1, 4, 4.0, "euler", "simple", positive, negative,
+                                        {"samples": torch.zeros(1, 4, 16, 16)})
+    assert trace.layers and not trace.why_nothing_matched()

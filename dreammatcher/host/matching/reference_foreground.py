@@ -19,9 +19,6 @@ from ..model.capture import SubjectMaps
 from ..model.patch_points import Points
 from .reference_pass import Recorded, record
 
-NO_MAPS = ("reference_mask: this model does not show which part of a picture belongs to the subject's words; paint the subject "
-           "of the reference white and connect it to reference_mask of DreamMatcher Mask, from where the match carries it over, "
-           "or paint the new picture's as target_mask")
 UNSEEN = ("model: none of its blocks that tell where the subject's words are could be looked into; another pack runs this model "
           "in a way of its own. Load it with ComfyUI's own loader, or paint a reference_mask")
 #: shares of the inversion's noise levels, from the lowest
@@ -59,10 +56,8 @@ def find_foreground(base: Any, backbone: Backbone, reference: Reference, subject
     """The foreground [1, 1, H, W] in main memory, from a pass of the network at each of the levels: the subject's is above one
     half.
 
-    Raises ValueError for a network that does not show where words stand, and where another pack keeps its blocks from being seen.
+    Raises ValueError where another pack keeps the network's blocks from being seen.
     """
-    if not backbone.readers:
-        raise ValueError(NO_MAPS)
     sigmas = reference.trajectory.sigmas
     chosen = dict.fromkeys(sigmas[round(share * (len(sigmas) - 1))] for share in LEVELS)
     size = spatial_size(reference.latent)
