@@ -29,8 +29,7 @@ class DreamMatcherEasy:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "model": ("MODEL", {"tooltip": "An SD1.x, SD2.x or SDXL model; with a reference_mask also a "
-                                           "transformer that README lists."}),
+            "model": ("MODEL", {"tooltip": "An SD1.x, SD2.x or SDXL model, or a transformer that README lists."}),
             "clip": inputs.CLIP,
             "vae": inputs.VAE,
             "reference": ("IMAGE", {"tooltip":

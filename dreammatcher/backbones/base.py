@@ -40,6 +40,10 @@ class Backbone(Protocol):
         """Cells of the latent on the side of one cell of the network's coarsest grid."""
 
     @property
+    def padded_in_front(self) -> bool:
+        """True if short prompts are made longer in front of their first token."""
+
+    @property
     def same_call(self) -> bool:
         """True if sites behind the last tap can be matched by the features of their own call, since all of them share a grid."""
 
@@ -53,7 +57,8 @@ class Backbone(Protocol):
         """Sites whose attention to the prompt makes the subject's foreground."""
 
     def prompt_attention(self, network: Any, sites: Iterable[Site]) -> dict[Site, Any]:
-        """The modules of sites that read the prompt: ``to_q``, ``to_k`` and the number of ``heads``."""
+        """The modules of sites that read the prompt: ``to_q``, ``to_k`` and the number of ``heads``; None where prompt and
+        picture attend in one sequence."""
 
     def chosen(self, names: str) -> tuple[Site, ...]:
         """Matched sites by an artist's list of block numbers; empty means all. Raises ValueError for what is none of them."""

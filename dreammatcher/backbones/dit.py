@@ -1,7 +1,7 @@
 """Diffusion transformers (Peebles and Xie 2023) whose blocks attend to prompt and picture in one sequence, as a backbone.
 
-All blocks share one grid: a token is a patch of the latent. There is no attention of its own to the prompt, so none tells where a
-subject stands.
+All blocks share one grid: a token is a patch of the latent. There is no attention of its own to the prompt: where a subject
+stands is told by what attention makes of the prompt's tokens and of the picture's (:mod:`..concepts`).
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class DiTBackbone:
     multiple: int = 1  # prompt and picture are each padded to a multiple of this many tokens
     picture_last: bool = False  # the picture ends the sequence; else it follows the prompt, and other pictures follow it
     joint: int = 0  # blocks in front of those of kind SINGLE
+    padded_in_front: bool = False  # short prompts are made longer in front of their first token
+    cross: int = 0  # heads of the attention to the prompt, in families whose sequence is the picture alone; else 0
     same_call: ClassVar[bool] = True
 
     @property
@@ -48,7 +50,8 @@ class DiTBackbone:
 
     @property
     def readers(self) -> tuple[Site, ...]:
-        return ()
+        """Blocks from the middle to four fifths: in front of these the words' tokens know nothing of the picture yet."""
+        return tuple((BLOCK, number, 0) for number in range(self.blocks // 2, max(self.blocks * 4 // 5, self.blocks // 2 + 1)))
 
     @property
     def coarsest(self) -> int:
@@ -66,6 +69,8 @@ class DiTBackbone:
         """The picture's tokens; without ``beside`` all others are taken for the prompt's."""
         height, width = self.grid(site, latent)
         count = height * width
+        if self.cross:
+            return slice(0, count) if tokens == count else None
         if self.picture_last:
             first = tokens - self._padded(count)
             known = first if beside is None else self._padded(beside.text)
@@ -77,17 +82,34 @@ class DiTBackbone:
             fits = pictures is not None and first + count + pictures == tokens
         return slice(first, first + count) if fits and first > 0 else None
 
+    def prompt_tokens(self, beside: Beside) -> slice:
+        """The tokens of the encoded prompt, which begin the sequence."""
+        return slice(0, beside.text)
+
     def map_sites(self, latent: Grid) -> frozenset[Site]:
-        return frozenset()
+        return frozenset(self.readers)
 
     def prompt_attention(self, network: Any, sites: Iterable[Site]) -> dict[Site, Any]:
-        return {}
+        return {site: Projected(self.cross) if self.cross else None for site in sites}
 
     def chosen(self, names: str) -> tuple[Site, ...]:
         return sites_in(names, self.matched, "matched blocks")
 
     def _padded(self, tokens: int) -> int:
         return -(-tokens // self.multiple) * self.multiple
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Attention to the prompt whose queries and keys are projected already."""
+
+    heads: int
+
+    def to_q(self, query: Any) -> Any:
+        return query
+
+    def to_k(self, key: Any) -> Any:
+        return key
 
 
 def next_dit(network: Any, prediction: str) -> DiTBackbone:
@@ -102,7 +124,7 @@ def flux(network: Any, prediction: str) -> DiTBackbone:
     joint = len(network.double_blocks)
     blocks = joint + len(network.single_blocks)
     return DiTBackbone(blocks, network.patch_size, _family(network, network.in_channels, network.hidden_size, blocks, prediction),
-                       joint=joint)
+                       joint=joint, padded_in_front=getattr(getattr(network, "params", None), "global_modulation", False))
 
 
 def qwen_image(network: Any, prediction: str) -> DiTBackbone:
@@ -111,6 +133,26 @@ def qwen_image(network: Any, prediction: str) -> DiTBackbone:
     return DiTBackbone(blocks, network.patch_size, _family(network, network.in_channels, network.inner_dim, blocks, prediction))
 
 
-def _family(network: Any, channels: int, width: int, blocks: int, prediction: str) -> str:
-    return (f"{type(network).__name__} channels={channels}x{width} blocks={blocks} patch={network.patch_size} "
+def krea(network: Any, prediction: str) -> DiTBackbone:
+    """Krea 2: prompt, picture, other pictures."""
+    blocks, patch = len(network.blocks), network.patch
+    return DiTBackbone(blocks, patch, _family(network, network.channels, network.first.out_features, blocks, prediction, patch))
+
+
+def cosmos(network: Any, prediction: str) -> DiTBackbone:
+    """Cosmos-Predict2 and Anima: the picture alone, and attention to the prompt."""
+    blocks, patch = len(network.blocks), network.patch_spatial
+    return DiTBackbone(blocks, patch, _family(network, network.in_channels, network.model_channels, blocks, prediction, patch),
+                       cross=network.blocks[0].self_attn.n_heads)
+
+
+def wan(network: Any, prediction: str) -> DiTBackbone:
+    """Wan for one frame: the picture alone, and attention to the prompt."""
+    blocks, patch = len(network.blocks), network.patch_size[1]
+    return DiTBackbone(blocks, patch, _family(network, network.in_dim, network.dim, blocks, prediction, patch),
+                       cross=network.num_heads)
+
+
+def _family(network: Any, channels: int, width: int, blocks: int, prediction: str, patch: int | None = None) -> str:
+    return (f"{type(network).__name__} channels={channels}x{width} blocks={blocks} patch={patch or network.patch_size} "
             f"prediction={prediction}")

@@ -28,6 +28,7 @@ class UNetBackbone:
     map_share: int = 4  # subject maps are read at this share of the latent's side,
     map_minimum: int = 8  # but not under this many cells
     same_call: ClassVar[bool] = False
+    padded_in_front: ClassVar[bool] = False
 
     @property
     def matched(self) -> tuple[Site, ...]:

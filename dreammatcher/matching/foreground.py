@@ -7,6 +7,8 @@ one that is made once, at several noise levels, by the features that belong toge
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -17,6 +19,8 @@ from .correspondence import JointMatch
 
 #: strength of the ridge regression, per cell
 RIDGE = 0.012
+#: numbers of a cell from which the regression is solved between the cells, where those are fewer
+WIDE = 4096
 #: share that the attention keeps in each round's goal, and the number of rounds
 KEPT, ROUNDS = 0.7, 5
 #: score from which a cell counts as the subject's. Under one half: a missing thin part costs more than a cell of its edge
@@ -53,6 +57,19 @@ def joined(features: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat(scaled, 1) / len(scaled) ** 0.5
 
 
+def regression(vectors: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Ridge regression on ``vectors`` [N, D]: from the values [N] that are learned to those [N] that it gives them.
+
+    The widest features, which are transformers', have their system solved between the cells: the same answer with less memory.
+    """
+    between_cells = vectors.shape[1] > max(WIDE, len(vectors))
+    products = vectors @ vectors.T if between_cells else vectors.T @ vectors
+    factor = torch.linalg.cholesky(products + RIDGE * len(vectors) * torch.eye(len(products), device=vectors.device))
+    if between_cells:
+        return lambda values: (products @ torch.cholesky_solve(values[:, None], factor))[:, 0]
+    return lambda values: vectors @ torch.cholesky_solve(vectors.T @ values[:, None], factor)[:, 0]
+
+
 def subject_cells(maps: list[torch.Tensor], features: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
     """The reference's foreground [1, 1, *size], 0 to 1: a cell is the subject's above one half.
 
@@ -62,13 +79,10 @@ def subject_cells(maps: list[torch.Tensor], features: list[torch.Tensor], size: 
     contrast.
     """
     goal = leaning(mean_of_grids(maps, size)).flatten()
-    vectors, target = joined(features), goal
-    gram = vectors.T @ vectors + RIDGE * len(vectors) * torch.eye(vectors.shape[1], device=vectors.device)
-    factor = torch.linalg.cholesky(gram)
-    score = goal
+    score, target, regress = goal, goal, regression(joined(features))
     for _ in range(ROUNDS):
         mean = target.mean()
-        score = vectors @ torch.cholesky_solve(vectors.T @ (target - mean)[:, None], factor)[:, 0] + mean
+        score = regress(target - mean) + mean
         target = torch.lerp(score.sign(), goal, KEPT)
     return rearrange(((score + 1) / 2 + 0.5 - SUBJECT).clamp(0, 1), "(h w) -> 1 1 h w", h=size[0])
 

@@ -148,6 +148,13 @@ class Matcher:
         return self.memo.get(("contest", prompt, grid), (mine, *theirs), lambda: torch.where(
             mine >= torch.stack(theirs).amax(0), mine, torch.zeros_like(mine)))
 
+    def closeness(self, row: Row, match: JointMatch, carried: torch.Tensor) -> torch.Tensor:
+        """The similarity of each cell's match, [B, 1, H, W], within a foreground that was carried over: 0 to just under 1, so
+        that a place which is painted goes before it."""
+        below = 1 - torch.finfo(torch.float32).eps
+        return self.memo.get(("closeness", row, spatial_size(carried)), (match, carried), lambda: carried * (
+            match.pick([each.similarity for each in match.matches]).float().clamp(0, below)))
+
     def shared_out(self, prompt: int, carried: torch.Tensor, contested: torch.Tensor) -> torch.Tensor:
         """A foreground [B, 1, H, W] that was carried over, where the subject's :meth:`contested` claim is left."""
         return self.memo.get(("shared out", prompt, spatial_size(carried)), (carried, contested),

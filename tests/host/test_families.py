@@ -102,7 +102,7 @@ def test_a_transformer_is_refused_by_name(pack):
     family = Tiny(Tiny.unet_config)
     family.set_inference_dtype(torch.float32, None)
     base = family.get_model({}, "", device="cpu")
-    with pytest.raises(ValueError, match="is not a UNet.*SD1.x, SD2.x or SDXL"):
+    with pytest.raises(ValueError, match="is not a UNet.*so Tiny is not matched; use an SD1.x, SD2.x or SDXL"):
         pack.module("dreammatcher.host.model.backbone").backbone_of(base)
 
 

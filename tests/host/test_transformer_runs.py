@@ -33,7 +33,7 @@ def z(pack):
 
 def test_a_block_that_runs_without_the_hosts_options_is_told(family):
     """As TeaCache calls the blocks of Flux. The others are matched."""
-    blocks = next(name for name in ("layers", "single_blocks", "transformer_blocks")
+    blocks = next(name for name in ("layers", "blocks", "single_blocks", "transformer_blocks")
                   if hasattr(family.model.model.diffusion_model, name))
     place = f"diffusion_model.{blocks}.{len(getattr(family.model.model.diffusion_model, blocks)) - 1}.forward"
     deaf = family.model.clone()
@@ -69,24 +69,11 @@ def test_another_holder_of_the_slot_still_runs_and_changes_nothing(family, order
     assert heard and with_us == heard, "it is called for every attention of the run, and in no pass over the reference"
 
 
-def test_without_a_mask_the_refusal_asks_for_one(z):
-    subject = z.pack.module("dreammatcher.subject").Subject("dog", "a dog", (3,), 20)
-    for mask in ({"target_subject": subject}, {"target_subject": subject, "reference_subject": subject, "carried": True}):
-        with pytest.raises(ValueError, match="reference_mask: this model does not show"):
-            applied(z, other_reference(z), mask)
+def test_what_works_in_unets_alone_and_layers_that_are_not_there_are_refused(z):
     with pytest.raises(ValueError, match="keys and values replaced.* works in a UNet alone"):
         applied(z, other_reference(z), injection="keys and values replaced")
     with pytest.raises(ValueError, match="layers: '0' is not among this model's matched blocks 2, 3, 4"):
         applied(z, other_reference(z), layers="0")
-
-
-def test_a_reference_mask_is_carried_over_where_the_words_would_have_been_asked(z, caplog):
-    subject = z.pack.module("dreammatcher.subject").Subject("dog", "a dog", (3,), 20)
-    mask = {"target_subject": subject, "reference_mask": torch.ones(1, 1, *SIZE)}
-    matched, trace = applied(z, other_reference(z), mask)
-    assert any("carried over from the reference_mask" in record.getMessage() for record in caplog.records)
-    drawn(matched, z.positive, z.negative)
-    assert trace.layers
 
 
 def test_guidance_leads_in_closed_form_and_mode_paper_goes_fast_with_a_note(family, caplog):
@@ -164,8 +151,9 @@ def test_other_pictures_in_the_sequence_are_left_alone_and_the_target_is_matched
         assert ((trace.last().flow[0, 0] - 1) % 8 == 0).float().mean() > 0.9
 
 
-def test_more_than_one_frame_is_left_alone_with_one_message(pack):
-    bench = bench_of(pack, "Qwen-Image")
+@pytest.mark.parametrize("name", ["Qwen-Image", "Cosmos-Predict2", "Wan"])
+def test_more_than_one_frame_is_left_alone_with_one_message(pack, name):
+    bench = bench_of(pack, name)
     frames = torch.cat([latent_of(bench.model, seed, *SIZE) for seed in (1, 2)], 2)
     matched, trace = applied(bench, other_reference(bench))
     plain, result = (evaluated(model, bench.positive, bench.negative, [(frames, SIGMA)] * 2)[-1]
@@ -185,7 +173,20 @@ def test_methods_of_unets_refuse_a_transformer_by_name(z):
         widths(z.model.model)
 
 
-def test_easy_asks_for_a_mask_and_does_the_rest(host, pack, toybox):
+def test_hidream_is_refused_by_its_name_with_the_families_that_work(pack):
+    import comfy.supported_models
+
+    if not hasattr(comfy.supported_models, "HiDream"):
+        pytest.skip("this host does not know HiDream")
+    model = randomised(comfy.supported_models.HiDream(dict(
+        patch_size=2, in_channels=16, out_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=24,
+        num_attention_heads=4, caption_channels=[96, 96], text_emb_dim=32, num_routed_experts=2, num_activated_experts=1,
+        axes_dims_rope=(8, 8, 8), max_resolution=(64, 64), llama_layers=[0, 1])))
+    with pytest.raises(ValueError, match="so HiDream is not matched; use an SD1.x.*Krea 2.*or Wan checkpoint"):
+        pack.module("dreammatcher.host.model.backbone").backbone_of(model.model)
+
+
+def test_easy_works_with_words_alone_and_with_a_mask(host, pack, toybox):
     """On Toybox-Z with random weights: its text encoder and autoencoder are the trained ones."""
     module = pack.module("toybox.transformer")
     try:
@@ -201,10 +202,9 @@ def test_easy_asks_for_a_mask_and_does_the_rest(host, pack, toybox):
             return easy.match_subject(model, toybox[1], toybox[2], picture, "a photo of a robot", "a robot in the snow", "",
                                       "robot", easy.Kept(), mask, **options)[0]
 
-    with pytest.raises(ValueError, match="reference_mask: this model does not show"):
-        matched(None)
-    for preset in ("balanced", "best"):
-        led, positive, negative, trace = matched(torch.ones(1, 128, 128), preset=preset)
+    for preset, mask in (("balanced", torch.ones(1, 128, 128)), ("best", torch.ones(1, 128, 128)), ("balanced", None),
+                         ("best", None)):
+        led, positive, negative, trace = matched(mask, preset=preset)
         with torch.inference_mode():
             result = host.nodes["KSampler"]().sample(led, 1, 4, 4.0, "euler", "simple", positive, negative,
                                                      {"samples": torch.zeros(1, 4, 16, 16)})[0]["samples"]

@@ -28,6 +28,15 @@ TRANSFORMERS = {
                               qkv_bias=True, txt_ids_dims=[], in_dim=64, out_dim=96, hidden_dim=64, n_layers=2), None),
     "Qwen-Image": ("QwenImage", dict(num_layers=5, attention_head_dim=24, num_attention_heads=4, joint_attention_dim=96,
                                      axes_dims_rope=(8, 8, 8), in_channels=64, out_channels=16, patch_size=2), None),
+    "Krea 2": ("Krea2", dict(features=96, tdim=32, txtdim=32, heads=4, kvheads=2, multiplier=2, layers=5, patch=2, channels=16,
+                             txtlayers=3, txtheads=2, txtkvheads=2), None),
+    "Cosmos-Predict2": ("CosmosT2IPredict2", dict(
+        max_img_h=240, max_img_w=240, max_frames=128, in_channels=16, out_channels=16, patch_spatial=2, patch_temporal=1,
+        concat_padding_mask=True, model_channels=96, num_blocks=5, num_heads=4, mlp_ratio=2.0, crossattn_emb_channels=96,
+        pos_emb_cls="rope3d", pos_emb_learnable=True, pos_emb_interpolation="crop", min_fps=1, max_fps=30, use_adaln_lora=True,
+        adaln_lora_dim=16), None),
+    "Wan": ("WAN21_T2V", dict(model_type="t2v", patch_size=(1, 2, 2), text_len=512, in_dim=16, out_dim=16, dim=96, ffn_dim=192,
+                              freq_dim=32, text_dim=96, num_heads=4, num_layers=5, qk_norm=True, cross_attn_norm=True), None),
 }
 
 
@@ -90,18 +99,18 @@ SIZE = (12, 16)  # of the latent; cells are 6 x 8, of Flux.2 as many as the late
 
 def bench_of(pack, name: str) -> SimpleNamespace:
     model = transformer(name)
-    backbone = pack.module("dreammatcher.host.model.backbone").backbone_of(model.model)
-    return SimpleNamespace(name=name, model=model, backbone=backbone, pack=pack, positive=prompt_of(name, 1),
+    module = pack.module("dreammatcher.host.model.backbone")
+    backbone, process = module.backbone_of(model.model), module.process_of(model.model.model_sampling)
+    return SimpleNamespace(name=name, model=model, backbone=backbone, pack=pack, process=process, positive=prompt_of(name, 1),
                            negative=prompt_of(name, 2), longer=prompt_of(name, 3, 41))
 
 
 def reference_of(bench, clean: torch.Tensor, noise: torch.Tensor, prompt: list):
     """A reference whose x is known at every noise level, without an inversion."""
-    inversion, reference, process = (bench.pack.module(f"dreammatcher.{name}") for name in (
-        "matching.inversion", "matching.reference", "backbones.process"))
+    inversion, reference = (bench.pack.module(f"dreammatcher.matching.{name}") for name in ("inversion", "reference"))
     conditioning = bench.pack.module("dreammatcher.host.text.conditioning").from_host(prompt, "positive")[0]
     clean, noise = (x[:, :, 0] if x.ndim == 5 else x for x in (clean, noise))
-    trajectory = inversion.Trajectory((SIGMA,), clean, noise, process.CONST)
+    trajectory = inversion.Trajectory((SIGMA,), clean, noise, bench.process)
     return reference.Reference(trajectory, clean, conditioning, conditioning, bench.backbone.family)
 
 
@@ -117,7 +126,8 @@ def applied(bench, reference, mask: dict | None = None, model=None, layers: str 
 def made(bench, seed: int = 5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A clean picture, noise, and the latent of both at SIGMA."""
     clean, noise = (latent_of(bench.model, each, *SIZE) for each in (seed, seed + 100))
-    return clean, noise, (1 - SIGMA) * clean + SIGMA * noise
+    return clean, noise, bench.pack.module("dreammatcher.matching.inversion").Trajectory(
+        (SIGMA,), clean, noise, bench.process).at(SIGMA)
 
 
 def other_reference(bench):

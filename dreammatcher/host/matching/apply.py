@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from comfy.model_patcher import ModelPatcher
 
-from ...matching.plan import Plan, View, views
+from ...backbones.dit import DiTBackbone
+from ...matching.plan import Plan, views
 from ...matching.reference import Reference, ReferenceSet, views_of
 from ...matching.settings import REPLACED, ApplySettings, MaskSettings, Trace
 from ..graph.notes import not_connected, tell
@@ -18,7 +19,6 @@ from ..sampling.runs import INSTALLED_KEY
 from .begin import begin
 from .live import SILENT, Live, watch
 from .patches import install_points
-from .reference_foreground import NO_MAPS
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +51,8 @@ def apply(model: ModelPatcher, reference: Reference | ReferenceSet, mask: MaskSe
           live: Live = SILENT) -> tuple[ModelPatcher, Trace]:
     """A clone of ``model`` that matches ``reference`` while sampling, and the trace it fills.
 
-    Raises ValueError for an unknown family of models, a reference of another one and layers the model does not have; for a model
-    that does not show where a subject's words are, also without a mask, and for keys and values that are replaced.
+    Raises ValueError for an unknown family of models, a reference of another one and layers the model does not have; for
+    transformers, also for keys and values that are replaced.
     """
     backbone = backbone_of(model.model)
     for member in views_of(reference):
@@ -62,23 +62,10 @@ def apply(model: ModelPatcher, reference: Reference | ReferenceSet, mask: MaskSe
         tell("reference: nothing says where its subject is, so that no foreground can be carried over from it; the target's "
              "attention to its words is taken. Connect reference_subject or a MASK to DreamMatcher Mask")
         mask = replace(mask, carried=False)
-    if not backbone.readers:
-        mask = _without_maps(references, mask, settings)
+    if settings.injection == REPLACED and isinstance(backbone, DiTBackbone):
+        raise ValueError(f"injection: {REPLACED!r} works in a UNet alone; use 'matched'")
     plan = Plan(model.model, backbone, backbone.chosen(layers), references, mask, settings, Trace(owner=owner_here()))
     clone, installed = install_plan(model, plan, INSTALLED_KEY, begin)
     install_points(clone, backbone)
     watch(clone, installed, live)
     return clone, plan.trace
-
-
-def _without_maps(references: tuple[View, ...], mask: MaskSettings, settings: ApplySettings) -> MaskSettings:
-    """The settings for a model that shows no subject's place: painted, or carried over from a painted reference."""
-    if settings.injection == REPLACED:
-        raise ValueError(f"injection: {REPLACED!r} works in a UNet alone; use 'matched'")
-    if mask.target_mask is not None:
-        return mask
-    if any(view.mask is None for view in references):
-        raise ValueError(NO_MAPS)
-    if not mask.carried:
-        tell("mask: this model does not show where its words look, so its place is carried over from the reference_mask")
-    return replace(mask, carried=True)

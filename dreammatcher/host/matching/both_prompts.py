@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...subject import Subject
 from ..graph.notes import tell
 from ..text.conditioning import encode_subject, subject_and_remarks
+from ..text.other_encoders import UnknownEncoder
 from .masks import said_of_both, shared_subjects
 
 
@@ -12,7 +13,8 @@ def subjects_of_both(clip, reference_prompt: str, prompt: str, words: str) -> tu
     """The subject in each prompt, and remarks.
 
     Without ``words``, those that both prompts share are the subject, but for medium and scene, or else those of each. Raises
-    ValueError, naming the prompt's input, when a subject word is missing in one of them.
+    ValueError, naming the prompt's input, when a subject word is missing in one of them, and UnknownEncoder where the text
+    encoders do not tell where words stand.
     """
     reference, remarks = _subject(clip, "reference_prompt", reference_prompt, words)
     target, more = _subject(clip, "prompt", prompt, words)
@@ -32,6 +34,8 @@ def _subject(clip, name: str, text: str, words: str) -> tuple[Subject, tuple[str
     """:func:`subject_and_remarks`, whose error and remarks say which of the two prompts they are about."""
     try:
         subject, remarks = subject_and_remarks(clip, text, words, tell)
+    except UnknownEncoder:
+        raise
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     return subject, tuple(f"{name}: {remark}" for remark in remarks)

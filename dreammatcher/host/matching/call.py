@@ -7,6 +7,7 @@ each, and it is not a step.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -19,6 +20,8 @@ from ...matching.settings import MATCHED_EVERYWHERE, REPLACED, Snapshot
 from ..model.capture import SubjectMaps
 from .session import MatchingSession
 
+NOT_IN_THE_PASS = ("block {block} does not run, or not with ComfyUI's options, in the pass over the reference; another pack "
+                   "skips it there, so it is left as it is")
 #: inputs of a self-attention layer's queries, keys and values
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -121,10 +124,13 @@ class Call:
         """Inputs of queries and values, [K * B, N, C] each, of K chunks of one group, B being ``size``."""
         session, plan = self.session, self.session.plan
         known = session.matched_foreground(source, grid, size, value.device, self.rivals,
-                                           lambda: session.correspondence(source, grid, layer, size, self.described))
+                                           partial(self._correspondence, source, grid, layer, size))
         if known is None:
             return n, value
         match, mask = known
+        hidden = self._hidden(layer, source, value)
+        if hidden is None:
+            return n, value
         if plan.settings.injection == MATCHED_EVERYWHERE:
             weight = torch.full_like(mask, plan.settings.strength)
         else:
@@ -134,21 +140,30 @@ class Call:
         plan.trace.layers += 1
         if plan.settings.match.sharpness and n.shape[1] == value.shape[1]:
             n = sharpened(n, weight, plan.settings.match.sharpness)
-        return n, match_appearance(value, self._hidden(layer, source, value), match.indices, weight)
+        return n, match_appearance(value, hidden, match.indices, weight)
+
+    def _correspondence(self, source: Row, grid: Grid, layer: Site, size: int, of: MatchingSession) -> JointMatch | None:
+        return of.correspondence(source, grid, layer, size, self.described if of is self.session else {})
 
     def _replace(self, layer: Site, context: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The ablation: keys and values of the reference as they are (MasaCtrl, Cao et al. 2023)."""
         size = value.shape[0] // len(self.rows)
-        rows = [self._hidden(layer, self.session.source(row), value).expand(size, -1, -1)
-                for row in self.rows if row is not None]
+        rows = [self._hidden(layer, self.session.source(row), value) for row in self.rows if row is not None]
+        known = [row.expand(size, -1, -1) for row in rows if row is not None]
+        if len(known) < len(rows):
+            return context, value
         self.session.plan.trace.layers += 1
-        hidden = torch.cat(rows).to(value.dtype)
+        hidden = torch.cat(known).to(value.dtype)
         return hidden, hidden
 
-    def _hidden(self, layer: Site, source: Row, like: torch.Tensor) -> torch.Tensor:
-        """Attention inputs [1, M, C] of a row's references, end to end."""
-        hidden = [features.hidden[layer] for features in self.session.matcher.references(source[0], self.sigma, like)]
-        return hidden[0] if len(hidden) == 1 else torch.cat(hidden, 1)
+    def _hidden(self, layer: Site, source: Row, like: torch.Tensor) -> torch.Tensor | None:
+        """Attention inputs [1, M, C] of a row's references, end to end; None where a reference's pass did not run this layer."""
+        hidden = [features.hidden.get(layer) for features in self.session.matcher.references(source[0], self.sigma, like)]
+        known = [each for each in hidden if each is not None]
+        if len(known) < len(hidden):
+            self.session.skip(NOT_IN_THE_PASS.format(block=layer[1]))
+            return None
+        return known[0] if len(known) == 1 else torch.cat(known, 1)
 
     def _record(self, match: JointMatch, mask: torch.Tensor, confidence: torch.Tensor) -> None:
         view = self.session.plan.views[0]

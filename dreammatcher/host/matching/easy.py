@@ -15,7 +15,8 @@ from ..model.backbone import backbone_of
 from ..model.digest import digest
 from ..model.family import native_side
 from ..model.identity import network_identity
-from ..text.conditioning import encode, encode_subject
+from ..text.conditioning import encode, encode_subject, encoded_as
+from ..text.other_encoders import UnknownEncoder
 from .apply import apply
 from .both_prompts import subjects_of_both
 from .guide import guide, is_led
@@ -51,12 +52,20 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
     ``strength`` of 0 is the plain model: nothing is inverted. ``reference_mask`` [B, h, w], or else what is not transparent in
     the reference, is its subject. With ``preset`` BEST the foreground is carried over and guidance leads its inside.
 
-    Raises ValueError, naming the input, when a subject word is missing in one of the prompts, the picture is too small or too
-    long for the model, nothing of it is left to match, or it is not finite, as it is, as a latent, or for the model.
+    Where the text encoders do not tell where words stand, the mask alone says which subject it is, and is carried over.
+
+    Raises ValueError, naming the input, when there is none then, a subject word is missing in one of the prompts, the picture is
+    too small or too long for the model, nothing of it is left to match, or it is not finite, as it is, as a latent, or for the
+    model.
     """
     settings, best = ApplySettings(strength, match=match_settings_of(preset)), preset == BEST
-    reference_subject, target_subject, remarks = subjects_of_both(clip, reference_prompt, prompt, words)
-    positive, target_subject = encode_subject(clip, prompt, target_subject)
+    try:
+        reference_subject, target_subject, remarks = subjects_of_both(clip, reference_prompt, prompt, words)
+        positive, target_subject = encode_subject(clip, prompt, target_subject)
+    except UnknownEncoder:  # the mask says which subject
+        if strength and reference_mask is None and subject_mask("reference", reference[:1]) is None:
+            raise
+        reference_subject, target_subject, remarks, positive = None, None, (), encode(clip, prompt)
     avoided = encode(clip, negative)
     if strength == 0:
         return (model, positive, avoided, Trace(off=True)), remarks
@@ -64,8 +73,9 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
     if reference_mask is None:
         reference_mask = subject_mask("reference", reference[:1])
     shown = encode(clip, reference_prompt)
-    reference_subject = reference_subject.encoded_as(shown[0][0][0])
-    mask = mask_settings(reference_subject, target_subject, reference_mask, None, THRESHOLD, True, best)
+    if reference_subject is not None:
+        reference_subject = encoded_as(clip, reference_subject, clip.tokenize(reference_prompt), shown[0][0][0])
+    mask = mask_settings(reference_subject, target_subject, reference_mask, None, THRESHOLD, True, best or target_subject is None)
     inverted = kept.inverted(model, encoded(vae, picture, "reference: it"), shown, avoided)
     matched, trace = apply(model, inverted, mask, settings)
     if best and not is_led(matched):  # another subject's node has done so for both

@@ -10,6 +10,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...backbones.base import Grid
+from ...backbones.unet import UNetBackbone
 from ...devices import OutOfMemory
 from ...guidance_rows import COND, Row
 from ...matching.foreground import inside
@@ -39,7 +40,8 @@ def guide(model: ModelPatcher, settings: GuidanceSettings) -> ModelPatcher:
         return model
     if settings.weight == 0:
         return model.clone()
-    if settings.mode == PAPER and not installed_on(model.model_options["transformer_options"])[0].plan.backbone.readers:
+    backbone = installed_on(model.model_options["transformer_options"])[0].plan.backbone
+    if settings.mode == PAPER and not isinstance(backbone, UNetBackbone):
         tell("mode paper leads through a UNet's gradient; this model is guided in mode fast")
         settings = replace(settings, mode=FAST)
     clone = (_whole(model) if settings.mode == PAPER else model).clone()

@@ -150,7 +150,7 @@ PATCHES = POINTS.patches()
 
 def points_heard(backbone: Backbone) -> frozenset:
     """The points that every call of a network must reach."""
-    return frozenset((BEGIN, VALUES, FEATURE, PROMPT) if backbone.readers else (BEGIN, VALUES, FEATURE))
+    return frozenset((BEGIN, VALUES, FEATURE) if isinstance(backbone, DiTBackbone) else (BEGIN, VALUES, FEATURE, PROMPT))
 
 
 def install_points(model, backbone: Backbone) -> None:

@@ -19,9 +19,8 @@ from ..model.capture import SubjectMaps
 from ..model.patch_points import Points
 from .reference_pass import Recorded, record
 
-NO_MAPS = ("reference_mask: this model does not show which part of a picture belongs to the subject's words; paint the subject "
-           "of the reference white and connect it to reference_mask of DreamMatcher Mask, from where the match carries it over, "
-           "or paint the new picture's as target_mask")
+UNSEEN = ("model: none of its blocks that tell where the subject's words are could be looked into; another pack runs this model "
+          "in a way of its own. Load it with ComfyUI's own loader, or paint a reference_mask")
 #: shares of the inversion's noise levels, from the lowest
 LEVELS = (0.2, 0.4, 0.6, 0.8)
 
@@ -57,10 +56,8 @@ def find_foreground(base: Any, backbone: Backbone, reference: Reference, subject
     """The foreground [1, 1, H, W] in main memory, from a pass of the network at each of the levels: the subject's is above one
     half.
 
-    Raises ValueError for a network without attention of its own to the prompt.
+    Raises ValueError where another pack keeps the network's blocks from being seen.
     """
-    if not backbone.readers:
-        raise ValueError(NO_MAPS)
     sigmas = reference.trajectory.sigmas
     chosen = dict.fromkeys(sigmas[round(share * (len(sigmas) - 1))] for share in LEVELS)
     size = spatial_size(reference.latent)
@@ -107,4 +104,6 @@ def _look(base: Any, backbone: Backbone, reference: Reference, subject: Subject,
         return n, context, value
 
     record(base, reference.positive, x, sigma, Points(prompt=keep_map, values=keep_hidden))
+    if not seen or not hidden:
+        raise ValueError(UNSEEN)
     return list(seen.values()), hidden[finest]

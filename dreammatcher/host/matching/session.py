@@ -12,12 +12,15 @@ from ...guidance_rows import COND, Row
 from ...matching.correspondence import JointMatch
 from ...matching.matcher import Described, Matcher
 from ...matching.plan import Plan
+from ...sizes import spatial_size
 from ..sampling.rows import Assignment
 from ..sampling.runs import Installed
 from ..sampling.session import Session
 
 #: features at the backbone's taps [B, C, H, W], coarse to fine
 Features = tuple[torch.Tensor, ...]
+#: a session of one of the subjects -> its correspondence where the foreground is asked for
+Correspondence = Callable[["MatchingSession"], JointMatch | None]
 
 
 def _of_size(features: Features | None, size: int) -> Features | None:
@@ -112,17 +115,18 @@ class MatchingSession(Session):
         return self.plan.mask.carried and self.plan.mask.target_mask is None
 
     def matched_foreground(self, row: Row, grid: Grid, size: int, device: torch.device, rivals: list[MatchingSession],
-                           correspondence: Callable[[], JointMatch | None]) -> tuple[JointMatch, torch.Tensor] | None:
+                           correspondence: Correspondence) -> tuple[JointMatch, torch.Tensor] | None:
         """The correspondence of a :meth:`source` and M at its grid, [size, 1, H, W]. None while either is not known."""
         prompt = row[1]
         if self.carries:
-            match = correspondence() if prompt in self.seen.named else None
+            match = correspondence(self) if prompt in self.seen.named else None
             if match is None:
                 return None
             carried = self.matcher.carried_foreground(row, match, device)
-            return match, self._shared_out(prompt, carried, grid, size, device, rivals)
+            shared = self._shared_out(prompt, carried, grid, size, device, rivals)
+            return match, self._shared_by_match(row, match, shared, size, device, rivals, correspondence)
         mask = self._foreground(prompt, grid, size, device, rivals)
-        match = None if mask is None else correspondence()
+        match = None if mask is None else correspondence(self)
         return None if match is None or mask is None else (match, mask)
 
     def _shared_out(self, prompt: int, carried: torch.Tensor, grid: Grid, size: int, device: torch.device,
@@ -133,6 +137,26 @@ class MatchingSession(Session):
         if mine is None or not theirs:
             return carried
         return self.matcher.shared_out(prompt, carried, self.matcher.contested(prompt, grid, mine, theirs))
+
+    def _shared_by_match(self, row: Row, match: JointMatch, carried: torch.Tensor, size: int, device: torch.device,
+                         rivals: list[MatchingSession], correspondence: Correspondence) -> torch.Tensor:
+        """A carried foreground where no rival's match is closer, of those rivals with which words do not share it out."""
+        prompt, grid = row[1], spatial_size(carried)
+        if self._claim(prompt, grid, size, device) is not None:
+            rivals = [rival for rival in rivals if rival._claim(prompt, grid, size, device) is None]
+        theirs = [claim for rival in rivals if (claim := rival._closeness(row, grid, size, device, correspondence)) is not None]
+        if not theirs:
+            return carried
+        mine = self.matcher.closeness(row, match, carried)
+        return self.matcher.shared_out(prompt, carried, self.matcher.contested(prompt, grid, mine, theirs))
+
+    def _closeness(self, row: Row, grid: Grid, size: int, device: torch.device,
+                   correspondence: Correspondence) -> torch.Tensor | None:
+        """The claim of this subject to each cell, by its match: [size, 1, H, W], 0 outside of its foreground."""
+        if not self.carries:
+            return self._own_foreground(row[1], grid, size, device)
+        match = correspondence(self) if row[1] in self.seen.named else None
+        return None if match is None else self.matcher.closeness(row, match, self.matcher.carried_foreground(row, match, device))
 
     def _claim(self, prompt: int, grid: Grid, size: int, device: torch.device) -> torch.Tensor | None:
         if self.plan.mask.target_mask is not None:
@@ -172,9 +196,9 @@ class MatchingSession(Session):
         features = self.seen.features[source]
         batch, device = features[0].shape[0], features[0].device
 
-        def correspondence() -> JointMatch | None:
-            if self.plan.settings.match.shared:
-                return self.correspondence(source, size, None, batch, {})
+        def correspondence(of: MatchingSession) -> JointMatch | None:
+            if self.plan.settings.match.shared or of is not self:
+                return of.correspondence(source, size, None, batch, {})
             return self.matcher.match(self.matcher.describe(row[0], sigma, features), size, None)
 
         known = self.matched_foreground(source, size, batch, device, rivals, correspondence)

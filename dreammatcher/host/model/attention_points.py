@@ -11,7 +11,7 @@ guards on transformer options, so what belongs to one call is read from them whe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -56,6 +56,7 @@ class Sequence:
     latent: Grid
     text: int
     untold: bool  # other pictures are there, whose numbers of tokens the network does not tell
+    attended: set[int] = field(default_factory=set, compare=False)  # numbers of the blocks that have attended to the picture
 
     def beside(self, told: tuple[int, ...]) -> Beside:
         return Beside(self.text, None if self.untold and not told else sum(told))
@@ -116,8 +117,14 @@ def _attend(func: Callable, arguments: tuple, named: dict[str, Any]) -> torch.Te
     call = func if holder is None else partial(holder, func)
     if heard is None or NUMBER not in options or len(arguments) < 3:
         return call(*arguments, **named)
+    if heard.backbone.cross and options[NUMBER] in options[SEQUENCE_KEY].attended:
+        _shown(heard, arguments, options)
+        return call(*arguments, **named)
+    options[SEQUENCE_KEY].attended.add(options[NUMBER])
     inputs = _changed(heard, arguments[:3], options)
-    return call(*inputs, *arguments[3:], **named)
+    made = call(*inputs, *arguments[3:], **named)
+    _told(heard, made, inputs[0].shape[-2], options)
+    return made
 
 
 def _changed(heard: Listening, inputs: tuple, options: dict[str, Any]) -> tuple:
@@ -141,6 +148,29 @@ def _changed(heard: Listening, inputs: tuple, options: dict[str, Any]) -> tuple:
         return inputs
     made = points.values(site, query, key, value, options)
     return tuple(whole if new is old else _with(whole, picture, new) for whole, old, new in zip(inputs, parts, made))
+
+
+def _shown(heard: Listening, arguments: tuple, options: dict[str, Any]) -> None:
+    """Shows queries and keys of a block's attention to the prompt, which comes behind that to the picture itself."""
+    points, sequence = heard.points, options[SEQUENCE_KEY]
+    site = heard.backbone.site(options.get(KIND), options[NUMBER])
+    query, key = arguments[:2]
+    if points.prompt is not None and site in heard.backbone.readers and key.shape[-2] == sequence.text:
+        picture, text = _tokens(query, slice(None)), _tokens(key, slice(None))
+        points.prompt(site, picture, text, text, options)
+
+
+def _told(heard: Listening, made: torch.Tensor, tokens: int, options: dict[str, Any]) -> None:
+    """Shows what attention made of the picture's and the prompt's tokens at a site that tells where words stand."""
+    points, backbone, sequence = heard.points, heard.backbone, options[SEQUENCE_KEY]
+    site = backbone.site(options.get(KIND), options[NUMBER])
+    if points.prompt is None or site not in backbone.readers or backbone.cross:
+        return
+    beside = sequence.beside(tuple(options.get(PICTURES, ())))
+    picture = backbone.picture_tokens(site, sequence.latent, tokens, beside)
+    if picture is not None:
+        text = _tokens(made, backbone.prompt_tokens(beside))
+        points.prompt(site, _tokens(made, picture), text, text, options)
 
 
 def _tokens(whole: torch.Tensor, picture: slice) -> torch.Tensor:

@@ -17,7 +17,9 @@ from ...backbones.process import CONST, EPS, NoiseProcess, V
 AnyBackbone = unet.UNetBackbone | dit.DiTBackbone
 #: transformers: the host's module and class -> what reads their blocks
 TRANSFORMERS = (("lumina.model", "NextDiT", dit.next_dit), ("flux.model", "Flux", dit.flux), ("chroma.model", "Chroma", dit.flux),
-                ("qwen_image.model", "QwenImageTransformer2DModel", dit.qwen_image))
+                ("qwen_image.model", "QwenImageTransformer2DModel", dit.qwen_image), ("krea2.model", "SingleStreamDiT", dit.krea),
+                ("cosmos.predict2", "MiniTrainDIT", dit.cosmos), ("anima.model", "Anima", dit.cosmos),
+                ("wan.model", "WanModel", dit.wan))
 
 
 def _known() -> dict[type, Callable[[Any, str], AnyBackbone]]:
@@ -37,7 +39,8 @@ def _known() -> dict[type, Callable[[Any, str], AnyBackbone]]:
 BACKBONES = _known()
 #: families by the names that artists know them by
 KNOWN_UNETS = "SD1.x, SD2.x or SDXL"
-KNOWN = KNOWN_UNETS if len(BACKBONES) == 1 else f"{KNOWN_UNETS}, Z-Image, Lumina 2, Flux, Chroma or Qwen-Image"
+KNOWN = KNOWN_UNETS if len(BACKBONES) == 1 else (
+    f"{KNOWN_UNETS}, Z-Image, Lumina 2, Flux, Chroma, Qwen-Image, Krea 2, Anima, Cosmos-Predict2 or Wan")
 #: how the host turns an answer of the network into a clean picture -> the process that this belongs to
 PROCESSES = ((getattr(comfy.model_sampling, "CONST", None), CONST), (comfy.model_sampling.V_PREDICTION, V),
              (comfy.model_sampling.EPS, EPS))
@@ -60,7 +63,9 @@ def backbone_of(base: Any) -> AnyBackbone:
     if read is None:
         reason = "and DreamMatcher works inside a UNet's self-attention" if len(BACKBONES) == 1 else \
             "nor a transformer that DreamMatcher knows"
-        raise ValueError(f"model: {type(network).__name__} is not a UNet, {reason}; use an {KNOWN} checkpoint")
+        config = getattr(base, "model_config", None)
+        family = "" if config is None else f", so {type(config).__name__} is not matched"
+        raise ValueError(f"model: {type(network).__name__} is not a UNet, {reason}{family}; use an {KNOWN} checkpoint")
     return read(network, base.model_type.name)
 
 

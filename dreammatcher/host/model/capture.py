@@ -11,6 +11,7 @@ from einops import rearrange
 
 from ...attention import attention_columns, repeated_columns
 from ...backbones.base import Backbone, Grid, Site
+from ...concepts import word_likeness
 from ...sizes import single_frame
 from ...subject import Conditioning, Subject
 from .arguments import frames, model_arguments
@@ -32,7 +33,13 @@ class SubjectMaps:
         return SubjectMaps(backbone.prompt_attention(network_of(base), backbone.map_sites(latent_size)), backbone, subject)
 
     def read(self, site: Site, query: torch.Tensor, context: torch.Tensor, latent_size: Grid) -> torch.Tensor | None:
-        """The map [B, 1, h, w] of one site, or None when another pack changed its token count."""
+        """The map [B, 1, h, w] of one site, or None when another pack changed its token count.
+
+        ``query`` [B, N, C] and ``context`` [B, T, D] are inputs of attention to the prompt; where prompt and picture attend in
+        one sequence they are what it makes of the picture's and the prompt's tokens.
+        """
+        if self.modules[site] is None:
+            return self._read_joint(site, query, context, latent_size)
         picture = self.backbone.picture_tokens(site, latent_size, query.shape[1])
         if picture is None:
             return None
@@ -40,6 +47,21 @@ class SubjectMaps:
         columns = repeated_columns(self.subject.columns, self.subject.tokens, context.shape[1])
         maps = attention_columns(module.to_q(query[:, picture]), module.to_k(context), module.heads, columns)
         return rearrange(maps, "b (h w) -> b 1 h w", h=self.backbone.grid(site, latent_size)[0])
+
+
+    def _read_joint(self, site: Site, picture: torch.Tensor, text: torch.Tensor, latent_size: Grid) -> torch.Tensor:
+        subject, length = self.subject, text.shape[1]
+        rest = subject.rest or tuple(column for column in range(subject.tokens) if column not in subject.columns)
+        columns, others = (self._places(each, length) for each in (subject.columns, rest))
+        maps = word_likeness(picture, text, columns, others or [column for column in range(length) if column not in columns])
+        return rearrange(maps, "b (h w) -> b 1 h w", h=self.backbone.grid(site, latent_size)[0])
+
+    def _places(self, columns: tuple[int, ...], length: int) -> list[int]:
+        """Places of the prompt's columns in the text that the network is given."""
+        front = length - self.subject.tokens
+        if self.backbone.padded_in_front and front > 0:
+            return [front + column for column in columns]
+        return repeated_columns(columns, self.subject.tokens, length)
 
 
 def ode_derivative(

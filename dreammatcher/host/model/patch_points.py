@@ -26,7 +26,7 @@ class Points:
     """The actions of a method at the points of a call; where there is None the call is left alone."""
 
     begin: Callable[[torch.Tensor, dict[str, Any]], None] | None = None  # (first feature [B, C, h, w], options)
-    prompt: Attention | None = None  # in front of a site that reads the prompt
+    prompt: Attention | None = None  # in front of a site that reads the prompt; in one sequence, behind it, with its outputs
     values: Attention | None = None  # in front of every self-attention
     feature: Callable[[int, torch.Tensor, dict[str, Any]], None] | None = None  # (tap, feature [B, C, h, w], options)
     misfit: Callable[[Site, dict[str, Any]], None] | None = None  # transformers: (where tokens do not fit the latent, options)

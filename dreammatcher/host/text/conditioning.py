@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+
+import torch
 
 from ...finite import finite
 from ...subject import Conditioning, Subject
 from .markup import Markup, advice_on, embeddings_of, words_asked_for, words_of
+from .other_encoders import UnknownEncoder, is_clip, starts
 from .subject_words import subject_words
 from .words import Text, find
 
@@ -112,7 +115,13 @@ def read(clip, prompt: str, words: str) -> Reading:
             raise NotInPrompt(_missing(clip, prompt, word), word)
         columns |= {column for place in places for column in place.columns}
         remarks += [f"subject_words: {place.remark}" for place in places[:1] if place.remark]
-    return Reading(Subject(words, prompt, tuple(sorted(columns)), _length(texts)), about, tuple(remarks))
+    return Reading(Subject(words, prompt, tuple(sorted(columns)), _length(texts), rest=_rest(texts, columns)), about,
+                   tuple(remarks))
+
+
+def _rest(texts: list[Text], columns: Collection[int]) -> tuple[int, ...]:
+    """Columns of the prompt's other words."""
+    return tuple(sorted({piece.column for text in texts for piece in text.pieces} - {*columns}))
 
 
 def _length(texts: list[Text]) -> int:
@@ -165,7 +174,8 @@ def _whole_content(texts: list[Text], prompt: str, about: tuple[str, ...]) -> Re
     remark = (f"subject_words: none given, and {said}; name the subject. These words are taken: {words}" if said else
               f"subject_words: none given; these words of the prompt are taken: {words}")
     columns = sorted({column for _, word_columns in choices for column in word_columns})
-    return Reading(Subject(words, prompt, tuple(columns), _length(texts), choices), about, (remark,), bool(said))
+    subject = Subject(words, prompt, tuple(columns), _length(texts), choices, rest=_rest(texts, columns))
+    return Reading(subject, about, (remark,), bool(said))
 
 
 def encode(clip, prompt: str, subject: Subject | None = None) -> list:
@@ -182,7 +192,20 @@ def encode(clip, prompt: str, subject: Subject | None = None) -> list:
         entries = [[cond, {"pooled_output": pooled}]]
     if subject is None:
         return [[cond, {**options}] for cond, options in entries]
-    return [[cond, {**options, SUBJECT_KEY: subject.encoded_as(cond[0])}] for cond, options in entries]
+    return [[cond, {**options, SUBJECT_KEY: encoded_as(clip, subject, tokens, cond[0])}] for cond, options in entries]
+
+
+def encoded_as(clip, subject: Subject, tokens: dict[str, list], text: torch.Tensor) -> Subject:
+    """The subject with its tokens' vectors from its encoded prompt ``text`` [T, C], at its columns there.
+
+    Text encoders with a template leave the front of it out. Raises ValueError for a text that is longer or shorter than that.
+    """
+    front = subject.tokens - len(text)
+    if front and not all(map(is_clip, starts(clip, tokens))):
+        if front < 0 or len(tokens) > 1 or min(subject.columns) < front:
+            raise UnknownEncoder(tokens)
+        subject = subject.behind(front)
+    return subject.encoded_as(text)
 
 
 def encode_subject(clip, prompt: str, subject: Subject) -> tuple[list, Subject]:

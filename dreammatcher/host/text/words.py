@@ -17,38 +17,14 @@ from itertools import accumulate
 
 import torch
 
+from . import other_encoders
 from .markup import TAG, Markup, bare
+from .pieces import WORD_END, Piece, Place
 
-WORD_END = "</w>"  # of CLIP's byte-pair tokens (Radford et al. 2021)
 #: endings of English nouns, singular and plural, behind which more than an s changes
 ENDINGS = (("y", "ies"), ("f", "ves"), ("fe", "ves"), *((hiss, hiss + "es") for hiss in ("s", "x", "z", "ch", "sh", "o")))
 BETWEEN_WORDS = r"[\s,.:;!?()\[\]{}|、。，．：；！？（）]+"
 SHORTEST = 3  # letters of a singular; "a" is none of "as"
-
-
-@dataclass(frozen=True, eq=False)
-class Piece:
-    """One token of a text."""
-
-    column: int
-    token: object  # its number, or a vector where an embedding stands
-    text: str | None  # as the vocabulary spells it; None where that is not known
-    first: bool  # of its word
-    markup: bool = False  # belongs to what other programs would replace
-
-    def is_like(self, other: Piece) -> bool:
-        a, b = self.token, other.token
-        if torch.is_tensor(a) or torch.is_tensor(b):
-            return torch.is_tensor(a) and torch.is_tensor(b) and a.shape == b.shape and bool(torch.equal(a, b))
-        return a == b
-
-
-@dataclass(frozen=True)
-class Place:
-    """The columns of a word in a prompt, and a remark for the user."""
-
-    columns: tuple[int, ...]
-    remark: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +41,8 @@ class Text:
         """The text as ``tower`` reads it; without one, as the first text encoder does."""
         cut = clip.tokenize(text, return_word_ids=True)
         tower = next(iter(cut)) if tower is None else tower
+        if not other_encoders.is_clip(tower):
+            return Text(other_encoders.pieces(clip, text, tower), sum(map(len, cut[tower])), tower)
         width, length, entries, left_out = width_of(clip, tower), 0, [], 0
         for chunk in cut[tower]:
             kept = as_encoded(chunk, width)
@@ -79,8 +57,17 @@ class Text:
 
     @staticmethod
     def all_of(clip, text: str) -> list[Text]:
-        """The text as each text encoder reads it: SDXL has two."""
-        return [Text.of(clip, text, tower) for tower in clip.tokenize(text)]
+        """The text as each text encoder reads it of which the prompt is made: SDXL has two, Flux one beside CLIP.
+
+        Raises UnknownEncoder where it is not known which token becomes which column.
+        """
+        begins = other_encoders.starts(clip, clip.tokenize(text))
+        return [Text.of(clip, text, tower).from_column(begin) for tower, begin in begins.items()]
+
+    def from_column(self, begin: int) -> Text:
+        """The text behind another one in the same conditioning."""
+        return replace(self, length=self.length + begin, pieces=[
+            replace(piece, column=piece.column + begin) for piece in self.pieces]) if begin else self
 
     def runs(self, other: Text) -> list[int]:
         """Numbers of the pieces at which the tokens of ``other`` begin."""
@@ -92,13 +79,22 @@ class Text:
         """Numbers of the pieces at which the tokens of ``other`` begin, if they begin a word."""
         return [start for start in self.runs(other) if self.pieces[start].first]
 
+    def spots(self, other: Text) -> list[range]:
+        """Numbers of the pieces at every place of whole words that are those of ``other``."""
+        if not other_encoders.is_clip(self.tower):
+            return other_encoders.spans(self.pieces, other.pieces, True)
+        return [range(start, start + len(other.pieces)) for start in self.whole(other)]
+
     def place(self, starts: list[int], count: int, remark: str = "", word: str = "") -> Place:
-        """The columns of ``count`` tokens from each start. What stands in markup counts only where nothing else does."""
-        outside = [start for start in starts if not any(piece.markup for piece in self.pieces[start:start + count])]
+        """The columns of ``count`` tokens from each start, as :meth:`at`."""
+        return self.at([range(start, start + count) for start in starts], remark, word)
+
+    def at(self, spots: list[range], remark: str = "", word: str = "") -> Place:
+        """The columns of the pieces of these numbers. What stands in markup counts only where nothing else does."""
+        outside = [spot for spot in spots if not any(self.pieces[number].markup for number in spot)]
         if not outside and not remark:
             remark = f"{word!r} stands only in what other programs would replace, and ComfyUI reads as words"
-        numbers = [start + offset for start in outside or starts for offset in range(count)]
-        return Place(tuple(sorted({self.pieces[number].column for number in numbers})), remark)
+        return Place(tuple(sorted({self.pieces[number].column for spot in outside or spots for number in spot})), remark)
 
 
 def width_of(clip, tower: str) -> int | None:
@@ -156,7 +152,7 @@ def find(clip, text: Text, prompt: str, word: str) -> Place | None:
     A weight and brackets of the word itself do not count. Raises ValueError when two different words of the prompt could be
     meant.
     """
-    searched = word if text.whole(Text.of(clip, word, text.tower)) else bare(word) or word
+    searched = word if text.spots(Text.of(clip, word, text.tower)) else bare(word) or word
     if (place := _find(clip, text, prompt, searched)) is not None:
         return place
     spaced = " ".join(bare(word).split("_")).strip()  # tags are written with either
@@ -168,8 +164,8 @@ def _find(clip, text: Text, prompt: str, word: str) -> Place | None:
     wanted = Text.of(clip, word, text.tower)
     if _without_case(word) and all(piece.text is not None for piece in wanted.pieces):
         return _spelled_alike(text, wanted, prompt, word)
-    if whole := text.whole(wanted):
-        return text.place(whole, len(wanted.pieces), word=word)
+    if spots := text.spots(wanted):
+        return text.at(spots, word=word)
     return _beside_punctuation(text, wanted, word) or _other_number(clip, text, word) or _inside_a_word(text, wanted, word)
 
 
@@ -191,9 +187,8 @@ def _other_number(clip, text: Text, word: str) -> Place | None:
     places = {}
     for candidate in other_numbers(word):
         wanted = Text.of(clip, candidate, text.tower)
-        if whole := text.whole(wanted):
-            remark = f"{word!r} is taken as {candidate!r}, which is in the prompt"
-            places[candidate] = text.place(whole, len(wanted.pieces), remark)
+        if spots := text.spots(wanted):
+            places[candidate] = text.at(spots, f"{word!r} is taken as {candidate!r}, which is in the prompt")
     if len(places) > 1:
         raise ValueError(f"subject_words: {word!r} could be {' or '.join(map(repr, places))} of the prompt; write the one that "
                          "you mean")
@@ -203,7 +198,7 @@ def _other_number(clip, text: Text, word: str) -> Place | None:
 def _beside_punctuation(text: Text, wanted: Text, word: str) -> Place | None:
     """A word that ends or begins with punctuation, which becomes one token with the punctuation beside it: ``k-on!,``"""
     letters = [number for number, piece in enumerate(wanted.pieces) if any(map(str.isalnum, _spelling(piece)))]
-    if not letters or any(piece.text is None for piece in wanted.pieces):
+    if not letters or not other_encoders.is_clip(text.tower) or any(piece.text is None for piece in wanted.pieces):
         return None
     core = Text(wanted.pieces[letters[0]:letters[-1] + 1], wanted.length, wanted.tower)
     before, behind = ("".join(map(_spelling, pieces)) for pieces in
@@ -226,8 +221,12 @@ def _meets(text: Text, number: int, marks: str, how: Callable[[str, str], bool])
 
 
 def _inside_a_word(text: Text, wanted: Text, word: str) -> Place | None:
+    remark = f"{word!r} is taken inside a longer word of the prompt"
+    if not other_encoders.is_clip(text.tower):
+        spots = other_encoders.spans(text.pieces, wanted.pieces, False)
+        return text.at(spots, remark) if spots else None
     starts = text.runs(wanted)
-    return text.place(starts, len(wanted.pieces), f"{word!r} is taken inside a longer word of the prompt") if starts else None
+    return text.place(starts, len(wanted.pieces), remark) if starts else None
 
 
 def _spelled_alike(text: Text, wanted: Text, prompt: str, word: str) -> Place | None:
