@@ -24,7 +24,7 @@ OURS = ("DreamMatcherInvert", "DreamMatcherSubject", "DreamMatcherMask", "DreamM
         "DreamMatcherViCoTrain", "DreamMatcherViCoApply", "DreamMatcherViCoMasks", "DreamMatcherViCoSave",
         "DreamMatcherViCoLoad", "DreamMatcherTrainingJob", "DreamMatcherSeFiTrain", "DreamMatcherSeFiPrompt",
         "DreamMatcherSeFiApply", "DreamMatcherSeFiLoss", "DreamMatcherSeFiSave", "DreamMatcherSeFiLoad", "DreamMatcherEvaluate",
-        "DreamMatcherScoreSheet", "ToyboxLoader", "ToyboxReference")
+        "DreamMatcherScoreSheet", "DreamMatcherLock", "ToyboxLoader", "ToyboxReference")
 
 
 @pytest.fixture(autouse=True)
