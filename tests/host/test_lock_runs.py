@@ -89,9 +89,9 @@ def test_two_locks_take_two_pictures(flux):
 
 def test_flux_kv_cache_is_locked_and_matched_in_every_step(pack):
     """From the second step on the stock node leaves the references' tokens out and puts their values behind."""
+    flux = bench_of(pack, "Flux.2")
     from comfy_extras.nodes_flux import FluxKVCache
 
-    flux = bench_of(pack, "Flux.2")
     edited, counts = edited_by(flux), []
     for put_on in (lambda model: locked(flux, model), lambda model: applied(flux, other_reference(flux), model=model)):
         with torch.inference_mode():
