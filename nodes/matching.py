@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from ..dreammatcher.host.graph.masks import mask_grid
 from ..dreammatcher.host.matching.apply import apply_or_pass
 from ..dreammatcher.host.matching.guide import guide
 from ..dreammatcher.host.matching.live import FOREGROUND, OFF, TRUSTED, Live
+from ..dreammatcher.host.matching.lock import lock
 from ..dreammatcher.host.matching.masks import THRESHOLD, mask_or_subjects, mask_settings, shared_subjects
 from ..dreammatcher.matching.guidance import FAST, INSIDE, PAPER, GuidanceSettings
+from ..dreammatcher.matching.locking import LockSettings
 from ..dreammatcher.matching.settings import BALANCED, BEST, PRESETS, ApplySettings, match_settings_of
 from . import inputs
 from .reference import with_remarks
@@ -125,4 +128,39 @@ class DreamMatcherGuidance:
         return (guide(model, GuidanceSettings(weight, start, end, mode)),)
 
 
-NODES = (DreamMatcherMask, DreamMatcherApply, DreamMatcherGuidance)
+class DreamMatcherLock:
+    TITLE = "DreamMatcher Lock"
+    DESCRIPTION = ("Keeps an edit model's picture to the colours and textures of the reference pictures that it is given, "
+                   "wherever both show the same. Nothing is inverted; a step costs next to nothing more.")
+    CATEGORY = inputs.MATCHING
+    FUNCTION = "lock"
+    RETURN_TYPES = ("MODEL",)
+    RETURN_NAMES = ("model",)
+    OUTPUT_TOOLTIPS = ("The model for the sampler.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "model": ("MODEL", {"tooltip": "An edit model: Flux.1 Kontext, Flux.2, Qwen-Image-Edit or Z-Image Omni, with "
+                                           "LoRAs if you like."}),
+            **inputs.strength("How much of the reference's appearance is taken where a match is trusted. 0 is the plain model."),
+            **inputs.span("after which the picture is locked: earlier, layout is still being found.",
+                          "at which the lock opens.", BEGIN),
+            "reference": inputs.number("INT", 0, 0, 100, "Which of the reference pictures, in the order in which they are given: "
+                                                         "1 is the first. 0: every place takes its best match in all."),
+            "similarity": inputs.number("FLOAT", 0.2, -1.0, 1.0, "How alike, as a cosine, what is matched must be. Higher locks "
+                                                                 "less; -1 asks for nothing.", 0.01),
+            "cycle_threshold": inputs.number("FLOAT", 0.1, 0.01, 10.0, "How far a match may miss on the way there and back, as a "
+                                                                       "share of the picture's side. Lower trusts fewer matches.",
+                                             0.01),
+        }, "optional": {
+            "reference_mask": ("MASK", {"tooltip": "White where the subject is in the reference: what matches the rest is left "
+                                                   "alone. A batch has one for each reference, in their order."}),
+        }, "hidden": {"unique_id": "UNIQUE_ID"}}
+
+    def lock(self, model, strength, start, end, reference, similarity, cycle_threshold, reference_mask=None, unique_id=""):
+        settings = LockSettings(strength, start, end, reference, similarity, cycle_threshold)
+        return lock(model, settings, mask_grid("reference_mask", reference_mask), unique_id)[:1]
+
+
+NODES = (DreamMatcherMask, DreamMatcherApply, DreamMatcherGuidance, DreamMatcherLock)

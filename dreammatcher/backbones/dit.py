@@ -6,7 +6,7 @@ stands is told by what attention makes of the prompt's tokens and of the picture
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -85,6 +85,16 @@ class DiTBackbone:
     def prompt_tokens(self, beside: Beside) -> slice:
         """The tokens of the encoded prompt, which begin the sequence."""
         return slice(0, beside.text)
+
+    def other_pictures(self, site: Site, picture: slice, tokens: int, sizes: Sequence[Grid],
+                       text: int) -> tuple[slice, ...] | None:
+        """The tokens of other pictures, latents of these ``sizes``, in their order; None where all together do not fit."""
+        counts = [height * width for height, width in (self.grid(site, size) for size in sizes)]
+        padded = [self._padded(count) for count in counts]
+        first = picture.start - sum(padded) if self.picture_last else picture.stop
+        fits = first >= self._padded(text) if self.picture_last else first + sum(counts) == tokens
+        starts = [first + sum(padded[:number]) for number in range(len(counts))]
+        return tuple(slice(start, start + count) for start, count in zip(starts, counts)) if fits else None
 
     def map_sites(self, latent: Grid) -> frozenset[Site]:
         return frozenset(self.readers)

@@ -175,9 +175,10 @@ def _listening(call: Callable, *arguments, **named) -> torch.Tensor:
     for installed, session in running:
         lost = [site[1] for site in installed.plan.layers if site not in heard]
         if lost and running[0][1].calls.forwards > begun and not installed.plan.trace.off:
-            session.skip(UNHEARD.format(blocks=_range(lost)))
+            session.skip(UNHEARD.format(blocks=blocks_between(lost)))
     return result
 
 
-def _range(numbers: list[int]) -> str:
+def blocks_between(numbers: list[int]) -> str:
+    """Numbers of blocks, in their order, as a text."""
     return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])

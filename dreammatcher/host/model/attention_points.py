@@ -10,6 +10,7 @@ guards on transformer options, so what belongs to one call is read from them whe
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,13 +20,13 @@ import torch
 from comfy.ldm.modules import attention
 from einops import rearrange
 
-from ...backbones.base import Grid
+from ...backbones.base import Grid, Site
 from ...backbones.dit import Beside, DiTBackbone
 from ...sizes import single_frame, spatial_size
-from .backbone import backbone_of
+from .backbone import OTHERS, backbone_of
 from .compiling import hidden
 from .options import exchanged, options_of
-from .patch_points import Points
+from .patch_points import Pictures, Points
 
 try:
     from comfy.patcher_extension import WrappersMP
@@ -55,11 +56,11 @@ class Sequence:
 
     latent: Grid
     text: int
-    untold: bool  # other pictures are there, whose numbers of tokens the network does not tell
+    pictures: tuple[Grid, ...] | None = ()  # sizes of the latents of other pictures; None where one has several frames
     attended: set[int] = field(default_factory=set, compare=False)  # numbers of the blocks that have attended to the picture
 
     def beside(self, told: tuple[int, ...]) -> Beside:
-        return Beside(self.text, None if self.untold and not told else sum(told))
+        return Beside(self.text, None if self.pictures != () and not told else sum(told))
 
 
 def available() -> bool:
@@ -78,32 +79,41 @@ def alone(base: Any, points: Points | None) -> dict[str, Any]:
 
 
 def listening(options: dict[str, Any], points: Points, backbone: DiTBackbone) -> dict[str, Any]:
-    """Transformer ``options`` of one call with ``points`` at work in every forward of the network."""
+    """Transformer ``options`` of one call with ``points`` at work in every forward of the network, behind those there are."""
     wrappers = options.get("wrappers", {})
     others = {key: value for key, value in wrappers.get(WrappersMP.DIFFUSION_MODEL, {}).items() if key != POINTS_KEY}
-    return {**options, POINTS_KEY: Listening(points, backbone),
+    return {**options, POINTS_KEY: (*options.get(POINTS_KEY, ()), Listening(points, backbone)),
             "wrappers": {**wrappers, WrappersMP.DIFFUSION_MODEL: {**others, POINTS_KEY: [_forward]}}}
 
 
 def _forward(executor, x: torch.Tensor, *rest, **named):
     """Wrapper of the network, [B, C, H, W] or with a single frame [B, C, 1, H, W]."""
     options = options_of(rest, named)
-    rest, named = exchanged(rest, named, options, hidden(_begun, x, rest, named, options))
+    rest, named = exchanged(rest, named, options, hidden(_begun, executor.original, x, rest, named, options))
     return executor(x, *rest, **named)
 
 
-def _begun(x: torch.Tensor, rest: tuple, named: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def _begun(network: Callable, x: torch.Tensor, rest: tuple, named: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """The options of one forward, whose begin is told."""
     options = {key: value for key, value in given.items() if key not in (KIND, NUMBER)}
     if given.get(SLOT) is not attend:
         options[HOLDER_KEY] = given.get(SLOT)
     options[SLOT] = attend
     context = named["context"] if "context" in named else rest[1]
-    options[SEQUENCE_KEY] = Sequence(spatial_size(x), context.shape[1], bool(named.get("ref_latents")))
-    begin = given[POINTS_KEY].points.begin
-    if begin is not None:
-        begin(single_frame(x), options)
+    options[SEQUENCE_KEY] = Sequence(spatial_size(x), context.shape[1], _others(network, x, rest, named))
+    for heard in given[POINTS_KEY]:
+        if heard.points.begin is not None:
+            heard.points.begin(single_frame(x), options)
     return options
+
+
+def _others(network: Callable, x: torch.Tensor, rest: tuple, named: dict[str, Any]) -> tuple[Grid, ...] | None:
+    """Sizes of the latents of other pictures that the network is given. None where one has several frames."""
+    taken = inspect.signature(network)
+    latents = taken.bind_partial(x, *rest, **named).arguments.get(OTHERS) if OTHERS in taken.parameters else None
+    if any(one.ndim == 5 and one.shape[2] != 1 for one in latents or ()):
+        return None
+    return tuple(spatial_size(one) for one in latents or ())
 
 
 def attend(func: Callable, *arguments, **named) -> torch.Tensor:
@@ -117,13 +127,18 @@ def _attend(func: Callable, arguments: tuple, named: dict[str, Any]) -> torch.Te
     call = func if holder is None else partial(holder, func)
     if heard is None or NUMBER not in options or len(arguments) < 3:
         return call(*arguments, **named)
-    if heard.backbone.cross and options[NUMBER] in options[SEQUENCE_KEY].attended:
-        _shown(heard, arguments, options)
+    sequence: Sequence = options[SEQUENCE_KEY]
+    if heard[0].backbone.cross and options[NUMBER] in sequence.attended:
+        for each in heard:
+            _shown(each, arguments, options)
         return call(*arguments, **named)
-    options[SEQUENCE_KEY].attended.add(options[NUMBER])
-    inputs = _changed(heard, arguments[:3], options)
+    sequence.attended.add(options[NUMBER])
+    inputs = arguments[:3]
+    for each in heard:
+        inputs = _changed(each, inputs, options)
     made = call(*inputs, *arguments[3:], **named)
-    _told(heard, made, inputs[0].shape[-2], options)
+    for each in heard:
+        _told(each, made, inputs[0].shape[-2], options)
     return made
 
 
@@ -134,12 +149,18 @@ def _changed(heard: Listening, inputs: tuple, options: dict[str, Any]) -> tuple:
     tapped = site[1] in backbone.taps
     if not tapped and site not in backbone.matched:
         return inputs
-    tokens = inputs[0].shape[-2]  # keys and values may be longer: a pack keeps those of other pictures and puts them behind
-    picture = backbone.picture_tokens(site, sequence.latent, tokens, sequence.beside(tuple(options.get(PICTURES, ()))))
-    if picture is None:
+    beside = sequence.beside(tuple(options.get(PICTURES, ())))
+    # queries may be fewer: FluxKVCache and its like keep keys and values of other pictures, and put them behind
+    lengths = {each.shape[-2]: None for each in (inputs[2], inputs[0])}
+    fits = ((backbone.picture_tokens(site, sequence.latent, tokens, beside), tokens) for tokens in lengths)
+    picture, tokens = next((each for each in fits if each[0] is not None), (None, 0))
+    places = None if picture is None or points.pictures is None else _places(backbone, site, picture, tokens, sequence)
+    if picture is None or (points.pictures is not None and places is None):
         if points.misfit is not None:
             points.misfit(site, options)
         return inputs
+    if points.pictures is not None and places is not None:
+        return *inputs[:2], _with_pictures(points.pictures, backbone, site, inputs[2], (picture, *places), options)
     query, key, value = parts = tuple(_tokens(each, picture) for each in inputs)
     if tapped and points.feature is not None:
         height, _ = backbone.grid(site, sequence.latent)
@@ -171,6 +192,23 @@ def _told(heard: Listening, made: torch.Tensor, tokens: int, options: dict[str, 
     if picture is not None:
         text = _tokens(made, backbone.prompt_tokens(beside))
         points.prompt(site, _tokens(made, picture), text, text, options)
+
+
+def _places(backbone: DiTBackbone, site: Site, picture: slice, tokens: int, sequence: Sequence) -> tuple[slice, ...] | None:
+    """The tokens of the other pictures; None where they are not told apart."""
+    if sequence.pictures is None:
+        return None
+    return backbone.other_pictures(site, picture, tokens, sequence.pictures, sequence.text)
+
+
+def _with_pictures(look: Callable, backbone: DiTBackbone, site: Site, whole: torch.Tensor, places: tuple[slice, ...],
+                   options: dict[str, Any]) -> torch.Tensor:
+    """All values of a block, with what a method makes of the picture's, at the first of ``places``, by the other pictures'."""
+    sequence = options[SEQUENCE_KEY]
+    value, *others = (_tokens(whole, place) for place in places)
+    grid, *grids = (backbone.grid(site, size) for size in (sequence.latent, *sequence.pictures))
+    made = look(site, Pictures(value, grid, tuple(others), tuple(grids)), options)
+    return whole if made is value else _with(whole, places[0], made)
 
 
 def _tokens(whole: torch.Tensor, picture: slice) -> torch.Tensor:

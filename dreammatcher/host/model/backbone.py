@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -41,6 +42,10 @@ BACKBONES = _known()
 KNOWN_UNETS = "SD1.x, SD2.x or SDXL"
 KNOWN = KNOWN_UNETS if len(BACKBONES) == 1 else (
     f"{KNOWN_UNETS}, Z-Image, Lumina 2, Flux, Chroma, Qwen-Image, Krea 2, Anima, Cosmos-Predict2 or Wan")
+#: the networks' name for the latents of other pictures
+OTHERS = "ref_latents"
+#: those that take other pictures into their sequence
+EDITED = "Flux.1 Kontext, Flux.2, Qwen-Image-Edit and Z-Image Omni"
 #: how the host turns an answer of the network into a clean picture -> the process that this belongs to
 PROCESSES = ((getattr(comfy.model_sampling, "CONST", None), CONST), (comfy.model_sampling.V_PREDICTION, V),
              (comfy.model_sampling.EPS, EPS))
@@ -76,6 +81,29 @@ def unet_backbone_of(base: Any) -> unet.UNetBackbone:
         raise ValueError(f"model: {type(network_of(base)).__name__} is not a UNet, and this works inside a UNet alone; use an "
                          f"{KNOWN_UNETS} checkpoint")
     return backbone
+
+
+def edit_backbone_of(base: Any) -> dit.DiTBackbone:
+    """The backbone of a transformer that takes other pictures into its sequence.
+
+    Raises ValueError for every other model, and on a host that does not let us into transformers.
+    """
+    network = network_of(base)
+    read = BACKBONES.get(type(network))
+    backbone = read(network, base.model_type.name) if read is not None and takes_pictures(network) else None
+    if isinstance(backbone, dit.DiTBackbone):
+        return backbone
+    if len(BACKBONES) == 1:
+        raise ValueError(f"model: DreamMatcher Lock works on {EDITED}, in a ComfyUI of late 2025 or newer; this one is older, "
+                         f"and the model is {type(network).__name__}")
+    raise ValueError(f"model: {type(network).__name__} takes no reference picture into its sequence; DreamMatcher Lock works on "
+                     f"{EDITED}. With another model use DreamMatcher Apply")
+
+
+def takes_pictures(network: Any) -> bool:
+    """True if a network's class takes the latents of other pictures beside the one that it makes."""
+    forward = getattr(type(network), "_forward", None) or type(network).forward
+    return OTHERS in inspect.signature(forward).parameters
 
 
 def process_of(sampling: object) -> NoiseProcess:

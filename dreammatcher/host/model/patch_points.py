@@ -12,13 +12,23 @@ from typing import Any
 
 import torch
 
-from ...backbones.base import Site
+from ...backbones.base import Grid, Site
 from .compiling import hidden
 
 #: (site, n [B, N, C], context [B, T, D], value [B, T, D], options) -> the three as attention is to take them
 Attention = Callable[[Site, torch.Tensor, torch.Tensor, torch.Tensor, dict[str, Any]], tuple]
 #: the host's names of the patches
 FIRST_BLOCK, VALUES, PROMPT, FEATURES = "input_block_patch", "attn1_patch", "attn2_patch", "output_block_patch"
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """The values of the picture that is made and of the other pictures in a transformer's sequence, at one site."""
+
+    value: torch.Tensor  # [B, N, C]
+    grid: Grid  # H * W = N
+    others: tuple[torch.Tensor, ...]  # [B, M, C] each
+    grids: tuple[Grid, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +40,7 @@ class Points:
     values: Attention | None = None  # in front of every self-attention
     feature: Callable[[int, torch.Tensor, dict[str, Any]], None] | None = None  # (tap, feature [B, C, h, w], options)
     misfit: Callable[[Site, dict[str, Any]], None] | None = None  # transformers: (where tokens do not fit the latent, options)
+    pictures: Callable[[Site, Pictures, dict[str, Any]], torch.Tensor] | None = None  # transformers: the picture's values
 
     def patches(self) -> dict[str, Callable]:
         """The host's patches by name, new functions at every call.

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
+from ..model.attention_points import POINTS_KEY
 from ..model.compiling import in_use, marked, uncompiled
 from ..model.digest import standing_around
 from ..model.options import exchanged, options_of
-from .runs import FOREIGN_KEY, installed_on
+from .runs import FOREIGN_KEY, installed_on, locked_on
 from .session import Session
 
 try:
@@ -48,7 +49,8 @@ def with_option(call: Callable, arguments: tuple, named: dict[str, Any], key: st
 
 def around_call(executor, *arguments, **named) -> torch.Tensor:
     """Wrapper of the host's ``apply_model``."""
-    installed = installed_on(options_of(arguments, named))
+    options = options_of(arguments, named)
+    installed = (*installed_on(options), *locked_on(options))
     sessions = [session for each in installed if (session := each.holder.session()) is not None]
     if not sessions:
         return executor(*arguments, **named)
@@ -78,7 +80,9 @@ def _with_pictures_told_apart(session: Session, arguments: tuple, named: dict[st
     own (reference attention shows the UNet its reference) and is marked in the transformer options.
     """
     options = options_of(arguments, named)
-    foreign = options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {})
+    wrapped = options.get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {})
+    ours = {key: value for key, value in wrapped.items() if key == POINTS_KEY}  # stays the innermost
+    foreign = {key: value for key, value in wrapped.items() if key != POINTS_KEY}
     if not foreign or session.calls.changed:
         return arguments, named
     given: list[Any] = []
@@ -99,5 +103,5 @@ def _with_pictures_told_apart(session: Session, arguments: tuple, named: dict[st
 
     begun = session.calls.forwards
     wrappers = {**options["wrappers"], WrappersMP.DIFFUSION_MODEL: {"dreammatcher_outer": [outer], **foreign,
-                                                                   "dreammatcher_inner": [inner]}}
+                                                                   "dreammatcher_inner": [inner], **ours}}
     return exchanged(arguments, named, options, {**options, "wrappers": wrappers})

@@ -18,6 +18,8 @@ P = TypeVar("P")
 
 #: where the installed plans of a model stand in its transformer options, for each other's patches and for guidance
 INSTALLED_KEY = "dreammatcher"
+#: where those stand that lock a picture to others in the model's sequence
+LOCKED_KEY = "dreammatcher_locked"
 #: in the transformer options of a call: the latent that the host hands to the model, [K * B, C, H, W]
 INPUT_KEY = "dreammatcher_input"
 #: in the transformer options of a call: the name of the conditioning entry of each chunk, where the host has none of its own
@@ -76,3 +78,8 @@ class Installed(Uncopied, Generic[P, S]):
 def installed_on(options: dict[str, Any]) -> tuple[Installed[Any, Any], ...]:
     """Every plan in some transformer options, in the order they were applied."""
     return options.get(INSTALLED_KEY, ())
+
+
+def locked_on(options: dict[str, Any]) -> tuple[Installed[Any, Any], ...]:
+    """Every plan in some transformer options that locks a picture to others in the sequence, in the order they were applied."""
+    return options.get(LOCKED_KEY, ())
