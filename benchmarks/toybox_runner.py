@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,16 +16,37 @@ from toybox.evaluation import Case
 from toybox.vocab import TOKENIZER_DIR
 
 STEPS, CFG = 50, 7.5
+FOLDER = TOKENIZER_DIR.parent
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of KSampler."""
+
+    steps: int
+    cfg: float
+    sampler: str
+    scheduler: str
+
+
+#: by kind of Toybox: the UNet, and the transformer (hosts that know Z-Image only)
+SAMPLINGS = {"unet": Sampling(STEPS, CFG, "ddim", "ddim_uniform"), "z": Sampling(30, 4.0, "euler", "simple")}
 
 
 class ToyboxRunner:
     """Toybox in the host, and one way to sample for every arm."""
 
-    def __init__(self, host: Host, weights: Path | None = None, cfg: float = CFG):
-        """``weights``: another Toybox file than the shipped one."""
-        self.host, self.module, self.cfg = host, host.pack().module, cfg
-        if weights:
-            toybox = self.module("toybox.host")
+    def __init__(self, host: Host, weights: Path | None = None, cfg: float | None = None, kind: str = "unet"):
+        """``weights``: another Toybox file than the shipped one. ``kind``: one of ``SAMPLINGS``."""
+        self.host, self.module = host, host.pack().module
+        self.sampling = SAMPLINGS[kind] if cfg is None else replace(SAMPLINGS[kind], cfg=cfg)
+        self.cfg = self.sampling.cfg
+        toybox = self.module("toybox.host")
+        if kind == "z":
+            self.model, self.clip, self.vae = self.module("toybox.transformer").load(
+                weights or FOLDER / "model_z.safetensors", FOLDER / "model.safetensors", TOKENIZER_DIR,
+                toybox.embedding_folders())
+        elif weights:
             self.model, self.clip, self.vae = toybox.load(weights, TOKENIZER_DIR, toybox.embedding_folders())
         else:
             self.model, self.clip, self.vae = host.nodes["ToyboxLoader"]().load()
@@ -37,9 +58,9 @@ class ToyboxRunner:
         return (self.vae.decode(latent["samples"])[0].clamp(0, 1) * 255).round().byte().numpy()
 
     def sample(self, model, positive: list, negative: list, seed: int, width: int = 16) -> np.ndarray:
-        empty = {"samples": torch.zeros(1, 4, 16, width)}
+        empty, how = {"samples": torch.zeros(1, 4, 16, width)}, self.sampling
         latent = self.host.nodes["KSampler"]().sample(
-            model, seed, STEPS, self.cfg, "ddim", "ddim_uniform", positive, negative, empty, 1.0)[0]
+            model, seed, how.steps, how.cfg, how.sampler, how.scheduler, positive, negative, empty, 1.0)[0]
         return self.decode(latent)
 
     def prepare(self, case: Case) -> SimpleNamespace:
@@ -68,7 +89,7 @@ class ToyboxRunner:
         """An inverted picture, whose feature store every arm shares, and its subject."""
         positive, subject = self.prompt(text, word)
         reference, _ = self.module("dreammatcher.host.matching.invert").invert_reference(
-            self.model, self.encode(picture), positive, self.prompt("")[0], STEPS, "ddim_uniform")
+            self.model, self.encode(picture), positive, self.prompt("")[0], self.sampling.steps, self.sampling.scheduler)
         return reference, subject
 
     def ahead(self, ready: SimpleNamespace, **options) -> SimpleNamespace:

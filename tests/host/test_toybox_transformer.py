@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -219,3 +220,45 @@ def test_latents_are_kept_part_by_part(tmp_path, transformer, monkeypatch):
     assert latents[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4] and seen == [2, 2, 2, 1]
     again = train_transformer.encode_pictures(encode, pictures[:3], tmp_path / "latents.pt")
     assert len(again) == 3 and seen == [2, 2, 2, 1]
+
+
+def test_the_table_of_matches_counts_cells_whose_nearest_shows_the_same_part(host):
+    from benchmarks.block_matches import chance, same_part
+
+    generator = torch.Generator().manual_seed(0)
+    source, order = torch.randn(2, 12, 8, generator=generator), torch.randperm(12, generator=generator)
+    offered = torch.tensor([[0, 0, 1, 1, 1, 1, 2, 2, 3, 3, 3, 3]]).repeat(2, 1)
+    target, wanted = 3 * source[:, order] + 1, offered[:, order]
+    assert same_part(target, source, wanted, offered) == 1.0
+    others = torch.where(wanted == 2, 4, wanted)  # two of ten cells show what the source does not
+    assert same_part(target, source, others, offered) == pytest.approx(0.8)
+    assert same_part(-target, source, wanted, offered) < 0.7, "the farthest is not the nearest"
+    assert chance(wanted, offered) == pytest.approx((4 * 4 + 2 * 2 + 4 * 4) / 100)
+
+
+def test_the_table_of_matches_reads_the_picture_tokens_of_every_block(flow, denoiser, transformer, tmp_path, host, monkeypatch):
+    import comfy.model_management
+
+    from benchmarks.block_matches import BLOCK, KEY, MODULATED, OUTPUT, QUERY, VALUE, kept, run
+    from benchmarks.toybox_runner import SAMPLINGS, ToyboxRunner
+    from toybox.evaluation import cases
+
+    awake(denoiser)
+    path = file_of(denoiser, tmp_path)
+    monkeypatch.setattr(comfy.model_management, "in_training", False)
+    monkeypatch.setitem(SAMPLINGS, "z", replace(SAMPLINGS["z"], steps=2))
+    runner = ToyboxRunner(host, path, kind="z")
+    network = runner.model.model.diffusion_model
+    with torch.inference_mode():
+        with kept(network.layers, 256) as tensors:
+            network(torch.randn(1, 4, 16, 16), torch.tensor([0.4]), context=torch.randn(1, 77, 96), num_tokens=77)
+        every = BLOCK, KEY, MODULATED, OUTPUT, QUERY, VALUE
+        assert set(tensors) == {(name, number) for name in every for number in range(LAYERS)}
+        assert all(tensor.shape == (1, 256, 256) for tensor in tensors.values())
+        parts = torch.cat([tensors[name, 1] for name in (QUERY, KEY, VALUE)], -1)
+        assert close(parts, network.layers[1].attention.qkv(tensors[MODULATED, 1]), RUN)
+        drawn = runner.sample(runner.model, runner.prompt("a photo of a cat")[0], runner.prompt("")[0], cases(1)[0].seed)
+    assert drawn.shape == (128, 128, 3) and drawn.std() > 1
+    table, by_chance = run(runner, 2)
+    assert set(table) == {0.2, 0.4, 0.6, 0.8} and 0 < by_chance < 1
+    assert all(0 <= share <= 1 for rows in table.values() for blocks in rows.values() for share in blocks.values())
