@@ -101,12 +101,26 @@ def rate(default: float, tip: str, least: float = 1e-7) -> Input:
     return number("FLOAT", default, least, 1.0, tip, least)
 
 
+def auto_rate(tip: str, least: float = 1e-7) -> Input:
+    """A learning rate, where 0 is one that suits the method and the model."""
+    return number("FLOAT", 0.0, 0.0, 1.0, f"How far it moves in a step. 0: {tip}", least)
+
+
 def batch(default: int = 1, tip: str = "Pictures in a step.") -> Input:
     return number("INT", default, 1, 64, tip)
 
 
+def auto_batch(usual: int = 1, who: str = "Pictures in a step.") -> Input:
+    """Pictures in a step, where 0 is the method's own ``usual`` number."""
+    return number("INT", 0, 0, 64, f"{who} 0: {usual}, one after the other where memory needs that.")
+
+
 def resolution(tip: str) -> Input:
     return number("INT", 512, 64, 4096, f"What the model was made for: {tip}", 64)
+
+
+def auto_resolution(tip: str) -> Input:
+    return number("INT", 0, 0, 4096, f"0: what the model was made for, {tip}", 64)
 
 
 def vectors(tip: str) -> Input:

@@ -26,7 +26,7 @@ class DreamMatcherLearn(inputs.TrainingNode):
             "class_word": inputs.text("dog", "What kind of thing it is, as dog or toy."),
             "effort": (list(BUDGETS), {"default": "usual", "tooltip":
                        "quick: 250 steps and 24 class pictures, usual: 500 and 60, thorough: 1200 and 150."}),
-            "rate": inputs.rate(1e-4, "How far weights move in a step. Toybox takes 0.002."),
+            "rate": inputs.auto_rate("0.0001, and 0.002 for Toybox."),
             "seed": inputs.SEED,
         }, "optional": {
             "masks": ("MASK", {"tooltip": "White where the subject is: only that is learned."}),

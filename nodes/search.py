@@ -16,7 +16,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "DreamMatcherSubjects": ("subject", "prompt", "both prompts", "two prompts", "subject words", "clip text encode"),
     "DreamMatcherMask": ("subject mask", "reference mask", "segment", "foreground", "subject"),
     "DreamMatcherGuidance": ("guidance", "likeness", "stronger reference", "matching guidance", "consistency"),
-    "DreamMatcherLock": ("kontext", "qwen edit", "flux.2", "edit model", "reference latent", "keep colours", "consistency", "identity"),
+    "DreamMatcherLock": ("kontext", "qwen edit", "flux.2", "edit model", "reference latent", "keep colours", "consistency"),
     "DreamMatcherFeatures": ("reference features", "precompute", "cache reference", "less memory"),
     "DreamMatcherCombine": ("several references", "multiple references", "two references", "merge references"),
     "DreamMatcherPreview": ("compare", "before after", "image comparer", "match inspector", "correspondence", "show match"),

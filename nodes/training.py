@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..dreammatcher.host.training.auto import counted, numbers_for
 from ..dreammatcher.host.training.keep import apply_learned, curve_image
 from ..dreammatcher.host.training.learn import (
     DEFAULT_OPTIONS,
@@ -13,6 +14,7 @@ from ..dreammatcher.host.training.learn import (
     dreambooth,
     textual_inversion,
 )
+from ..dreammatcher.training.job import CUSTOM_DIFFUSION, DREAMBOOTH_FULL, DREAMBOOTH_LORA, TEXTUAL_INVERSION
 from ..dreammatcher.training.settings import (
     OPTIMISERS,
     SCHEDULES,
@@ -41,12 +43,12 @@ class DreamMatcherDreamBooth(inputs.TrainingNode):
             "kind": ([LORA, FULL], {"default": LORA, "tooltip":
                                     "LoRA: a small file, little memory. full: every weight, as in the paper."}),
             "steps": inputs.steps(500, "Each picture is seen steps times batch, divided by the number of pictures."),
-            "rate": inputs.rate(1e-4, "How far weights move in a step: 0.0001 for a LoRA, 0.000005 for full."),
+            "rate": inputs.auto_rate("0.0001 for a LoRA, 0.000005 for full, 0.000002 where the text encoder learns too."),
             "seed": inputs.SEED,
         }, "optional": {
             **inputs.prior(),
             "rank": inputs.RANK,
-            "batch": inputs.batch(),
+            "batch": inputs.auto_batch(),
             "text_encoder": inputs.switch(False, "Teach the text encoder too: nearer, and it forgets more."),
             "masked": inputs.switch(False, "Only what the masks cover counts."),
             "bfloat16": inputs.BFLOAT16,
@@ -54,11 +56,13 @@ class DreamMatcherDreamBooth(inputs.TrainingNode):
         }}
 
     def learn(self, model, clip, vae, training_set, kind, steps, rate, seed, prior_set=None, prior_weight=1.0, rank=4,
-              batch=1, text_encoder=False, masked=False, bfloat16=False, options=DEFAULT_OPTIONS):
-        chosen = DreamBoothSettings(kind, LoraSettings(rank, options.alpha), rate, text_encoder)
+              batch=0, text_encoder=False, masked=False, bfloat16=False, options=DEFAULT_OPTIONS):
+        method = DREAMBOOTH_LORA if kind == LORA else DREAMBOOTH_FULL
+        numbers, options = numbers_for(method, model, rate, batch, options, text_encoder)
+        chosen = DreamBoothSettings(kind, LoraSettings(rank, options.alpha), numbers.rate, text_encoder)
         learned, losses = dreambooth(
             model, clip, vae, training_set, prior_set, chosen, ObjectiveSettings(prior_weight, options.min_snr_gamma, masked),
-            options.training(steps, batch, seed, bfloat16), options)
+            options.training(steps, numbers.batch, seed, bfloat16), options)
         return *apply_learned(model, clip, learned), learned, curve_image(losses, steps)
 
 
@@ -75,20 +79,21 @@ class DreamMatcherTextualInversion(inputs.TrainingNode):
             "initial_word": inputs.INITIAL_WORD,
             "vectors": inputs.vectors("Tokens that the word takes. More hold more, and are harder to combine."),
             "steps": inputs.steps(3000),
-            "rate": inputs.rate(5e-3, "How far the word moves in a step.", 1e-6),
+            "rate": inputs.auto_rate("0.005.", 1e-6),
             "seed": inputs.SEED,
         }, "optional": {
-            "batch": inputs.batch(),
+            "batch": inputs.auto_batch(),
             "bfloat16": inputs.BFLOAT16,
             "options": inputs.OPTIONS,
             "attention_loss": inputs.ATTENTION_LOSS,
         }}
 
-    def learn(self, model, clip, vae, training_set, initial_word, vectors, steps, rate, seed, batch=1, bfloat16=False,
+    def learn(self, model, clip, vae, training_set, initial_word, vectors, steps, rate, seed, batch=0, bfloat16=False,
               options=DEFAULT_OPTIONS, attention_loss=None):
-        settings = options.training(steps, batch, seed, bfloat16)
-        learned, losses = textual_inversion(model, clip, vae, training_set, initial_word, vectors, rate, settings, options,
-                                            attention_loss)
+        numbers, options = numbers_for(TEXTUAL_INVERSION, model, rate, batch, options)
+        settings = options.training(steps, numbers.batch, seed, bfloat16)
+        learned, losses = textual_inversion(model, clip, vae, training_set, initial_word, vectors, numbers.rate, settings,
+                                            options, attention_loss)
         return *apply_learned(model, clip, learned), learned, curve_image(losses, steps)
 
 
@@ -104,13 +109,13 @@ class DreamMatcherCustomDiffusion(inputs.TrainingNode):
             "training_set": inputs.TRAINING_SET,
             "initial_word": inputs.text("ktn", "The word from which the new one begins: the authors take a rare one."),
             "steps": inputs.steps(500),
-            "rate": inputs.rate(4e-5, "How far weights and word move in a step. The authors' command comes to 0.00004 on one "
-                                      "GPU: 0.00001 times 2 pictures, twice with a prior. Without a prior 0.00002."),
+            "rate": inputs.auto_rate("the authors' 0.00001 for each picture of a step, those of the class included: 0.00004 for "
+                                     "2 with a prior."),
             "seed": inputs.SEED,
         }, "optional": {
             **inputs.prior(" The authors' diffusers script counts the subject four times: 0.25."),
             "sizes": inputs.switch(True, "Learn every picture at several sizes, with captions that say so, as in the paper."),
-            "batch": inputs.batch(2),
+            "batch": inputs.auto_batch(2),
             "bfloat16": inputs.BFLOAT16,
             "options": inputs.OPTIONS,
             "attention_loss": inputs.ATTENTION_LOSS,
@@ -118,9 +123,11 @@ class DreamMatcherCustomDiffusion(inputs.TrainingNode):
         }}
 
     def learn(self, model, clip, vae, training_set, initial_word, steps, rate, seed, prior_set=None, prior_weight=1.0, sizes=True,
-              batch=2, bfloat16=False, options=DEFAULT_OPTIONS, attention_loss=None, word_rate=0.0):
-        settings = options.training(steps, batch, seed, bfloat16)
-        chosen = CustomDiffusionSettings(rate, word_rate, sizes)
+              batch=0, bfloat16=False, options=DEFAULT_OPTIONS, attention_loss=None, word_rate=0.0):
+        prior = counted(training_set, prior_set, prior_weight)
+        numbers, options = numbers_for(CUSTOM_DIFFUSION, model, rate, batch, options, prior=prior)
+        settings = options.training(steps, numbers.batch, seed, bfloat16)
+        chosen = CustomDiffusionSettings(numbers.rate, word_rate, sizes)
         learned, losses = custom_diffusion(model, clip, vae, training_set, prior_set, initial_word, chosen, prior_weight,
                                            settings, options, attention_loss)
         return *apply_learned(model, clip, learned), learned, curve_image(losses, steps)
@@ -146,7 +153,8 @@ class DreamMatcherTrainingOptions:
             "weight_decay": inputs.number("FLOAT", 0.01, 0.0, 1.0, "How much weights are drawn to zero.", 0.001),
             "clip_norm": inputs.number("FLOAT", 1.0, 0.0, 1000.0, "Largest norm of a step's gradients; 0 does not limit it.",
                                        0.1),
-            "accumulate": inputs.number("INT", 1, 1, 64, "Batches in a step: a larger batch without more memory."),
+            "accumulate": inputs.number("INT", 0, 0, 64, "Batches in a step: a larger batch without more memory. 0: 1, or more "
+                                                         "where a batch of 0 has to be parted."),
             "average": inputs.number("FLOAT", 0.0, 0.0, 0.9999, "Decay of a moving average of the weights, as 0.995; 0 keeps "
                                                                 "none.", 0.001),
             "min_snr_gamma": inputs.number("FLOAT", 0.0, 0.0, 100.0, "Weighs noise levels; 5 in the paper, 0 turns it off.", 0.5),
@@ -157,7 +165,8 @@ class DreamMatcherTrainingOptions:
                              "What a stopped run does: go on when it is queued again, or give what it has learned so far."}),
         }, "optional": {
             "gradient_checkpointing": inputs.switch(
-                False, "Make activations again for the gradient: much less memory, more time."),
+                False, "Always make activations again for the gradient: much less memory, more time. Off: where memory needs "
+                       "it."),
             "keep_minutes": inputs.number("FLOAT", 10.0, 0.0, 1440.0, "Minutes between safety states on disk, from which a run "
                                                                       "goes on after a crash. 0: only when it is stopped.", 0.5),
             "keep_every": inputs.KEEP_EVERY,
@@ -172,7 +181,7 @@ class DreamMatcherTrainingOptions:
         chosen = OptimiserSettings(optimiser, weight_decay, clip=clip_norm, schedule=schedule, warmup=warmup)
         prompts = tuple(line.strip() for line in sheet_prompts.splitlines() if line.strip())
         return (TrainingOptions(chosen, accumulate, average, min_snr_gamma, lora_alpha or None, sample_prompt.strip(),
-                                sample_every, Running(when_stopped == KEEP, keep_minutes, gradient_checkpointing),
+                                sample_every, Running(when_stopped == KEEP, keep_minutes, gradient_checkpointing or None),
                                 Keeping(keep_every, run_name.strip(), prompts)),)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..dreammatcher.host.training.auto import counted, numbers_for
 from ..dreammatcher.host.training.job import checkpoints, write_job
 from ..dreammatcher.host.training.learn import DEFAULT_OPTIONS
 from ..dreammatcher.training.job import METHODS, Choices
@@ -27,12 +28,13 @@ class DreamMatcherTrainingJob:
             "method": (list(METHODS), {"default": METHODS[0], "tooltip": "How it is learned, as the node of that name does."}),
             "name": inputs.text(inputs.DEFAULT_NAME, "Name of the job's folder and of the file that is learned."),
             "steps": inputs.steps(500),
-            "rate": inputs.rate(1e-4, "How far weights move in a step: 0.0001 for a LoRA, 0.000005 for full, 0.005 for a word, "
-                                      "0.00004 for Custom Diffusion."),
+            "rate": inputs.auto_rate("0.0001 for a LoRA, 0.000005 for full, 0.005 for a word, 0.00001 for each picture of Custom "
+                                     "Diffusion."),
             "seed": inputs.SEED,
         }, "optional": {
             **inputs.prior(),
-            "batch": inputs.batch(tip="Pictures in a step of each process: two processes learn from twice as many."),
+            "batch": inputs.number("INT", 0, 0, 64, "Pictures in a step of each process: two processes learn from twice as many. "
+                                                    "0: 1, or 2 for Custom Diffusion."),
             "rank": inputs.RANK,
             "text_encoder": inputs.switch(False, "DreamBooth: teach the text encoder too."),
             "masked": inputs.switch(False, "DreamBooth: only what the masks cover counts."),
@@ -44,12 +46,14 @@ class DreamMatcherTrainingJob:
             "word_rate": inputs.WORD_RATE,
         }}
 
-    def write(self, ckpt_name, training_set, method, name, steps, rate, seed, prior_set=None, prior_weight=1.0, batch=1, rank=4,
+    def write(self, ckpt_name, training_set, method, name, steps, rate, seed, prior_set=None, prior_weight=1.0, batch=0, rank=4,
               text_encoder=False, masked=False, initial_word="", vectors=1, sizes=True, bfloat16=False, options=DEFAULT_OPTIONS,
               word_rate=0.0):
-        choices = Choices(rate, prior_weight, rank, text_encoder, masked, initial_word.strip(), vectors, sizes, word_rate)
+        numbers, options = numbers_for(method, None, rate, batch, options, text_encoder,
+                                       counted(training_set, prior_set, prior_weight))
+        choices = Choices(numbers.rate, prior_weight, rank, text_encoder, masked, initial_word.strip(), vectors, sizes, word_rate)
         path, how = write_job(ckpt_name, training_set, prior_set, method, name, choices,
-                              options.training(steps, batch, seed, bfloat16), options)
+                              options.training(steps, numbers.batch, seed, bfloat16), options)
         return {"ui": {"text": [how]}, "result": (str(path),)}
 
 

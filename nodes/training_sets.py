@@ -31,7 +31,7 @@ class DreamMatcherTrainingSet:
             "template": (list(TEMPLATES), {"default": "photo", "tooltip":
                          "photo: a photo of a sks dog. object: 27 sentences for things, style: 19 for styles, one drawn each "
                          "time."}),
-            "resolution": inputs.resolution("512 for SD1.x, 1024 for SDXL, 128 for Toybox."),
+            "resolution": inputs.auto_resolution("512 for SD1.x, 1024 for SDXL, 128 for Toybox."),
         }, "optional": {
             "images": ("IMAGE", {"tooltip":
                        "Pictures of the subject, as a batch or a list. Transparent parts become grey; the rest is the mask."}),
@@ -52,7 +52,7 @@ class DreamMatcherTrainingSet:
 
     def make(self, identifier, class_word, template, resolution, images=None, masks=None, captions="", buckets=True, flip=False,
              folder="", repeats=1, others=None):
-        preparation = Preparation(resolution, min(64, resolution), buckets, flip)
+        preparation = Preparation(resolution, min(64, resolution or 64), buckets, flip)
         subject_set = training_set(images, masks, identifier, class_word, template, captions, folder, preparation)
         subject_set = subject_set.joined(others, repeats)
         return {"ui": {"text": [subject_set.described()]}, "result": (subject_set,)}

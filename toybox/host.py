@@ -37,6 +37,7 @@ class ToyboxFamily(comfy.supported_models_base.BASE):
     """An SD1.5-shaped UNet of 11 M parameters: 3 scales, one block each, attention on all of them."""
 
     side = 128  # pixels of its pictures
+    pace = 20.0  # so much larger are the steps that it learns in
     unet_config = {
         "image_size": 16, "in_channels": 4, "out_channels": 4, "model_channels": 64,
         "num_res_blocks": [1, 1, 1], "channel_mult": [1, 2, 3],

@@ -15,12 +15,17 @@ def smoothed(losses: list[float], share: float = 0.1) -> list[float]:
     return [float(values[max(0, step - reach):step + reach + 1].mean()) for step in range(len(values))]
 
 
-def time_left(seconds: float) -> str:
-    """Seconds as people say them: "40 s left", "12 min left", "1 h 5 min left"."""
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "40 s", "12 min", "1 h 5 min"."""
     minutes = round(seconds / 60)
     if seconds < 90:
-        return f"{seconds:.0f} s left"
-    return f"{minutes} min left" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min left"
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def time_left(seconds: float) -> str:
+    """A :func:`duration` that is left: "40 s left"."""
+    return f"{duration(seconds)} left"
 
 
 def curve(losses: list[float], steps: int, left: str = "") -> Image.Image:

@@ -39,19 +39,24 @@ class Example:
 class Preparation:
     """Settings for turning pictures into latents."""
 
-    resolution: int = 512  # pixels; a picture's area is not more than its square
+    resolution: int = 512  # pixels; a picture's area is not more than its square; 0: that of the model, known when it learns
     step: int = 64  # sides are multiples of it
     buckets: bool = True  # keep each picture's shape; otherwise all are cut to squares
     flip: bool = False  # half of the time mirrored; not for subjects with a left and a right
 
     def __post_init__(self) -> None:
-        check("resolution", self.resolution, SMALLEST, 8192)
+        check("resolution", self.resolution or SMALLEST, SMALLEST, 8192, "0 takes the model's own")
         check("step", self.step, 8, 512)
         if self.step % 8:
             raise ValueError(f"step: {self.step} is no multiple of 8, the pixels of a latent's cell")
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the bucket nearest in shape to a picture, of no larger area than the resolution's square."""
+        """Height and width of the bucket nearest in shape to a picture, of no larger area than the resolution's square.
+
+        Raises ValueError while the resolution is left to a model.
+        """
+        if not self.resolution:
+            raise ValueError("resolution: it is 0, the model's own, and no model is known here; give it in pixels")
         limit = self.resolution // self.step
         if not self.buckets or limit < 2:
             return (limit * self.step,) * 2 if limit else (self.step,) * 2

@@ -57,9 +57,12 @@ class TrainingSet(Uncopied):
         lines = [f"{len(times)} picture{'s' if len(times) > 1 else ''} of {self.naming.subject!r}"]
         for example in times:
             height, width = example.picture.shape[-2:]
-            rows, columns = self.preparation.size(height, width)
+            size = "at the model's own size"
+            if self.preparation.resolution:
+                rows, columns = self.preparation.size(height, width)
+                size = f"as {columns}x{rows}"
             more = f" and {len(example.captions) - 1} more captions" if len(example.captions) > 1 else ""
-            lines.append(f"{width}x{height} as {columns}x{rows}: {example.captions[0]}{more}"
+            lines.append(f"{width}x{height} {size}: {example.captions[0]}{more}"
                          f"{', with a mask' if example.mask is not None else ''}"
                          f"{f', {times[example]} times as often' if times[example] > 1 else ''}")
         return "\n".join(lines)

@@ -102,8 +102,10 @@ class Running:
     keep_when_stopped: bool = False  # a stopped run gives what it has learned so far
     keep_minutes: float = 10.0  # between two states on disk; 0 keeps one only when the run is stopped
     #: activations are made again for the gradient (Chen et al. 2016): less memory, more time; None: where memory needs it
-    checkpointing: bool | None = False
+    checkpointing: bool | None = None
     planned: bool = False  # memory was found to suffice before pictures were drawn for it: it is not refused any more
+    splits: bool = False  # a batch that does not fit is learned from in parts, with the same pictures in a step
+    chosen: str = ""  # what stands for the numbers that were left open, to be told with the plan
     share: Share = ALONE
 
     def __post_init__(self) -> None:
@@ -134,7 +136,7 @@ class TrainingOptions:
     """Options that are seldom changed, the same for every method."""
 
     optimiser: OptimiserSettings = OptimiserSettings()
-    accumulate: int = 1
+    accumulate: int = 0  # 0: as often as memory needs it, once where it does not
     average: float = 0.0
     min_snr_gamma: float = 0.0
     alpha: float | None = None  # of LoRAs
@@ -144,7 +146,8 @@ class TrainingOptions:
     keeping: Keeping = Keeping()
 
     def __post_init__(self) -> None:
+        check("accumulate", self.accumulate, 0, 1024, "0 leaves it to memory")
         check("sample_every", self.sample_every or 0, 0, 10_000_000)
 
     def training(self, steps: int, batch: int, seed: int, bfloat16: bool) -> TrainingSettings:
-        return TrainingSettings(steps, batch, self.accumulate, seed, self.average, bfloat16, self.optimiser)
+        return TrainingSettings(steps, batch, self.accumulate or 1, seed, self.average, bfloat16, self.optimiser)

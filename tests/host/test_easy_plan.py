@@ -149,8 +149,9 @@ def test_a_stop_between_class_pictures_and_the_first_step_stops_the_graph_and_sa
     real = run.check_memory
 
     def check(*given, **named):
-        real(*given, **named)
+        settings = real(*given, **named)
         comfy.model_management.interrupt_current_processing()
+        return settings
 
     with monkeypatch.context() as patch, pytest.raises(interrupted(pack)):
         patch.setattr(run, "check_memory", check)
@@ -162,7 +163,7 @@ def test_a_stop_between_class_pictures_and_the_first_step_stops_the_graph_and_sa
 
 def test_the_sample_s_prompt_names_the_subject_where_the_class_stands_alone(pack, fresh, pictures, monkeypatch):
     module, seen = pack.module("dreammatcher.host.training.easy"), []
-    monkeypatch.setattr(module, "plan_dreambooth", lambda *given: seen.append(given[-1].sample_prompt) or 1 / 0)
+    monkeypatch.setattr(module, "plan_dreambooth", lambda *given: seen.append(given[-2].sample_prompt) or 1 / 0)
     for prompt, wanted in (("a woman and a man", "a woman and a sks man"), ("a sks man", "a sks man"),
                            ("", "a photo of a sks man"), ("a woman", "a woman")):
         with pytest.raises(ZeroDivisionError):

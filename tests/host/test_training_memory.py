@@ -61,7 +61,8 @@ def learn(host, fresh, **chosen):
 
 def test_what_does_not_fit_is_refused_before_the_first_step_with_figures(host, pack, fresh, monkeypatch):
     monkeypatch.setattr(pack.module("dreammatcher.host.training.estimate"), "free_on", lambda device: 1 << 20)
-    with pytest.raises(ValueError, match=r"about 0\.\d GB beside the model, and 0\.0 GB are free on cpu.*gradient_checkpointing"):
+    with pytest.raises(ValueError, match=r"about 0\.\d GB beside the model even with gradient checkpointing, and 0\.0 GB are "
+                                         r"free on cpu.*smaller batch"):
         learn(host, fresh, batch=16)
 
 

@@ -22,3 +22,8 @@ def native_side(model) -> int:
     if isinstance(config, SD20) and base.model_type is ModelType.V_PREDICTION:  # the host tells both kinds of SD2.x so
         return 768
     return 512
+
+
+def pace_of(model) -> float:
+    """Factor by which a training's steps may be larger than on a model of SD1.x's size. Tiny models say so in their config."""
+    return getattr(type(model.model.model_config), "pace", 1.0)

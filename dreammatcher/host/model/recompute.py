@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from comfy.ldm.modules.attention import BasicTransformerBlock
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 
@@ -22,6 +23,15 @@ from .hooks import with_overrides
 BLOCKS = (ResBlock, BasicTransformerBlock)  # all that keeps much
 #: what a block is run inside of
 Inside = Callable[[torch.nn.Module], AbstractContextManager]
+
+
+def run_again_for_the_gradient(action: Callable[[], Any]) -> Any:
+    """``action()``, which keeps nothing for the gradient and runs again for it. To be called outside of inference mode.
+
+    It must draw no random numbers, and give the same each time.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), torch.utils.checkpoint.set_checkpoint_early_stop(False):
+        return torch.utils.checkpoint.checkpoint(action, use_reentrant=False, preserve_rng_state=False)
 
 
 @contextmanager

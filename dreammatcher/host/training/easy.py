@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from ...texts import alone, holds
 from ...training.data import Preparation
 from ...training.export import Learned
+from ...training.job import DREAMBOOTH_LORA
 from ...training.settings import Keeping, LoraSettings, ObjectiveSettings, OptimiserSettings, Running, TrainingOptions
 from ..graph.masks import Masks
 from ..graph.pictures import Images
 from ..model.family import native_side
 from ..text.identifiers import rare_word
+from .auto import numbers_for
 from .learn import LORA, DreamBoothSettings, dreambooth, has_masks, plan_dreambooth
 from .prior import PriorSettings, prior_set
 from .sets import training_set
@@ -38,8 +40,9 @@ def learn_subject(model, clip, vae, images: Images, class_word: str, effort: str
     """DreamBooth as a LoRA of UNet and text encoder with prior preservation, at the model's own size.
 
     Gives what was learned, the loss of each step, and the words that mean the subject. An empty ``identifier`` is replaced by a
-    rare word drawn by ``seed``. Only what masks cover is learned, or what is not transparent. ``prompt`` is drawn while it
-    trains, the subject's words in place of the class. What is learned is kept ``keep_every`` steps, with 0 at the end alone.
+    rare word drawn by ``seed``, and a ``rate`` of 0 by one that suits the model. Only what masks cover is learned, or what is not
+    transparent. ``prompt`` is drawn while it trains, the subject's words in place of the class. What is learned is kept
+    ``keep_every`` steps, with 0 at the end alone.
 
     Raises ValueError, before class pictures are drawn, for pictures, masks and models that cannot be learned from, without a
     class word, and where memory does not suffice.
@@ -54,12 +57,15 @@ def learn_subject(model, clip, vae, images: Images, class_word: str, effort: str
     told = told.strip() or f"a photo of a {subject}"
     options = TrainingOptions(OptimiserSettings(warmup=WARMUP), average=AVERAGE, sample_prompt=told,
                               sample_every=max(1, chosen.steps // 10), running=RUNNING, keeping=Keeping(keep_every))
-    settings = options.training(chosen.steps, 1, seed, bfloat16=False)
-    weights = DreamBoothSettings(LORA, LoraSettings(RANK), rate, text=True)
+    numbers, options = numbers_for(DREAMBOOTH_LORA, model, rate, 1, options, text=True)
+    settings = options.training(chosen.steps, numbers.batch, seed, bfloat16=False)
+    weights = DreamBoothSettings(LORA, LoraSettings(RANK), numbers.rate, text=True)
     objective = ObjectiveSettings(masked=has_masks(subject_set))
+    class_pictures = PriorSettings(chosen.prior, seed=seed)
+    passes = 2 * class_pictures.count * class_pictures.steps  # with and without the prompt
     # before minutes are spent on class pictures
-    plan_dreambooth(model, clip, vae, subject_set, weights, objective, settings, options)
-    prior, _ = prior_set(model, clip, vae, subject_set, PriorSettings(chosen.prior, seed=seed))
-    options = replace(options, running=replace(RUNNING, planned=True))
+    plan_dreambooth(model, clip, vae, subject_set, weights, objective, settings, options, passes)
+    prior, _ = prior_set(model, clip, vae, subject_set, class_pictures)
+    options = replace(options, running=replace(options.running, planned=True))
     learned, losses = dreambooth(model, clip, vae, subject_set, prior, weights, objective, settings, options)
     return learned, losses, subject

@@ -1,9 +1,8 @@
-"""Estimates, before the first step, the memory that a training will take beside the model."""
+"""Estimates, before the first step, the memory and time that a training will take beside the model."""
 
 from __future__ import annotations
 
-import logging
-import math
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,24 +10,21 @@ from dataclasses import dataclass
 import comfy.model_management
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from ...sizes import spatial_size
 from ...training.optimisers import state_per_number
 from ...training.recipe import Recipe
 from ...training.settings import TrainingSettings
+from ...training.trainables import Trainable
 from ...weights import LowRank
-from ..graph.notes import tell
 from ..model.recompute import BLOCKS
 from .model import HostDenoiser, HostLearner
 
-log = logging.getLogger(__name__)
-
 GB = 1 << 30
-REMEDY = ("turn on gradient_checkpointing in DreamMatcher Training Options, or bfloat16, or give a smaller batch or resolution; "
-          "a LoRA takes less than a full training")
-
-
-SMALLER = "use a model with smaller pictures (SD1.x), close other programs on the card, or train on one with more memory"
+#: share of the speed of a large product of matrices that a step of training reaches
+REACHED = 0.4
+#: passes in a step for each forward one: the backward pass to activations, that to whole weights, and the one made again
+BACK, TO_WEIGHTS, AGAIN = 1, 1, 1
 
 
 @dataclass(frozen=True)
@@ -36,11 +32,12 @@ class Need:
     """Bytes beside the model."""
 
     learned: int  # what learns, its gradients, the optimiser's state, and overrides for the model's weights
-    activations: int  # of one batch, kept for the gradient
+    activations: int  # of one batch in the UNet, kept for the gradient
+    text: int = 0  # of its captions in the text encoder, where that or a word learns, beside those
 
     @property
     def total(self) -> int:
-        return self.learned + self.activations
+        return self.learned + self.activations + self.text
 
 
 def need_of(recipe: Recipe[HostLearner], model: HostDenoiser, settings: TrainingSettings, rows: int,
@@ -52,7 +49,10 @@ def need_of(recipe: Recipe[HostLearner], model: HostDenoiser, settings: Training
     whole = [] if recipe.unet is None else list(recipe.unet.differences(low))
     overrides = sum(model.unet[name].nbytes for name in whole)
     text = bool(recipe.text or recipe.rows)
-    return Need(each * count + 2 * overrides, activations(model, whole, low, text, rows, size, settings.bfloat16))
+    kept = activations(model, whole, low, text, rows, size, settings.bfloat16)
+    caption = text_activations(model, recipe.text) if text else 0
+    # with checkpointing one caption after the other runs again, when the UNet's activations are gone
+    return Need(each * count + 2 * overrides, kept, max(0, caption - kept) if model.checkpointing else rows * caption)
 
 
 def activations(model: HostDenoiser, learning: list[str], low: Mapping[str, LowRank], text: bool, rows: int,
@@ -85,6 +85,72 @@ def activations(model: HostDenoiser, learning: list[str], low: Mapping[str, LowR
                     model.changed(unet=weights, checkpointing=False).predict(noisy, times, seen, factors)
                 largest = parts.largest
     return kept.beside(weights) + largest
+
+
+def text_activations(model: HostDenoiser, text: Trainable | None) -> int:
+    """Bytes that the text encoder keeps of one caption for the gradient of ``text``, or of a word's vectors without it."""
+    kept = _Kept()
+    with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        low = {} if text is None else text.low_rank()
+        whole = {name for name in model.text if "token_embedding" in name} if text is None else set(text.differences(low))
+        weights = {name: _like(value) for name, value in model.text.items()}
+        learns = {name: weights[name].requires_grad_() for name in whole}
+        factors = {name: LowRank(_like(value.down).requires_grad_(), _like(value.up).requires_grad_(), value.scale)
+                   for name, value in low.items()}
+        with torch.autograd.graph.saved_tensors_hooks(kept.note, _itself):
+            model.changed(text=weights, checkpointing=False).encode([""], {**learns, **factors})
+    return kept.beside(weights)
+
+
+def work_of(model: HostDenoiser, rows: int, size: tuple[int, int]) -> int:
+    """Floating-point operations of the UNet's forward pass on ``rows`` latents of a ``size`` in cells."""
+    base, counter = model.model.model, FlopCounterMode(display=False)
+    with torch.inference_mode(False), torch.no_grad():
+        caption = model.encode([""])
+        times = torch.zeros(rows).long()
+        with FakeTensorMode(allow_non_fake_inputs=True), counter:
+            weights = {name: _like(value) for name, value in model.unet.items()}
+            seen = caption.each(lambda value: torch.empty(rows, *value.shape[1:], device=value.device))
+            noisy = torch.empty(rows, base.latent_format.latent_channels, *size, device=model.device)
+            model.changed(unet=weights, checkpointing=False).predict(noisy, times, seen, {})
+    return counter.get_total_flops()
+
+
+def speed_of(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations in a second that a device makes in products of matrices, measured in a moment."""
+    side = 4096 if device.type == "cuda" else 512
+    with torch.inference_mode():
+        factor = torch.ones(side, side, device=device, dtype=dtype)
+        best = float("inf")
+        for _ in range(4):
+            _wait(device)
+            begun = time.perf_counter()
+            factor @ factor
+            _wait(device)
+            best = min(best, time.perf_counter() - begun)
+    return 2 * side ** 3 / max(best, 1e-9)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that the UNet will take, by floating-point operations and the device's speed: good to a factor of three."""
+
+    forward: float  # a latent's forward pass
+    step: float  # of training
+
+
+def pace_of(recipe: Recipe[HostLearner], model: HostDenoiser, settings: TrainingSettings, size: tuple[int, int]) -> Pace:
+    """The pace of a training on latents of a ``size`` in cells."""
+    whole = recipe.unet is not None and bool(list(recipe.unet.differences(recipe.unet.low_rank())))
+    precision = torch.bfloat16 if settings.bfloat16 else next(value.dtype for value in model.unet.values() if value.ndim > 1)
+    forward = work_of(model, 1, size) / (REACHED * speed_of(model.device, precision))
+    passes = 1 + BACK + TO_WEIGHTS * whole + AGAIN * bool(model.checkpointing)
+    return Pace(forward, passes * forward * settings.accumulate * recipe.streams * settings.batch)
 
 
 class _Kept:
@@ -146,36 +212,3 @@ def make_room(size: int, model: HostDenoiser) -> None:
     needed = (model.model, model.clip.patcher)
     kept = [loaded for loaded in comfy.model_management.current_loaded_models if any(loaded.model is one for one in needed)]
     comfy.model_management.free_memory(size, model.device, keep_loaded=kept)
-
-
-def check_memory(recipe: Recipe[HostLearner], settings: TrainingSettings, refuse: bool = True) -> None:
-    """Prints the estimate, and turns checkpointing on where that is left to it and memory needs it.
-
-    Raises ValueError, before anything is trained, when it does not fit what is free and what the host can free. Without
-    ``refuse`` that is a warning.
-    """
-    model = recipe.model.denoiser
-    open_choice, device = model.checkpointing is None, model.device
-    size = max((spatial_size(example.latents) for example in recipe.subject_set.examples), key=math.prod)
-    for checkpointing in (False, True) if open_choice else (model.checkpointing,):
-        try:
-            need = need_of(recipe, model.changed(checkpointing=checkpointing), settings, recipe.streams * settings.batch,
-                           size)
-        except Exception as error:  # attention or packs that need real memory; no training fails for want of an estimate
-            log.info("DreamMatcher: how much memory training takes is not known here (%s: %s)", type(error).__name__, error)
-            return
-        free = free_on(device)
-        if need.total > free:
-            make_room(need.total, model)
-            free = free_on(device)
-        log.info("DreamMatcher: training takes about %.1f GB beside the model (%.1f for what learns, %.1f for activations%s); "
-                 "%.1f GB are free on %s", need.total / GB, need.learned / GB, need.activations / GB,
-                 " with gradient checkpointing" if checkpointing else "", free / GB, device)
-        model.checkpointing = checkpointing
-        if need.total <= free:
-            return
-    said = (f"memory: this training takes about {need.total / GB:.1f} GB beside the model"
-            f"{' even with gradient checkpointing' if open_choice else ''}, and {free / GB:.1f} GB are free on {device}")
-    if refuse:
-        raise ValueError(f"{said}; {SMALLER if open_choice else REMEDY}")
-    tell(f"{said}; it is tried all the same")

@@ -20,12 +20,13 @@ from ...training.trainables import TokenRows, Trainable
 from ...weights import Weights
 from ..graph.notes import tell
 from ..text.towers import encoder_signature
-from .estimate import check_memory
+from .auto import sized
 from .keep import write_learned
 from .kept import RUN, kept_steps
 from .model import HostDenoiser
 from .names import text_names, unet_names
-from .run import Name, Rate, Ready, check_class, check_pictures, check_prior, job_of, ready, run
+from .plan import check_memory
+from .run import Name, Rate, Ready, check_class, check_pictures, check_prior, job_of, prompts_of, ready, run
 
 LORA, FULL = "LoRA", "full"
 DEFAULT_OPTIONS = TrainingOptions()
@@ -72,6 +73,7 @@ def dreambooth(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | 
     check_pictures(subject_set)
     prior = check_prior(subject_set, prior)
     check_masks(subject_set, objective)
+    subject_set, options = sized(model, subject_set, options)
     names = _names(model, clip)
     with ready(model, clip, vae, subject_set, prior, settings, options.running) as work:
         recipe = _dreambooth_recipe(work, work.prior, names, chosen, objective, settings.seed)
@@ -86,17 +88,17 @@ def dreambooth(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | 
 
 
 def plan_dreambooth(model, clip, vae, subject_set: TrainingSet, chosen: DreamBoothSettings, objective: ObjectiveSettings,
-                    settings: TrainingSettings, options: TrainingOptions) -> None:
+                    settings: TrainingSettings, options: TrainingOptions, before: int = 0) -> None:
     """Goes through everything that :func:`dreambooth` would refuse, its memory too, before class pictures are drawn for it.
 
-    Raises ValueError as that does.
+    ``before`` counts the latents that go through the model for these pictures. Raises ValueError as that does.
     """
     check_pictures(subject_set)
     check_class(subject_set)
     check_masks(subject_set, objective)
     with ready(model, clip, vae, subject_set, None, settings, options.running) as work:
         recipe = _dreambooth_recipe(work, work.subject_set, _names(model, clip), chosen, objective, settings.seed)
-        check_memory(recipe, settings)
+        check_memory(recipe, settings, options.running, before=before, prompts=prompts_of(options))
 
 
 def _names(model, clip) -> dict[str, dict[str, str]]:
@@ -133,6 +135,7 @@ def textual_inversion(model, clip, vae, subject_set: TrainingSet, initial_word: 
     """The vectors of the set's identifier. Raises ValueError as :class:`HostDenoiser` and for text encoders other than CLIP."""
     word, objective = word_of(subject_set), ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=has_masks(subject_set))
     check_pictures(subject_set)
+    subject_set, options = sized(model, subject_set, options)
     with ready(model, clip, vae, subject_set, None, settings, options.running) as work:
         with torch.inference_mode(False):
             _check_penalty(work.denoiser, penalty, vectors)
@@ -155,6 +158,7 @@ def custom_diffusion(model, clip, vae, subject_set: TrainingSet, prior: Training
     word = word_of(subject_set)
     check_pictures(subject_set)
     prior = check_prior(subject_set, prior)
+    subject_set, options = sized(model, subject_set, options)
     shown, side = subject_set, subject_set.preparation.resolution
     with torch.inference_mode(False):
         if chosen.sizes:

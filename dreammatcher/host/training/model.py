@@ -11,7 +11,7 @@ import copy
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from typing import Protocol
@@ -33,7 +33,7 @@ from ...weights import WeightOverrides
 from ..model.arguments import batch_arguments, network_call, takes_pooled
 from ..model.gradients import NoGradient, ordinary_weights, statically_loaded
 from ..model.hooks import norms_keep_their_input, outputs_changed, rows_in_place_of, with_overrides
-from ..model.recompute import recomputed
+from ..model.recompute import recomputed, run_again_for_the_gradient
 from ..model.text_patches import text_options
 from ..text.new_words import MARKER, without_marker
 from ..text.towers import Tower, towers_of
@@ -78,6 +78,7 @@ class HostDenoiser:
         self.unet = self._weights("model", base.diffusion_model)
         self.text = self._weights("clip", clip.cond_stage_model)
         self._encoded: dict[str, Conditioning] = {}
+        self.text_away = False  # the text encoder comes back for single prompts alone
 
     def _weights(self, name: str, module: torch.nn.Module) -> dict[str, torch.Tensor]:
         try:
@@ -137,14 +138,38 @@ class HostDenoiser:
             cond, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
             return Conditioning(cond, pooled).each(lambda value: value.to(self.device))
 
+        if self.text_away and not self.text:
+            return self._with_text_back(lambda: self._run(tokens, weights, vectors))
         tower = self.clip.cond_stage_model
         learns = bool(weights) or vectors is not None
-        with torch.inference_mode(False), torch.set_grad_enabled(learns), ExitStack() as stack:
-            stack.enter_context(norms_keep_their_input(tower))
-            if vectors is not None:
-                for each in self.towers:
-                    stack.enter_context(rows_in_place_of(each.table, self._markers[each.name], each.part(vectors)))
-            return with_overrides(tower, self.text, weights, run)
+        def read() -> Conditioning:
+            with torch.inference_mode(False), torch.set_grad_enabled(learns), ExitStack() as stack:
+                stack.enter_context(norms_keep_their_input(tower))
+                if vectors is not None:
+                    for each in self.towers:
+                        stack.enter_context(rows_in_place_of(each.table, self._markers[each.name], each.part(vectors)))
+                return with_overrides(tower, self.text, weights, run)
+
+        return run_again_for_the_gradient(read) if learns and self.checkpointing else read()
+
+    def put_text_away(self, captions: Iterable[str]) -> None:
+        """Reads the captions, and lets the host take the text encoder off the device. Other prompts have it back for a moment."""
+        self.encode(list(dict.fromkeys((*captions, ""))))
+        self.text_away = True
+        self._let_text_go()
+
+    def _let_text_go(self) -> None:
+        self.text = {}
+        kept = [loaded for loaded in comfy.model_management.current_loaded_models if loaded.model is self.model]
+        comfy.model_management.free_memory(1e30, self.clip.patcher.load_device, keep_loaded=kept)
+
+    def _with_text_back(self, encode: Callable[[], Conditioning]) -> Conditioning:
+        comfy.model_management.load_models_gpu([self.model, self.clip.patcher])
+        self.text = self._weights("clip", self.clip.cond_stage_model)
+        try:
+            return encode()
+        finally:
+            self._let_text_go()
 
     def rows_of(self, word: str) -> torch.Tensor:
         """The rows of the token tables for a word, or those learned for it, [tokens, D] in float32."""

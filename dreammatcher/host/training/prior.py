@@ -24,6 +24,7 @@ from ..graph.notes import tell
 from ..graph.progress import Interrupted
 from ..graph.vae import decoded
 from ..model.digest import digest
+from ..model.family import native_side
 from ..model.identity import clip_identity, model_identity, vae_identity
 from ..text.conditioning import encode
 from .run import check_class
@@ -55,7 +56,8 @@ def prior_set(model, clip, vae, subject_set: TrainingSet, settings: PriorSetting
     """
     captions = subject_set.naming.prior_captions()
     check_class(subject_set)
-    key = _key(model, clip, vae, captions, subject_set.preparation.resolution, settings)
+    resolution = subject_set.preparation.resolution or native_side(model)
+    key = _key(model, clip, vae, captions, resolution, settings)
     folder = Path(folder_paths.get_output_directory()) / FOLDER / key
     folder.mkdir(parents=True, exist_ok=True)
     there = ((number, _read(_file(folder, number))) for number in range(settings.count))
@@ -67,7 +69,6 @@ def prior_set(model, clip, vae, subject_set: TrainingSet, settings: PriorSetting
         for done, number in enumerate(missing):
             comfy.model_management.throw_exception_if_processing_interrupted()
             positive = said[captions[number % len(captions)]]
-            resolution = subject_set.preparation.resolution
             _write(_draw(model, vae, positive, said[""], resolution, settings, number), _file(folder, number))
             pictures[number] = _read_again(_file(folder, number))
             bar.update_absolute(done + 1, len(missing))

@@ -27,9 +27,9 @@ from ..graph.progress import Interrupted
 from ..graph.vae import encoded
 from ..model.identity import beside_weights, weights_identity
 from . import safety
-from .estimate import check_memory
 from .kept import KeptSteps
 from .model import HostDenoiser, HostLearner
+from .plan import check_memory
 from .shown import Shown
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, opt
     size = sum(value.numel() for value in recipe.learned.parameters())
     log.info("DreamMatcher: training of %d numbers for %d steps", size, settings.steps)
 
-    check_memory(recipe, settings, refuse=not options.running.planned)
+    settings = check_memory(recipe, settings, options.running, refuse=not options.running.planned, prompts=prompts_of(options))
     stop_if_interrupted("before the first step")
     reached: list[Training] = []
 
@@ -214,6 +214,11 @@ def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, opt
             tell(f"batches that were left out, since their loss or gradient was not finite: {training.skipped} beside "
                  f"{training.step} steps. If that is a large share, {REMEDY}")
     return training.losses
+
+
+def prompts_of(options: TrainingOptions) -> tuple[str, ...]:
+    """Prompts that are drawn while it trains."""
+    return tuple(prompt for prompt in (options.sample_prompt, *options.keeping.prompts) if prompt)
 
 
 def stop_if_interrupted(where: str) -> None:

@@ -20,6 +20,7 @@ from ...watch import AttentionLayer
 from ...weights import WeightOverrides
 from ..model.blocks import changed, states_of
 from ..text.towers import check_one
+from ..training.auto import sized
 from ..training.kept import kept_steps
 from ..training.learn import has_masks
 from ..training.model import HostDenoiser
@@ -81,6 +82,7 @@ def train_vico(model, clip, vae, subject_set: TrainingSet, initial_word: str, ch
         raise ValueError("identifier: it is empty in the training set, so there is no word to learn; write one there")
     check_pictures(subject_set)
     check_one(clip, "ViCo")
+    subject_set, options = sized(model, subject_set, options)
     sizes = widths(model.model)
     with ready(model, clip, vae, subject_set, None, settings, options.running) as work:
         with torch.inference_mode(False):
