@@ -1,13 +1,26 @@
-"""Fixtures of the tests that drive the front end in a browser; a module's own of the same name goes before."""
+"""Fixtures that several modules share; a module's own of the same name goes before."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 from browser_page import RENDERERS, opened
 
 from harness.browser import browsing
 from harness.library import ROOT
 from harness.serving import running
+
+
+@pytest.fixture
+def no_graphs():
+    """Nothing is compiled yet, and the blocks of a small UNet, each of a width of its own, do not use up what is kept of a class."""
+    import torch._dynamo.config as config
+
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    torch.compiler.reset()
+    with config.patch({limit: 64}):
+        yield
+    torch.compiler.reset()
 
 
 @pytest.fixture(scope="module")

@@ -285,10 +285,9 @@ def test_uncond_rows_that_come_first_are_led_and_taken_for_whole_pictures(pack, 
     assert not any("area" in reason for reason in trace.skipped), trace.skipped
 
 
-def test_mode_paper_on_a_compiled_model_gives_the_same_picture_and_compiles_nothing_at_every_step(bench, guided):
+def test_mode_paper_on_a_compiled_model_gives_the_same_picture_and_compiles_nothing_at_every_step(bench, guided, no_graphs):
     import torch._dynamo.utils as dynamo
 
-    torch._dynamo.reset()  # other tests compile the same code, of which dynamo keeps a limited number of variants
     led = guided(mode="paper")
     expected = bench.sample(led)
     before = dynamo.counters["stats"]["unique_graphs"]

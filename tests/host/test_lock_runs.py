@@ -126,10 +126,9 @@ def test_a_call_that_another_pack_makes_of_its_own_picture_is_left_alone(flux):
         assert torch.equal(drawn(model, edited, flux.negative), expected) and trace.layers == 2 * 4
 
 
-def test_a_compiled_model_gives_the_same_picture(flux):
+def test_a_compiled_model_gives_the_same_picture(flux, no_graphs):
     from test_never_silently_plain import compiled
 
-    torch.compiler.reset()
     edited = edited_by(flux)
     plain, expected = drawn(flux.model, edited, flux.negative), drawn(locked(flux)[0], edited, flux.negative)
     assert close(drawn(compiled(flux.model), edited, flux.negative), plain, RUN)

@@ -181,7 +181,7 @@ def test_a_store_made_ahead_holds_no_more_than_two_states_of_the_weights(bench, 
     assert once < prepared.store.bytes() <= 2 * once
 
 
-def test_a_compiled_model_gives_the_same_picture_and_compiles_nothing_of_ours(bench, match_settings):
+def test_a_compiled_model_gives_the_same_picture_and_compiles_nothing_of_ours(bench, match_settings, no_graphs):
     """Dynamo with the eager backend: what it cannot trace, or traces anew at every step, would show in its counters."""
     import torch._dynamo.utils as dynamo
 
@@ -200,7 +200,7 @@ def test_a_compiled_model_gives_the_same_picture_and_compiles_nothing_of_ours(be
         assert graphs() == after
 
 
-def test_reference_passes_leave_a_compiled_model_compiled(bench, match_settings):
+def test_reference_passes_leave_a_compiled_model_compiled(bench, match_settings, no_graphs):
     """They end by an exception, at sight of which dynamo would give up on the frames that it passes."""
     runs = []
 

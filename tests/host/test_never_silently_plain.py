@@ -16,12 +16,6 @@ def bench(pack) -> Bench:
     return Bench(pack, random_unet())
 
 
-@pytest.fixture
-def no_graphs():
-    """Nothing is compiled yet: graphs of one UNet class count towards one limit."""
-    torch.compiler.reset()
-
-
 def compiled(model):
     """Compiles as the host's TorchCompileModel does: without guards on transformer options."""
     helpers = pytest.importorskip("comfy_api.torch_helpers", reason="this host compiles with guards")
