@@ -48,7 +48,7 @@ def arms(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
             ready, {"otsu": False}, match=vars(settings.PRESETS["paper"])),
         "this pack, balanced": matched,
         "this pack, balanced + guidance fast": runner.guided(matched, mode="fast"),
-        "this pack, best + guidance inside (Easy)": runner.guided(runner.best(ready), mode="inside"),
+        "this pack, best + guidance inside (Easy)": runner.easy(ready),
         REPLACED: runner.matched(ready, injection=settings.REPLACED),
     }
 

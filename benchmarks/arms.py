@@ -29,8 +29,8 @@ def arms(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
         MATCHED: matched,
         GUIDED: runner.guided(matched, mode="fast"),
         BEST: best,
-        EASY: runner.guided(best, mode="inside"),
-        MASKED: runner.guided(runner.best(ready, {"reference_mask": true_mask(ready)}), mode="inside"),
+        EASY: runner.easy(ready),
+        MASKED: runner.easy(ready, {"reference_mask": true_mask(ready)}),
     }
 
 
@@ -41,18 +41,25 @@ def true_mask(ready: SimpleNamespace) -> torch.Tensor:
 
 def steps_to_best(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
     """From balanced to best, one change at a time, and what was left out."""
-    carried, best = runner.matched(ready, {"carried": True}), runner.best(ready)
+    carried, early, best = runner.matched(ready, {"carried": True}), runner.best(ready, start=0.08), runner.best(ready)
+
+    def from_(start: float, weight: float = 1.0, **more):
+        return runner.guided(runner.best(ready, start=start, **more), mode="inside", weight=weight, start=start)
+
     return {
         PLAIN: runner.model,
         MATCHED: runner.matched(ready),
         "+ foreground carried over": carried,
-        "+ sharpness 0.5 (best)": best,
-        "+ guidance inside (Easy)": runner.guided(best, mode="inside"),
-        "best + guidance fast": runner.guided(best, mode="fast"),
-        "best + guidance inside 2": runner.guided(best, mode="inside", weight=2.0),
-        "Easy with sharpness 1": runner.guided(runner.best(ready, match={"sharpness": 1.0}), mode="inside"),
-        "Easy from the first step": runner.guided(runner.best(ready, start=0.0), mode="inside", start=0.0),
-        "Easy, cycle threshold 0.1": runner.guided(runner.best(ready, {"threshold": 0.1}), mode="inside"),
+        "+ sharpness 0.5": early,
+        "+ start 0.2 (best)": best,
+        "+ guidance inside, weight 1": from_(0.2),
+        "+ weight 1.5 (Easy)": runner.easy(ready),
+        "Easy, weight 2": from_(0.2, 2.0),
+        "Easy, guidance fast": runner.guided(best, mode="fast", weight=1.5, start=0.2),
+        "Easy, start 0.08, weight 1": from_(0.08),
+        "Easy, start 0.32": from_(0.32, 1.5),
+        "Easy with sharpness 1": from_(0.2, 1.5, match={"sharpness": 1.0}),
+        "Easy, cycle threshold 0.1": from_(0.2, 1.5, mask={"threshold": 0.1}),
     }
 
 

@@ -118,8 +118,14 @@ class ToyboxRunner:
 
     def best(self, ready: SimpleNamespace, mask: dict | None = None, match: dict | None = None, **settings):
         """:meth:`matched` with the settings of new nodes as what is changed."""
-        best = vars(self.module("dreammatcher.matching.settings").PRESETS["best"])
-        return self.matched(ready, {"carried": True, **(mask or {})}, {**best, **(match or {})}, **settings)
+        module = self.module("dreammatcher.matching.settings")
+        return self.matched(ready, {"carried": True, **(mask or {})}, {**vars(module.PRESETS["best"]), **(match or {})},
+                            **{"start": module.BEST_START, **settings})
+
+    def easy(self, ready: SimpleNamespace, mask: dict | None = None):
+        """:meth:`best`, guided as new nodes guide: what DreamMatcher (Easy) makes."""
+        chosen = self.module("dreammatcher.matching.guidance").BEST_GUIDANCE
+        return self.module("dreammatcher.host.matching.guide").guide(self.best(ready, mask), chosen)
 
 
 def save_strip(folder: Path, number: int, pictures: list[np.ndarray]) -> None:

@@ -32,7 +32,7 @@ def full_control() -> dict[str, Any]:
                   scheduler="ddim_uniform"),
         "8": node("DreamMatcherMask", reference_subject=["4", 1], target_subject=["5", 1], cycle_threshold=0.4,
                   binarise="carried over"),
-        "9": node("DreamMatcherApply", model=["1", 0], reference=["7", 0], mask=["8", 0], strength=1.0, start=0.08, end=1.0,
+        "9": node("DreamMatcherApply", model=["1", 0], reference=["7", 0], mask=["8", 0], strength=1.0, start=0.2, end=1.0,
                   layers="", preset="best", live_preview="off"),
         "10": node("EmptyLatentImage", width=128, height=128, batch_size=1),
         "11": sampler(["1", 0], ["5", 0], ["6", 0], ["10", 0]),
@@ -42,7 +42,7 @@ def full_control() -> dict[str, Any]:
         "15": node("SaveImage", images=["13", 0], filename_prefix="dreammatcher/plain"),
         "16": node("SaveImage", images=["14", 0], filename_prefix="dreammatcher/matched"),
         "17": node("DreamMatcherPreview", trace=["9", 1], images=["14", 0], reference=["2", 0], plain=["13", 0]),
-        "18": node("DreamMatcherGuidance", model=["9", 0], weight=1.0, start=0.08, end=1.0, mode="inside"),
+        "18": node("DreamMatcherGuidance", model=["9", 0], weight=1.5, start=0.2, end=1.0, mode="inside"),
     }
 
 

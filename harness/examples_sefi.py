@@ -27,7 +27,7 @@ def sefi() -> dict[str, Any]:
                    scheduler="ddim_uniform"),
         "14": node("DreamMatcherMask", reference_subject=["11", 1], target_subject=["5", 1], cycle_threshold=0.4,
                    binarise="carried over"),
-        "15": node("DreamMatcherApply", model=["4", 0], reference=["13", 0], mask=["14", 0], strength=1.0, start=0.08, end=1.0,
+        "15": node("DreamMatcherApply", model=["4", 0], reference=["13", 0], mask=["14", 0], strength=1.0, start=0.2, end=1.0,
                    layers="", preset="best", live_preview="off"),
         **saved(16, ["15", 0], ["5", 0], ["6", 0], ["7", 0], "sefi_and_matched"),
         "19": node("PreviewImage", images=["3", 1]),

@@ -8,13 +8,13 @@ from ..dreammatcher.host.matching.guide import guide
 from ..dreammatcher.host.matching.live import FOREGROUND, OFF, TRUSTED, Live
 from ..dreammatcher.host.matching.lock import lock
 from ..dreammatcher.host.matching.masks import THRESHOLD, mask_or_subjects, mask_settings, shared_subjects
-from ..dreammatcher.matching.guidance import FAST, INSIDE, PAPER, GuidanceSettings
+from ..dreammatcher.matching.guidance import BEST_GUIDANCE, FAST, INSIDE, PAPER, GuidanceSettings
 from ..dreammatcher.matching.locking import LockSettings
-from ..dreammatcher.matching.settings import BALANCED, BEST, PRESETS, ApplySettings, match_settings_of
+from ..dreammatcher.matching.settings import BALANCED, BEST, BEST_START, PRESETS, ApplySettings, match_settings_of
 from . import inputs
 from .reference import with_remarks
 
-BEGIN = 0.08  # share of the schedule
+LOCK_BEGIN = 0.08  # share of the schedule
 CARRIED = "carried over"
 
 
@@ -72,7 +72,7 @@ class DreamMatcherApply:
                                            "if you like."}),
             **inputs.strength("How much of the reference's appearance is taken. 0 is the plain model."),
             **inputs.span("after which matching begins: earlier, layout is still being found.", "at which matching stops.",
-                          BEGIN),
+                          BEST_START),
             "layers": inputs.text("", "Numbers of the output blocks to match in, with commas. Empty, which fits every model: the "
                                       "two highest decoder levels that have self-attention, as in the paper."),
         }, "optional": {
@@ -91,7 +91,7 @@ class DreamMatcherApply:
             **inputs.SUBJECTS,
         }, "hidden": {"unique_id": "UNIQUE_ID"}}
 
-    def apply(self, model, reference=None, mask=None, strength=1.0, start=BEGIN, end=1.0, layers="", preset=BALANCED,
+    def apply(self, model, reference=None, mask=None, strength=1.0, start=BEST_START, end=1.0, layers="", preset=BALANCED,
               live_preview=OFF, reference_subject=None, target_subject=None, unique_id=""):
         mask, remarks = mask_or_subjects(mask, reference_subject, target_subject)
         settings = ApplySettings(strength, start, end, match=match_settings_of(preset))
@@ -113,11 +113,11 @@ class DreamMatcherGuidance:
     def INPUT_TYPES(cls):
         return {"required": {
             "model": ("MODEL", {"tooltip": "The MODEL output of DreamMatcher Apply."}),
-            "weight": inputs.number("FLOAT", 1.0, 0.0, 20.0, "How strongly the picture is led; 0 turns guidance off. In mode "
-                                                             "fast 1 goes a fifth of the way at every step and 5 all of it; in "
-                                                             "mode paper 1 is the authors' lambda of 50.", 0.05),
+            "weight": inputs.number("FLOAT", BEST_GUIDANCE.weight, 0.0, 20.0,
+                                    "How strongly the picture is led; 0 turns guidance off. In mode fast 1 goes a fifth of the "
+                                    "way at every step and 5 all of it; in mode paper 1 is the authors' lambda of 50.", 0.05),
             **inputs.span("after which guidance begins, within the span of DreamMatcher Apply.", "at which guidance stops.",
-                          BEGIN),
+                          BEST_START),
             "mode": ([INSIDE, FAST, PAPER], {"default": INSIDE, "tooltip":
                      "inside: no gradient, next to no cost; the subject's edge is left alone, so that no colour spills around "
                      "it. fast: the same with the edge. paper: the authors' gradient through the UNet, which takes more time "
@@ -145,7 +145,7 @@ class DreamMatcherLock:
                                            "LoRAs if you like."}),
             **inputs.strength("How much of the reference's appearance is taken where a match is trusted. 0 is the plain model."),
             **inputs.span("after which the picture is locked: earlier, layout is still being found.",
-                          "at which the lock opens.", BEGIN),
+                          "at which the lock opens.", LOCK_BEGIN),
             "reference": inputs.number("INT", 0, 0, 100, "Which of the reference pictures, in the order in which they are given: "
                                                          "1 is the first. 0: every place takes its best match in all."),
             "similarity": inputs.number("FLOAT", 0.2, -1.0, 1.0, "How alike, as a cosine, what is matched must be. Higher locks "

@@ -15,7 +15,7 @@ from functools import reduce
 
 import torch
 
-from .settings import check_span
+from .settings import BEST_START, check_span
 
 INSIDE, FAST, PAPER = "inside", "fast", "paper"
 #: the official code's lambda_g, what ``weight`` 1 means in mode ``paper``
@@ -41,6 +41,10 @@ class GuidanceSettings:
         check_span(self.start, self.end)
         if self.mode not in (INSIDE, FAST, PAPER):
             raise ValueError(f"mode: {self.mode!r} is none of {INSIDE!r}, {FAST!r} and {PAPER!r}")
+
+
+#: guidance of new nodes
+BEST_GUIDANCE = GuidanceSettings(weight=1.5, start=BEST_START, mode=INSIDE)
 
 
 def masked_distance(clean: torch.Tensor, warped: torch.Tensor, trust: torch.Tensor) -> torch.Tensor:

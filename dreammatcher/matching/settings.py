@@ -68,6 +68,8 @@ BEST, BALANCED = "best", "balanced"
 #: choices that trade likeness for time; the figures of docs/measured.md are their reason
 PRESETS = {BEST: MatchSettings(sharpness=0.5), BALANCED: MatchSettings(), "fast": MatchSettings(every=2),
            "paper": MatchSettings(pca=PAPER_PCA, shared=False, least_slack=0.0)}
+#: share of the schedule after which new nodes match: the plain model finds the layout first. The paper begins at 0.08
+BEST_START = 0.2
 
 
 def match_settings_of(preset: str) -> MatchSettings:

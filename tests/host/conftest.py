@@ -13,7 +13,7 @@ from harness.serving import running
 
 @pytest.fixture
 def no_graphs():
-    """Nothing is compiled yet, and the blocks of a small UNet, each of a width of its own, do not use up what is kept of a class."""
+    """Nothing is compiled yet, and blocks that each have a width of their own do not use up what is kept of a class."""
     import torch._dynamo.config as config
 
     limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"

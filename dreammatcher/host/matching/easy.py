@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from ...matching.guidance import INSIDE, GuidanceSettings
+from ...matching.guidance import BEST_GUIDANCE
 from ...matching.reference import Reference
-from ...matching.settings import BALANCED, BEST, ApplySettings, Trace, match_settings_of
+from ...matching.settings import BALANCED, BEST, BEST_START, ApplySettings, Trace, match_settings_of
 from ..graph.pictures import rgb, subject_mask
 from ..graph.vae import encoded
 from ..model.backbone import backbone_of
@@ -50,7 +50,8 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
 
     Without ``words``, those that both prompts share are the subject, but for medium and scene, or else those of each. A
     ``strength`` of 0 is the plain model: nothing is inverted. ``reference_mask`` [B, h, w], or else what is not transparent in
-    the reference, is its subject. With ``preset`` BEST the foreground is carried over and guidance leads its inside.
+    the reference, is its subject. With ``preset`` BEST the foreground is carried over, matching begins later, and
+    guidance leads the subject's inside.
 
     Where the text encoders do not tell where words stand, the mask alone says which subject it is, and is carried over.
 
@@ -59,6 +60,8 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
     model.
     """
     settings, best = ApplySettings(strength, match=match_settings_of(preset)), preset == BEST
+    if best:
+        settings = replace(settings, start=BEST_START)
     try:
         reference_subject, target_subject, remarks = subjects_of_both(clip, reference_prompt, prompt, words)
         positive, target_subject = encode_subject(clip, prompt, target_subject)
@@ -79,5 +82,5 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
     inverted = kept.inverted(model, encoded(vae, picture, "reference: it"), shown, avoided)
     matched, trace = apply(model, inverted, mask, settings)
     if best and not is_led(matched):  # another subject's node has done so for both
-        matched = guide(matched, GuidanceSettings(mode=INSIDE))
+        matched = guide(matched, BEST_GUIDANCE)
     return (matched, positive, avoided, trace), remarks
