@@ -30,8 +30,8 @@ class Toybox:
         self.negative = node("CLIPTextEncode").encode(self.clip, "")[0]
         latent = {"samples": self.vae.encode(self.picture)}
         with torch.inference_mode():
-            self.reference = node("DreamMatcherInvert").invert(self.model, latent, self.positive, self.negative, 10,
-                                                               "ddim_uniform")[0]
+            self.reference = node("DreamMatcherInvert").invert(self.model, self.positive, self.negative, 10,
+                                                               "ddim_uniform", latent)[0]
 
     def apply(self, **mask):
         settings = dict(reference_subject=self.subject, target_subject=self.subject, cycle_threshold=0.4, binarise="carried over")
@@ -236,6 +236,30 @@ def test_easy_takes_the_best_way_or_the_way_it_was_and_guides_two_subjects_once(
     twice = easy().match(presets["best"], *given[1:], preset="best")
     functions = (twice["result"] if isinstance(twice, dict) else twice)[0].model_options["sampler_post_cfg_function"]
     assert len([function for function in functions if "Leading" in type(function).__name__]) == 1
+
+
+def test_easys_best_way_is_that_of_new_apply_and_guidance_nodes(host, pack, toybox):
+    given = (toybox.model, toybox.clip, toybox.vae, toybox.picture, "a photo of a robot on grass", "a photo of a robot on grass",
+             "", "robot")
+
+    def settings_of(**choice) -> tuple:
+        model = host.nodes["DreamMatcherEasy"]().match(*given, **choice)
+        model = (model["result"] if isinstance(model, dict) else model)[0]
+        installed, = pack.module("dreammatcher.host.sampling.runs").installed_on(model.model_options["transformer_options"])
+        leading = model.model_options.get("sampler_post_cfg_function", [])
+        return installed.plan.settings, leading[0].settings if leading else None
+
+    def defaults(name: str) -> dict:
+        required, optional = (host.nodes[name].INPUT_TYPES().get(kind, {}) for kind in ("required", "optional"))
+        return {each: spec[1]["default"] for each, spec in {**required, **optional}.items() if "default" in spec[1]}
+
+    matching, leading = settings_of(preset="best")
+    new = defaults("DreamMatcherApply")
+    assert (matching.strength, matching.start, matching.end) == (new["strength"], new["start"], new["end"])
+    assert matching.match == pack.module("dreammatcher.matching.settings").PRESETS[new["preset"]]
+    assert vars(leading) == defaults("DreamMatcherGuidance")
+    before, nothing = settings_of()
+    assert before == pack.module("dreammatcher.matching.settings").ApplySettings() and nothing is None
 
 
 def test_the_mask_node_carries_over_by_default(toybox):

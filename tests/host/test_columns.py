@@ -64,7 +64,8 @@ def match(host, pack, toybox, subject, encode):
     with torch.inference_mode():
         photo = vae.encode(nodes["ToyboxReference"]().draw(1, "robot", 1, "grass")[0])
         positive, reference_subject, _ = subject("a photo of a robot on grass")
-        reference = nodes["DreamMatcherInvert"]().invert(model, {"samples": photo}, positive, encode(""), 6, "ddim_uniform")[0]
+        reference = nodes["DreamMatcherInvert"]().invert(
+            model, positive, encode(""), 6, "ddim_uniform", reference={"samples": photo})[0]
 
     def drawn(prompt, target, negative="", steps=5):
         mask = nodes["DreamMatcherMask"]().make(reference_subject, target, 0.4, "otsu")[0]
@@ -264,7 +265,7 @@ def test_a_reference_of_a_joined_prompt_keeps_where_the_subject_stands_there(
     prompt = joined(*({"s": conditioning, "o": encode(OTHER)}[one] for one in order))
     prompt = [[prompt[0][0], {**prompt[0][1], "dreammatcher_subject": marked}]]
     photo = {"samples": torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))}
-    inverted = host.nodes["DreamMatcherInvert"]().invert(toybox[0], photo, prompt, encode(""), 2, "ddim_uniform")[0]
+    inverted = host.nodes["DreamMatcherInvert"]().invert(toybox[0], prompt, encode(""), 2, "ddim_uniform", photo)[0]
     assert (inverted.subject.columns, inverted.subject.tokens) == (columns, 154)
     files, plans = pack.module("dreammatcher.matching.reference"), pack.module("dreammatcher.matching.plan")
     files.save(inverted, tmp_path / "one.safetensors")
@@ -282,7 +283,7 @@ def test_a_reference_whose_prompt_does_not_hold_the_subject_has_no_map_and_it_is
     photo = {"samples": torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))}
     with caplog.at_level("WARNING"):
         inverted = host.nodes["DreamMatcherInvert"]().invert(
-            toybox[0], photo, [[tensor, options]], encode(""), 2, "ddim_uniform")[0]
+            toybox[0], [[tensor, options]], encode(""), 2, "ddim_uniform", photo)[0]
     assert inverted.subject is None and any("positive: the prompt" in record.getMessage() for record in caplog.records)
 
 

@@ -118,7 +118,7 @@ def test_an_inversion_says_what_it_leaves_out_of_a_prompt_with_hooks(host, toybo
         positive, _ = host.nodes["DreamMatcherSubject"]().encode(clip, "a photo of a robot", "robot")["result"]
         negative, = host.nodes["CLIPTextEncode"]().encode(toybox[1], "")
         inverted, _, _ = host.nodes["DreamMatcherInvert"]().invert(
-            toybox[0], {"samples": torch.zeros(1, 4, 16, 16)}, positive, negative, 2, "normal")
+            toybox[0], positive, negative, 2, "normal", {"samples": torch.zeros(1, 4, 16, 16)})
     assert torch.equal(inverted.positive.cross_attention, positive[0][0])
     said = [record.getMessage() for record in caplog.records if "DreamMatcher" in record.getMessage()]
     assert ["positive has 2 parts" in said[0], "positive carries hooks" in said[1], len(said)] == [True, True, 2]
@@ -160,7 +160,7 @@ def test_features_of_a_reference_are_made_anew_when_a_hook_changes_the_model(hos
         plain, subject = prompt()
         negative, = nodes["CLIPTextEncode"].encode(clip, "")
         picture, _ = host.nodes["ToyboxReference"]().draw(1, "robot", 1, "grass")
-        reference, *_ = nodes["DreamMatcherInvert"].invert(model, {"samples": vae.encode(picture)}, plain, negative, 4, "normal")
+        reference, *_ = nodes["DreamMatcherInvert"].invert(model, plain, negative, 4, "normal", {"samples": vae.encode(picture)})
         mask, = nodes["DreamMatcherMask"].make(subject, subject, 0.4, "otsu")
         matched, _ = nodes["DreamMatcherApply"].apply(model, reference, mask, 1.0, 0.0, 1.0, "")
         counts = []

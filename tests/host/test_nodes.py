@@ -263,20 +263,20 @@ def test_a_missing_reference_file_is_named(host):
 def test_a_latent_of_other_channels_is_refused(host, toybox):
     inverter = host.nodes["DreamMatcherInvert"]()
     with pytest.raises(ValueError, match="it has 16 channels, this model takes 4"):
-        inverter.invert(toybox[0], {"samples": torch.zeros(1, 16, 8, 8)}, [], [], 5, "normal")
+        inverter.invert(toybox[0], [], [], 5, "normal", {"samples": torch.zeros(1, 16, 8, 8)})
 
 
 def test_an_empty_conditioning_is_refused(host, toybox):
     inverter = host.nodes["DreamMatcherInvert"]()
     with pytest.raises(ValueError, match="positive: this CONDITIONING is empty"):
-        inverter.invert(toybox[0], {"samples": torch.zeros(1, 4, 8, 8)}, [], [], 5, "normal")
+        inverter.invert(toybox[0], [], [], 5, "normal", {"samples": torch.zeros(1, 4, 8, 8)})
 
 
 def test_a_model_that_is_no_unet_is_refused(host, toybox):
     clip_model = toybox[1].patcher
     inverter = host.nodes["DreamMatcherInvert"]()
     with pytest.raises(ValueError, match="is not a UNet"):
-        inverter.invert(clip_model, {"samples": torch.zeros(1, 4, 8, 8)}, [], [], 5, "normal")
+        inverter.invert(clip_model, [], [], 5, "normal", {"samples": torch.zeros(1, 4, 8, 8)})
 
 
 def test_an_interrupt_ends_the_inversion_and_the_next_run_is_whole(host):

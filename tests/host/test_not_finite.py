@@ -154,7 +154,7 @@ def test_a_pooled_text_counts_only_for_a_model_that_reads_it(host, pack, fresh, 
     positive, negative = (host.nodes["CLIPTextEncode"]().encode(clip, text)[0] for text in ("a photo of a robot", ""))
     assert not torch.isfinite(positive[0][1]["pooled_output"]).all()
     latent = vae.encode(pictures[:1])
-    reference = host.nodes["DreamMatcherInvert"]().invert(model, {"samples": latent}, positive, negative, 5, "ddim_uniform")[0]
+    reference = host.nodes["DreamMatcherInvert"]().invert(model, positive, negative, 5, "ddim_uniform", {"samples": latent})[0]
     assert reference.positive.pooled is None and torch.isfinite(reference.trajectory.noise).all()
     assert easy(host, model, clip, vae, pictures[:1]) is not None
     with pytest.raises(ValueError, match="^positive: this CONDITIONING holds NaN"):

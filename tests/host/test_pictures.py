@@ -111,7 +111,7 @@ def traced(host, toybox, picture: torch.Tensor):
     positive, subject = nodes["DreamMatcherSubject"].encode(clip, "a photo of a cat", "cat")["result"]
     negative, = nodes["CLIPTextEncode"].encode(clip, "")
     latent, = nodes["VAEEncode"].encode(vae, picture)
-    reference, *_ = nodes["DreamMatcherInvert"].invert(model, latent, positive, negative, STEPS, "normal")
+    reference, *_ = nodes["DreamMatcherInvert"].invert(model, positive, negative, STEPS, "normal", latent)
     mask, = nodes["DreamMatcherMask"].make(subject, subject, 0.4, "otsu")
     matched, trace = nodes["DreamMatcherApply"].apply(model, reference, mask, 1.0, 0.0, 1.0, "")
     nodes["KSampler"].sample(matched, 1, STEPS, 2.0, "euler", "normal", positive, negative, latent, 1.0)

@@ -241,7 +241,7 @@ def test_a_long_prompt_and_another_one_beside_it_keep_their_places(host, toybox,
 def test_beside_dreammatcher_apply_both_act(host, pack, toybox, sefi, world, image):
     model, positive, negative, place = world
     latent = host.nodes["VAEEncode"]().encode(toybox[2], image)[0]
-    reference = host.nodes["DreamMatcherInvert"]().invert(model, latent, positive, negative, 10, "ddim_uniform")[0]
+    reference = host.nodes["DreamMatcherInvert"]().invert(model, positive, negative, 10, "ddim_uniform", latent)[0]
     mask = host.nodes["DreamMatcherMask"]().make(place, place, 0.4, "otsu")[0]
     both = host.nodes["DreamMatcherApply"]().apply(model, reference, mask, 1.0, 0.0, 1.0, "")[0]
     assert not torch.equal(draw(host, both, positive, negative), draw(host, model, positive, negative))

@@ -141,8 +141,8 @@ def test_the_stock_nodes_invert_mask_apply_and_sample(host, pack, family):
     """Prompts of different lengths come in two calls of one evaluation; pictures have their model's own form of latents."""
     latent = {"samples": latent_of(family.model, 7, *SIZE)}
     with torch.inference_mode():
-        reference, back = host.nodes["DreamMatcherInvert"]().invert(family.model, latent, family.positive, family.negative,
-                                                                    steps=4, scheduler="simple")[:2]
+        reference, back = host.nodes["DreamMatcherInvert"]().invert(family.model, family.positive, family.negative,
+                                                                    steps=4, scheduler="simple", reference=latent)[:2]
         mask, = host.nodes["DreamMatcherMask"]().make(binarise="carried over", reference_mask=torch.ones(1, 96, 128))
         matched, trace = host.nodes["DreamMatcherApply"]().apply(
             model=family.model, strength=1.0, start=0.0, end=1.0, layers="", preset="best", reference=reference, mask=mask)
