@@ -18,6 +18,8 @@ from .library import ROOT
 from .workflow import to_workflow
 
 FOLDER = ROOT / "example_workflows"
+#: taken by ``python -m benchmarks.example_seeds``
+SEED, EASY_SEED = 3, 4
 
 
 def full_control() -> dict[str, Any]:
@@ -35,8 +37,8 @@ def full_control() -> dict[str, Any]:
         "9": node("DreamMatcherApply", model=["1", 0], reference=["7", 0], mask=["8", 0], strength=1.0, start=0.2, end=1.0,
                   layers="", preset="best", live_preview="off"),
         "10": node("EmptyLatentImage", width=128, height=128, batch_size=1),
-        "11": sampler(["1", 0], ["5", 0], ["6", 0], ["10", 0]),
-        "12": sampler(["18", 0], ["5", 0], ["6", 0], ["10", 0]),
+        "11": sampler(["1", 0], ["5", 0], ["6", 0], ["10", 0], SEED),
+        "12": sampler(["18", 0], ["5", 0], ["6", 0], ["10", 0], SEED),
         "13": node("VAEDecode", samples=["11", 0], vae=["1", 2]),
         "14": node("VAEDecode", samples=["12", 0], vae=["1", 2]),
         "15": node("SaveImage", images=["13", 0], filename_prefix="dreammatcher/plain"),
@@ -74,9 +76,9 @@ def easy() -> dict[str, Any]:
                   reference_prompt="a photo of a cat in the desert", prompt="a photo of a cat at night", negative="",
                   subject_words="cat", strength=1.0, preset="best"),
         "4": node("EmptyLatentImage", width=128, height=128, batch_size=1),
-        **saved(5, ["3", 0], ["3", 1], ["3", 2], ["4", 0], "easy", seed=2),
+        **saved(5, ["3", 0], ["3", 1], ["3", 2], ["4", 0], "easy", seed=EASY_SEED),
         "8": node("DreamMatcherPreview", trace=["3", 3], images=["6", 0], reference=["2", 0], plain=["11", 0]),
-        "10": sampler(["1", 0], ["3", 1], ["3", 2], ["4", 0], seed=2),  # the same without DreamMatcher, to compare
+        "10": sampler(["1", 0], ["3", 1], ["3", 2], ["4", 0], seed=EASY_SEED),  # the same without DreamMatcher, to compare
         "11": node("VAEDecode", samples=["10", 0], vae=["1", 2]),
     }
 
