@@ -25,7 +25,7 @@ from ...backbones.dit import Beside, DiTBackbone
 from ...sizes import single_frame, spatial_size
 from .backbone import OTHERS, backbone_of
 from .compiling import hidden
-from .options import exchanged, options_of
+from .options import POINTS_KEY, exchanged, options_of
 from .patch_points import Pictures, Points
 
 try:
@@ -34,8 +34,8 @@ except ImportError:
     WrappersMP = None
 
 SLOT = "optimized_attention_override"
-#: in the transformer options: the points at work, who held the slot before, and the sequence of the current forward
-POINTS_KEY, HOLDER_KEY, SEQUENCE_KEY = "dreammatcher_points", "dreammatcher_attention", "dreammatcher_sequence"
+#: in the transformer options: who held the slot before, and the sequence of the current forward
+HOLDER_KEY, SEQUENCE_KEY = "dreammatcher_attention", "dreammatcher_sequence"
 #: the host's names of the block that runs; stacks in front of the blocks set none
 KIND, NUMBER = "block_type", "block_index"
 #: the host's number of tokens of each other picture in the sequence

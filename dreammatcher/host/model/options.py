@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+#: the points of methods that are at work in a transformer, and the name of the wrapper that begins them
+POINTS_KEY = "dreammatcher_points"
+
 
 def options_of(arguments: tuple, named: dict[str, Any]) -> dict[str, Any]:
     """The transformer options among the arguments of a network's call, whatever their place."""

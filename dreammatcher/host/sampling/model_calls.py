@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 
-from ..model.attention_points import POINTS_KEY
 from ..model.compiling import in_use, marked, uncompiled
 from ..model.digest import standing_around
-from ..model.options import exchanged, options_of
+from ..model.options import POINTS_KEY, exchanged, options_of
 from .runs import FOREIGN_KEY, installed_on, locked_on
 from .session import Session
 
