@@ -58,7 +58,7 @@ def test_an_error_is_read_on_the_node_that_threw_it_until_the_next_run(page):
     assert fault.inner_text() == ("layers: '99' is not among this model's output blocks 2, 3, 4, 5; leave it empty for all of "
                                   "them")
     saved = page.run("return app.graph.serialize().nodes.find((own) => own.type === 'DreamMatcherApply').widgets_values")
-    assert saved[:4] == [1, 0.08, 1, "99"] and len(saved) == 6, "it is stored nowhere"
+    assert saved[:4] == [1, 0.2, 1, "99"] and len(saved) == 6, "it is stored nowhere"
     page.run(SET, ["DreamMatcherApply", "layers", ""])
     page.run("await app.queuePrompt(0, 1)")
     fault.wait_for(state="hidden", timeout=120_000)
