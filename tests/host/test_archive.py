@@ -130,6 +130,6 @@ def test_a_server_runs_the_easy_example_from_the_archive_alone(pack):
         with urllib.request.urlopen(request, timeout=60) as answer:
             number = json.load(answer)["prompt_id"]
         with urllib.request.urlopen(f"{address}/extensions/comfyui-dreammatcher/docs/DreamMatcherApply.md") as help_page:
-            assert help_page.read().startswith(b"# DreamMatcher Apply")
+            assert help_page.read().startswith(b"# Apply (DreamMatcher)")
         entry = wait_until(lambda: get(f"{address}/history/{number}").get(number), 240)
     assert entry["status"]["status_str"] == "success", entry["status"]
