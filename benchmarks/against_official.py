@@ -23,7 +23,6 @@ from harness.boot import Host
 from harness.library import ROOT
 from toybox.evaluation import ERROR, Case, cases, protocol
 
-from . import toybox_runner
 from .arms import PLAIN, REPLACED
 from .quality import arms_in, draw, keep
 from .toybox_runner import ToyboxRunner
@@ -69,7 +68,7 @@ def latent_noise(runner: ToyboxRunner, case: Case) -> torch.Tensor:
 
     noise = comfy.sample.prepare_noise(torch.zeros(1, 4, 16, 16), case.seed)
     sampling = runner.model.get_model_object("model_sampling")
-    sigma = comfy.samplers.calculate_sigmas(sampling, "ddim_uniform", toybox_runner.STEPS)[0]
+    sigma = comfy.samplers.calculate_sigmas(sampling, runner.sampling.scheduler, runner.sampling.steps)[0]
     return noise * sigma / (1 + sigma**2).sqrt()
 
 
@@ -94,10 +93,11 @@ def write_job(runner: ToyboxRunner, chosen: list[Case], file: Path) -> None:
     for place, text in enumerate(prompts):
         tensors[f"context.{place}"] = runner.prompt(text)[0][0][0].float().contiguous()
     weight = GUIDANCE_WEIGHT * 16 * 16 / THEIR_CELLS
-    job = {"unet": unet_config(ToyboxFamily.unet_config), "cells": MAP_CELLS, "steps": toybox_runner.STEPS, "cfg": runner.cfg,
+    how = runner.sampling
+    job = {"unet": unet_config(ToyboxFamily.unet_config), "cells": MAP_CELLS, "steps": how.steps, "cfg": how.cfg,
            "prompts": prompts, "cases": entries,
-           "settings": {**SETTINGS, "mg_grad_weight": weight, "cut_step": toybox_runner.STEPS,
-                        "mg_cut_step": toybox_runner.STEPS}}
+           "settings": {**SETTINGS, "mg_grad_weight": weight, "cut_step": how.steps,
+                        "mg_cut_step": how.steps}}
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, file)
     file.with_suffix(".json").write_text(json.dumps(job), encoding="utf-8")

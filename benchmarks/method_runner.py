@@ -80,8 +80,8 @@ class MethodRunner:
         """Pictures of a class that the model itself draws."""
         positive, negative = (self.runner.prompt(text)[0] for text in (f"a photo of a {kind}", ""))
         empty = {"samples": torch.zeros(CLASS_PICTURES, 4, 16, 16)}
-        latents = self.nodes["KSampler"]().sample(self.runner.model, 77, 20, self.runner.cfg, "dpmpp_2m", "karras", positive,
-                                                  negative, empty)[0]["samples"]
+        latents = self.nodes["KSampler"]().sample(self.runner.model, 77, 20, self.runner.sampling.cfg, "dpmpp_2m", "karras",
+                                                  positive, negative, empty)[0]["samples"]
         return self.training_set([self.runner.decode({"samples": one[None]}) for one in latents], kind, "")
 
     def dreambooth(self, case: SubjectCase, prior, kind: str, rate: float, steps: int, rank: int = 4,

@@ -10,7 +10,6 @@ import torch
 
 from toybox.evaluation import Case
 
-from . import toybox_runner
 from .toybox_runner import ToyboxRunner
 
 
@@ -33,11 +32,11 @@ def diptych(runner: ToyboxRunner, ready: SimpleNamespace, case: Case) -> np.ndar
     """
     import comfy.sample
 
-    reference = ready.reference.latent
+    reference, how = ready.reference.latent, runner.sampling
     empty = torch.zeros_like(reference)
     noise = torch.cat([comfy.sample.prepare_noise(empty, seed) for seed in (case.seed + 1, case.seed)], -1)
     latent, mask = torch.cat([reference, empty], -1), torch.cat([empty, empty + 1], -1)[:, :1]
     latents = comfy.sample.sample(
-        runner.model, noise, toybox_runner.STEPS, runner.cfg, "ddim", "ddim_uniform", ready.target, ready.negative, latent,
+        runner.model, noise, how.steps, how.cfg, how.sampler, how.scheduler, ready.target, ready.negative, latent,
         noise_mask=mask, seed=case.seed)
     return runner.decode({"samples": latents[..., reference.shape[-1]:]})

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from harness.boot import Host
+from harness.graphs import CFG, STEPS
 from toybox.evaluation import Case
 from toybox.vocab import TOKENIZER_DIR
 
-STEPS, CFG = 50, 7.5
 FOLDER = TOKENIZER_DIR.parent
 
 
@@ -40,7 +40,6 @@ class ToyboxRunner:
         """``weights``: another Toybox file than the shipped one. ``kind``: one of ``SAMPLINGS``."""
         self.host, self.module = host, host.pack().module
         self.sampling = SAMPLINGS[kind] if cfg is None else replace(SAMPLINGS[kind], cfg=cfg)
-        self.cfg = self.sampling.cfg
         toybox = self.module("toybox.host")
         if kind == "z":
             self.model, self.clip, self.vae = self.module("toybox.transformer").load(

@@ -43,7 +43,7 @@ def test_the_inspector_answers_mouse_and_keyboard(page):
     says = inspector(page).locator(".parts .says").first
     wanted = r"(matched here( by \d+%)?|outside the subject: .*|not trusted .*), similarity \d\.\d\d"
     assert re.fullmatch(wanted, says.inner_text())
-    assert "few steps: 6 noise levels lie between" in inspector(page).locator(".remark").inner_text()
+    assert "few steps: 5 noise levels lie between" in inspector(page).locator(".remark").inner_text()
     page.tab.keyboard.press("Delete")
     assert page.run("return app.graph._nodes.some((own) => own.type === 'DreamMatcherPreview')"), "keys stay in the widget"
     points = inspector(page).locator(".point")

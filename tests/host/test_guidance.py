@@ -188,6 +188,7 @@ def host_graph(mode: str) -> dict:
     prompt = full_control()
     for number in ("7", "11", "12"):
         prompt[number]["inputs"]["steps"] = 10
+    prompt["9"]["inputs"]["start"] = 0.08
     prompt["20"] = node("DreamMatcherGuidance", model=["9", 0], weight=1.0, start=0.08, end=1.0, mode=mode)
     prompt["12"]["inputs"]["model"] = ["20", 0]
     return prompt

@@ -185,7 +185,7 @@ def test_a_set_that_cannot_be_learned_from_is_named_before_the_first_step(make_s
 
 
 @pytest.mark.parametrize("name, chosen, said", [
-    ("DreamMatcherDreamBooth", {"rate": 0.0}, "rate: 0.0 is outside"), ("DreamMatcherDreamBooth", {"steps": 0}, "steps: 0"),
+    ("DreamMatcherDreamBooth", {"rate": 1.5}, "rate: 1.5 is outside"), ("DreamMatcherDreamBooth", {"steps": 0}, "steps: 0"),
     ("DreamMatcherDreamBooth", {"kind": "half"}, "kind: 'half'"), ("DreamMatcherTextualInversion", {"vectors": 0}, "vectors: 0"),
     ("DreamMatcherTextualInversion", {"initial_word": " "}, "initial_word: it has no token")])
 def test_choices_that_cannot_be_trained_with_are_named(host, fresh, make_set, name, chosen, said):

@@ -136,11 +136,11 @@ def test_inversion_names_the_latent_or_the_model(host, fresh, pictures):
     positive, negative = (encode(clip, text)[0] for text in ("a photo of a robot", ""))
     latent = vae.encode(pictures[:1])
     with pytest.raises(ValueError, match="^reference latent: it holds NaN or infinity: the VAE"):
-        invert(model, {"samples": latent * torch.nan}, positive, negative, 5, "ddim_uniform")
-    reference = invert(model, {"samples": latent}, positive, negative, 5, "ddim_uniform")[0]
+        invert(model, positive, negative, 5, "ddim_uniform", {"samples": latent * torch.nan})
+    reference = invert(model, positive, negative, 5, "ddim_uniform", {"samples": latent})[0]
     spoilt(model.model.diffusion_model, "attn1.to_out.0.weight")
     with pytest.raises(ValueError, match="^model: its prediction for the reference"):
-        invert(model, {"samples": latent}, positive, negative, 5, "ddim_uniform")
+        invert(model, positive, negative, 5, "ddim_uniform", {"samples": latent})
     with pytest.raises(ValueError, match="^model: what it makes of the reference at sigma"):
         subject = host.nodes["DreamMatcherSubject"]().encode(clip, "a photo of a robot", "robot")["result"][1]
         mask, = host.nodes["DreamMatcherMask"]().make(subject, subject, 0.4, "otsu")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks import learn, toybox_runner
@@ -13,7 +15,7 @@ def table(host, tmp_path_factory):
     folder = tmp_path_factory.mktemp("learn")
     patch.setattr(learn, "FILE", folder / "learn.json")
     patch.setattr(learn, "ablations", lambda runner: {})
-    patch.setattr(toybox_runner, "STEPS", 20)
+    patch.setitem(toybox_runner.SAMPLINGS, "unet", replace(toybox_runner.SAMPLINGS["unet"], steps=20))
     patch.setattr(learn, "methods", lambda runner: {
         "DreamBooth LoRA": lambda case, prior: runner.dreambooth(case, prior, "LoRA", 1e-3, 400)})
     runner = learn.MethodRunner(host)

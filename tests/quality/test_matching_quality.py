@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
@@ -20,7 +22,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def arms(host, folder):
     patch = pytest.MonkeyPatch()
-    patch.setattr(toybox_runner, "STEPS", 20)
+    patch.setitem(toybox_runner.SAMPLINGS, "unet", replace(toybox_runner.SAMPLINGS["unet"], steps=20))
     patch.setitem(quality.STUDIES, "two", lambda runner, ready: {PLAIN: runner.model, MATCHED: runner.matched(ready)})
     yield quality.run(quality.ToyboxRunner(host), "two", 10, 0, folder)
     patch.undo()
