@@ -139,6 +139,15 @@ def starts(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
     }
 
 
+def begins(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
+    """Easy by where matching begins and how strongly guidance leads."""
+    def led(start: float, weight: float):
+        return runner.guided(runner.best(ready, start=start), mode="inside", weight=weight, start=start)
+
+    chosen = ((0.08, 1.0), (0.16, 1.0), (0.16, 1.5), (0.2, 1.0), (0.2, 1.5), (0.24, 1.0), (0.24, 2.0), (0.32, 1.0))
+    return {PLAIN: runner.model, **{f"start {start}, weight {weight:g}": led(start, weight) for start, weight in chosen}}
+
+
 def unnamed(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
     """The subject named, and taken from the prompts."""
     return {
@@ -169,6 +178,6 @@ def pictures_of_others(runner: ToyboxRunner, ready: SimpleNamespace, case: Case)
 
 
 STUDIES = {"arms": arms, "best": steps_to_best, "oracles": oracles, "ablations": ablations, "guidance": guidances,
-           "trades": trades, "starts": starts, "unnamed": unnamed, "others": others}
+           "trades": trades, "starts": starts, "begins": begins, "unnamed": unnamed, "others": others}
 #: study -> pictures beside its models
 PICTURES = {"others": pictures_of_others}

@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from harness.boot import Host
 from harness.library import ROOT
 from toybox.draw import render
+from toybox.making.material import middles
 from toybox.world import CLASSES, random_pose, random_scene, unseen_subject
 
 from .tables import markdown
@@ -31,12 +31,6 @@ VALUE, KEY, QUERY, OUTPUT = "value", "key, not rotated", "query, not rotated", "
 MODULATED, BLOCK = "AdaLN-modulated input", "block input"
 #: tensor and block -> [N, cells, C]
 Tensors = dict[tuple[str, int], torch.Tensor]
-
-
-def middles(labels: np.ndarray, side: int) -> torch.Tensor:
-    """The part in the middle of every cell, int64 [cells], of labels [H, W]."""
-    step = labels.shape[0] // side
-    return torch.from_numpy(labels[step // 2::step, step // 2::step].astype(np.int64)).flatten()
 
 
 def same_part(target: torch.Tensor, source: torch.Tensor, wanted: torch.Tensor, offered: torch.Tensor) -> float:
@@ -96,9 +90,10 @@ def run(runner: ToyboxRunner, count: int) -> tuple[dict[float, dict[str, dict[st
             for number_of_view in range(2):
                 picture, labels = render(subject, random_pose(rng), random_scene(rng))
                 latents[number_of_view].append(runner.encode(picture)["samples"])
-                parts[number_of_view].append(middles(labels, SIDE))
+                parts[number_of_view].append(torch.from_numpy(labels).long())
             contexts.append(runner.prompt(f"a photo of a {subject.kind}")[0][0][0])
-        context, offered, wanted = torch.cat(contexts), torch.stack(parts[0]), torch.stack(parts[1])
+        context = torch.cat(contexts)
+        offered, wanted = (middles(torch.stack(labels), SIDE).flatten(1) for labels in parts)
         noise = torch.randn((count, *latents[0][0].shape[1:]), generator=torch.Generator().manual_seed(1))
         table: dict[float, dict[str, dict[str, float]]] = {}
         for sigma in SIGMAS:

@@ -30,7 +30,7 @@ from dreammatcher.evaluation.statistics import Measured, summary
 from harness.boot import Host
 from harness.library import ROOT
 from toybox.draw import render
-from toybox.evaluation import COUNT, ERROR, FIRST, Case, cases, judged, loaded, measured, protocol
+from toybox.evaluation import COUNT, ERROR, FIRST, HALO, PARTS, Case, cases, judged, loaded, measured, protocol
 from toybox.judge import Judge, load_judge, look
 from toybox.layout import recoloured
 from toybox.world import random_pose, random_scene, unseen_subject
@@ -41,6 +41,7 @@ from .toybox_runner import ToyboxRunner
 FOLDER = ROOT / "build" / "quality"
 FILE = FOLDER.with_suffix(".json")
 RECOLOURED, TIME = "plain, recoloured to the reference", "time"
+NEAR = 10  # CIEDE2000: a subject error that few would object to
 
 
 def bounds(chosen: list[Case], runner: ToyboxRunner) -> dict[str, float]:
@@ -133,6 +134,20 @@ def extremes(arm: Measured, plain: Measured, folder: Path, count: int = 10) -> s
     return f"{arm.name}, worst to best with the median between: {told}"
 
 
+def spread(arm: Measured, plain: Measured) -> str:
+    """Medians of an arm, and how many of its pictures are near the subject or further from it than the plain one."""
+    errors = {key: row[ERROR] for key, row in arm.scores.items() if ERROR in row}
+    median = {metric: float(np.median([row[metric] for row in arm.scores.values() if metric in row] or [np.nan]))
+              for metric in (ERROR, PARTS, HALO)}
+    worse = [errors[key] - plain.scores[key][ERROR] for key in errors if ERROR in plain.scores.get(key, {})]
+    worse = sorted((each for each in worse if each > 0), reverse=True)
+    halos = sorted((row[HALO] for row in arm.scores.values() if HALO in row), reverse=True)[:4]
+    return (f"{arm.name}, medians: subject error {median[ERROR]:.1f}, part IoU {median[PARTS]:.2f}, halo {median[HALO]:.1%}; "
+            f"{sum(each <= NEAR for each in errors.values())} of {len(errors)} have {NEAR} or less; worse than plain by "
+            f"{', '.join(f'{each:.1f}' for each in worse) or 'nothing'}; largest halos "
+            f"{', '.join(f'{each:.1%}' for each in halos)}")
+
+
 def order(folder: Path, name: str) -> tuple:
     """Plain first, then as the arms were made."""
     return name != PLAIN, name == RECOLOURED, min(path.stat().st_mtime_ns for path in (folder / name / "cases").iterdir())
@@ -172,7 +187,7 @@ def main() -> None:
     told = summary(arms, (ERROR,))
     write(told, folder / "report")
     for arm in arms:
-        print(extremes(arm, arms[0], folder))
+        print(extremes(arm, arms[0], folder), spread(arm, arms[0]), sep="\n")
     print(told.markdown())
 
 

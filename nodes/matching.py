@@ -14,7 +14,6 @@ from ..dreammatcher.matching.settings import BALANCED, BEST, BEST_START, PRESETS
 from . import inputs
 from .reference import with_remarks
 
-LOCK_BEGIN = 0.08  # share of the schedule
 CARRIED = "carried over"
 
 
@@ -145,7 +144,7 @@ class DreamMatcherLock:
                                            "LoRAs if you like."}),
             **inputs.strength("How much of the reference's appearance is taken where a match is trusted. 0 is the plain model."),
             **inputs.span("after which the picture is locked: earlier, layout is still being found.",
-                          "at which the lock opens.", LOCK_BEGIN),
+                          "at which the lock opens.", LockSettings.start),
             "reference": inputs.number("INT", 0, 0, 100, "Which of the reference pictures, in the order in which they are given: "
                                                          "1 is the first. 0: every place takes its best match in all."),
             "similarity": inputs.number("FLOAT", 0.2, -1.0, 1.0, "How alike, as a cosine, what is matched must be. Higher locks "

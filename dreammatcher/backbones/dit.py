@@ -1,7 +1,8 @@
-"""Diffusion transformers (Peebles and Xie 2023) whose blocks attend to prompt and picture in one sequence, as a backbone.
+"""Diffusion transformers (Peebles and Xie 2023) as a backbone.
 
-All blocks share one grid: a token is a patch of the latent. There is no attention of its own to the prompt: where a subject
-stands is told by what attention makes of the prompt's tokens and of the picture's (:mod:`..concepts`).
+All blocks share one grid: a token is a patch of the latent. In most families prompt and picture attend in one sequence: where a
+subject stands is told by what attention makes of the prompt's tokens and of the picture's (:mod:`..concepts`). In others the
+sequence is the picture alone, and attention of its own to the prompt tells it, as in a UNet.
 """
 
 from __future__ import annotations

@@ -45,6 +45,12 @@ class Page:
                  "app.canvas.setDirty(true, true)", kind)
         self.tab.wait_for_timeout(400)
 
+    def choose(self, kind: str, entry: str) -> None:
+        """Chooses an entry of the menu of a node of a class."""
+        self.show(kind)
+        self.tab.mouse.click(220, 90 - 15, button="right")
+        self.tab.get_by_text(entry, exact=True).click()
+
     def value(self, kind: str, widget: str):
         return self.run("return app.graph._nodes.find((own) => own.type === given[0]).widgets"
                         ".find((own) => own.name === given[1]).value", [kind, widget])

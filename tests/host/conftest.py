@@ -5,10 +5,26 @@ from __future__ import annotations
 import pytest
 import torch
 from browser_page import RENDERERS, opened
+from transformers_world import TRANSFORMERS, bench_of
 
 from harness.browser import browsing
 from harness.library import ROOT
 from harness.serving import running
+
+
+@pytest.fixture(params=list(TRANSFORMERS))
+def family(request, pack):
+    return bench_of(pack, request.param)
+
+
+@pytest.fixture
+def z(pack):
+    return bench_of(pack, "Z-Image")
+
+
+@pytest.fixture
+def flux(pack):
+    return bench_of(pack, "Flux.1")
 
 
 @pytest.fixture

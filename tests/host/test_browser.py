@@ -264,9 +264,7 @@ def test_our_widgets_add_no_input_to_what_is_queued(page):
 def test_the_menu_of_our_nodes_shows_the_report_and_copies_it(page, server):
     page.tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.load(workflow("dreammatcher_01_easy_toybox"))
-    page.show("DreamMatcherEasy")
-    page.tab.mouse.click(220, 90 - 15, button="right")
-    page.tab.get_by_text("DreamMatcher Report", exact=True).click()
+    page.choose("DreamMatcherEasy", "DreamMatcher Report")
     shown = page.tab.locator(".dreammatcher-installation")
     shown.wait_for(state="visible")
     page.picture("report")

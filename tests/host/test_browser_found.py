@@ -41,9 +41,7 @@ def test_the_search_offers_our_nodes_for_what_people_type(page):
 
 def test_the_menu_of_our_nodes_says_where_to_start(page):
     page.load(workflow("dreammatcher_01_easy_toybox"))
-    page.show("DreamMatcherEasy")
-    page.tab.mouse.click(220, 90 - 15, button="right")
-    page.tab.get_by_text("DreamMatcher: start here", exact=True).click()
+    page.choose("DreamMatcherEasy", "DreamMatcher: start here")
     note = page.tab.locator(".dreammatcher-start")
     note.wait_for(state="visible")
     page.picture("start_here")

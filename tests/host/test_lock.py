@@ -17,11 +17,6 @@ def family(request, pack):
     return bench_of(pack, request.param)
 
 
-@pytest.fixture
-def flux(pack):
-    return bench_of(pack, "Flux.1")
-
-
 def roll(x: torch.Tensor, bench, down: int, right: int) -> torch.Tensor:
     return torch.roll(x, (down * bench.backbone.patch, right * bench.backbone.patch), (-2, -1))
 

@@ -7,18 +7,13 @@ import torch
 from closeness import RUN, close
 from lock_world import locked, with_pictures
 from torch.utils.flop_counter import FlopCounterMode
-from transformers_world import applied, bench_of, drawn, latent_of, made, other_reference
+from transformers_world import applied, bench_of, drawn, last_block, latent_of, made, other_reference
 from world import random_unet
 
 
 @pytest.fixture(params=("Flux.1", "Qwen-Image", "Z-Image"))
 def family(request, pack):
     return bench_of(pack, request.param)
-
-
-@pytest.fixture
-def flux(pack):
-    return bench_of(pack, "Flux.1")
 
 
 def edited_by(bench, *sizes) -> list:
@@ -40,9 +35,7 @@ def test_chroma_takes_no_picture_and_is_refused(pack):
 
 
 def test_a_block_that_runs_without_the_hosts_options_is_told(family):
-    blocks = next(name for name in ("layers", "single_blocks", "transformer_blocks")
-                  if hasattr(family.model.model.diffusion_model, name))
-    place = f"diffusion_model.{blocks}.{len(getattr(family.model.model.diffusion_model, blocks)) - 1}.forward"
+    place = last_block(family.model)
     deaf = family.model.clone()
     forward = deaf.get_model_object(place)
     deaf.add_object_patch(place, lambda *given, transformer_options=None, **named: forward(*given, **named))

@@ -8,11 +8,11 @@ from closeness import RUN, close
 from transformers_world import (
     SIGMA,
     SIZE,
-    TRANSFORMERS,
     applied,
     bench_of,
     drawn,
     evaluated,
+    last_block,
     latent_of,
     made,
     other_reference,
@@ -21,21 +21,9 @@ from transformers_world import (
 from world import randomised
 
 
-@pytest.fixture(params=list(TRANSFORMERS))
-def family(request, pack):
-    return bench_of(pack, request.param)
-
-
-@pytest.fixture
-def z(pack):
-    return bench_of(pack, "Z-Image")
-
-
 def test_a_block_that_runs_without_the_hosts_options_is_told(family):
     """As TeaCache calls the blocks of Flux. The others are matched."""
-    blocks = next(name for name in ("layers", "blocks", "single_blocks", "transformer_blocks")
-                  if hasattr(family.model.model.diffusion_model, name))
-    place = f"diffusion_model.{blocks}.{len(getattr(family.model.model.diffusion_model, blocks)) - 1}.forward"
+    place = last_block(family.model)
     deaf = family.model.clone()
     forward = deaf.get_model_object(place)
     deaf.add_object_patch(place, lambda *given, transformer_options=None, **named: forward(*given, **named))

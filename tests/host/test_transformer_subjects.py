@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from closeness import RUN, close
-from transformers_world import SIGMA, SIZE, TRANSFORMERS, applied, bench_of, drawn, evaluated, made, other_reference, reference_of
-
-
-@pytest.fixture(params=list(TRANSFORMERS))
-def family(request, pack):
-    return bench_of(pack, request.param)
-
-
-@pytest.fixture
-def z(pack):
-    return bench_of(pack, "Z-Image")
+from transformers_world import (
+    SIGMA,
+    SIZE,
+    TRANSFORMERS,
+    applied,
+    bench_of,
+    drawn,
+    evaluated,
+    last_block,
+    made,
+    other_reference,
+    reference_of,
+)
 
 
 def test_a_block_that_the_references_pass_skips_is_one_message_and_the_others_are_matched(family):
     """Another pack runs the last block without ComfyUI's options in the pass over a reference alone."""
-    blocks = next(name for name in ("layers", "blocks", "single_blocks", "transformer_blocks")
-                  if hasattr(family.model.model.diffusion_model, name))
-    place = f"diffusion_model.{blocks}.{len(getattr(family.model.model.diffusion_model, blocks)) - 1}.forward"
+    place = last_block(family.model)
     model = family.model.clone()
     forward = model.get_model_object(place)
 

@@ -24,11 +24,6 @@ def family(request, pack):
     return bench_of(pack, request.param)
 
 
-@pytest.fixture
-def z(pack):
-    return bench_of(pack, "Z-Image")
-
-
 def planted(bench, monkeypatch, places: dict[int, torch.Tensor]) -> None:
     """Attention of the network that makes something of its own of each column's token and of its cells [h, w] of the picture."""
     from comfy.ldm.modules import attention

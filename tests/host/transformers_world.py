@@ -133,3 +133,10 @@ def made(bench, seed: int = 5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
 def other_reference(bench):
     clean, noise, _ = made(bench, 9)
     return reference_of(bench, clean, noise, bench.positive)
+
+
+def last_block(model) -> str:
+    """The place of the last block's forward among the objects that other packs patch."""
+    network = model.model.diffusion_model
+    blocks = next(name for name in ("layers", "blocks", "single_blocks", "transformer_blocks") if hasattr(network, name))
+    return f"diffusion_model.{blocks}.{len(getattr(network, blocks)) - 1}.forward"

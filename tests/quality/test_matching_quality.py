@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import replace
 
 import pytest
@@ -62,10 +63,13 @@ def test_more_parts_take_the_references_colour_and_the_faults_of_both_arms_are_m
 
 def test_the_worst_the_median_and_the_best_picture_are_set_beside_the_mean(arms, folder):
     arm = next(arm for arm in arms if arm.name == MATCHED)
+    every, spread = sorted(arm.column(ERROR).values()), quality.spread(arm, arms[0])
+    assert f"subject error {statistics.median(every):.1f}, " in spread
+    assert f"{sum(each <= 10 for each in every)} of {len(every)} have 10 or less" in spread
+    assert "worse than plain by nothing" in quality.spread(arms[0], arms[0])
     told = quality.extremes(arm, arms[0], folder, 3).partition(": ")[2].split(", ")
     errors = [float(one.split()[1]) for one in told]
     assert len(told) == 7 and errors == sorted(errors, reverse=True)
-    every = sorted(arm.column(ERROR).values())
     assert errors[0] == round(every[-1], 1) and errors[-1] == round(every[0], 1)
     with Image.open(folder / "report" / f"extremes of {MATCHED}.png") as sheet:
         assert sheet.size == (3 * 128, 7 * 128)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -50,8 +50,8 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
 
     Without ``words``, those that both prompts share are the subject, but for medium and scene, or else those of each. A
     ``strength`` of 0 is the plain model: nothing is inverted. ``reference_mask`` [B, h, w], or else what is not transparent in
-    the reference, is its subject. With ``preset`` BEST the foreground is carried over, matching begins later, and
-    guidance leads the subject's inside.
+    the reference, is its subject. With ``preset`` BEST the foreground is carried over, matching begins later, and guidance leads
+    the subject's inside.
 
     Where the text encoders do not tell where words stand, the mask alone says which subject it is, and is carried over.
 
@@ -59,9 +59,8 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
     too small or too long for the model, nothing of it is left to match, or it is not finite, as it is, as a latent, or for the
     model.
     """
-    settings, best = ApplySettings(strength, match=match_settings_of(preset)), preset == BEST
-    if best:
-        settings = replace(settings, start=BEST_START)
+    best = preset == BEST
+    settings = ApplySettings(strength, BEST_START if best else ApplySettings.start, match=match_settings_of(preset))
     try:
         reference_subject, target_subject, remarks = subjects_of_both(clip, reference_prompt, prompt, words)
         positive, target_subject = encode_subject(clip, prompt, target_subject)

@@ -15,7 +15,8 @@ from ..text.words import other_numbers
 
 log = logging.getLogger(__name__)
 
-THRESHOLD = 0.4  # of a match's way there and back, lambda_c of Eq. 8
+#: of a match's way there and back
+THRESHOLD = MaskSettings.threshold
 SHARED = "the words that both prompts share are taken"
 
 

@@ -138,7 +138,7 @@ def _attend(func: Callable, arguments: tuple, named: dict[str, Any]) -> torch.Te
         inputs = _changed(each, inputs, options)
     made = call(*inputs, *arguments[3:], **named)
     for each in heard:
-        _told(each, made, inputs[0].shape[-2], options)
+        _told(each, made, inputs, options)
     return made
 
 
@@ -149,11 +149,7 @@ def _changed(heard: Listening, inputs: tuple, options: dict[str, Any]) -> tuple:
     tapped = site[1] in backbone.taps
     if not tapped and site not in backbone.matched:
         return inputs
-    beside = sequence.beside(tuple(options.get(PICTURES, ())))
-    # queries may be fewer: FluxKVCache and its like keep keys and values of other pictures, and put them behind
-    lengths = {each.shape[-2]: None for each in (inputs[2], inputs[0])}
-    fits = ((backbone.picture_tokens(site, sequence.latent, tokens, beside), tokens) for tokens in lengths)
-    picture, tokens = next((each for each in fits if each[0] is not None), (None, 0))
+    picture, tokens = _picture(backbone, site, inputs, options)
     places = None if picture is None or points.pictures is None else _places(backbone, site, picture, tokens, sequence)
     if picture is None or (points.pictures is not None and places is None):
         if points.misfit is not None:
@@ -181,17 +177,26 @@ def _shown(heard: Listening, arguments: tuple, options: dict[str, Any]) -> None:
         points.prompt(site, picture, text, text, options)
 
 
-def _told(heard: Listening, made: torch.Tensor, tokens: int, options: dict[str, Any]) -> None:
+def _told(heard: Listening, made: torch.Tensor, inputs: tuple, options: dict[str, Any]) -> None:
     """Shows what attention made of the picture's and the prompt's tokens at a site that tells where words stand."""
     points, backbone, sequence = heard.points, heard.backbone, options[SEQUENCE_KEY]
     site = backbone.site(options.get(KIND), options[NUMBER])
     if points.prompt is None or site not in backbone.readers or backbone.cross:
         return
-    beside = sequence.beside(tuple(options.get(PICTURES, ())))
-    picture = backbone.picture_tokens(site, sequence.latent, tokens, beside)
+    picture, _ = _picture(backbone, site, inputs, options)
     if picture is not None:
-        text = _tokens(made, backbone.prompt_tokens(beside))
+        text = _tokens(made, backbone.prompt_tokens(sequence.beside(())))
         points.prompt(site, _tokens(made, picture), text, text, options)
+
+
+def _picture(backbone: DiTBackbone, site: Site, inputs: tuple, options: dict[str, Any]) -> tuple[slice | None, int]:
+    """The picture's tokens in a block's queries, keys and values, and the length by which they fit; None where they do not."""
+    sequence: Sequence = options[SEQUENCE_KEY]
+    beside = sequence.beside(tuple(options.get(PICTURES, ())))
+    # queries may be fewer: FluxKVCache and its like keep keys and values of other pictures, and put them behind
+    lengths = {each.shape[-2]: None for each in (inputs[2], inputs[0])}
+    fits = ((backbone.picture_tokens(site, sequence.latent, tokens, beside), tokens) for tokens in lengths)
+    return next((each for each in fits if each[0] is not None), (None, 0))
 
 
 def _places(backbone: DiTBackbone, site: Site, picture: slice, tokens: int, sequence: Sequence) -> tuple[slice, ...] | None:

@@ -48,7 +48,6 @@ class SubjectMaps:
         maps = attention_columns(module.to_q(query[:, picture]), module.to_k(context), module.heads, columns)
         return rearrange(maps, "b (h w) -> b 1 h w", h=self.backbone.grid(site, latent_size)[0])
 
-
     def _read_joint(self, site: Site, picture: torch.Tensor, text: torch.Tensor, latent_size: Grid) -> torch.Tensor:
         subject, length = self.subject, text.shape[1]
         rest = subject.rest or tuple(column for column in range(subject.tokens) if column not in subject.columns)
