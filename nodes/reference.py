@@ -87,6 +87,8 @@ class DreamMatcherInvert:
     FUNCTION = "invert"
     RETURN_TYPES = ("DM_REFERENCE", "LATENT", "FLOAT")
     RETURN_NAMES = ("reference", "reconstruction", "psnr")
+    #: optional inputs that stand in for each other: one that was connected is needed
+    ONCE_CONNECTED = ("reference", "image", "vae")
     OUTPUT_TOOLTIPS = ("The inverted reference.", "What the inversion leads back to; decode it to check.",
                        "Likeness of the reconstruction to the picture, as latents, in dB; higher is better.")
 

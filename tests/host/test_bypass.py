@@ -105,10 +105,11 @@ def validated(host, prompt: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
     return valid[2], valid[3]
 
 
-def lacking(host, prompt: dict[str, Any]) -> set[tuple[str, str]]:
-    """The (node, input) that has no value, among those that an output needs.
+def lacking(host, prompt: dict[str, Any], whole: dict[str, Any]) -> set[tuple[str, str]]:
+    """The (node, input) that has no value, among those that an output needs; ``whole`` is the prompt without a bypass.
 
-    The host's own check says the same; of what comes to optional inputs, older ones see it when it runs.
+    The host's own check says the same; of what comes to optional inputs, older ones see it when it runs. Of inputs that stand in
+    for each other those count that ``whole`` has, and the node refuses to go without.
     """
     outputs = {number for number, entry in prompt.items() if getattr(host.nodes[entry["class_type"]], "OUTPUT_NODE", False)}
     needed, waiting = set(), set(outputs)
@@ -117,13 +118,20 @@ def lacking(host, prompt: dict[str, Any]) -> set[tuple[str, str]]:
         needed.add(number)
         links = (value[0] for value in prompt[number]["inputs"].values() if isinstance(value, list))
         waiting |= {link for link in links if link in prompt} - needed
-    missing = {(number, name) for number in needed for name in host.nodes[prompt[number]["class_type"]].INPUT_TYPES()["required"]
+    kinds = {number: host.nodes[prompt[number]["class_type"]] for number in needed}
+    missing = {(number, name) for number, kind in kinds.items() for name in kind.INPUT_TYPES()["required"]
                if name not in prompt[number]["inputs"]}
+    once = {(number, name) for number, kind in kinds.items() for name in getattr(kind, "ONCE_CONNECTED", ())
+            if name in whole[number]["inputs"] and name not in prompt[number]["inputs"]}
     errors = [(number, error) for number, of_node in validated(host, prompt)[1].items() for error in of_node["errors"]]
-    assert not [error for _, error in errors if error["type"] != "required_input_missing"]
-    refused = {(number, error["extra_info"]["input_name"]) for number, error in errors}
+    ours = {number for number, error in errors if error["type"] == "custom_validation_failed"}
+    assert ours <= {number for number, _ in once}
+    assert not [error for _, error in errors if error["type"] not in ("required_input_missing", "custom_validation_failed")]
+    refused = {(number, error["extra_info"]["input_name"]) for number, error in errors
+               if error["type"] == "required_input_missing"}
     assert refused == missing if host.upstream else refused <= missing
-    return missing
+    assert not host.upstream or {number for number, _ in once} <= ours | {number for number, _ in refused}
+    return missing | once
 
 
 def without_controlnet(prompt: dict[str, Any]) -> dict[str, Any]:
@@ -147,7 +155,7 @@ def test_what_the_host_refuses_after_a_bypass_is_explained(host, pack, files, pa
     assert not validated(host, whole)[1]
     for number in own_nodes(workflow):
         prompt = bypassed(whole, number, host.nodes, widgets_pass)
-        missing = lacking(host, prompt)
+        missing = lacking(host, prompt, whole)
         sent = {"prompt": prompt, "extra_data": {"extra_pnginfo": {"workflow": switched(workflow, number)}}}
         said = gaps(sent, kinds, host.nodes)
         assert len(said) == bool(missing), (number, missing, said)
@@ -191,7 +199,7 @@ def test_what_the_host_accepts_after_a_bypass_runs(host, files, path):
         prompt = bypassed(whole, number, host.nodes, host.upstream)
         done = run_valid(host, prompt)
         if done is not None and done[0]:
-            names = {name for _, name in lacking(host, prompt)}
+            names = {name for _, name in lacking(host, prompt, whole)}
             told = "; connect" in done[0] or (not host.upstream and any(name in done[0] for name in names))
             assert told, (number, whole[number]["class_type"], done[0])
 
@@ -270,9 +278,9 @@ def test_easy_at_strength_0_is_the_plain_picture_bit_for_bit_and_at_1_what_it_wa
 
 def test_a_bypassed_easy_is_told_to_use_strength_0(host, pack):
     path = ROOT / "example_workflows" / "dreammatcher_01_easy_toybox.json"
-    prompt, number = easy_graph(host, 1.0)
-    prompt = bypassed(prompt, number, host.nodes, host.upstream)
-    assert {name for _, name in lacking(host, prompt)} == {"positive", "negative"}
+    whole, number = easy_graph(host, 1.0)
+    prompt = bypassed(whole, number, host.nodes, host.upstream)
+    assert {name for _, name in lacking(host, prompt, whole)} == {"positive", "negative"}
     sent = {"prompt": prompt, "extra_data": {"extra_pnginfo": {"workflow": switched(workflow_of(path), number)}}}
     gap, = pack.module("dreammatcher.host.graph.bypass").gaps(sent, pack.module("nodes").NODE_CLASS_MAPPINGS, host.nodes)
     assert "positive of KSampler, negative of KSampler" in gap.text and "set its strength to 0" in gap.text

@@ -92,7 +92,7 @@ def _lacking(number: str, nodes: Mapping[str, dict], links: list[tuple[str, str,
 
 def _needed(known: Mapping[str, type[Any]], entry: Mapping[str, Any], name: str) -> bool:
     kind = known.get(entry["class_type"])
-    return kind is None or name in kind.INPUT_TYPES().get("required", {})
+    return kind is None or name in kind.INPUT_TYPES().get("required", {}) or name in getattr(kind, "ONCE_CONNECTED", ())
 
 
 def _graphs(workflow: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str]]:
