@@ -127,6 +127,13 @@ def vectors(tip: str) -> Input:
     return number("INT", 1, 1, 32, tip)
 
 
+def begin_from(more: str = "") -> Input:
+    """What was learned before, from which a training begins."""
+    said = ("Begins from what was learned before, with a fresh optimiser: from a training, DreamMatcher Choose or Load Learned. "
+            "Give the model without it.")
+    return "DM_LEARNED", {"tooltip": f"{said} {more}".strip()}
+
+
 def prior(more: str = "") -> dict[str, Input]:
     """Class pictures and their weight, about which ``more`` may be said."""
     return {

@@ -16,6 +16,9 @@ from ..dreammatcher.host.training.learn import (
 )
 from ..dreammatcher.training.job import CUSTOM_DIFFUSION, DREAMBOOTH_FULL, DREAMBOOTH_LORA, TEXTUAL_INVERSION
 from ..dreammatcher.training.settings import (
+    ANEW,
+    ANSWERS,
+    ASK,
     OPTIMISERS,
     SCHEDULES,
     Keeping,
@@ -53,16 +56,17 @@ class DreamMatcherDreamBooth(inputs.TrainingNode):
             "masked": inputs.switch(False, "Only what the masks cover counts."),
             "bfloat16": inputs.BFLOAT16,
             "options": inputs.OPTIONS,
+            "begin_from": inputs.begin_from("A LoRA's layers beyond the usual ones learn too."),
         }}
 
     def learn(self, model, clip, vae, training_set, kind, steps, rate, seed, prior_set=None, prior_weight=1.0, rank=4,
-              batch=0, text_encoder=False, masked=False, bfloat16=False, options=DEFAULT_OPTIONS):
+              batch=0, text_encoder=False, masked=False, bfloat16=False, options=DEFAULT_OPTIONS, begin_from=None):
         method = DREAMBOOTH_LORA if kind == LORA else DREAMBOOTH_FULL
         numbers, options = numbers_for(method, model, rate, batch, options, text_encoder)
         chosen = DreamBoothSettings(kind, LoraSettings(rank, options.alpha), numbers.rate, text_encoder)
         learned, losses = dreambooth(
             model, clip, vae, training_set, prior_set, chosen, ObjectiveSettings(prior_weight, options.min_snr_gamma, masked),
-            options.training(steps, numbers.batch, seed, bfloat16), options)
+            options.training(steps, numbers.batch, seed, bfloat16), options, begin_from)
         return *apply_learned(model, clip, learned), learned, curve_image(losses, steps)
 
 
@@ -86,14 +90,15 @@ class DreamMatcherTextualInversion(inputs.TrainingNode):
             "bfloat16": inputs.BFLOAT16,
             "options": inputs.OPTIONS,
             "attention_loss": inputs.ATTENTION_LOSS,
+            "begin_from": inputs.begin_from("Instead of initial_word."),
         }}
 
     def learn(self, model, clip, vae, training_set, initial_word, vectors, steps, rate, seed, batch=0, bfloat16=False,
-              options=DEFAULT_OPTIONS, attention_loss=None):
+              options=DEFAULT_OPTIONS, attention_loss=None, begin_from=None):
         numbers, options = numbers_for(TEXTUAL_INVERSION, model, rate, batch, options)
         settings = options.training(steps, numbers.batch, seed, bfloat16)
         learned, losses = textual_inversion(model, clip, vae, training_set, initial_word, vectors, numbers.rate, settings,
-                                            options, attention_loss)
+                                            options, attention_loss, begin_from)
         return *apply_learned(model, clip, learned), learned, curve_image(losses, steps)
 
 
@@ -120,16 +125,17 @@ class DreamMatcherCustomDiffusion(inputs.TrainingNode):
             "options": inputs.OPTIONS,
             "attention_loss": inputs.ATTENTION_LOSS,
             "word_rate": inputs.WORD_RATE,
+            "begin_from": inputs.begin_from(),
         }}
 
     def learn(self, model, clip, vae, training_set, initial_word, steps, rate, seed, prior_set=None, prior_weight=1.0, sizes=True,
-              batch=0, bfloat16=False, options=DEFAULT_OPTIONS, attention_loss=None, word_rate=0.0):
+              batch=0, bfloat16=False, options=DEFAULT_OPTIONS, attention_loss=None, word_rate=0.0, begin_from=None):
         prior = counted(training_set, prior_set, prior_weight)
         numbers, options = numbers_for(CUSTOM_DIFFUSION, model, rate, batch, options, prior=prior)
         settings = options.training(steps, numbers.batch, seed, bfloat16)
         chosen = CustomDiffusionSettings(numbers.rate, word_rate, sizes)
         learned, losses = custom_diffusion(model, clip, vae, training_set, prior_set, initial_word, chosen, prior_weight,
-                                           settings, options, attention_loss)
+                                           settings, options, attention_loss, begin_from)
         return *apply_learned(model, clip, learned), learned, curve_image(losses, steps)
 
 
@@ -170,19 +176,25 @@ class DreamMatcherTrainingOptions:
             "keep_minutes": inputs.number("FLOAT", 10.0, 0.0, 1440.0, "Minutes between safety states on disk, from which a run "
                                                                       "goes on after a crash. 0: only when it is stopped.", 0.5),
             "keep_every": inputs.KEEP_EVERY,
-            "run_name": inputs.text("", "Name of the files that are kept on the way. Empty: the subject's word."),
+            "run_name": inputs.text("", "Name by which the run and its files are found again. Empty: the subject's word."),
             "sheet_prompts": inputs.text("", "One on each line: drawn at every step that is kept, with the same seeds. Empty: "
                                              "sample_prompt, or a caption.", multiline=True),
+            "when_it_differs": (list(ANSWERS), {"default": ASK, "tooltip":
+                                "Where a run of this name is on disk with other choices: ask lists them and stops, go on takes "
+                                "what it has learned, begin anew leaves it. More steps alone go on."}),
+            "keep_state": inputs.switch(False, "Keep the state at the end too: more steps go on as if it had not ended. It takes "
+                                               "three times as much as what learns."),
         }}
 
     def make(self, optimiser, schedule, warmup, weight_decay, clip_norm, accumulate, average, min_snr_gamma, lora_alpha,
              sample_prompt, sample_every, when_stopped, gradient_checkpointing=False, keep_minutes=10.0, keep_every=0,
-             run_name="", sheet_prompts=""):
+             run_name="", sheet_prompts="", when_it_differs=ANEW, keep_state=False):
         chosen = OptimiserSettings(optimiser, weight_decay, clip=clip_norm, schedule=schedule, warmup=warmup)
         prompts = tuple(line.strip() for line in sheet_prompts.splitlines() if line.strip())
         return (TrainingOptions(chosen, accumulate, average, min_snr_gamma, lora_alpha or None, sample_prompt.strip(),
-                                sample_every, Running(when_stopped == KEEP, keep_minutes, gradient_checkpointing or None),
-                                Keeping(keep_every, run_name.strip(), prompts)),)
+                                sample_every, Running(when_stopped == KEEP, keep_minutes, gradient_checkpointing or None,
+                                                      differs=when_it_differs),
+                                Keeping(keep_every, run_name.strip(), prompts, keep_state)),)
 
 
 NODES = (DreamMatcherDreamBooth, DreamMatcherTextualInversion, DreamMatcherCustomDiffusion, DreamMatcherTrainingOptions)

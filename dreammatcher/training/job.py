@@ -75,7 +75,7 @@ class Job:
         return {"format": FORMAT, "name": self.name, "method": self.method, "checkpoint": self.checkpoint,
                 "choices": asdict(self.choices), "settings": settings, "optimiser": asdict(self.options.optimiser),
                 "options": options, "checkpointing": self.options.running.checkpointing,
-                "keep_minutes": self.options.running.keep_minutes,
+                "keep_minutes": self.options.running.keep_minutes, "when_it_differs": self.options.running.differs,
                 "keeping": {**asdict(keeping), "prompts": list(keeping.prompts)}, "own": _set(self.subject_set),
                 "prior": None if self.prior is None else _set(self.prior), "host": dict(self.host)}
 
@@ -92,9 +92,10 @@ def read(path: Path) -> Job:
     try:
         optimiser = OptimiserSettings(**{**said["optimiser"], "betas": tuple(said["optimiser"]["betas"])})
         prior = said["prior"] and _read_set(said["prior"], "prior", tensors)
-        running = Running(keep_minutes=said.get("keep_minutes", Running.keep_minutes), checkpointing=said["checkpointing"])
+        running = Running(keep_minutes=said.get("keep_minutes", Running.keep_minutes), checkpointing=said["checkpointing"],
+                          differs=said.get("when_it_differs", Running.differs))
         kept = said.get("keeping", {})
-        keeping = Keeping(kept.get("every", 0), kept.get("run", ""), tuple(kept.get("prompts", ())))
+        keeping = Keeping(kept.get("every", 0), kept.get("run", ""), tuple(kept.get("prompts", ())), kept.get("state", False))
         options = TrainingOptions(optimiser, **said["options"], running=running, keeping=keeping)
         return Job(said["name"], said["method"], said["checkpoint"], _read_set(said["own"], "own", tensors), prior,
                    Choices(**said["choices"]), TrainingSettings(**said["settings"], optimiser=optimiser), options, said["host"])

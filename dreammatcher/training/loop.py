@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -141,19 +141,28 @@ class Training:
                 "skipped": self.skipped}
 
     def restore(self, state: dict) -> None:
-        """Goes on from what :meth:`state` gave, at the rates of the recipe as it is now."""
+        """Goes on from what :meth:`state` gave, at the rates of the recipe as it is now.
+
+        Without ``optimiser``, ``generator`` or ``average`` in it these begin anew, at the state's step.
+        """
         self.step, self.losses, self.scale = state["step"], state["losses"], state["scale"]
         self.skipped = state.get("skipped", 0)
         self.recipe.learned.load_state_dict(state["learned"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
+        if "optimiser" in state:
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.schedule.load_state_dict(state["schedule"])
+        else:
+            self.schedule.last_epoch = self.step
         self.schedule.base_lrs = [group.rate for group in self.groups]
         factor = rate_factor(self.step, self.settings.steps, self.settings.optimiser)
         for restored, group in zip(self.optimiser.param_groups, self.groups):
             restored["initial_lr"], restored["lr"] = group.rate, group.rate * factor
-        self.generator.set_state(state["generator"])
-        if self.average is not None:
+        if "generator" in state:
+            self.generator.set_state(state["generator"])
+        if self.average is not None and state.get("average"):
             self.average.load_state_dict(state["average"])
+        elif self.average is not None:
+            self.average.module.load_state_dict(state["learned"])
 
     @contextmanager
     def as_finished(self) -> Iterator[None]:
@@ -212,6 +221,8 @@ def train(recipe: Recipe[FrozenModel], settings: TrainingSettings, checkpoint: C
     except BaseException:
         keep()
         raise
+    if checkpoint and checkpoint.end and share.first:
+        write_state(replace(checkpoint, path=checkpoint.end), training, warn)
     training.finish()
     return training
 
@@ -231,7 +242,7 @@ def write_state(checkpoint: Checkpoint, training: Training, warn: Callable[[str]
     """Keeps where a training is. Where that fails, ``warn`` is told the file and its size, and nothing is raised."""
     state = training.state()
     try:
-        states.write(checkpoint.path, state, checkpoint.job, checkpoint.kin, training.stuck)
+        states.write(checkpoint.path, state, checkpoint.job, checkpoint.kin, training.stuck, checkpoint.about)
     except (OSError, MemoryError, RuntimeError) as error:
         size = states.in_words(states.size_of(state))
         warn(f"the state of this training, {size} at step {training.step}, cannot be written to {checkpoint.path} ({error}). The "

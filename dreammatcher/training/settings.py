@@ -95,9 +95,14 @@ class LoraSettings:
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
 
+#: where a run of the same name differs: what is done about it
+ASK, GO_ON, ANEW = "ask", "go on", "begin anew"
+ANSWERS = (ASK, GO_ON, ANEW)
+
+
 @dataclass(frozen=True)
 class Running:
-    """Settings for running a training. They change nothing of what it learns."""
+    """Settings for running a training. They change nothing of what it learns, but for the step that it goes on from."""
 
     keep_when_stopped: bool = False  # a stopped run gives what it has learned so far
     keep_minutes: float = 10.0  # between two states on disk; 0 keeps one only when the run is stopped
@@ -107,9 +112,12 @@ class Running:
     splits: bool = False  # a batch that does not fit is learned from in parts, with the same pictures in a step
     chosen: str = ""  # what stands for the numbers that were left open, to be told with the plan
     share: Share = ALONE
+    differs: str = ANEW  # one of ANSWERS
 
     def __post_init__(self) -> None:
         check("keep_minutes", self.keep_minutes, 0, 100_000, "0 keeps a state only when the run is stopped")
+        if self.differs not in ANSWERS:
+            raise ValueError(f"when_it_differs: {self.differs!r} is unknown; choose one of {', '.join(ANSWERS)}")
 
 
 #: letters of a run's name: its files bear the step besides
@@ -123,6 +131,7 @@ class Keeping:
     every: int = 0  # steps; 0 keeps none
     run: str = ""  # name of the files; empty: the subject's word
     prompts: tuple[str, ...] = ()  # a sample of each at every step that is kept; none: the sample's prompt, or a caption
+    state: bool = False  # the state at the end, from which more steps go on as if the run had not ended
 
     def __post_init__(self) -> None:
         check("keep_every", self.every, 0, 10_000_000, "0 keeps nothing on the way")

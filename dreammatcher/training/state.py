@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from safetensors import safe_open
 
 from ..files import atomic_write, read_metadata, read_tensors, refused_if_damaged
 
 FORMAT = "dreammatcher-training-1"
 ANEW = "delete it to begin anew"
+LEARNED = "state.learned."
 #: names of number formats in safetensors files
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
          torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}
@@ -26,6 +28,8 @@ class Checkpoint:
     job: str  # says which pictures and settings the state belongs to
     minutes: float = 10.0  # between two states while it runs; 0 keeps one only when it is stopped
     kin: str = ""  # as ``job``, but the same for every rate and precision
+    about: str = ""  # JSON: the run's name, and its choices by name
+    end: Path | None = None  # file for the state at the end of the run, if it is kept
 
 
 @dataclass(frozen=True)
@@ -35,17 +39,20 @@ class Kept:
     job: str
     kin: str
     stuck: bool  # its run gave up, since losses were not finite
+    about: dict[str, Any] = field(default_factory=dict)  # the run's name, and its choices by name
+    step: int = field(default=0, compare=False)
 
 
-def write(path: Path, state: dict[str, Any], job: str, kin: str = "", stuck: bool = False) -> None:
-    """Writes nested dicts, lists and tuples of tensors, numbers and texts. ``job`` tells whose state it is.
+def write(path: Path, state: dict[str, Any], job: str, kin: str = "", stuck: bool = False, said: str = "") -> None:
+    """Writes nested dicts, lists and tuples of tensors, numbers and texts. ``job`` tells whose state it is, ``said`` its run.
 
     One tensor after the other goes through main memory: there is never a second copy of the whole. Raises OSError where the file
     cannot be written; one that was there stays then.
     """
     tensors: dict[str, torch.Tensor] = {}
     tree = _packed(state, "state", tensors)
-    about = {"format": FORMAT, "job": job, "tree": json.dumps(tree), "kin": kin, "stuck": json.dumps(stuck)}
+    about = {"format": FORMAT, "job": job, "tree": json.dumps(tree), "kin": kin, "stuck": json.dumps(stuck),
+             "about": said or "{}", "step": str(state.get("step", 0))}
     with atomic_write(path) as partial, partial.open("wb") as file:
         _stream(file, tensors, about)
 
@@ -89,7 +96,15 @@ def about(path: Path) -> Kept:
     with refused_if_damaged(path, ANEW):
         metadata = read_metadata(path)
     _check(path, metadata)
-    return Kept(metadata["job"], metadata.get("kin", ""), json.loads(metadata.get("stuck", "false")))
+    return Kept(metadata["job"], metadata.get("kin", ""), json.loads(metadata.get("stuck", "false")),
+                json.loads(metadata.get("about", "{}")), int(metadata.get("step", 0)))
+
+
+def learned_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of what a state has learned, by name; no tensor is read."""
+    with refused_if_damaged(path, ANEW), safe_open(path, framework="pt", device="cpu") as file:
+        return {name.removeprefix(LEARNED): tuple(file.get_slice(name).get_shape()) for name in file.keys()  # noqa: SIM118
+                if name.startswith(LEARNED)}
 
 
 def _check(path: Path, metadata: dict[str, str]) -> None:

@@ -16,13 +16,14 @@ pytestmark = pytest.mark.usefixtures("as_in_a_graph")
 
 USUAL = dict(optimiser="AdamW", schedule="constant", warmup=0, weight_decay=0.01, clip_norm=1.0, accumulate=1, average=0.0,
              min_snr_gamma=0.0, lora_alpha=0.0, sample_prompt="", sample_every=0, when_stopped="go on when queued again",
-             gradient_checkpointing=False, keep_minutes=10.0, keep_every=0, run_name="", sheet_prompts="")
+             gradient_checkpointing=False, keep_minutes=10.0, keep_every=0, run_name="", sheet_prompts="",
+             when_it_differs="begin anew", keep_state=False)
 #: of Training Options: another value of everything that changes what is learned
 LEARNED = {"optimiser": "Adafactor", "schedule": "linear", "warmup": 2, "weight_decay": 0.9, "clip_norm": 1e-4, "accumulate": 2,
            "average": 0.5, "min_snr_gamma": 0.01}
 #: and of the others, each of which has a test of its own
 SHOWN = {"lora_alpha", "sample_prompt", "sample_every", "when_stopped", "gradient_checkpointing", "keep_minutes", "keep_every",
-         "run_name", "sheet_prompts"}
+         "run_name", "sheet_prompts", "when_it_differs", "keep_state"}
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,20 @@ DREAMBOOTH_OTHERS = {**SOURCES, **COMMON, "rate": 2e-3, "prior_set": "there", "p
 MASKED = {"masked": {"training_set": "masked"}}
 LOSS = {"class_word": "bird", "attention_weight": 300.0, "reduction": "mean", "compared": "the word's own"}
 TRAINERS = {
-    "DreamBooth LoRA": Trainer("DreamBooth", {**DREAMBOOTH, "kind": "LoRA"}, {**DREAMBOOTH_OTHERS, "kind": "full", "rank": 2},
+    "DreamBooth LoRA": Trainer("DreamBooth", {**DREAMBOOTH, "kind": "LoRA"}, {**DREAMBOOTH_OTHERS, "kind": "full", "rank": 2,
+                                                                       "begin_from": "a lora"},
                                {**PRIOR, **MASKED}),
-    "DreamBooth full": Trainer("DreamBooth", {**DREAMBOOTH, "kind": "full"}, {**DREAMBOOTH_OTHERS, "kind": "LoRA"},
+    "DreamBooth full": Trainer("DreamBooth", {**DREAMBOOTH, "kind": "full"},
+                               {**DREAMBOOTH_OTHERS, "kind": "LoRA", "begin_from": "a lora"},
                                {**PRIOR, **MASKED}),
     "Textual Inversion": Trainer(
         "TextualInversion", dict(initial_word="robot", vectors=1, steps=2, rate=1e-2, seed=1),
-        {**SOURCES, **COMMON, "initial_word": "bird", "vectors": 2, "rate": 2e-2, "attention_loss": "there"}),
+        {**SOURCES, **COMMON, "initial_word": "bird", "vectors": 2, "rate": 2e-2, "attention_loss": "there",
+         "begin_from": "a word"}),
     "Custom Diffusion": Trainer(
         "CustomDiffusion", dict(initial_word="robot", steps=2, rate=1e-3, seed=1, batch=1, sizes=False),
         {**SOURCES, **COMMON, "initial_word": "bird", "rate": 2e-3, "prior_set": "there", "prior_weight": 3.0, "sizes": True,
-         "attention_loss": "there", "word_rate": 1e-2}, PRIOR),
+         "attention_loss": "there", "word_rate": 1e-2, "begin_from": "a lora"}, PRIOR),
     "ViCo": Trainer(
         "ViCoTrain", dict(initial_word="robot", steps=2, word_rate=1e-2, block_rate=1e-3, seed=1, batch=1, regularisation=0.01),
         {**SOURCES, **COMMON, "initial_word": "bird", "word_rate": 2e-2, "block_rate": 2e-3, "regularisation": 10.0,
@@ -90,6 +94,13 @@ def learn(host, pack):
         other_model, = host.nodes["ModelSamplingDiscrete"]().patch(model, "eps", True)
         other_clip, = host.nodes["CLIPSetLastLayer"]().set_last_layer(clip, -2)
 
+    export = pack.module("dreammatcher.training.export")
+    keys, generator = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k", torch.Generator().manual_seed(3)
+    width = model.model.diffusion_model.state_dict()["input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"].shape
+    lora = export.Learned({f"{keys}.lora_down.weight": torch.randn(2, width[1], generator=generator),
+                           f"{keys}.lora_up.weight": torch.randn(width[0], 2, generator=generator) / 10})
+    word = export.Learned({}, {"sks": torch.randn(1, 96, generator=generator)})
+
     class Louder:
         """A VAE whose latents are a little larger."""
 
@@ -99,7 +110,8 @@ def learn(host, pack):
     def value(name: str, chosen: object) -> object:
         meant = {("model", None): model, ("model", "another"): other_model, ("clip", None): clip, ("clip", "another"): other_clip,
                  ("vae", None): vae, ("vae", "another"): Louder(), ("prior_set", "there"): sets["prior"],
-                 ("attention_loss", "there"): loss, ("image", "own"): pictures[:1], ("image", "another"): pictures[1:2]}
+                 ("attention_loss", "there"): loss, ("image", "own"): pictures[:1], ("image", "another"): pictures[1:2],
+                 ("begin_from", "a lora"): lora, ("begin_from", "a word"): word}
         return sets[chosen] if name == "training_set" else meant.get((name, chosen), chosen) if isinstance(
             chosen, (str, type(None))) else chosen
 

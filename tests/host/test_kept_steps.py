@@ -57,7 +57,8 @@ def learn(host, fresh, small_set):
         more = {"DreamBooth": dict(kind="LoRA"), "TextualInversion": dict(initial_word="robot", vectors=1),
                 "CustomDiffusion": dict(initial_word="robot", sizes=False, batch=1)}[method]
         node = host.nodes[f"DreamMatcher{method}"]()
-        return node.learn(*fresh, small_set, steps=steps, rate=1e-3, seed=seed, options=chosen, **{**more, **(given or {})})[2]
+        usual = dict(steps=steps, rate=1e-3, seed=seed, options=chosen)
+        return node.learn(*fresh, small_set, **{**usual, **more, **(given or {})})[2]
     return learned
 
 

@@ -65,7 +65,8 @@ def test_one_stage_that_is_not_split_is_textual_inversion_bit_for_bit(pack, toyb
         rows = {"<me>": pack.module("dreammatcher.training.textual_inversion").token_rows(model.rows_of("robot"), 1, 0.05)}
         recipe = pack.module("dreammatcher.training.recipe").SubjectRecipe(
             work.denoiser, work.subject_set, settings.ObjectiveSettings(), rows=rows)
-        run.run(recipe, chosen, run.job_of("sefi equals textual inversion"), options)
+        name = pack.module("dreammatcher.host.training.job_name").job_of("sefi equals textual inversion")
+        run.run(recipe, chosen, name, options)
     staged = learn(4, stages=1, split=False, batch=2)
     assert torch.equal(staged.keys, rows["<me>"].rows.detach()) and torch.equal(staged.values, staged.keys)
 

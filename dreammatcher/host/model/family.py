@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_base import ModelType
-from comfy.supported_models import SD20
+from comfy.supported_models import SD15, SD20, SDXL, SDXLRefiner
 
 from .backbone import network_of
 
@@ -22,6 +22,23 @@ def native_side(model) -> int:
     if isinstance(config, SD20) and base.model_type is ModelType.V_PREDICTION:  # the host tells both kinds of SD2.x so
         return 768
     return 512
+
+
+def architecture_of(model) -> tuple[str, str]:
+    """A family's name in Stability's model metadata, and in kohya's: ("stable-diffusion-v1", "sd_v1").
+
+    Others have the name of the host's configuration in both.
+    """
+    config, velocity = model.model.model_config, model.model.model_type is ModelType.V_PREDICTION
+    if isinstance(config, SDXLRefiner):
+        return "stable-diffusion-xl-v1-refiner", "sdxl_refiner_v1-0"
+    if isinstance(config, SDXL):
+        return "stable-diffusion-xl-v1-base", "sdxl_base_v1-0"
+    if isinstance(config, SD20):
+        return ("stable-diffusion-v2-768-v", "sd_v2_v") if velocity else ("stable-diffusion-v2-512", "sd_v2")
+    if isinstance(config, SD15):
+        return "stable-diffusion-v1", "sd_v1_v" if velocity else "sd_v1"
+    return (type(config).__name__.lower(),) * 2
 
 
 def pace_of(model) -> float:

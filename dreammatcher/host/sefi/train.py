@@ -20,9 +20,10 @@ from ...training.sets import TrainingSet
 from ...training.settings import ObjectiveSettings, TrainingOptions, TrainingSettings
 from ..graph.pictures import rgb, subject_mask
 from ..text.towers import encoder_signature
+from ..training.going_on import start_of
 from ..training.kept import kept_steps
 from ..training.learn import has_masks
-from ..training.run import job_of, ready, run
+from ..training.run import ready, run
 from .files import write_sefi
 
 
@@ -64,7 +65,8 @@ def train_sefi(model, clip, vae, subject_set: TrainingSet, chosen: SefiSettings,
             objective = ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=masked)
             attention = attention if attention is not None and attention.weight else None
             recipe = SefiRecipe(work.denoiser, work.subject_set, word, vectors, objective, attention)
-        job = job_of(work.identity, "SeFi-IDE", subject_set, chosen, attention, objective, settings)
+        job = work.job("SeFi-IDE", training_set=subject_set, chosen=chosen, attention_loss=attention, objective=objective,
+                       settings=settings)
 
         def learned(losses: list[float]) -> SeFi:
             with torch.no_grad():
@@ -75,9 +77,10 @@ def train_sefi(model, clip, vae, subject_set: TrainingSet, chosen: SefiSettings,
                      "steps": str(len(losses)), "seed": str(settings.seed), TOWERS: encoder_signature(clip)}
             return SeFi(keys, values, about)
 
-        kept = kept_steps(options, job.job, subject_set, work.vae,
+        start = start_of(recipe, job, options, subject_set.naming)
+        kept = kept_steps(options, job, start.run, work.vae,
                           lambda losses, _, name, old: write_sefi(learned(losses), name, old))
-        losses = run(recipe, settings, job, options, kept)
+        losses = run(recipe, settings, job, options, kept, start)
         return learned(losses), losses
 
 

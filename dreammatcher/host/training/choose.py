@@ -10,6 +10,7 @@ import torch
 from ...files import read_metadata, read_tensors, refused_if_damaged
 from ...training.bundle import rows_of
 from ...training.export import Learned
+from ...training.metadata import without_own
 from ...training.sheet import read_page
 from ..graph.changes import Changes, changes, changes_of_all
 from ..graph.notes import tell
@@ -44,7 +45,7 @@ def choose(model, clip, run_name: str, step: int, learned: Learned | None) -> tu
     number = step or max(steps)
     if number not in steps:
         raise ValueError(f"step: {number} of the run {run.name!r} is not kept; there {_listed('is', list(map(str, steps)))}")
-    return _read(model, clip, run, number, steps[number]), run, f"run {run.name}, step {number}; {there}"
+    return read_step(model, clip, run, number, steps[number]), run, f"run {run.name}, step {number}; {there}"
 
 
 def sheet_image(run: Run | None) -> torch.Tensor:
@@ -86,7 +87,8 @@ def _without_run(step: int, learned: Learned | None) -> Learned:
     return learned
 
 
-def _read(model, clip, run: Run, step: int, files: Files) -> Learned:
+def read_step(model, clip, run: Run, step: int, files: Files) -> Learned:
+    """What a run had learned at a step, from its files. Raises ValueError where these are gone or of another kind of model."""
     lora: dict[str, torch.Tensor] = {}
     about: dict[str, str] = {}
     if files.file is not None:
@@ -107,7 +109,7 @@ def _read(model, clip, run: Run, step: int, files: Files) -> Learned:
         with refused_if_damaged(path, AGAIN):
             tensors, more = read_tensors(path)
         embeddings[word], about = rows_of(f"its word {word!r}", tensors), {**more, **about}
-    return Learned(lora, embeddings, {key: text for key, text in about.items() if key not in ("format", WORDS)})
+    return Learned(lora, embeddings, without_own({key: text for key, text in about.items() if key not in ("format", WORDS)}))
 
 
 def _there(kind: str, path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -18,6 +19,7 @@ from ...finite import finite
 from ...texts import alone, holds
 from ...training.curve import curve
 from ...training.export import Learned, embedding_tensors
+from ...training.metadata import EMBEDDING, LORA, own_head
 from ..graph.pictures import image_of
 from ..text.new_words import with_new_words
 
@@ -97,13 +99,15 @@ def write_learned(learned: Learned, name: str, replaced: Files | None = None) ->
     words: dict[str, Path] = {}
     for word, rows in learned.embeddings.items():
         words[word] = (replaced and replaced.words.get(word)) or _free("embeddings", word_name(name))
-        _write(words[word], embedding_tensors(rows, learned.about), learned.about)
+        _write(words[word], embedding_tensors(rows, learned.about),
+               own_head(learned.about, words[word].stem, EMBEDDING, time.time()))
     lora: Path | None = None
     if learned.lora:
         lora = (replaced and replaced.file) or _free("loras", name)
         halves = {key: half(value) if value.ndim else value for key, value in learned.lora.items()}
         beside = {word: path.stem for word, path in words.items()}
-        _write(lora, halves, {**learned.about, WORDS: json.dumps(beside)} if beside else learned.about)
+        about = own_head(learned.about, lora.stem, LORA, time.time())
+        _write(lora, halves, {**about, WORDS: json.dumps(beside)} if beside else about)
     return Files(name, lora, words)
 
 

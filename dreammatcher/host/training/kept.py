@@ -17,13 +17,14 @@ from PIL import Image
 
 from ...files import atomic_write, check_file_name
 from ...training import sheet as sheets
+from ...training import state as states
 from ...training.loop import Training
 from ...training.recipe import Recipe
-from ...training.sets import TrainingSet
 from ...training.settings import LARGEST_SEED, TrainingOptions
 from ..graph.notes import tell
 from ..graph.vae import decoded
 from .estimate import free_on
+from .job_name import Name
 from .keep import Files, numbered_names
 from .model import HostLearner
 from .shown import drawn, plain_prompt, rough
@@ -31,7 +32,7 @@ from .shown import drawn, plain_prompt, rough
 log = logging.getLogger(__name__)
 
 FOLDER = "dreammatcher/runs"
-RECORD, SHEET = "run.json", "sheet.png"
+RECORD, SHEET, STATE = "run.json", "sheet.png", "state.safetensors"
 #: in ``about`` of what was learned: the run whose steps are kept
 RUN = "run"
 #: of memory that is free beside what decoding takes, so that the host unloads nothing for it
@@ -58,6 +59,11 @@ class Run:
         return self.folder / SHEET
 
     @property
+    def state(self) -> Path:
+        """The state at the run's end, where that is kept."""
+        return self.folder / STATE
+
+    @property
     def record(self) -> Path:
         return self.folder / RECORD
 
@@ -69,17 +75,24 @@ class Run:
             return {}
         return said if isinstance(said, dict) and isinstance(said.get("steps"), dict) else {}
 
+    def job(self, otherwise: str) -> str:
+        """The training that the run is of, or ``otherwise`` where it is nobody's."""
+        if self.record.is_file():
+            return self.read().get("job", otherwise)
+        return states.about(self.state).job if self.state.is_file() else otherwise
+
     def steps(self) -> dict[int, Files]:
         """The files of each step that is kept, in the order of the steps."""
         entries = sorted((int(step), entry) for step, entry in self.read().get("steps", {}).items())
         return {step: Files(entry["name"], Path(entry["file"]) if entry["file"] else None,
                             {word: Path(path) for word, path in entry["words"].items()}) for step, entry in entries}
 
-    def add(self, job: str, step: int, files: Files) -> None:
+    def add(self, job: Name, step: int, losses: list[float], files: Files) -> None:
         """Records a step's files. Raises OSError where that cannot be written."""
         words = {word: str(path) for word, path in files.words.items()}
         entry = {"name": files.name, "file": str(files.file or ""), "words": words}
-        said = {"job": job, "steps": {**self.read().get("steps", {}), str(step): entry}}
+        said = {"job": job.job, "said": dict(job.said), "losses": [float(f"{loss:.6g}") for loss in losses],
+                "steps": {**self.read().get("steps", {}), str(step): entry}}
         with atomic_write(self.record) as partial:
             partial.write_text(json.dumps(said, indent=1), encoding="utf-8")
 
@@ -90,21 +103,25 @@ def run_called(name: str) -> Run:
     return Run(Path(folder_paths.get_output_directory()) / FOLDER / name.strip())
 
 
-def run_for(wanted: str, word: str, job: str) -> Run:
-    """The run in which a training keeps its steps: that of the name ``wanted``, or of its subject's ``word``.
+def run_name(wanted: str, word: str) -> str:
+    """Name of a run: the one that is ``wanted``, or one made of its subject's ``word``."""
+    return wanted.strip() or re.sub(r"[^\w .+-]", "", word).strip(" .")[:LONGEST].strip() or "subject"
+
+
+def run_for(name: str, job: str) -> Run:
+    """The run of a ``name`` in which a training keeps its steps.
 
     A training has one run, which it goes on with. A name that another one has gets a number. Raises ValueError as
     :func:`run_called`.
     """
-    name = wanted.strip() or re.sub(r"[^\w .+-]", "", word).strip(" .")[:LONGEST].strip() or "subject"
     runs = (run_called(one) for one in numbered_names(name))
-    return next(run for run in runs if run.read().get("job", job) == job)
+    return next(run for run in runs if run.job(job) == job)
 
 
 class KeptSteps:
     """Keeps every so many steps of one training, and the one that it ends or is stopped at."""
 
-    def __init__(self, run: Run, job: str, options: TrainingOptions, vae: Any, write: Write):
+    def __init__(self, run: Run, job: Name, options: TrainingOptions, vae: Any, write: Write):
         self.run, self.job, self.options, self.vae, self.write = run, job, options, vae, write
         self.last: int | None = None  # the last step that was kept
 
@@ -122,7 +139,7 @@ class KeptSteps:
                 self.last = step
                 name = f"{self.run.name}-step{step:08d}"
                 files = self.write(training.losses, name, self.run.steps().get(step))
-                self.run.add(self.job, step, files)
+                self.run.add(self.job, step, training.losses, files)
                 log.info("DreamMatcher: step %d is kept as %s", step, files.first)
                 self._grow(recipe, training)
         except (OSError, MemoryError, RuntimeError, ValueError) as error:
@@ -157,14 +174,9 @@ def has_room(vae: Any, latents: torch.Tensor) -> bool:
         return False
 
 
-def kept_steps(options: TrainingOptions, job: str, subject_set: TrainingSet, vae: Any,
+def kept_steps(options: TrainingOptions, job: Name, run: Run | None, vae: Any,
                write: Callable[[list[float], str, str, Files | None], Files]) -> KeptSteps | None:
-    """The keeper of a training's steps, or None where that is not wanted. ``write``: as :data:`Write`, with the run's name.
-
-    Raises ValueError for a run that no file can be named after.
-    """
-    if not options.keeping.every or not options.running.share.first:
+    """The keeper of a training's steps, or None where that is not wanted. ``write``: as :data:`Write`, with the run's name."""
+    if run is None or not options.keeping.every or not options.running.share.first:
         return None
-    naming = subject_set.naming
-    run = run_for(options.keeping.run, naming.identifier or naming.class_word, job)
     return KeptSteps(run, job, options, vae, lambda losses, name, old: write(losses, run.name, name, old))

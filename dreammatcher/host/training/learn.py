@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ...training.beginning import begin, begin_rows
 from ...training.custom_diffusion import at_sizes, keys_and_values_of
 from ...training.data import LatentSet
 from ...training.denoising import Penalty
 from ...training.dreambooth import TEXT_KEPT, TEXT_TARGETS, UNET_TARGETS, full_of, lora_of
 from ...training.export import TOWERS, Learned, lora_tensors
+from ...training.metadata import Base, head
+from ...training.objective import VELOCITY
 from ...training.recipe import SubjectRecipe
 from ...training.sets import TrainingSet
 from ...training.settings import LoraSettings, ObjectiveSettings, TrainingOptions, TrainingSettings
@@ -19,14 +22,18 @@ from ...training.textual_inversion import token_rows
 from ...training.trainables import TokenRows, Trainable
 from ...weights import Weights
 from ..graph.notes import tell
+from ..model.family import architecture_of, native_side
 from ..text.towers import encoder_signature
 from .auto import sized
+from .begin_from import Beginning, beginning_of
+from .going_on import start_of
+from .job_name import Name, Rate
 from .keep import write_learned
 from .kept import RUN, kept_steps
 from .model import HostDenoiser
 from .names import text_names, unet_names
 from .plan import check_memory
-from .run import Name, Rate, Ready, check_class, check_pictures, check_prior, job_of, prompts_of, ready, run
+from .run import Ready, check_class, check_pictures, check_prior, prompts_of, ready, run
 
 LORA, FULL = "LoRA", "full"
 DEFAULT_OPTIONS = TrainingOptions()
@@ -66,23 +73,30 @@ class CustomDiffusionSettings:
 
 
 def dreambooth(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | None, chosen: DreamBoothSettings,
-               objective: ObjectiveSettings, settings: TrainingSettings,
-               options: TrainingOptions = DEFAULT_OPTIONS) -> tuple[Learned, list[float]]:
-    """DreamBooth. Raises ValueError, before the first step, for a prior or masks that do not fit, and as :class:`HostDenoiser`.
+               objective: ObjectiveSettings, settings: TrainingSettings, options: TrainingOptions = DEFAULT_OPTIONS,
+               begin_from: Learned | None = None) -> tuple[Learned, list[float]]:
+    """DreamBooth, from the weights of ``begin_from`` if they are given; a LoRA's layers beyond the usual ones learn too.
+
+    Raises ValueError, before the first step, for a prior or masks that do not fit, and as :class:`HostDenoiser` and
+    :func:`beginning_of`.
     """
     check_pictures(subject_set)
     prior = check_prior(subject_set, prior)
     check_masks(subject_set, objective)
     subject_set, options = sized(model, subject_set, options)
-    names = _names(model, clip)
+    names, begun = _names(model, clip), beginning_of(model, clip, begin_from)
+    if begun is not None:
+        begun.only("unet", *(["text"] if chosen.text else []))
     with ready(model, clip, vae, subject_set, prior, settings, options.running) as work:
-        recipe = _dreambooth_recipe(work, work.prior, names, chosen, objective, settings.seed)
-        job = job_of(work.identity, "DreamBooth", subject_set, prior, chosen, objective, settings)
+        recipe = _dreambooth_recipe(work, work.prior, names, chosen, objective, settings.seed, begun)
+        job = work.job("DreamBooth", training_set=subject_set, prior_set=prior, chosen=chosen, objective=objective,
+                       settings=settings, **_begun(begun))
+        said = head(_base(work.denoiser), subject_set, prior, settings, chosen.rate, chosen.lora if chosen.kind == LORA else None)
 
         def learned(losses: list[float]) -> Learned:
             parts = ((recipe.unet, names["unet"]), (recipe.text, names["text"]))
             lora = {name: value for part, known in parts if part is not None for name, value in lora_tensors(part, known).items()}
-            return Learned(lora, about=_about("DreamBooth " + chosen.kind, subject_set, settings, losses))
+            return Learned(lora, about={**_about("DreamBooth " + chosen.kind, subject_set, settings, losses), **said})
 
         return _run(recipe, settings, job, options, work, subject_set, learned)
 
@@ -106,13 +120,17 @@ def _names(model, clip) -> dict[str, dict[str, str]]:
 
 
 def _dreambooth_recipe(work: Ready, prior: LatentSet | None, names: dict[str, dict[str, str]], chosen: DreamBoothSettings,
-                       objective: ObjectiveSettings, seed: int) -> SubjectRecipe:
-    generator = torch.Generator().manual_seed(seed)
+                       objective: ObjectiveSettings, seed: int, begun: Beginning | None = None) -> SubjectRecipe:
+    generator, begun = torch.Generator().manual_seed(seed), begun or Beginning()
 
     def differences(weights: Weights, part: str, targets: tuple[str, ...], kept: tuple[str, ...]) -> Trainable:
-        if chosen.kind == LORA:
-            return lora_of(weights, targets, chosen.lora, chosen.rate, generator)
-        return full_of({name: value for name, value in weights.items() if _stem(name) in names[part]}, chosen.rate, kept)
+        changes = getattr(begun, part)
+        if chosen.kind == LORA:  # with the layers that it begins from
+            learns: Trainable = lora_of(weights, (*targets, *changes), chosen.lora, chosen.rate, generator)
+        else:
+            learns = full_of({name: value for name, value in weights.items() if _stem(name) in names[part]}, chosen.rate, kept)
+        begin(learns, changes)
+        return learns
 
     with torch.inference_mode(False):
         unet = differences(work.denoiser.unet, "unet", UNET_TARGETS, ())
@@ -131,21 +149,30 @@ def check_masks(subject_set: TrainingSet, objective: ObjectiveSettings) -> None:
 
 def textual_inversion(model, clip, vae, subject_set: TrainingSet, initial_word: str, vectors: int, rate: float,
                       settings: TrainingSettings, options: TrainingOptions = DEFAULT_OPTIONS,
-                      penalty: Penalty | None = None) -> tuple[Learned, list[float]]:
-    """The vectors of the set's identifier. Raises ValueError as :class:`HostDenoiser` and for text encoders other than CLIP."""
+                      penalty: Penalty | None = None, begin_from: Learned | None = None) -> tuple[Learned, list[float]]:
+    """The vectors of the set's identifier, from those of ``begin_from`` if they are given.
+
+    Raises ValueError as :class:`HostDenoiser` and :func:`beginning_of`, and for text encoders other than CLIP.
+    """
     word, objective = word_of(subject_set), ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=has_masks(subject_set))
     check_pictures(subject_set)
+    begun = beginning_of(model, clip, begin_from)
+    if begun is not None:
+        begun.only("words")
     subject_set, options = sized(model, subject_set, options)
     with ready(model, clip, vae, subject_set, None, settings, options.running) as work:
         with torch.inference_mode(False):
             _check_penalty(work.denoiser, penalty, vectors)
             rows = {word: token_rows(work.denoiser.rows_of(initial_word), vectors, rate)}
+            if begun is not None:
+                begin_rows(rows[word], word, begun.words)
             recipe = SubjectRecipe(work.denoiser, work.subject_set, objective, rows=rows, penalty=penalty)
-        choices = (subject_set, initial_word, vectors, Rate(rate), objective, settings, *_also(penalty))
-        job = job_of(work.identity, "Textual Inversion", *choices)
+        job = work.job("Textual Inversion", training_set=subject_set, initial_word=initial_word, vectors=vectors, rate=Rate(rate),
+                       objective=objective, settings=settings, **_also(penalty), **_begun(begun))
+        said = head(_base(work.denoiser), subject_set, None, settings, rate, None)
 
         def learned(losses: list[float]) -> Learned:
-            about = {**_about("Textual Inversion", subject_set, settings, losses), TOWERS: encoder_signature(clip)}
+            about = {**_about("Textual Inversion", subject_set, settings, losses), **said, TOWERS: encoder_signature(clip)}
             return Learned({}, _plain(rows), about)
 
         return _run(recipe, settings, job, options, work, subject_set, learned)
@@ -153,9 +180,12 @@ def textual_inversion(model, clip, vae, subject_set: TrainingSet, initial_word: 
 
 def custom_diffusion(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | None, initial_word: str,
                      chosen: CustomDiffusionSettings, prior_weight: float, settings: TrainingSettings,
-                     options: TrainingOptions = DEFAULT_OPTIONS, penalty: Penalty | None = None) -> tuple[Learned, list[float]]:
+                     options: TrainingOptions = DEFAULT_OPTIONS, penalty: Penalty | None = None,
+                     begin_from: Learned | None = None) -> tuple[Learned, list[float]]:
     """Keys and values that read the text, and the vector of the set's identifier. Raises ValueError as the other two do."""
-    word = word_of(subject_set)
+    word, begun = word_of(subject_set), beginning_of(model, clip, begin_from)
+    if begun is not None:
+        begun.only("unet", "words")
     check_pictures(subject_set)
     prior = check_prior(subject_set, prior)
     subject_set, options = sized(model, subject_set, options)
@@ -170,14 +200,19 @@ def custom_diffusion(model, clip, vae, subject_set: TrainingSet, prior: Training
             _check_penalty(work.denoiser, penalty, 1)
             unet = keys_and_values_of(work.denoiser.unet, chosen.rate)
             rows = {word: token_rows(work.denoiser.rows_of(initial_word), 1, chosen.word_rate or chosen.rate)}
+            if begun is not None:
+                begin(unet, begun.unet)
+                if begun.words:
+                    begin_rows(rows[word], word, begun.words)
             objective = ObjectiveSettings(prior_weight, options.min_snr_gamma, masked=has_masks(shown))
             recipe = SubjectRecipe(work.denoiser, work.subject_set, objective, unet=unet, rows=rows, prior=work.prior,
                                    penalty=penalty)
-        choices = (subject_set, prior, initial_word, chosen, objective, settings, *_also(penalty))
-        job = job_of(work.identity, "Custom Diffusion", *choices)
+        job = work.job("Custom Diffusion", training_set=subject_set, prior_set=prior, initial_word=initial_word, chosen=chosen,
+                       objective=objective, settings=settings, **_also(penalty), **_begun(begun))
+        said = head(_base(work.denoiser), subject_set, prior, settings, chosen.rate, None)
 
         def learned(losses: list[float]) -> Learned:
-            about = {**_about("Custom Diffusion", subject_set, settings, losses), TOWERS: encoder_signature(clip)}
+            about = {**_about("Custom Diffusion", subject_set, settings, losses), **said, TOWERS: encoder_signature(clip)}
             return Learned(lora_tensors(unet, unet_names(model.model)), _plain(rows), about)
 
         return _run(recipe, settings, job, options, work, subject_set, learned)
@@ -190,9 +225,10 @@ def _run(recipe: SubjectRecipe, settings: TrainingSettings, job: Name, options: 
         result = learned(losses)
         return replace(result, about={**result.about, RUN: run_name})
 
-    kept = kept_steps(options, job.job, subject_set, work.vae,
+    start = start_of(recipe, job, options, subject_set.naming)
+    kept = kept_steps(options, job, start.run, work.vae,
                       lambda losses, run_name, name, old: write_learned(named(losses, run_name), name, old))
-    losses = run(recipe, settings, job, options, kept)
+    losses = run(recipe, settings, job, options, kept, start)
     return (learned(losses) if kept is None else named(losses, kept.run.name)), losses
 
 
@@ -205,9 +241,14 @@ def _check_penalty(denoiser: HostDenoiser, penalty: Penalty | None, vectors: int
     denoiser.row_of(penalty.class_word)
 
 
-def _also(penalty: Penalty | None) -> tuple[Penalty, ...]:
+def _also(penalty: Penalty | None) -> dict[str, Penalty]:
     """The part that a further loss adds to the identity of a training."""
-    return () if penalty is None else (penalty,)
+    return {} if penalty is None else {"attention_loss": penalty}
+
+
+def _begun(begun: Beginning | None) -> dict[str, str]:
+    """The part that a beginning adds to the identity of a training."""
+    return {} if begun is None else {"begin_from": begun.digest}
 
 
 def _plain(rows: dict[str, TokenRows]) -> dict[str, torch.Tensor]:
@@ -228,6 +269,11 @@ def _stem(name: str) -> str:
 def has_masks(subject_set: TrainingSet) -> bool:
     """True if a picture of the set has a mask or transparent parts, which count as one."""
     return any(example.mask is not None for example in subject_set.examples)
+
+
+def _base(denoiser: HostDenoiser) -> Base:
+    model = denoiser.model
+    return Base(*architecture_of(model), denoiser.prediction == VELOCITY, native_side(model))
 
 
 def _about(method: str, subject_set: TrainingSet, settings: TrainingSettings, losses: list[float]) -> dict[str, str]:

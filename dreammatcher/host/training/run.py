@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -27,28 +27,14 @@ from ..graph.progress import Interrupted
 from ..graph.vae import encoded
 from ..model.identity import beside_weights, weights_identity
 from . import safety
+from .going_on import Start, begun
+from .job_name import Name, digest_of, named
 from .kept import KeptSteps
 from .model import HostDenoiser, HostLearner
 from .plan import check_memory
 from .shown import Shown
 
 log = logging.getLogger(__name__)
-
-#: what another attempt at a run that gave up may change: its rates, and its precision
-CHANGEABLE = frozenset(("rate", "word_rate", "block_rate", "bfloat16"))
-
-
-class Rate(float):
-    """A learning rate among a training's choices."""
-
-
-@dataclass(frozen=True)
-class Name:
-    """Name of a training, by everything that its result depends on."""
-
-    job: str  # the same pictures, settings and weights go on where they stopped
-    kin: str  # the same at any rate and precision
-
 
 @dataclass(frozen=True, eq=False)
 class Ready:
@@ -59,6 +45,11 @@ class Ready:
     prior: LatentSet | None
     vae: Any
     identity: str  # of what the model computes and of latents, the same after a restart of the host
+    base: str  # of what the model computes alone
+
+    def job(self, method: str, **choices: object) -> Name:
+        """The name of a training by a ``method`` with these choices, each under its input's name."""
+        return named(self.identity, self.base, method, **choices)
 
 
 def check_pictures(subject_set: TrainingSet) -> None:
@@ -121,36 +112,15 @@ def ready(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | None,
         towers = [weights_identity(module)
                   for module in (denoiser.model.model.diffusion_model, denoiser.clip.cond_stage_model)]
         sums = [float(example.latents.double().sum()) for each in (learned, known) if each for example in each.examples]
-        yield Ready(denoiser, learned, known, vae, json.dumps([*towers, sums, beside_weights(denoiser.model)]))
+        beside = beside_weights(denoiser.model)
+        yield Ready(denoiser, learned, known, vae, json.dumps([*towers, sums, beside]), digest_of([*towers, beside]))
     finally:
         denoiser.give_back()
 
 
-def job_of(identity: str, *choices: object) -> Name:
-    """The name of a training with these choices on weights and latents of this ``identity``."""
-    said = [_said(choice) for choice in (*choices, identity)]
-    return Name(_hash(said), _hash(_at_any_rate(said)))
-
-
-def _said(choice: object) -> Any:
-    if isinstance(choice, TrainingSet):
-        return choice.fingerprint()
-    return asdict(choice) if is_dataclass(choice) and not isinstance(choice, type) else choice
-
-
-def _hash(said: object) -> str:
-    return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()
-
-
-def _at_any_rate(said: Any) -> Any:
-    if isinstance(said, dict):
-        return {name: _at_any_rate(value) for name, value in said.items() if name not in CHANGEABLE}
-    return [_at_any_rate(value) for value in said if not isinstance(value, Rate)] if isinstance(said, list) else said
-
-
 def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, options: TrainingOptions,
-        kept: KeptSteps | None = None) -> list[float]:
-    """The loss of each step. A stopped run goes on from its last step when it is queued again.
+        kept: KeptSteps | None = None, start: Start | None = None) -> list[float]:
+    """The loss of each step. A stopped run goes on from its last step when it is queued again, or as ``start`` says.
 
     ``kept`` keeps what is learned on the way, and when the run ends or is stopped.
 
@@ -158,7 +128,9 @@ def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, opt
     the first step there is nothing to go on with: the graph stops. An interrupt after the last step stops what comes after it.
     Raises FloatingPointError as :meth:`Training.advance`.
     """
-    checkpoint = Checkpoint(safety.path_of(name.job), name.job, options.running.keep_minutes, name.kin)
+    start = start or Start("")
+    checkpoint = Checkpoint(safety.path_of(name.job), name.job, options.running.keep_minutes, name.kin, start.about(name.said),
+                            start.run.state if start.run and options.keeping.state else None)
     bar, shown = comfy.utils.ProgressBar(settings.steps), Shown(recipe, options)
     size = sum(value.numel() for value in recipe.learned.parameters())
     log.info("DreamMatcher: training of %d numbers for %d steps", size, settings.steps)
@@ -199,7 +171,7 @@ def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, opt
         if share.first:
             safety.prune(checkpoint.path)
         try:
-            training = train(recipe, settings, checkpoint, after_step, share, safety.begin, tell)
+            training = train(recipe, settings, checkpoint, after_step, share, partial(begun, recipe, start), tell)
         except BaseException:
             if kept is not None and reached:
                 kept.keep(recipe, reached[0])
@@ -209,7 +181,7 @@ def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, opt
         if kept is not None:
             kept.keep(recipe, training)
     if share.first:
-        safety.forget(checkpoint)  # of use to a run that is to go on
+        safety.forget(checkpoint, start.stopped)  # of use to a run that is to go on
         if training.skipped:
             tell(f"batches that were left out, since their loss or gradient was not finite: {training.skipped} beside "
                  f"{training.step} steps. If that is a large share, {REMEDY}")

@@ -62,9 +62,20 @@ def _stuck(checkpoint: Checkpoint) -> Iterator[Path]:
             yield path
 
 
-def forget(checkpoint: Checkpoint) -> None:
-    """Removes the states of a run that has reached its end."""
-    for path in (checkpoint.path, *list(_stuck(checkpoint))):
+def own(job: str, kin: str) -> bool:
+    """True if there is a state that :func:`begin` goes on from."""
+    checkpoint = Checkpoint(path_of(job), job, kin=kin)
+    return checkpoint.path.is_file() or any(_stuck(checkpoint))
+
+
+def all_states() -> list[Path]:
+    """All states of runs that were stopped."""
+    return [path for path in path_of("").parent.glob("*.safetensors") if OURS.fullmatch(path.name)]
+
+
+def forget(checkpoint: Checkpoint, source: Path | None = None) -> None:
+    """Removes the states of a run that has reached its end, and the one of its ``source`` that it went on from."""
+    for path in (checkpoint.path, *list(_stuck(checkpoint)), *([source] if source else [])):
         _remove(path)
 
 

@@ -21,10 +21,11 @@ from ...weights import WeightOverrides
 from ..model.blocks import changed, states_of
 from ..text.towers import check_one
 from ..training.auto import sized
+from ..training.going_on import start_of
 from ..training.kept import kept_steps
 from ..training.learn import has_masks
 from ..training.model import HostDenoiser
-from ..training.run import check_pictures, job_of, ready, run
+from ..training.run import check_pictures, ready, run
 from .files import write_vico
 from .sites import blocks_of, widths
 
@@ -92,15 +93,17 @@ def train_vico(model, clip, vae, subject_set: TrainingSet, initial_word: str, ch
             masked = has_masks(subject_set)
             objective = ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=masked)
             recipe = VicoRecipe(looking, work.subject_set, word, rows, blocks, chosen, objective)
-        job = job_of(work.identity, "ViCo", subject_set, initial_word, chosen, objective, settings)
+        job = work.job("ViCo", training_set=subject_set, initial_word=initial_word, chosen=chosen,
+                       objective=objective, settings=settings)
 
         def learned(losses: list[float]) -> ViCo:
             about = {"word": word, "initial_word": initial_word, "subject": subject_set.called(), "steps": str(len(losses)),
                      "seed": str(settings.seed), "pictures": str(len(subject_set.examples))}
             return ViCo(tensors_of(blocks), rows.rows.detach().cpu().clone(), about)
 
-        kept = kept_steps(options, job.job, subject_set, work.vae,
+        start = start_of(recipe, job, options, subject_set.naming)
+        kept = kept_steps(options, job, start.run, work.vae,
                           lambda losses, _, name, old: write_vico(learned(losses), name, old))
-        losses = run(recipe, settings, job, options, kept)
+        losses = run(recipe, settings, job, options, kept, start)
     return learned(losses), losses
 
