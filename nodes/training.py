@@ -19,7 +19,10 @@ from ..dreammatcher.training.settings import (
     ANEW,
     ANSWERS,
     ASK,
+    CSV,
+    NO_RECORDS,
     OPTIMISERS,
+    RECORDS,
     SCHEDULES,
     Keeping,
     LoraSettings,
@@ -184,17 +187,21 @@ class DreamMatcherTrainingOptions:
                                 "what it has learned, begin anew leaves it. More steps alone go on."}),
             "keep_state": inputs.switch(False, "Keep the state at the end too: more steps go on as if it had not ended. It takes "
                                                "three times as much as what learns."),
+            "records": (list(RECORDS), {"default": CSV, "tooltip":
+                        "Loss, rate, norm of the gradient and steps per second of every step, written beside the run's files "
+                        "while it trains. TensorBoard needs its package."}),
         }}
 
     def make(self, optimiser, schedule, warmup, weight_decay, clip_norm, accumulate, average, min_snr_gamma, lora_alpha,
              sample_prompt, sample_every, when_stopped, gradient_checkpointing=False, keep_minutes=10.0, keep_every=0,
-             run_name="", sheet_prompts="", when_it_differs=ANEW, keep_state=False):
+             run_name="", sheet_prompts="", when_it_differs=ANEW, keep_state=False,
+             records=NO_RECORDS):
         chosen = OptimiserSettings(optimiser, weight_decay, clip=clip_norm, schedule=schedule, warmup=warmup)
         prompts = tuple(line.strip() for line in sheet_prompts.splitlines() if line.strip())
         return (TrainingOptions(chosen, accumulate, average, min_snr_gamma, lora_alpha or None, sample_prompt.strip(),
                                 sample_every, Running(when_stopped == KEEP, keep_minutes, gradient_checkpointing or None,
                                                       differs=when_it_differs),
-                                Keeping(keep_every, run_name.strip(), prompts, keep_state)),)
+                                Keeping(keep_every, run_name.strip(), prompts, keep_state, records)),)
 
 
 NODES = (DreamMatcherDreamBooth, DreamMatcherTextualInversion, DreamMatcherCustomDiffusion, DreamMatcherTrainingOptions)

@@ -95,7 +95,8 @@ def read(path: Path) -> Job:
         running = Running(keep_minutes=said.get("keep_minutes", Running.keep_minutes), checkpointing=said["checkpointing"],
                           differs=said.get("when_it_differs", Running.differs))
         kept = said.get("keeping", {})
-        keeping = Keeping(kept.get("every", 0), kept.get("run", ""), tuple(kept.get("prompts", ())), kept.get("state", False))
+        keeping = Keeping(kept.get("every", 0), kept.get("run", ""), tuple(kept.get("prompts", ())), kept.get("state", False),
+                          kept.get("records", Keeping.records))
         options = TrainingOptions(optimiser, **said["options"], running=running, keeping=keeping)
         return Job(said["name"], said["method"], said["checkpoint"], _read_set(said["own"], "own", tensors), prior,
                    Choices(**said["choices"]), TrainingSettings(**said["settings"], optimiser=optimiser), options, said["host"])

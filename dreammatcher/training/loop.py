@@ -49,6 +49,7 @@ class Training:
         self.schedule = schedule_of(self.optimiser, self.settings.steps, self.settings.optimiser)
         self.generator = torch.Generator().manual_seed(self.settings.seed)
         self.scale = self.recipe.scale
+        self.rate, self.norm = self.groups[0].rate, 0.0  # of the last step; the norm is of all gradients, before clipping
         self.average = None
         if self.settings.average:
             self.average = AveragedModel(self.recipe.learned, multi_avg_fn=get_ema_multi_avg_fn(self.settings.average))
@@ -71,6 +72,7 @@ class Training:
             self.stuck = True
             raise FloatingPointError(f"{reason} at step {self.step}, and so it was in {PATIENCE} batches one after the other; "
                                      f"{REMEDY}")
+        self.rate = self.optimiser.param_groups[0]["lr"]
         self.optimiser.step()
         self.schedule.step()
         self.optimiser.zero_grad(set_to_none=True)
@@ -132,7 +134,8 @@ class Training:
         if self.scale != 1:
             torch._foreach_div_(gradients, self.scale)
         limit = self.settings.optimiser.clip or float("inf")
-        return bool(torch.isfinite(nn.utils.clip_grad_norm_(self.parameters, limit)))
+        self.norm = float(nn.utils.clip_grad_norm_(self.parameters, limit))
+        return math.isfinite(self.norm)
 
     def state(self) -> dict:
         return {"step": self.step, "losses": self.losses, "scale": self.scale, "learned": self.recipe.learned.state_dict(),

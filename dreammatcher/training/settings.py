@@ -120,6 +120,10 @@ class Running:
             raise ValueError(f"when_it_differs: {self.differs!r} is unknown; choose one of {', '.join(ANSWERS)}")
 
 
+#: where the course of a training is written: loss, rate, norm of the gradient and steps per second
+NO_RECORDS, CSV, BOARD = "none", "CSV", "CSV and TensorBoard"
+RECORDS = (NO_RECORDS, CSV, BOARD)
+
 #: letters of a run's name: its files bear the step besides
 LONGEST_RUN = 80
 
@@ -132,8 +136,11 @@ class Keeping:
     run: str = ""  # name of the files; empty: the subject's word
     prompts: tuple[str, ...] = ()  # a sample of each at every step that is kept; none: the sample's prompt, or a caption
     state: bool = False  # the state at the end, from which more steps go on as if the run had not ended
+    records: str = NO_RECORDS  # one of RECORDS
 
     def __post_init__(self) -> None:
+        if self.records not in RECORDS:
+            raise ValueError(f"records: {self.records!r} is unknown; choose one of {', '.join(RECORDS)}")
         check("keep_every", self.every, 0, 10_000_000, "0 keeps nothing on the way")
         if self.run:
             check_file_name("run_name", self.run)

@@ -17,13 +17,13 @@ pytestmark = pytest.mark.usefixtures("as_in_a_graph")
 USUAL = dict(optimiser="AdamW", schedule="constant", warmup=0, weight_decay=0.01, clip_norm=1.0, accumulate=1, average=0.0,
              min_snr_gamma=0.0, lora_alpha=0.0, sample_prompt="", sample_every=0, when_stopped="go on when queued again",
              gradient_checkpointing=False, keep_minutes=10.0, keep_every=0, run_name="", sheet_prompts="",
-             when_it_differs="begin anew", keep_state=False)
+             when_it_differs="begin anew", keep_state=False, records="none")
 #: of Training Options: another value of everything that changes what is learned
 LEARNED = {"optimiser": "Adafactor", "schedule": "linear", "warmup": 2, "weight_decay": 0.9, "clip_norm": 1e-4, "accumulate": 2,
            "average": 0.5, "min_snr_gamma": 0.01}
 #: and of the others, each of which has a test of its own
 SHOWN = {"lora_alpha", "sample_prompt", "sample_every", "when_stopped", "gradient_checkpointing", "keep_minutes", "keep_every",
-         "run_name", "sheet_prompts", "when_it_differs", "keep_state"}
+         "run_name", "sheet_prompts", "when_it_differs", "keep_state", "records"}
 
 
 @dataclass(frozen=True)

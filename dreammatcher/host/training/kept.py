@@ -87,6 +87,12 @@ class Run:
         return {step: Files(entry["name"], Path(entry["file"]) if entry["file"] else None,
                             {word: Path(path) for word, path in entry["words"].items()}) for step, entry in entries}
 
+    def open(self, job: Name) -> None:
+        """Records whose run it is. Raises OSError where that cannot be written."""
+        said = {"losses": [], "steps": {}, **self.read(), "job": job.job, "said": dict(job.said)}
+        with atomic_write(self.record) as partial:
+            partial.write_text(json.dumps(said, indent=1), encoding="utf-8")
+
     def add(self, job: Name, step: int, losses: list[float], files: Files) -> None:
         """Records a step's files. Raises OSError where that cannot be written."""
         words = {word: str(path) for word, path in files.words.items()}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -19,8 +20,9 @@ from ...texts import holds
 from ...training.data import LatentSet
 from ...training.loop import REMEDY, Training, train
 from ...training.recipe import Recipe
+from ...training.records import Records, check_records
 from ...training.sets import TrainingSet
-from ...training.settings import Running, TrainingOptions, TrainingSettings
+from ...training.settings import NO_RECORDS, Running, TrainingOptions, TrainingSettings
 from ...training.state import Checkpoint
 from ..graph.notes import tell
 from ..graph.progress import Interrupted
@@ -138,6 +140,7 @@ def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, opt
     settings = check_memory(recipe, settings, options.running, refuse=not options.running.planned, prompts=prompts_of(options))
     stop_if_interrupted("before the first step")
     reached: list[Training] = []
+    records = _records(start, name, options)
 
     def after_step(training: Training) -> bool:
         reached[:] = [training]
@@ -147,10 +150,12 @@ def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, opt
             log.info("DreamMatcher: step %d of %d, about %.0f s left", training.step, settings.steps,
                      shown.seconds_left(training))
         try:
+            records.after_step(training)
             if kept is not None:
                 kept.after_step(recipe, training)
             # older hosts look for interrupts in the progress bar, newer ones while a sample is drawn
             bar.update_absolute(training.step, settings.steps, shown.after_step(training))
+            records.resume()
             comfy.model_management.throw_exception_if_processing_interrupted()
         except Interrupted:
             if training.step == settings.steps:  # nothing is left to stop here
@@ -178,6 +183,8 @@ def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, opt
             if share.first and checkpoint.path.is_file():
                 log.info("DreamMatcher: the training was stopped; queued again, it goes on from its state in %s", checkpoint.path)
             raise
+        finally:
+            records.close()
         if kept is not None:
             kept.keep(recipe, training)
     if share.first:
@@ -186,6 +193,19 @@ def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, opt
             tell(f"batches that were left out, since their loss or gradient was not finite: {training.skipped} beside "
                  f"{training.step} steps. If that is a large share, {REMEDY}")
     return training.losses
+
+
+def _records(start: Start, name: Name, options: TrainingOptions) -> Records:
+    """The writer of a training's course beside the files of its run. Raises ValueError for a package that is missing."""
+    wanted = options.keeping.records if start.run is not None and options.running.share.first else NO_RECORDS
+    check_records(wanted)
+    if start.run is not None and (wanted != NO_RECORDS or options.keeping.state and options.running.share.first):
+        try:
+            start.run.open(name)
+        except OSError as error:
+            tell(f"the records of this training cannot be written to {start.run.folder} ({error}); it goes on without them")
+            wanted = NO_RECORDS
+    return Records(Path() if start.run is None else start.run.folder, wanted, tell)
 
 
 def prompts_of(options: TrainingOptions) -> tuple[str, ...]:
