@@ -128,7 +128,7 @@ def vectors(tip: str) -> Input:
 
 
 def begin_from(more: str = "") -> Input:
-    """What was learned before, from which a training begins."""
+    """An input for something learned before, from which a training begins."""
     said = ("Begins from what was learned before, with a fresh optimiser: from a training, DreamMatcher Choose or Load Learned. "
             "Give the model without it.")
     return "DM_LEARNED", {"tooltip": f"{said} {more}".strip()}

@@ -78,7 +78,7 @@ def without_own(said: Mapping[str, str]) -> dict[str, str]:
 
 
 def _tags(subject_set: TrainingSet, subject: str) -> dict[str, int]:
-    """How often the parts of captions between commas occur, the subject first: it is in every caption."""
+    """Counts the parts of captions between commas, the subject first: it is in every caption."""
     captions = [caption for example in set(subject_set.examples) for caption in example.captions]
     counts = Counter(part.strip() for caption in captions for part in caption.split(",") if part.strip())
     counts.pop(subject, None)

@@ -23,7 +23,7 @@ UNET = "diffusion_model."
 
 @dataclass(frozen=True, eq=False)
 class Beginning:
-    """What was learned before, for the weights of one model."""
+    """Changes that were learned before, for the weights of one model."""
 
     unet: Mapping[str, Change] = field(default_factory=dict)
     text: Mapping[str, Change] = field(default_factory=dict)
