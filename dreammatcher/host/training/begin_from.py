@@ -44,7 +44,7 @@ class Beginning:
 
 
 def beginning_of(model, clip, learned: Learned | None) -> Beginning | None:
-    """What ``learned`` means for MODEL and CLIP; None where nothing is connected.
+    """Reads ``learned`` as changes to MODEL and CLIP; None where nothing is connected.
 
     Raises ValueError for a file of another kind of model, and for LoRAs that are no pairs of factors (LoHa, LoKr, DoRA).
     """

@@ -88,7 +88,7 @@ def _without_run(step: int, learned: Learned | None) -> Learned:
 
 
 def read_step(model, clip, run: Run, step: int, files: Files) -> Learned:
-    """What a run had learned at a step, from its files. Raises ValueError where these are gone or of another kind of model."""
+    """Reads what a run had learned at a step. Raises ValueError where these are gone or of another kind of model."""
     lora: dict[str, torch.Tensor] = {}
     about: dict[str, str] = {}
     if files.file is not None:

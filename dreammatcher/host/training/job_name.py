@@ -65,7 +65,7 @@ def _at_any_rate(said: Any) -> Any:
 
 
 def named(identity: str, base: str, method: str, **choices: object) -> Name:
-    """As :func:`job_of`, with each choice under its input's name; ``base`` is the model's part of the ``identity``."""
+    """The same as :func:`job_of`, with each choice under its input's name; ``base`` is the model's part of the ``identity``."""
     said: dict[str, Any] = {"method": method, "model": base, "latents": digest_of(identity)}
     for name, choice in choices.items():
         said |= _flat(name, choice)
