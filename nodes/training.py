@@ -20,7 +20,6 @@ from ..dreammatcher.training.settings import (
     SCHEDULES,
     Keeping,
     LoraSettings,
-    ObjectiveSettings,
     OptimiserSettings,
     Running,
     TrainingOptions,
@@ -61,7 +60,7 @@ class DreamMatcherDreamBooth(inputs.TrainingNode):
         numbers, options = numbers_for(method, model, rate, batch, options, text_encoder)
         chosen = DreamBoothSettings(kind, LoraSettings(rank, options.alpha), numbers.rate, text_encoder)
         learned, losses = dreambooth(
-            model, clip, vae, training_set, prior_set, chosen, ObjectiveSettings(prior_weight, options.min_snr_gamma, masked),
+            model, clip, vae, training_set, prior_set, chosen, options.objective(prior_weight, masked),
             options.training(steps, numbers.batch, seed, bfloat16), options)
         return *apply_learned(model, clip, learned), learned, curve_image(losses, steps)
 

@@ -92,7 +92,10 @@ def test_a_lora_begins_with_the_plain_model_and_is_the_scaled_product_of_its_fac
     down, up = lora.factors()["c.weight"]
     assert down.shape == (2, 4, 3, 3) and up.shape == (6, 2)
     expected = base["c.weight"] + 0.5 * torch.einsum("or,rikl->oikl", up, down)
-    assert close(lora.weights(base)["c.weight"], expected)
+    assert close(dense(base, lora.weights(base))["c.weight"], expected)
+    layer = nn.Conv2d(4, 6, 3, stride=2, padding=1)
+    layer.weight.data, picture = expected - base["c.weight"], normal(2, 4, 9, 8, seed=5)
+    assert close(lora.weights(base)["c.weight"].added(picture, layer), layer(picture) - layer.bias[:, None, None])
     low, x = lora.weights(base)["a.weight"], normal(5, 4, seed=6)
     assert close(low.added(x), F.linear(x, lora.differences()["a.weight"]))
     assert close(low.matrix(), lora.differences()["a.weight"])

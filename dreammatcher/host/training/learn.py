@@ -10,7 +10,8 @@ import torch
 from ...training.custom_diffusion import at_sizes, keys_and_values_of
 from ...training.data import LatentSet
 from ...training.denoising import Penalty
-from ...training.dreambooth import TEXT_KEPT, TEXT_TARGETS, UNET_TARGETS, full_of, lora_of
+from ...training.details import Details, Uses
+from ...training.dreambooth import TEXT_KEPT, full_of, lora_of, text_targets, unet_targets
 from ...training.export import TOWERS, Learned, lora_tensors
 from ...training.recipe import SubjectRecipe
 from ...training.sets import TrainingSet
@@ -21,6 +22,8 @@ from ...weights import Weights
 from ..graph.notes import tell
 from ..text.towers import encoder_signature
 from .auto import sized
+from .details import named as named_by
+from .details import taught
 from .keep import write_learned
 from .kept import RUN, kept_steps
 from .model import HostDenoiser
@@ -30,6 +33,8 @@ from .run import Name, Rate, Ready, check_class, check_pictures, check_prior, jo
 
 LORA, FULL = "LoRA", "full"
 DEFAULT_OPTIONS = TrainingOptions()
+#: the finer choices that the methods of a new word can honour
+WORD_ALONE, KEYS_AND_WORD = Uses("Textual Inversion", wordless=False), Uses("Custom Diffusion")
 SIZES = 16  # versions of each picture that Custom Diffusion learns from
 
 
@@ -70,14 +75,15 @@ def dreambooth(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | 
                options: TrainingOptions = DEFAULT_OPTIONS) -> tuple[Learned, list[float]]:
     """DreamBooth. Raises ValueError, before the first step, for a prior or masks that do not fit, and as :class:`HostDenoiser`.
     """
-    check_pictures(subject_set)
+    check_pictures(subject_set, options.details.one_picture)
     prior = check_prior(subject_set, prior)
     check_masks(subject_set, objective)
+    subject_set, prior = taught(options, uses_of(chosen), subject_set, prior)
     subject_set, options = sized(model, subject_set, options)
     names = _names(model, clip)
     with ready(model, clip, vae, subject_set, prior, settings, options.running) as work:
-        recipe = _dreambooth_recipe(work, work.prior, names, chosen, objective, settings.seed)
-        job = job_of(work.identity, "DreamBooth", subject_set, prior, chosen, objective, settings)
+        recipe = _dreambooth_recipe(work, work.prior, names, chosen, objective, settings.seed, options.details)
+        job = job_of(work.identity, "DreamBooth", subject_set, prior, chosen, objective, settings, *named_by(options))
 
         def learned(losses: list[float]) -> Learned:
             parts = ((recipe.unet, names["unet"]), (recipe.text, names["text"]))
@@ -93,11 +99,13 @@ def plan_dreambooth(model, clip, vae, subject_set: TrainingSet, chosen: DreamBoo
 
     ``before`` counts the latents that go through the model for these pictures. Raises ValueError as that does.
     """
-    check_pictures(subject_set)
+    check_pictures(subject_set, options.details.one_picture)
     check_class(subject_set)
     check_masks(subject_set, objective)
+    subject_set, _ = taught(options, uses_of(chosen), subject_set)
     with ready(model, clip, vae, subject_set, None, settings, options.running) as work:
-        recipe = _dreambooth_recipe(work, work.subject_set, _names(model, clip), chosen, objective, settings.seed)
+        recipe = _dreambooth_recipe(work, work.subject_set, _names(model, clip), chosen, objective, settings.seed,
+                                    options.details)
         check_memory(recipe, settings, options.running, before=before, prompts=prompts_of(options))
 
 
@@ -105,18 +113,27 @@ def _names(model, clip) -> dict[str, dict[str, str]]:
     return {"unet": unet_names(model.model), "text": text_names(clip.cond_stage_model)}
 
 
+def uses_of(chosen: DreamBoothSettings) -> Uses:
+    """The finer choices that DreamBooth can honour with these settings."""
+    return Uses(f"DreamBooth ({chosen.kind})", lora=chosen.kind == LORA, text=chosen.text)
+
+
 def _dreambooth_recipe(work: Ready, prior: LatentSet | None, names: dict[str, dict[str, str]], chosen: DreamBoothSettings,
-                       objective: ObjectiveSettings, seed: int) -> SubjectRecipe:
+                       objective: ObjectiveSettings, seed: int, details: Details) -> SubjectRecipe:
     generator = torch.Generator().manual_seed(seed)
 
-    def differences(weights: Weights, part: str, targets: tuple[str, ...], kept: tuple[str, ...]) -> Trainable:
+    def differences(weights: Weights, part: str, rate: float, targets: tuple[str, ...], kept: tuple[str, ...]) -> Trainable:
         if chosen.kind == LORA:
-            return lora_of(weights, targets, chosen.lora, chosen.rate, generator)
-        return full_of({name: value for name, value in weights.items() if _stem(name) in names[part]}, chosen.rate, kept)
+            return lora_of(weights, targets, chosen.lora, rate, generator, details.rank_dropout)
+        return full_of({name: value for name, value in weights.items() if _stem(name) in names[part]}, rate, kept)
 
     with torch.inference_mode(False):
-        unet = differences(work.denoiser.unet, "unet", UNET_TARGETS, ())
-        text = differences(work.denoiser.text, "text", TEXT_TARGETS, TEXT_KEPT) if chosen.text else None
+        frozen, text = work.denoiser, None
+        unet = differences(frozen.unet, "unet", chosen.rate, unet_targets(frozen.unet, details.layers), ())
+        if chosen.text:
+            rate = details.text.rate or chosen.rate
+            text = differences(frozen.text, "text", rate, text_targets(details.layers), TEXT_KEPT)
+            text.until = details.text.until
         return SubjectRecipe(work.denoiser, work.subject_set, objective, unet=unet, text=text, prior=prior)
 
 
@@ -133,15 +150,16 @@ def textual_inversion(model, clip, vae, subject_set: TrainingSet, initial_word: 
                       settings: TrainingSettings, options: TrainingOptions = DEFAULT_OPTIONS,
                       penalty: Penalty | None = None) -> tuple[Learned, list[float]]:
     """The vectors of the set's identifier. Raises ValueError as :class:`HostDenoiser` and for text encoders other than CLIP."""
-    word, objective = word_of(subject_set), ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=has_masks(subject_set))
-    check_pictures(subject_set)
+    word, objective = word_of(subject_set), options.objective(masked=has_masks(subject_set))
+    check_pictures(subject_set, options.details.one_picture)
+    subject_set, _ = taught(options, WORD_ALONE, subject_set)
     subject_set, options = sized(model, subject_set, options)
     with ready(model, clip, vae, subject_set, None, settings, options.running) as work:
         with torch.inference_mode(False):
             _check_penalty(work.denoiser, penalty, vectors)
             rows = {word: token_rows(work.denoiser.rows_of(initial_word), vectors, rate)}
             recipe = SubjectRecipe(work.denoiser, work.subject_set, objective, rows=rows, penalty=penalty)
-        choices = (subject_set, initial_word, vectors, Rate(rate), objective, settings, *_also(penalty))
+        choices = (subject_set, initial_word, vectors, Rate(rate), objective, settings, *_also(penalty), *named_by(options))
         job = job_of(work.identity, "Textual Inversion", *choices)
 
         def learned(losses: list[float]) -> Learned:
@@ -156,8 +174,9 @@ def custom_diffusion(model, clip, vae, subject_set: TrainingSet, prior: Training
                      options: TrainingOptions = DEFAULT_OPTIONS, penalty: Penalty | None = None) -> tuple[Learned, list[float]]:
     """Keys and values that read the text, and the vector of the set's identifier. Raises ValueError as the other two do."""
     word = word_of(subject_set)
-    check_pictures(subject_set)
+    check_pictures(subject_set, options.details.one_picture)
     prior = check_prior(subject_set, prior)
+    subject_set, prior = taught(options, KEYS_AND_WORD, subject_set, prior)
     subject_set, options = sized(model, subject_set, options)
     shown, side = subject_set, subject_set.preparation.resolution
     with torch.inference_mode(False):
@@ -170,10 +189,10 @@ def custom_diffusion(model, clip, vae, subject_set: TrainingSet, prior: Training
             _check_penalty(work.denoiser, penalty, 1)
             unet = keys_and_values_of(work.denoiser.unet, chosen.rate)
             rows = {word: token_rows(work.denoiser.rows_of(initial_word), 1, chosen.word_rate or chosen.rate)}
-            objective = ObjectiveSettings(prior_weight, options.min_snr_gamma, masked=has_masks(shown))
+            objective = options.objective(prior_weight, has_masks(shown))
             recipe = SubjectRecipe(work.denoiser, work.subject_set, objective, unet=unet, rows=rows, prior=work.prior,
                                    penalty=penalty)
-        choices = (subject_set, prior, initial_word, chosen, objective, settings, *_also(penalty))
+        choices = (subject_set, prior, initial_word, chosen, objective, settings, *_also(penalty), *named_by(options))
         job = job_of(work.identity, "Custom Diffusion", *choices)
 
         def learned(losses: list[float]) -> Learned:

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any
 
 import comfy.model_management
@@ -61,11 +61,19 @@ class Ready:
     identity: str  # of what the model computes and of latents, the same after a restart of the host
 
 
-def check_pictures(subject_set: TrainingSet) -> None:
-    """Raises ValueError for a single picture: its background, light and pose would be learned with the subject."""
-    if len(set(subject_set.examples)) < 2:
+def check_pictures(subject_set: TrainingSet, allow_one: bool = False) -> None:
+    """Raises ValueError for a single picture, unless it is allowed: its background, light and pose are learned with the subject.
+
+    An allowed one is warned of on the node.
+    """
+    if len(set(subject_set.examples)) > 1:
+        return
+    if not allow_one:
         raise ValueError("training_set: it has one picture, from which the background would be learned as well; give 3 to 5 in "
-                         "different places and poses")
+                         "different places and poses, or turn allow_one_picture on in DreamMatcher Training Details")
+    tell("training_set: it has one picture, and allow_one_picture is on. What this costs: background, light, pose and framing "
+         "are learned with the subject and come back in other prompts, and the more so the longer it trains. A mask of the "
+         "subject, a caption that names the rest, class pictures and fewer steps keep more of it apart")
 
 
 def check_prior(subject_set: TrainingSet, prior: TrainingSet | None) -> TrainingSet | None:
@@ -135,7 +143,11 @@ def job_of(identity: str, *choices: object) -> Name:
 def _said(choice: object) -> Any:
     if isinstance(choice, TrainingSet):
         return choice.fingerprint()
-    return asdict(choice) if is_dataclass(choice) and not isinstance(choice, type) else choice
+    if not is_dataclass(choice) or isinstance(choice, type):
+        return choice
+    later = {field.name for field in fields(choice)
+             if field.metadata.get("later") and getattr(choice, field.name) == field.default}
+    return {name: value for name, value in asdict(choice).items() if name not in later}
 
 
 def _hash(said: object) -> str:
