@@ -20,6 +20,7 @@ from dreammatcher.training import job, objective, state
 from dreammatcher.training.captions import Naming
 from dreammatcher.training.curve import time_left
 from dreammatcher.training.data import Example, Preparation
+from dreammatcher.training.details import Details
 from dreammatcher.training.dreambooth import full_of
 from dreammatcher.training.loop import PATIENCE, Training, train
 from dreammatcher.training.optimisers import rate_factor
@@ -389,7 +390,7 @@ def test_what_is_kept_on_the_way_is_the_average_and_the_weights_are_as_before():
 
 def test_a_job_keeps_what_is_to_be_kept_on_the_way(tmp_path):
     own = TrainingSet((Example(torch.zeros(3, 64, 64), ("a sks dog",)),), Naming("sks", "dog"), Preparation(64))
-    options = TrainingOptions(keeping=Keeping(50, "my dog", ("a sks dog", "a dog")))
+    options = TrainingOptions(keeping=Keeping(50, "my dog", ("a sks dog", "a dog")), details=Details(rank_dropout=0.1))
     file = job.Job("dog", job.TEXTUAL_INVERSION, job.TOYBOX, own, None, job.Choices(), options.training(2, 1, 0, False), options,
                    {}).write(tmp_path)
     assert job.read(file).options == options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -44,6 +45,16 @@ class Layers:
     def chosen(self) -> tuple[str, ...]:
         """Names of the kinds of layers that learn."""
         return tuple(name for name in ("attention", "feed_forward", "convolutions", "projections") if getattr(self, name))
+
+
+def block_names(text: str) -> tuple[str, ...]:
+    """Names of blocks, divided by commas or spaces, as IN04, M00 or OUT11. Raises ValueError for anything else."""
+    names = tuple(re.split(r"[,;\s]+", text.strip().upper())) if text.strip() else ()
+    names = tuple("M00" if name == "MID" else name for name in names if name)
+    wrong = next((name for name in names if not re.fullmatch(r"(IN|M|OUT)\d\d", name)), None)
+    if wrong is not None:
+        raise ValueError(f"blocks: {wrong!r} is no block's name; write names as IN04, M00 and OUT11, with commas between")
+    return tuple(dict.fromkeys(names))
 
 
 @dataclass(frozen=True)
