@@ -395,6 +395,7 @@ def test_a_job_keeps_what_is_to_be_kept_on_the_way(tmp_path):
                    {}).write(tmp_path)
     assert job.read(file).options == options
     said = json.loads(file.read_text(encoding="utf-8"))
-    del said["keeping"]
+    del said["keeping"], said["details"]
     file.write_text(json.dumps(said), encoding="utf-8")
+    assert job.read(file).options.details == Details(), "nor has it finer choices"
     assert job.read(file).options.keeping == Keeping(), "a job of an earlier version keeps nothing"

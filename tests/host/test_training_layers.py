@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,16 +51,19 @@ def test_the_stock_loader_takes_every_layer_that_learns(pack, toybox, learn, kin
     model, clip, _ = toybox
     taken = pack.module("dreammatcher.host.training.lora_file").taken_by(model, clip, tensors)
     assert not taken.left_out() and taken.tensors.keys() == tensors.keys()
-    import comfy.sd  # not before the host was booted
+    import comfy.model_management  # not before the host was booted
+    import comfy.sd
 
     with torch.inference_mode():
         patched, _ = comfy.sd.load_lora_for_models(model, clip, tensors, 1.0, 1.0)
         assert len(patched.patches) == len(modules_of(tensors)) > 0
-        before = {name: value.clone() for name, value in model.model.state_dict().items() if name in patched.patches}
-        patched.patch_model(patched.load_device)
-        after = {name: patched.model.state_dict()[name].clone() for name in patched.patches}
-        patched.unpatch_model(patched.offload_device)
+        states = []
+        for loaded in (model, patched, model):
+            comfy.model_management.load_models_gpu([loaded])
+            states.append({name: value.clone() for name, value in loaded.model.state_dict().items() if name in patched.patches})
+        before, after, again = states
     names = {value: key for key, value in pack.module("dreammatcher.host.training.names").unet_names(model.model).items()}
+    assert all(torch.equal(value, again[name]) for name, value in before.items())
     for module in modules_of(tensors):
         key = f"diffusion_model.{names[module]}"
         down, up, alpha = (tensors[f"{module}.{part}"].float() for part in ("lora_down.weight", "lora_up.weight", "alpha"))
@@ -140,3 +144,24 @@ def test_a_training_keeps_its_name_while_its_finer_choices_are_the_defaults(pack
     kin = [run.job_of("id", *details.named(settings.TrainingOptions(details=one))).kin
            for one in (faster, replace(plain, text=choices.TextEncoder(rate=2e-5)))]
     assert kin[0] == kin[1], "a run that gave up goes on at another rate of the text encoder"
+
+
+@pytest.mark.parametrize(("method", "details", "said"), [
+    ("Textual Inversion", {"caption_dropout": 0.1}, "caption_dropout: Textual Inversion cannot use"),
+    ("Custom Diffusion", {"rank_dropout": 0.1}, "rank_dropout: Custom Diffusion cannot use"),
+    ("DreamBooth full", {"feed_forward": True}, "feed_forward.*DreamBooth .full. cannot use"),
+    ("DreamBooth LoRA", {"text_until": 0.5}, "text_until: DreamBooth .LoRA. cannot use"),
+    ("DreamBooth LoRA", {"caption_shuffle": True}, "caption_shuffle: no caption")])
+def test_a_job_is_refused_for_what_its_training_would_refuse_and_else_travels_with_its_details(host, pack, method, details, said):
+    draw, make = host.nodes["ToyboxReference"]().draw, host.nodes["DreamMatcherTrainingSet"]().make
+    with torch.inference_mode():
+        pictures = torch.cat([draw(3, "robot", pose, "grass")[0] for pose in (1, 2)])[:, ::2, ::2]
+        chosen = make("sks", "robot", "photo", 64, pictures)["result"][0]
+    write, choose = host.nodes["DreamMatcherTrainingJob"]().write, host.nodes["DreamMatcherTrainingDetails"]().make
+    options, = choose(**{**PLAIN, **details})
+    with pytest.raises(ValueError, match=said):
+        write("Toybox", chosen, method, "refused", 2, 1e-3, 1, options=options)
+    options, = choose(**{**PLAIN, "noise_offset": 0.1, "timesteps": "late"})
+    file, = write("Toybox", chosen, method, "with details", 2, 1e-3, 1, options=options)["result"]
+    read = pack.module("dreammatcher.training.job").read(Path(file))
+    assert read.options.details == options.details and read.options.objective().noise == options.details.noise
