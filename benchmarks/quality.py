@@ -36,7 +36,7 @@ from toybox.layout import recoloured
 from toybox.world import random_pose, random_scene, unseen_subject
 
 from .arms import PICTURES, PLAIN, STUDIES
-from .toybox_runner import ToyboxRunner
+from .toybox_runner import SAMPLINGS, ToyboxRunner
 
 FOLDER = ROOT / "build" / "quality"
 FILE = FOLDER.with_suffix(".json")
@@ -172,10 +172,13 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=FIRST, help="the defaults were chosen on cases 0 to 39")
     parser.add_argument("--seeds", type=int, default=0, help="0, 1, 2 ...: other noise for the same subjects and scenes")
     parser.add_argument("--study", choices=STUDIES, default="arms", help="'arms' writes build/quality.json, others only reports")
+    parser.add_argument("--model", choices=list(SAMPLINGS), default="unet", help="z: the transformer, where the host knows it")
+    parser.add_argument("--steps", type=int, help="steps of the sampler other than the model's own")
     parser.add_argument("--weights", type=Path, help="a Toybox file other than the shipped one")
     options = parser.parse_args()
-    runner = ToyboxRunner(Host(ROOT / "build" / "host"), options.weights)
-    apart = (options.study, options.weights and options.weights.stem, options.seeds and f"seeds {options.seeds}")
+    runner = ToyboxRunner(Host(ROOT / "build" / "host"), options.weights, kind=options.model, steps=options.steps)
+    apart = (options.model if options.model != "unet" else "", options.study, options.weights and options.weights.stem,
+             options.steps and f"{options.steps} steps", options.seeds and f"seeds {options.seeds}")
     folder = FOLDER / ", ".join(filter(None, apart))
     arms = run(runner, options.study, options.cases, options.first, folder, options.seeds)
     if options.study == "arms":

@@ -36,10 +36,12 @@ SAMPLINGS = {"unet": Sampling(STEPS, CFG, "ddim", "ddim_uniform"), "z": Sampling
 class ToyboxRunner:
     """Toybox in the host, and one way to sample for every arm."""
 
-    def __init__(self, host: Host, weights: Path | None = None, cfg: float | None = None, kind: str = "unet"):
+    def __init__(self, host: Host, weights: Path | None = None, cfg: float | None = None, kind: str = "unet",
+                 steps: int | None = None):
         """``weights``: another Toybox file than the shipped one. ``kind``: one of ``SAMPLINGS``."""
-        self.host, self.module = host, host.pack().module
-        self.sampling = SAMPLINGS[kind] if cfg is None else replace(SAMPLINGS[kind], cfg=cfg)
+        self.host, self.module, self.kind = host, host.pack().module, kind
+        own = SAMPLINGS[kind]
+        self.sampling = replace(own, steps=steps or own.steps, cfg=own.cfg if cfg is None else cfg)
         toybox = self.module("toybox.host")
         if kind == "z":
             self.model, self.clip, self.vae = self.module("toybox.transformer").load(

@@ -25,6 +25,27 @@ def attention_columns(query: torch.Tensor, key: torch.Tensor, heads: int, column
     return sum(probability[..., column] for column in columns).mean(1)
 
 
+def shared_attention_columns(query: torch.Tensor, key: torch.Tensor, columns: list[int]) -> torch.Tensor:
+    """The same where prompt and picture attend in one sequence: softmax over all of its tokens -> [B, N].
+
+    ``query`` [B, heads, N, d] of the picture, ``key`` [B, heads, L, d] of the whole sequence, or of fewer heads that serve as
+    many queries each. Holds [B, N, L], one head after the other.
+
+    Raises ValueError when a column lies outside the sequence.
+    """
+    outside = [column for column in columns if not 0 <= column < key.shape[2]]
+    if outside or not columns:
+        raise ValueError(f"subject columns {list(columns)} do not fit a sequence of {key.shape[2]} tokens")
+    heads, share = query.shape[1], query.shape[1] // key.shape[1]
+    total = query.new_zeros(query.shape[0], query.shape[2], dtype=torch.float32)
+    for head in range(heads):
+        products = query[:, head].float() @ key[:, head // share].float().mT
+        probability = (products * query.shape[-1] ** -0.5).softmax(-1)
+        for column in columns:
+            total += probability[..., column]
+    return total / heads
+
+
 def repeated_columns(columns: tuple[int, ...], tokens: int, context_length: int) -> list[int]:
     """Positions of ``columns`` of a prompt of ``tokens`` tokens in a context of ``context_length``.
 

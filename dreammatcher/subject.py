@@ -30,8 +30,6 @@ class Subject:
     choices: tuple[tuple[str, tuple[int, ...]], ...] = ()
     #: [len(columns), C], what the text encoder made of the columns: they are found by it in a prompt that other nodes changed
     vectors: torch.Tensor | None = field(default=None, compare=False, repr=False)
-    #: columns of the prompt's other words; empty where they are not known
-    rest: tuple[int, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not self.columns or min(self.columns) < 0 or max(self.columns) >= self.tokens:
@@ -56,8 +54,7 @@ class Subject:
             return self
         columns = tuple(sorted({column for _, word_columns in kept for column in word_columns}))
         vectors = None if self.vectors is None else self.vectors[[self.columns.index(column) for column in columns]]
-        rest = tuple(sorted({*self.rest, *self.columns} - {*columns})) if self.rest else ()
-        return replace(self, words=" ".join(word for word, _ in kept), columns=columns, choices=kept, vectors=vectors, rest=rest)
+        return replace(self, words=" ".join(word for word, _ in kept), columns=columns, choices=kept, vectors=vectors)
 
     def behind(self, front: int) -> Subject:
         """The subject in a conditioning whose text encoder leaves out the ``front`` tokens of its prompt."""
@@ -65,7 +62,7 @@ class Subject:
             return tuple(column - front for column in columns if column >= front)
 
         choices = tuple((word, moved(columns)) for word, columns in self.choices)
-        return replace(self, columns=moved(self.columns), tokens=self.tokens - front, choices=choices, rest=moved(self.rest))
+        return replace(self, columns=moved(self.columns), tokens=self.tokens - front, choices=choices)
 
     def encoded_as(self, text: torch.Tensor) -> Subject:
         """The subject with its tokens' vectors from its encoded prompt ``text`` [T, C].
@@ -81,8 +78,7 @@ class Subject:
         vectors = text[list(columns)].detach().float().cpu().clone()
         choices = tuple((word, kept) for word, word_columns in self.choices
                         if (kept := tuple(column for column in word_columns if column < length)))
-        rest = tuple(column for column in self.rest if column < length)
-        return replace(self, columns=columns, tokens=length, choices=choices, vectors=vectors, rest=rest)
+        return replace(self, columns=columns, tokens=length, choices=choices, vectors=vectors)
 
     def located(self, text: torch.Tensor, marked: bool) -> tuple[Subject | None, str]:
         """The subject at its place in a conditioning ``text`` [T, C] that is sampled, and a remark for the user.
@@ -97,7 +93,7 @@ class Subject:
         vectors = self.vectors if self.vectors.shape[1] == text.shape[1] else self.vectors[:0]
         if columns := tuple(sorted({column for vector in vectors for column in _alike(text, vector)})):
             moved = columns != self.columns or length != self.tokens
-            return (replace(self, columns=columns, tokens=length, choices=(), vectors=None, rest=()) if moved else self), ""
+            return (replace(self, columns=columns, tokens=length, choices=(), vectors=None) if moved else self), ""
         if marked and len(vectors) and length == self.tokens:
             return self, CHANGED.format(words=self.words)
         return None, ELSEWHERE.format(words=self.words, prompt=self.prompt)

@@ -9,7 +9,7 @@ from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dreammatcher.attention import attention_columns, foreground, otsu, repeated_columns
+from dreammatcher.attention import attention_columns, foreground, otsu, repeated_columns, shared_attention_columns
 from dreammatcher.matching.appearance import blend, match_appearance, trusted
 from dreammatcher.matching.correspondence import confidence, match, warp
 from dreammatcher.matching.descriptors import descriptors, principal_directions, resize
@@ -118,6 +118,16 @@ def test_attention_columns_are_the_softmax_of_the_layer():
     q, k = (rearrange(x, "b n (h d) -> b h n d", h=3) for x in (query, key))
     expected = (q @ k.transpose(-1, -2) * 4**-0.5).softmax(-1).mean(1)[..., [2, 5]].sum(-1)
     assert close(attention_columns(query, key, 3, [2, 5]), expected)
+
+
+def test_shared_attention_columns_are_the_softmax_of_the_whole_sequence_also_where_heads_share_keys():
+    query, key = tensor(2, 4, 9, 6), tensor(2, 2, 13, 6, seed=1)
+    expected = (query @ key.repeat_interleave(2, 1).mT * 6**-0.5).softmax(-1).mean(1)[..., [2, 5]].sum(-1)
+    assert close(shared_attention_columns(query, key, [2, 5]), expected)
+    same = attention_columns(rearrange(query, "b h n d -> b n (h d)"), rearrange(query, "b h n d -> b n (h d)"), 4, [3])
+    assert close(shared_attention_columns(query, query, [3]), same)
+    with pytest.raises(ValueError, match="columns .13. do not fit a sequence of 13"):
+        shared_attention_columns(query, key, [13])
 
 
 def test_a_context_that_repeats_the_prompt_repeats_the_columns():

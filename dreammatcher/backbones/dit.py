@@ -1,8 +1,7 @@
 """Diffusion transformers (Peebles and Xie 2023) as a backbone.
 
-All blocks share one grid: a token is a patch of the latent. In most families prompt and picture attend in one sequence: where a
-subject stands is told by what attention makes of the prompt's tokens and of the picture's (:mod:`..concepts`). In others the
-sequence is the picture alone, and attention of its own to the prompt tells it, as in a UNet.
+All blocks share one grid: a token is a patch of the latent. Where a subject stands is told by the picture's attention to its
+words, as in a UNet: in most families prompt and picture attend in one sequence, in others the prompt has attention of its own.
 """
 
 from __future__ import annotations
@@ -51,8 +50,8 @@ class DiTBackbone:
 
     @property
     def readers(self) -> tuple[Site, ...]:
-        """Blocks from the middle to four fifths: in front of these the words' tokens know nothing of the picture yet."""
-        return tuple((BLOCK, number, 0) for number in range(self.blocks // 2, max(self.blocks * 4 // 5, self.blocks // 2 + 1)))
+        """All blocks: each tells a part of where the words are, and the mean of them most."""
+        return tuple((BLOCK, number, 0) for number in range(self.blocks))
 
     @property
     def coarsest(self) -> int:
@@ -98,7 +97,8 @@ class DiTBackbone:
         return tuple(slice(start, start + count) for start, count in zip(starts, counts)) if fits else None
 
     def map_sites(self, latent: Grid) -> frozenset[Site]:
-        return frozenset(self.readers)
+        """The blocks from the middle to four fifths, as a target's map is made again at every step."""
+        return frozenset(self.readers[self.blocks // 2:max(self.blocks * 4 // 5, self.blocks // 2 + 1)])
 
     def prompt_attention(self, network: Any, sites: Iterable[Site]) -> dict[Site, Any]:
         return {site: Projected(self.cross) if self.cross else None for site in sites}

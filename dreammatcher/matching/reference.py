@@ -127,7 +127,7 @@ def _said(subject: Subject | None) -> dict | None:
     """A subject in a file. What the text encoder made of it stands there as part of the positive prompt."""
     if subject is None:
         return None
-    return {name: getattr(subject, name) for name in ("words", "prompt", "columns", "tokens", "rest")}
+    return {name: getattr(subject, name) for name in ("words", "prompt", "columns", "tokens")}
 
 
 def is_reference(path: Path) -> bool:
@@ -174,7 +174,7 @@ def _assemble(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> Ref
             raise ValueError(f"{name} holds NaN or infinity")
     return Reference(
         trajectory=trajectory, latent=latent, **conditionings, fingerprint=metadata["fingerprint"],
-        subject=Subject(subject["words"], subject["prompt"], tuple(subject["columns"]), subject["tokens"],
-                        rest=tuple(subject.get("rest", ()))) if subject else None,
+        subject=Subject(subject["words"], subject["prompt"], tuple(subject["columns"]), subject["tokens"])
+        if subject else None,
         psnr=float(metadata["psnr"]),
     )

@@ -1,4 +1,4 @@
-"""Subjects of diffusion transformers by their words alone: what attention makes of words and picture, planted and found."""
+"""Subjects of diffusion transformers by their words alone: the picture's attention to words, planted and found."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ import pytest
 import torch
 from closeness import RUN, close
 from transformers_world import SIGMA, SIZE, TRANSFORMERS, applied, bench_of, drawn, evaluated, made, reference_of
+
+
+def single(x: torch.Tensor) -> torch.Tensor:
+    """Without the frame of a family's latents."""
+    return x[:, :, 0] if x.ndim == 5 else x
+
 
 #: where each class of the host calls attention
 ATTENTION = {"NextDiT": ("lumina.model", "optimized_attention_masked"), "Flux": ("flux.math", "optimized_attention"),
@@ -25,9 +31,7 @@ def family(request, pack):
 
 
 def planted(bench, monkeypatch, places: dict[int, torch.Tensor]) -> None:
-    """Attention of the network that makes something of its own of each column's token and of its cells [h, w] of the picture."""
-    from comfy.ldm.modules import attention
-
+    """Queries of each column's cells [h, w] of the picture that look at the column's token."""
     module, name = ATTENTION[type(bench.model.model.diffusion_model).__name__]
     module = import_module(f"comfy.ldm.{module}")
     real = getattr(module, name)
@@ -35,23 +39,22 @@ def planted(bench, monkeypatch, places: dict[int, torch.Tensor]) -> None:
     grid = backbone.grid(site, SIZE)
     dit = bench.pack.module("dreammatcher.backbones.dit")
 
-    def made_of(q, k, v, heads, *rest, **named):
-        # inside of the slot, as the host's own function is: real is wrapped, and would ask the slot's holder again
-        out = real(q, k, v, heads, *rest, **{**named, "transformer_options": {}})
+    def looking(q, k, v, heads, *rest, **named):
         text = 512 if bench.name == "Flux.2" else TOKENS
-        picture = backbone.picture_tokens(site, SIZE, out.shape[1], dit.Beside(text))
+        picture = backbone.picture_tokens(site, SIZE, q.shape[-2], dit.Beside(text))
         if picture is None:
-            return out
-        out = out.clone()
-        kinds = torch.linalg.qr(torch.randn(out.shape[2], len(places), generator=torch.Generator().manual_seed(4)))[0].T
+            return real(q, k, v, heads, *rest, **named)
+        q, k = q.clone(), k.clone()
+        depth = q.shape[-1] // (1 if q.ndim == 4 else heads)
+        kinds = torch.linalg.qr(torch.randn(depth, len(places), generator=torch.Generator().manual_seed(4)))[0].T
         front = picture.start - TOKENS if bench.name == "Flux.2" else 0  # where the host makes short prompts longer
-        for kind, (column, cells) in zip(30 * out.std() * kinds.to(out), places.items()):
-            out[:, front + column] += 9 * kind
-            out[:, picture][:, cells.flatten()] += kind
-        return out
+        for kind, (column, place) in zip(6 * depth ** 0.5 * kinds.to(q), places.items()):
+            k[..., front + column, :] += kind.repeat(k.shape[-1] // depth)
+            q[..., picture, :][..., place.flatten(), :] += kind.repeat(q.shape[-1] // depth)
+        return real(q, k, v, heads, *rest, **named)
 
     assert grid == next(iter(places.values())).shape
-    monkeypatch.setattr(module, name, attention.wrap_attn(made_of))
+    monkeypatch.setattr(module, name, looking)
 
 
 def cells(bench, left: int, right: int, of: int = 8) -> torch.Tensor:
@@ -62,8 +65,7 @@ def cells(bench, left: int, right: int, of: int = 8) -> torch.Tensor:
 
 
 def word(bench, column: int, words: str = "dog"):
-    others = tuple(each for each in (DOG, CAT, GRASS) if each != column)
-    return bench.pack.module("dreammatcher.subject").Subject(words, "a dog, a cat, grass", (column,), TOKENS, rest=others)
+    return bench.pack.module("dreammatcher.subject").Subject(words, "a dog, a cat, grass", (column,), TOKENS)
 
 
 def own_foreground(bench, subject):
@@ -94,38 +96,44 @@ def test_with_a_word_alone_its_cells_are_matched(family, monkeypatch, carried):
     assert torch.equal(trace.last().target_mask[0, 0] > 0.5, dog) and trace.layers and not trace.skipped
 
 
-@pytest.mark.parametrize("name", CROSS)
-def test_where_the_prompt_is_attended_to_apart_that_attention_is_the_map(pack, name):
-    """As softmax of the queries and keys that the host hands to attention, of which a block.s first is the picture's."""
+@pytest.mark.parametrize("name", list(TRANSFORMERS))
+def test_the_map_is_the_pictures_attention_to_the_word(pack, name):
+    """As softmax of the queries and keys that the host hands to attention: over the whole sequence where prompt and picture share
+    one; else that to the prompt, which comes second in a block."""
     bench = bench_of(pack, name)
     clean, noise, x = made(bench)
-    calls: dict[int, list[tuple]] = {}
+    calls: dict[tuple, list[tuple]] = {}
 
     def hold(func, q, k, v, heads, *rest, **named):
-        flat = [each.transpose(1, 2).flatten(2) if each.ndim == 4 else each for each in (q, k)]
-        calls.setdefault(named["transformer_options"]["block_index"], []).append((*flat, heads))
+        parts = [each if each.ndim == 4 else each.unflatten(2, (heads, -1)).transpose(1, 2) for each in (q, k)]
+        options = named["transformer_options"]
+        if "block_index" in options:
+            calls.setdefault(bench.backbone.site(options.get("block_type"), options["block_index"]), []).append(parts)
         return func(q, k, v, heads, *rest, **named)
 
     watched = bench.model.clone()
     watched.model_options["transformer_options"]["optimized_attention_override"] = hold
     evaluated(watched, bench.positive, bench.negative, [(x, SIGMA)])
-    assert all(len(each) == 2 for each in calls.values()) and len(calls) == 5
+    cross = name in CROSS
+    assert all(len(each) == 1 + cross for each in calls.values()) and len(calls) == bench.backbone.blocks
     seen, subject = {}, word(bench, DOG)
     module, points = (pack.module(f"dreammatcher.host.model.{each}") for each in ("capture", "patch_points"))
-    reader = module.SubjectMaps.of(bench.model.model, bench.backbone, subject, SIZE)
+    reader = module.SubjectMaps(bench.backbone.prompt_attention(None, bench.backbone.readers), bench.backbone, subject)
+    text = 512 if name == "Flux.2" else TOKENS  # where the host makes short prompts longer
 
-    def keep(site, picture, text, value, options):
-        seen[site] = reader.read(site, picture, text, SIZE)
-        return picture, text, value
+    def keep(site, query, prompt, keys, options):
+        seen[site] = reader.read(site, query, prompt, keys, SIZE)
+        return query, prompt, keys
 
     conditioning = pack.module("dreammatcher.host.text.conditioning").from_host(bench.positive, "positive")[0]
     with torch.inference_mode():
-        module.ode_derivative(bench.model.model, conditioning, x[:, :, 0], SIGMA, points.Points(prompt=keep))
-    assert list(seen) == list(bench.backbone.readers)
+        module.ode_derivative(bench.model.model, conditioning, single(x), SIGMA, points.Points(prompt=keep))
+    assert list(seen) == list(bench.backbone.readers) and len(seen) == bench.backbone.blocks
+    beside = pack.module("dreammatcher.backbones.dit").Beside(text)
     for site, found in seen.items():
-        query, key, heads = calls[site[1]][1]
-        queries, keys = (each.unflatten(2, (heads, -1)).transpose(1, 2) for each in (query, key))
-        probability = (queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5).softmax(-1)[..., DOG].mean(1)
+        query, key = calls[site][-1]
+        picture = bench.backbone.picture_tokens(site, SIZE, query.shape[2], None if cross else beside)
+        probability = (query[:, :, picture] @ key.mT / query.shape[-1] ** 0.5).softmax(-1)[..., text - TOKENS + DOG].mean(1)
         assert close(found.flatten(), probability.flatten(), RUN) and probability.std() > 0
 
 
@@ -152,30 +160,41 @@ def test_a_word_of_a_repeated_or_longer_prompt_is_still_found(z, monkeypatch):
     module = z.pack.module("dreammatcher.host.model.capture")
     seen = []
     points = z.pack.module("dreammatcher.host.model.patch_points").Points(
-        prompt=lambda site, picture, text, value, options: seen.append((site, picture.clone(), text.clone())))
+        prompt=lambda site, *given: seen.append((site, *(each.clone() for each in given[:3]))))
     conditioning = z.pack.module("dreammatcher.host.text.conditioning").from_host(z.positive, "positive")[0]
     with torch.inference_mode():
         module.ode_derivative(z.model.model, conditioning, x, SIGMA, points)
-    assert [site for site, _, _ in seen] == list(z.backbone.readers) and all(text.shape[1] == TOKENS for _, _, text in seen)
-    site, picture, text = seen[0]
+    assert all(prompt.shape[2] == TOKENS for _, _, prompt, _ in seen)
+    site, query, prompt, keys = seen[0]
     reader = module.SubjectMaps.of(z.model.model, z.backbone, word(z, DOG), SIZE)
-    once, twice = (reader.read(site, picture, each, SIZE) for each in (text, torch.cat((text, text), 1)))
-    assert close(once, twice, RUN) and torch.equal(once[0, 0] > 0.5, dog)
-    longer = reader.read(site, picture, torch.cat((text, text[:, :3] + 100), 1), SIZE)
-    assert close(once, longer, RUN)
+    reader.modules[site] = None
+
+    def read(text):
+        return reader.read(site, query, text, torch.cat((text, keys[:, :, TOKENS:]), 2), SIZE)
+
+    once, twice, longer = (read(text) for text in (prompt, torch.cat((prompt, prompt), 2),
+                                                   torch.cat((prompt, prompt[:, :, 10:13]), 2)))
+    assert close(once, reader.read(site, query, prompt, keys, SIZE), RUN)
+    assert all(torch.equal(found[0, 0] > 0.5, dog) for found in (once, twice, longer))
+    assert twice[0, 0][dog].min() > 0.9, "both of its places count"
 
 
-def test_words_that_look_nowhere_match_nothing_and_say_so(z):
-    """All is alike to words whose token attention makes nothing of."""
-    picture, text = torch.ones(1, 48, 8), torch.randn(1, TOKENS, 8, generator=torch.Generator().manual_seed(1))
+def test_words_that_look_nowhere_match_nothing(z):
+    """Queries that are all alike look at every word alike."""
+    keys = torch.randn(1, 2, TOKENS + 48, 8, generator=torch.Generator().manual_seed(1))
     reader = z.pack.module("dreammatcher.host.model.capture").SubjectMaps.of(z.model.model, z.backbone, word(z, DOG), SIZE)
-    assert not reader.read(z.backbone.readers[0], picture, text, SIZE).any()
+    site = next(iter(reader.modules))
+    found = reader.read(site, torch.ones(1, 4, 48, 8), keys[:, :, :TOKENS], keys, SIZE)
+    assert not z.pack.module("dreammatcher.attention").foreground([found], (6, 8)).any()
 
 
 @pytest.mark.parametrize("name", list(TRANSFORMERS))
-def test_words_and_a_soft_or_hard_map_are_drawn_with(pack, name):
-    """Nothing planted: random weights, whole runs, with guidance and a batch."""
+def test_words_and_a_soft_or_hard_map_are_drawn_with(pack, name, monkeypatch):
+    """Random weights, whole runs, with guidance and a batch."""
     family = bench_of(pack, name)
+    if name in JOINT:
+        dog = cells(family, 2, 5)
+        planted(family, monkeypatch, {DOG: dog, GRASS: ~dog})
     clean, noise, _ = made(family, 9)
     reference = reference_of(family, clean, noise, family.positive)
     subject = word(family, DOG)

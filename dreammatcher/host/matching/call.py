@@ -53,14 +53,14 @@ class Call:
         size = batch // len(self.rows)
         return slice(number * size, (number + 1) * size)
 
-    def read_map(self, layer: Site, query: torch.Tensor, context: torch.Tensor) -> None:
+    def read_map(self, layer: Site, query: torch.Tensor, context: torch.Tensor, value: torch.Tensor) -> None:
         """Keeps the subject maps of the cond rows if this layer is one that is read."""
         for number, reader in self.readers.items():
             row = self.rows[number]
             if row is None or layer not in reader.modules or row in self.repeated or row in self.rows[:number]:
                 continue
             part = self.chunk(number, query.shape[0])
-            subject_map = reader.read(layer, query[part], context[part], self.latent_size)
+            subject_map = reader.read(layer, query[part], context[part], value[part], self.latent_size)
             if subject_map is None:
                 self.session.skip(f"another pack changed the token count of {layer}; its subject map is not used")
             else:

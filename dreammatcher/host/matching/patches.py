@@ -110,7 +110,7 @@ def _read_maps(site: Site, n, context, value, extra: dict) -> tuple:
     n, context, value = _detached(calls, n, context, value)
     with torch.no_grad():
         for call in calls:
-            call.read_map(site, n, context)
+            call.read_map(site, n, context, value)
     return n, context, value
 
 

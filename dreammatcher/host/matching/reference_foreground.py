@@ -98,7 +98,7 @@ def _look(base: Any, backbone: Backbone, reference: Reference, subject: Subject,
         return n, context, value
 
     def keep_map(site, n, context, value, extra):
-        if site in reader.modules and (subject_map := reader.read(site, n, context, size)) is not None:
+        if site in reader.modules and (subject_map := reader.read(site, n, context, value, size)) is not None:
             seen[site] = subject_map
             end_with_the_last()
         return n, context, value

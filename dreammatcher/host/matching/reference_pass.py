@@ -60,7 +60,7 @@ def reference_pass(
         return n, context, value
 
     def keep_map(site, n, context, value, extra):
-        if maps and site in maps.modules and (subject_map := maps.read(site, n, context, size)) is not None:
+        if maps and site in maps.modules and (subject_map := maps.read(site, n, context, value, size)) is not None:
             subject_maps.append(subject_map)
             end_with_the_last()
         return n, context, value

@@ -135,11 +135,10 @@ def _attend(func: Callable, arguments: tuple, named: dict[str, Any]) -> torch.Te
     sequence.attended.add(options[NUMBER])
     inputs = arguments[:3]
     for each in heard:
+        if not each.backbone.cross:
+            _shown_in_one(each, arguments, options)
         inputs = _changed(each, inputs, options)
-    made = call(*inputs, *arguments[3:], **named)
-    for each in heard:
-        _told(each, made, inputs, options)
-    return made
+    return call(*inputs, *arguments[3:], **named)
 
 
 def _changed(heard: Listening, inputs: tuple, options: dict[str, Any]) -> tuple:
@@ -177,16 +176,23 @@ def _shown(heard: Listening, arguments: tuple, options: dict[str, Any]) -> None:
         points.prompt(site, picture, text, text, options)
 
 
-def _told(heard: Listening, made: torch.Tensor, inputs: tuple, options: dict[str, Any]) -> None:
-    """Shows what attention made of the picture's and the prompt's tokens at a site that tells where words stand."""
+def _shown_in_one(heard: Listening, arguments: tuple, options: dict[str, Any]) -> None:
+    """Shows a block's queries of the picture, keys of the prompt, and all keys, [B, heads, tokens, d] each."""
     points, backbone, sequence = heard.points, heard.backbone, options[SEQUENCE_KEY]
     site = backbone.site(options.get(KIND), options[NUMBER])
-    if points.prompt is None or site not in backbone.readers or backbone.cross:
+    if points.prompt is None or site not in backbone.readers or len(arguments) < 4:
         return
-    picture, _ = _picture(backbone, site, inputs, options)
+    picture, _ = _picture(backbone, site, arguments[:3], options)
     if picture is not None:
-        text = _tokens(made, backbone.prompt_tokens(sequence.beside(())))
-        points.prompt(site, _tokens(made, picture), text, text, options)
+        depth = arguments[0].shape[-1] // (1 if arguments[0].ndim == 4 else arguments[3])
+        query, key = (_by_head(each, depth) for each in arguments[:2])
+        text = backbone.prompt_tokens(sequence.beside(()))
+        points.prompt(site, query[:, :, picture], key[:, :, text], key, options)
+
+
+def _by_head(whole: torch.Tensor, depth: int) -> torch.Tensor:
+    """Queries or keys as [B, heads, L, depth]."""
+    return whole if whole.ndim == 4 else rearrange(whole, "b n (h d) -> b h n d", d=depth)
 
 
 def _picture(backbone: DiTBackbone, site: Site, inputs: tuple, options: dict[str, Any]) -> tuple[slice | None, int]:

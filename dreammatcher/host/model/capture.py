@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from einops import rearrange
 
-from ...attention import attention_columns, repeated_columns
+from ...attention import attention_columns, repeated_columns, shared_attention_columns
 from ...backbones.base import Backbone, Grid, Site
-from ...concepts import word_likeness
 from ...sizes import single_frame
 from ...subject import Conditioning, Subject
 from .arguments import frames, model_arguments
@@ -32,14 +31,15 @@ class SubjectMaps:
     def of(base: Any, backbone: Backbone, subject: Subject, latent_size: Grid) -> SubjectMaps:
         return SubjectMaps(backbone.prompt_attention(network_of(base), backbone.map_sites(latent_size)), backbone, subject)
 
-    def read(self, site: Site, query: torch.Tensor, context: torch.Tensor, latent_size: Grid) -> torch.Tensor | None:
+    def read(self, site: Site, query: torch.Tensor, context: torch.Tensor, value: torch.Tensor,
+             latent_size: Grid) -> torch.Tensor | None:
         """The map [B, 1, h, w] of one site, or None when another pack changed its token count.
 
-        ``query`` [B, N, C] and ``context`` [B, T, D] are inputs of attention to the prompt; where prompt and picture attend in
-        one sequence they are what it makes of the picture's and the prompt's tokens.
+        ``query`` [B, N, C] and ``context`` [B, T, D] are inputs of attention to the prompt. Where prompt and picture attend in
+        one sequence they are the picture's queries and the prompt's keys, and ``value`` is all keys, [B, heads, tokens, d] each.
         """
         if self.modules[site] is None:
-            return self._read_joint(site, query, context, latent_size)
+            return self._read_shared(site, query, context.shape[2], value, latent_size)
         picture = self.backbone.picture_tokens(site, latent_size, query.shape[1])
         if picture is None:
             return None
@@ -48,16 +48,13 @@ class SubjectMaps:
         maps = attention_columns(module.to_q(query[:, picture]), module.to_k(context), module.heads, columns)
         return rearrange(maps, "b (h w) -> b 1 h w", h=self.backbone.grid(site, latent_size)[0])
 
-    def _read_joint(self, site: Site, picture: torch.Tensor, text: torch.Tensor, latent_size: Grid) -> torch.Tensor:
-        subject, length = self.subject, text.shape[1]
-        rest = subject.rest or tuple(column for column in range(subject.tokens) if column not in subject.columns)
-        columns, others = (self._places(each, length) for each in (subject.columns, rest))
-        maps = word_likeness(picture, text, columns, others or [column for column in range(length) if column not in columns])
+    def _read_shared(self, site: Site, query: torch.Tensor, text: int, keys: torch.Tensor, latent_size: Grid) -> torch.Tensor:
+        maps = shared_attention_columns(query, keys, self._places(text))
         return rearrange(maps, "b (h w) -> b 1 h w", h=self.backbone.grid(site, latent_size)[0])
 
-    def _places(self, columns: tuple[int, ...], length: int) -> list[int]:
-        """Places of the prompt's columns in the text that the network is given."""
-        front = length - self.subject.tokens
+    def _places(self, length: int) -> list[int]:
+        """Places of the subject's columns in the text of ``length`` tokens that the network is given."""
+        columns, front = self.subject.columns, length - self.subject.tokens
         if self.backbone.padded_in_front and front > 0:
             return [front + column for column in columns]
         return repeated_columns(columns, self.subject.tokens, length)

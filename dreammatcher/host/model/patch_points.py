@@ -36,7 +36,8 @@ class Points:
     """The actions of a method at the points of a call; where there is None the call is left alone."""
 
     begin: Callable[[torch.Tensor, dict[str, Any]], None] | None = None  # (first feature [B, C, h, w], options)
-    prompt: Attention | None = None  # in front of a site that reads the prompt; in one sequence, behind it, with its outputs
+    #: in front of a site that reads the prompt; in one sequence with the picture's queries, the prompt's keys, and all keys
+    prompt: Attention | None = None
     values: Attention | None = None  # in front of every self-attention
     feature: Callable[[int, torch.Tensor, dict[str, Any]], None] | None = None  # (tap, feature [B, C, h, w], options)
     misfit: Callable[[Site, dict[str, Any]], None] | None = None  # transformers: (where tokens do not fit the latent, options)

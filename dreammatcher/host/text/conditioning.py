@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -115,13 +115,7 @@ def read(clip, prompt: str, words: str) -> Reading:
             raise NotInPrompt(_missing(clip, prompt, word), word)
         columns |= {column for place in places for column in place.columns}
         remarks += [f"subject_words: {place.remark}" for place in places[:1] if place.remark]
-    return Reading(Subject(words, prompt, tuple(sorted(columns)), _length(texts), rest=_rest(texts, columns)), about,
-                   tuple(remarks))
-
-
-def _rest(texts: list[Text], columns: Collection[int]) -> tuple[int, ...]:
-    """Columns of the prompt's other words."""
-    return tuple(sorted({piece.column for text in texts for piece in text.pieces} - {*columns}))
+    return Reading(Subject(words, prompt, tuple(sorted(columns)), _length(texts)), about, tuple(remarks))
 
 
 def _length(texts: list[Text]) -> int:
@@ -174,7 +168,7 @@ def _whole_content(texts: list[Text], prompt: str, about: tuple[str, ...]) -> Re
     remark = (f"subject_words: none given, and {said}; name the subject. These words are taken: {words}" if said else
               f"subject_words: none given; these words of the prompt are taken: {words}")
     columns = sorted({column for _, word_columns in choices for column in word_columns})
-    subject = Subject(words, prompt, tuple(columns), _length(texts), choices, rest=_rest(texts, columns))
+    subject = Subject(words, prompt, tuple(columns), _length(texts), choices)
     return Reading(subject, about, (remark,), bool(said))
 
 
