@@ -75,5 +75,7 @@ NAMED = """
 
 def test_a_text_box_that_is_filled_shows_its_name(page):
     easy(page)
+    text = "a photo of a cat at night"
+    page.tab.wait_for_function("(text) => [...document.querySelectorAll('textarea')].some((own) => own.value === text)", arg=text)
     page.picture("named_box")
-    assert page.run(NAMED, "a photo of a cat at night") == ["prompt", "prompt"]
+    assert page.run(NAMED, text) == ["prompt", "prompt"]
