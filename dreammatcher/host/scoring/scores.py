@@ -170,7 +170,8 @@ def _cell(first: GraphScores, scores: GraphScores, metric: str) -> str:
     pairs = [(one, two) for one, two in zip(before, after) if not math.isnan(one + two)]
     if len(pairs) < 2:
         return text
-    gain = difference(*({str(number): pair[side] for number, pair in enumerate(pairs)} for side in (0, 1)))
+    ours, theirs = ({str(number): pair[side] for number, pair in enumerate(pairs)} for side in (1, 0))
+    gain = difference(theirs, ours)
     return f"{text} ({gain.signed()})"
 
 
