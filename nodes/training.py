@@ -53,7 +53,8 @@ class DreamMatcherDreamBooth(inputs.TrainingNode):
             **inputs.TRAINED,
             "training_set": inputs.TRAINING_SET,
             "kind": ([LORA, FULL], {"default": LORA, "tooltip":
-                                    "LoRA: a small file, little memory. full: every weight, as in the paper."}),
+                                    "What is made. LoRA: a small file beside your checkpoint, little memory. full: the whole "
+                                    "checkpoint changes, as in the paper: a large file, much memory."}),
             "steps": inputs.steps(500, "Each picture is seen steps times batch, divided by the number of pictures."),
             "rate": inputs.auto_rate("0.0001 for a LoRA, 0.000005 for full, 0.000002 where the text encoder learns too."),
             "seed": inputs.SEED,
@@ -62,7 +63,7 @@ class DreamMatcherDreamBooth(inputs.TrainingNode):
             "rank": inputs.RANK,
             "batch": inputs.auto_batch(),
             "text_encoder": inputs.switch(False, "Teach the text encoder too: nearer, and it forgets more."),
-            "masked": inputs.switch(False, "Only what the masks cover counts."),
+            "masked": inputs.switch(False, "Learn only what is white in the pictures' masks, not their backgrounds."),
             "bfloat16": inputs.BFLOAT16,
             "options": inputs.OPTIONS,
         }}
