@@ -78,6 +78,23 @@ def measured() -> dict[str, Any]:
     }
 
 
+def measured_toybox() -> dict[str, Any]:
+    """:func:`measured` on Toybox, whose judge comes with the pack."""
+    prompt = measured()
+    prompt["1"] = node("ToyboxLoader")
+    prompt["2"] = node("ToyboxReference", subject=3, kind="cat", pose=2, background="desert")
+    wanted = "a photo of a cat at night"
+    prompt["3"]["inputs"].update(reference_prompt="a photo of a cat in the desert", prompt=wanted, subject_words="cat")
+    prompt["4"]["inputs"].update(width=128, height=128)
+    for number in ("5", "6"):
+        prompt[number]["inputs"].update(steps=25, seed=4)  # the seed of 01
+    for number in ("9", "10"):
+        prompt[number]["inputs"].update(prompt=wanted, encoders="Toybox's judge")
+    prompt["13"] = node("SaveImage", images=["7", 0], filename_prefix="dreammatcher/scored_plain")
+    prompt["14"] = node("SaveImage", images=["8", 0], filename_prefix="dreammatcher/scored_matched")
+    return prompt
+
+
 #: workflow -> its prompt and its notes
 SEFI = {
     "dreammatcher_18_sefi_toybox": (sefi, [
@@ -92,4 +109,9 @@ SEFI = {
         "Is it more alike now? Four pictures of the plain model and four of DreamMatcher with the same seeds, scored as in the "
         "papers.\n\nPut the encoders into models/evaluation: DreamMatcher Evaluate says which files. Connect all photos of the "
         "subject that you have as references, as a batch."]),
+    "dreammatcher_24_evaluate_toybox": (measured_toybox, [
+        "Is it more alike now? Four pictures of the plain model and four of DreamMatcher with the same seeds, scored by the "
+        "judge that comes with Toybox: it runs anywhere.\n\nSubject error is how far the subject's colours are from the "
+        "reference's: lower is better. Class and scene are the shares of pictures that show what the prompt names.\n\n"
+        "With photos, and the papers' measures: open dreammatcher_20_evaluate."]),
 }

@@ -18,7 +18,7 @@ class DreamMatcherEasy:
     RETURN_TYPES = ("MODEL", "CONDITIONING", "CONDITIONING", "DM_TRACE")
     RETURN_NAMES = ("model", "positive", "negative", "trace")
     OUTPUT_TOOLTIPS = ("The model for the sampler.", "The encoded prompt.", "The encoded negative prompt.",
-                       "What was matched, for DreamMatcher Preview.")
+                       "A record of the run: which place of the photo went where. DreamMatcher Preview shows it.")
 
     INSTEAD = ("it also makes the prompts, which ComfyUI cannot pass through; set its strength to 0 instead, which is the plain "
                "picture")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from ..dreammatcher.host.scoring.scores import ENCODERS, chart_image, compared, described, score_pictures
+from ..dreammatcher.host.scoring.scores import ENCODERS, Judge, chart_image, compared, described, lacking, score_pictures
+from ..toybox.scores import NAME, judged_pictures
 from . import inputs
-from .sets import takes_sets
+from .sets import listed, takes_sets
 
 CATEGORY = "DreamMatcher/evaluation"
+JUDGES = {"Toybox's judge": Judge(NAME, judged_pictures)}
 
 
 @takes_sets("results", "references", "prompt")
@@ -29,14 +31,22 @@ class DreamMatcherEvaluate:
             "references": ("IMAGE", {"tooltip": "Photos of the subject: all that there are, as a batch or a list."}),
             "prompt": inputs.text("", "What they should show, without the learned word: a dog on the beach; or a list of texts, "
                                       "one for each. Empty: no CLIP-T.", multiline=True),
-            "encoders": (list(ENCODERS), {"tooltip": "Which networks compare, from the folder models/evaluation, and how "
-                                                     "pictures are prepared. Scores of different choices do not compare."}),
+            "encoders": ([*ENCODERS, *JUDGES], {
+                "tooltip": "Which networks compare, from the folder models/evaluation, and how pictures are prepared. Scores of "
+                           "different choices do not compare. Toybox's judge comes with the pack and is for Toybox's drawings: "
+                           "how far the subject's colours are from the references', and if class and scene are the prompt's."}),
         }, "optional": {
             "clip_vision": ("CLIP_VISION", {"tooltip": "For the choice CLIP Vision of the graph."}),
         }}
 
+    @classmethod
+    def VALIDATE_INPUTS(cls, encoders=None, clip_vision=False):
+        """Names what is missing when the graph is queued, before anything is sampled. A linked input comes as None."""
+        said = [lacking(choice, clip_vision is not False, JUDGES) for choice in listed(encoders) if choice is not None]
+        return next((one.removeprefix("encoders: ") for one in said if one), True)  # the host says which input it is
+
     def measure(self, results, references, prompt, encoders, clip_vision=None):
-        scores = score_pictures(results, references, prompt, encoders, clip_vision)
+        scores = score_pictures(results, references, prompt, encoders, clip_vision, JUDGES)
         said = described(scores)
         means = [scores.mean(metric) for metric in ("DINO", "CLIP-I", "CLIP-T")]
         return {"ui": {"text": [said]}, "result": (scores, said, *means, chart_image({"results": scores}))}

@@ -96,6 +96,9 @@ def steps(default: int, tip: str = "Steps of learning.", most: int = 100_000) ->
     return number("INT", default, 1, most, tip)
 
 
+RATE_IS = "Learning rate: how far it moves in a step. Too high spoils pictures, too low learns little."
+
+
 def rate(default: float, tip: str, least: float = 1e-7) -> Input:
     """A learning rate: how far something moves in a step; the widget goes by ``least``."""
     return number("FLOAT", default, least, 1.0, tip, least)
@@ -103,7 +106,7 @@ def rate(default: float, tip: str, least: float = 1e-7) -> Input:
 
 def auto_rate(tip: str, least: float = 1e-7) -> Input:
     """A learning rate, where 0 is one that suits the method and the model."""
-    return number("FLOAT", 0.0, 0.0, 1.0, f"How far it moves in a step. 0: {tip}", least)
+    return number("FLOAT", 0.0, 0.0, 1.0, f"{RATE_IS} 0: {tip}", least)
 
 
 def batch(default: int = 1, tip: str = "Pictures in a step.") -> Input:

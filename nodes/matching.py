@@ -31,12 +31,15 @@ class DreamMatcherMask:
     def INPUT_TYPES(cls):
         return {
             "required": {
-                "cycle_threshold": inputs.number("FLOAT", THRESHOLD, 0.01, 10.0, "How far a match may miss on the way there and "
-                                                 "back. Lower trusts fewer matches. The paper uses 0.4.", 0.01),
+                "cycle_threshold": inputs.number("FLOAT", THRESHOLD, 0.01, 10.0, "How strict matching is: each place is followed "
+                                                 "to the photo and back, and may miss itself by so much. Lower it where colours "
+                                                 "land in wrong places, raise it where too little comes over. The paper has "
+                                                 "0.4.", 0.01),
                 "binarise": ([CARRIED, "otsu", "soft"], {"default": CARRIED, "tooltip":
-                             "Where the subject is in the new picture. carried over: where the match lies on the reference's "
-                             "subject, which finds thin parts too. otsu: where its words are looked at, by Otsu's threshold. "
-                             "soft: the same without a threshold, as in the paper. A target_mask goes before all of them."}),
+                             "How the subject is told from the background in the new picture. carried over: where the match "
+                             "lies on the photo's subject, which finds thin parts too. otsu: where the model looks for the "
+                             "subject's words, cut to a plain yes or no (by Otsu's method). soft: the same with soft edges, as "
+                             "in the paper. A target_mask goes before all of them."}),
             },
             "optional": {
                 "reference_subject": ("DM_SUBJECT", {"tooltip": "The subject's words in the reference's prompt."}),
@@ -62,7 +65,8 @@ class DreamMatcherApply:
     FUNCTION = "apply"
     RETURN_TYPES = ("MODEL", "DM_TRACE")
     RETURN_NAMES = ("model", "trace")
-    OUTPUT_TOOLTIPS = ("The model for the sampler.", "What was matched, for DreamMatcher Preview.")
+    OUTPUT_TOOLTIPS = ("The model for the sampler.",
+                       "A record of the run: which place of the photo went where. DreamMatcher Preview shows it.")
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -72,8 +76,9 @@ class DreamMatcherApply:
             **inputs.strength("How much of the reference's appearance is taken. 0 is the plain model."),
             **inputs.span("after which matching begins: earlier, layout is still being found.", "at which matching stops.",
                           BEST_START),
-            "layers": inputs.text("", "Numbers of the output blocks to match in, with commas. Empty, which fits every model: the "
-                                      "two highest decoder levels that have self-attention, as in the paper."),
+            "layers": inputs.text("", "Leave it empty: that fits every model. Else in which of the model's layers colours are "
+                                      "taken over: numbers of output blocks with commas; fewer take over less. Empty are the two "
+                                      "highest decoder levels that have self-attention, as in the paper."),
         }, "optional": {
             "preset": (list(PRESETS), {"default": BEST, "tooltip":
                        "best: as balanced, and the subject's cells look at fewer others, so that thin parts keep their colours. "
@@ -81,8 +86,9 @@ class DreamMatcherApply:
                        "fast: a new match only at every second evaluation of the model. paper: the authors' way, PCA 256 and "
                        "everything for each row."}),
             "live_preview": ([OFF, FOREGROUND, TRUSTED], {"default": OFF, "tooltip":
-                             "Shows the picture on this node while it is made, with the subject's place or the trusted "
-                             "matches in yellow, at every fourth noise level."}),
+                             "Shows the picture on this node while it is made, at every fourth noise level, with something "
+                             "in yellow. foreground: where the subject is. trusted: the part of it where a match holds there "
+                             "and back, so that the photo's colours come over."}),
             "reference": ("DM_REFERENCE", {"tooltip":
                           "From DreamMatcher Invert Reference, Features, Combine References or Load Reference. Without it the "
                           "model goes on as it is."}),
@@ -149,8 +155,9 @@ class DreamMatcherLock:
                                                          "1 is the first. 0: every place takes its best match in all."),
             "similarity": inputs.number("FLOAT", 0.2, -1.0, 1.0, "How alike, as a cosine, what is matched must be. Higher locks "
                                                                  "less; -1 asks for nothing.", 0.01),
-            "cycle_threshold": inputs.number("FLOAT", 0.1, 0.01, 10.0, "How far a match may miss on the way there and back, as a "
-                                                                       "share of the picture's side. Lower trusts fewer matches.",
+            "cycle_threshold": inputs.number("FLOAT", 0.1, 0.01, 10.0, "How strict matching is: each place is followed to the "
+                                                                       "reference and back, and may miss itself by this share "
+                                                                       "of the picture's side. Lower locks fewer places.",
                                              0.01),
         }, "optional": {
             "reference_mask": ("MASK", {"tooltip": "White where the subject is in the reference: what matches the rest is left "

@@ -90,7 +90,8 @@ class DreamMatcherInvert:
     #: optional inputs that stand in for each other: one that was connected is needed
     ONCE_CONNECTED = ("reference", "image", "vae")
     OUTPUT_TOOLTIPS = ("The inverted reference.", "What the inversion leads back to; decode it to check.",
-                       "Likeness of the reconstruction to the picture, as latents, in dB; higher is better.")
+                       "How well the photo comes back from its noise, in decibels: higher is better. Below about 20 its colours "
+                       "may not come over well: use more steps.")
 
     @classmethod
     def INPUT_TYPES(cls):

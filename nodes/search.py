@@ -29,6 +29,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "DreamMatcherTextualInversion": ("training", *EMBEDDING, "new word", "concept"),
     "DreamMatcherCustomDiffusion": (*LEARN, "custom diffusion", "cross attention training", "concept"),
     "DreamMatcherTrainingOptions": ("training settings", "optimizer", "learning rate schedule", "gradient checkpointing"),
+    "DreamMatcherTrainingDetails": ("text encoder learning rate", "noise offset", "huber", "caption dropout", "locon",
+                                    "timestep sampling", "rank dropout", "training settings"),
     "DreamMatcherTrainingJob": ("train from terminal", "multi gpu training", "training command", "training"),
     "DreamMatcherSaveLearned": ("save lora", "export lora", "save embedding", "save training"),
     "DreamMatcherApplyLearned": ("apply lora", "use training", "lora strength"),

@@ -44,7 +44,7 @@ class DreamMatcherSeFiTrain:
                                                                 "the face of person."),
             "resolution": inputs.resolution("512 for SD1.x, 128 for Toybox."),
             "steps": inputs.steps(600, "Steps of learning. Its ancestor takes 600."),
-            "rate": inputs.rate(1e-4, "How far it moves in a step: 0.0001 for the network, 0.005 for the table."),
+            "rate": inputs.rate(1e-4, f"{inputs.RATE_IS} 0.0001 for the network, 0.005 for the table."),
             "attention_weight": WEIGHT_INPUT,
             "seed": inputs.SEED,
         }, "optional": {

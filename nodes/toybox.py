@@ -43,7 +43,7 @@ class ToyboxReference:
         largest = 0xFFFFFFFFFFFFFFFF
         return {"required": {
             "subject": inputs.number("INT", 1, 0, largest, "Which subject: its colours."),
-            "kind": (list(CLASSES), {"default": "robot", "tooltip": "What the subject is."}),
+            "kind": (list(CLASSES), {"default": "robot", "tooltip": "What is drawn: a robot, a bird, a fish, a car or a cat."}),
             "pose": inputs.number("INT", 1, 0, largest, "Which pose."),
             "background": (sorted(SCENES), {"default": "grass", "tooltip": "Where it stands."}),
         }}

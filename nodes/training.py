@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..dreammatcher.host.training.auto import counted, numbers_for
+from ..dreammatcher.host.training.dreambooth import FULL, LORA, DreamBoothSettings
 from ..dreammatcher.host.training.keep import apply_learned, curve_image
 from ..dreammatcher.host.training.learn import (
     DEFAULT_OPTIONS,
-    FULL,
-    LORA,
     CustomDiffusionSettings,
-    DreamBoothSettings,
     custom_diffusion,
     dreambooth,
     textual_inversion,
+)
+from ..dreammatcher.training.details import (
+    HUBER_SCHEDULES,
+    LOSSES,
+    TIMES,
+    CaptionChanges,
+    Details,
+    Layers,
+    Noise,
+    TextEncoder,
+    block_names,
 )
 from ..dreammatcher.training.job import CUSTOM_DIFFUSION, DREAMBOOTH_FULL, DREAMBOOTH_LORA, TEXTUAL_INVERSION
 from ..dreammatcher.training.settings import (
@@ -26,7 +37,6 @@ from ..dreammatcher.training.settings import (
     SCHEDULES,
     Keeping,
     LoraSettings,
-    ObjectiveSettings,
     OptimiserSettings,
     Running,
     TrainingOptions,
@@ -47,7 +57,8 @@ class DreamMatcherDreamBooth(inputs.TrainingNode):
             **inputs.TRAINED,
             "training_set": inputs.TRAINING_SET,
             "kind": ([LORA, FULL], {"default": LORA, "tooltip":
-                                    "LoRA: a small file, little memory. full: every weight, as in the paper."}),
+                                    "What is made. LoRA: a small file beside your checkpoint, little memory. full: the whole "
+                                    "checkpoint changes, as in the paper: a large file, much memory."}),
             "steps": inputs.steps(500, "Each picture is seen steps times batch, divided by the number of pictures."),
             "rate": inputs.auto_rate("0.0001 for a LoRA, 0.000005 for full, 0.000002 where the text encoder learns too."),
             "seed": inputs.SEED,
@@ -56,7 +67,7 @@ class DreamMatcherDreamBooth(inputs.TrainingNode):
             "rank": inputs.RANK,
             "batch": inputs.auto_batch(),
             "text_encoder": inputs.switch(False, "Teach the text encoder too: nearer, and it forgets more."),
-            "masked": inputs.switch(False, "Only what the masks cover counts."),
+            "masked": inputs.switch(False, "Learn only what is white in the pictures' masks, not their backgrounds."),
             "bfloat16": inputs.BFLOAT16,
             "options": inputs.OPTIONS,
             "begin_from": inputs.begin_from("A LoRA's layers beyond the usual ones learn too."),
@@ -68,7 +79,7 @@ class DreamMatcherDreamBooth(inputs.TrainingNode):
         numbers, options = numbers_for(method, model, rate, batch, options, text_encoder)
         chosen = DreamBoothSettings(kind, LoraSettings(rank, options.alpha), numbers.rate, text_encoder)
         learned, losses = dreambooth(
-            model, clip, vae, training_set, prior_set, chosen, ObjectiveSettings(prior_weight, options.min_snr_gamma, masked),
+            model, clip, vae, training_set, prior_set, chosen, options.objective(prior_weight, masked),
             options.training(steps, numbers.batch, seed, bfloat16), options, begin_from)
         return *apply_learned(model, clip, learned), learned, curve_image(losses, steps)
 
@@ -155,8 +166,8 @@ class DreamMatcherTrainingOptions:
     def INPUT_TYPES(cls):
         return {"required": {
             "optimiser": (list(OPTIMISERS), {"default": OPTIMISERS[0], "tooltip":
-                          "AdamW is the methods' own. Adafactor takes less memory; Prodigy finds its rate (set rate to 1); the "
-                          "last two need their packages."}),
+                          "AdamW is the methods' own. Adafactor takes less memory; Prodigy finds its rate (set rate to 1). All "
+                          "but the first two need their packages."}),
             "schedule": (list(SCHEDULES), {"default": SCHEDULES[0], "tooltip": "How the rate falls to the end."}),
             "warmup": inputs.number("INT", 0, 0, 100_000, "Steps in which the rate rises from 0."),
             "weight_decay": inputs.number("FLOAT", 0.01, 0.0, 1.0, "How much weights are drawn to zero.", 0.001),
@@ -204,4 +215,60 @@ class DreamMatcherTrainingOptions:
                                 Keeping(keep_every, run_name.strip(), prompts, keep_state, records)),)
 
 
-NODES = (DreamMatcherDreamBooth, DreamMatcherTextualInversion, DreamMatcherCustomDiffusion, DreamMatcherTrainingOptions)
+class DreamMatcherTrainingDetails:
+    TITLE = "DreamMatcher Training Details"
+    DESCRIPTION = ("The finer choices of a training: which layers learn and how fast, which noise and captions they see. A "
+                   "choice that a method cannot use is refused.")
+    CATEGORY = inputs.TRAINING
+    FUNCTION = "make"
+    RETURN_TYPES = ("DM_TRAINING_OPTIONS",)
+    RETURN_NAMES = ("options",)
+    OUTPUT_TOOLTIPS = ("For the training nodes.",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {
+            "text_rate": inputs.number("FLOAT", 0.0, 0.0, 1.0, "How far the text encoder moves in a step where it learns. 0: as "
+                                                               "the node's rate says.", 1e-7),
+            "text_until": inputs.number("FLOAT", 1.0, 0.01, 1.0, "Share of the steps after which the text encoder stops. 1: "
+                                                                 "never.", 0.01),
+            "attention": inputs.switch(True, "A LoRA changes the attention of UNet and text encoder."),
+            "feed_forward": inputs.switch(False, "A LoRA changes the feed-forward layers behind attention too, as kohya's does."),
+            "projections": inputs.switch(False, "A LoRA changes the projections into and out of transformer blocks too, as "
+                                                "kohya's does."),
+            "convolutions": inputs.switch(False, "A LoRA changes residual blocks and resizing too, as kohya's does with conv_dim "
+                                                 "(LoCon)."),
+            "blocks": inputs.text("", "Blocks of the UNet that a LoRA changes, as IN04, IN05, M00, OUT03. Empty: all."),
+            "rank_dropout": inputs.share(0.0, "Share of a LoRA's ranks that each step leaves out, against overfitting. 0.1 to "
+                                              "0.3 is usual.", 0.9),
+            "noise_offset": inputs.share(0.0, "Moves whole colours of the noise, so that dark and bright pictures are learned. "
+                                              "0.05 to 0.1 is usual.", 1.0),
+            "loss": (list(LOSSES), {"default": LOSSES[0], "tooltip":
+                     "How errors count. Huber and smooth L1 count large ones less, as from a stray picture."}),
+            "huber_c": inputs.number("FLOAT", 0.1, 0.001, 1.0, "Error from which these two count less.", 0.01),
+            "huber_schedule": (list(HUBER_SCHEDULES), {"default": HUBER_SCHEDULES[0], "tooltip":
+                               "How huber_c follows the noise: snr and exponential are near 1 where there is little noise."}),
+            "timesteps": (list(TIMES), {"default": TIMES[0], "tooltip":
+                          "Noise levels that are learned at. early: more of those with much noise, for composition; late: with "
+                          "little, for detail; logit-normal: of the middle."}),
+            "caption_dropout": inputs.share(0.0, "Share of captions that are left empty. 0.05 to 0.1 is usual.", 0.9),
+            "caption_shuffle": inputs.switch(False, "Tags, divided by commas, come in another order each time."),
+            "keep_tags": inputs.number("INT", 1, 0, 100, "First tags that stay in front when others are shuffled."),
+            "allow_one_picture": inputs.switch(False, "Learn from a single picture: its background, light and pose are learned "
+                                                      "with the subject."),
+        }, "optional": {
+            "options": inputs.OPTIONS,
+        }}
+
+    def make(self, text_rate, text_until, attention, feed_forward, projections, convolutions, blocks, rank_dropout, noise_offset,
+             loss, huber_c, huber_schedule, timesteps, caption_dropout, caption_shuffle, keep_tags, allow_one_picture,
+             options=DEFAULT_OPTIONS):
+        layers = Layers(attention, feed_forward, convolutions, projections, block_names(blocks))
+        details = Details(TextEncoder(text_rate, text_until), layers, rank_dropout,
+                          Noise(noise_offset, loss, huber_c, huber_schedule, timesteps),
+                          CaptionChanges(caption_dropout, caption_shuffle, keep_tags), allow_one_picture)
+        return (replace(options, details=details),)
+
+
+NODES = (DreamMatcherDreamBooth, DreamMatcherTextualInversion, DreamMatcherCustomDiffusion, DreamMatcherTrainingOptions,
+         DreamMatcherTrainingDetails)

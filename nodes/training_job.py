@@ -37,7 +37,7 @@ class DreamMatcherTrainingJob:
                                                     "0: 1, or 2 for Custom Diffusion."),
             "rank": inputs.RANK,
             "text_encoder": inputs.switch(False, "DreamBooth: teach the text encoder too."),
-            "masked": inputs.switch(False, "DreamBooth: only what the masks cover counts."),
+            "masked": inputs.switch(False, "DreamBooth: learn only what is white in the pictures' masks, not their backgrounds."),
             "initial_word": inputs.text("", "Where a new word begins; empty: the class word."),
             "vectors": inputs.vectors("Textual Inversion: tokens that the word takes."),
             "sizes": inputs.switch(True, "Custom Diffusion: learn every picture at several sizes."),

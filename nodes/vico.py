@@ -44,7 +44,7 @@ class DreamMatcherViCoTrain:
         }, "optional": {
             "batch": inputs.batch(4, "Pictures in a step. The authors' four GPUs make 4."),
             "regularisation": inputs.number("FLOAT", 5e-4, 0.0, 10.0, "How strongly the word is kept on the subject.", 1e-4),
-            "masked": inputs.switch(True, "Blocks see the reference's subject only, as in the paper."),
+            "masked": inputs.switch(True, "Look at the reference's subject only, not at its background, as in the paper."),
             "zero_start": inputs.switch(False, "Blocks begin without effect, so that training begins at the plain model. Not the "
                                                "paper's."),
             "bfloat16": inputs.BFLOAT16,
@@ -68,7 +68,8 @@ class DreamMatcherViCoApply:
     FUNCTION = "apply"
     RETURN_TYPES = ("MODEL", "DM_VICO_TRACE")
     RETURN_NAMES = ("model", "trace")
-    OUTPUT_TOOLTIPS = ("The model for the sampler.", "What was looked at, for DreamMatcher ViCo Masks.")
+    OUTPUT_TOOLTIPS = ("The model for the sampler.",
+                       "A record of the run: where the model looked. DreamMatcher ViCo Masks shows it.")
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -105,7 +106,7 @@ class DreamMatcherViCoMasks:
         return {"required": {
             "samples": ("LATENT", {"tooltip": "What was sampled: the masks wait for it."}),
         }, "optional": {
-            "trace": ("DM_VICO_TRACE", {"tooltip": "From DreamMatcher ViCo Apply."}),
+            "trace": ("DM_VICO_TRACE", {"tooltip": "The record of the run: trace of DreamMatcher ViCo Apply."}),
             "image": ("IMAGE", {"tooltip": "The reference picture, to show the masks on."}),
         }, "hidden": {"prompt": "PROMPT", "unique_id": "UNIQUE_ID"}}
 

@@ -12,7 +12,7 @@ from closeness import close
 from PIL import Image
 from small_photos import photo
 
-from dreammatcher.evaluation import encoders, metrics, protocols, scoring, statistics
+from dreammatcher.evaluation import chart, encoders, metrics, protocols, scoring, statistics
 from dreammatcher.evaluation.protocols import Case, Protocol, Subject
 from dreammatcher.evaluation.runner import Folder
 
@@ -165,5 +165,30 @@ def test_a_missing_encoder_is_named_with_its_repository_files_and_folder(folder,
         encoders.load_encoder(tmp_path, encoders.DINO)
     (tmp_path / encoders.DINO).mkdir()
     (tmp_path / encoders.DINO / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="dino-vits16 is missing"):
+        encoders.load_encoder(tmp_path, encoders.DINO)  # its weights were not copied
+    (tmp_path / encoders.DINO / "model.safetensors").write_text("half of a download")
     with pytest.raises(ValueError, match="cannot be read"):
         encoders.load_encoder(tmp_path, encoders.DINO)
+
+
+def test_all_encoders_that_are_missing_are_named_at_once(folder, tmp_path):
+    both = encoders.missing({encoders.DINO: tmp_path / "one", encoders.CLIP_B32: tmp_path / "two"})
+    assert f"huggingface.co/facebook/dino-vits16 into {tmp_path / 'one' / encoders.DINO}. {encoders.CLIP_B32} is missing" in both
+    assert both.endswith(f"huggingface.co/openai/clip-vit-base-patch32 into {tmp_path / 'two' / encoders.CLIP_B32}")
+    only = encoders.missing({encoders.DINO: folder, encoders.CLIP_B32: tmp_path})
+    assert only.startswith("encoders: clip-vit-base-patch32 is missing") and "dino" not in only
+    assert encoders.missing({name: folder for name in encoders.REPOSITORIES}) == ""
+
+
+def test_bars_end_at_one_or_at_the_largest_mean_and_a_mean_that_is_nan_has_none():
+    def reach(row: int, arms: dict) -> int:
+        """Pixels of the bar in an arm's row of the first metric."""
+        pixels = np.array(chart.chart(arms))[chart.GAP + 18 + row * chart.BAR + chart.BAR // 2]
+        return int((pixels[chart.LABEL:chart.LABEL + chart.LENGTH + 1] == chart.COLOURS[row]).all(1).sum())
+
+    half = {"plain": {"DINO": 0.5}, "ours": {"DINO": 1.0}}
+    assert reach(0, half) == pytest.approx(chart.LENGTH / 2, abs=2) and reach(1, half) == pytest.approx(chart.LENGTH, abs=2)
+    errors = {"plain": {"subject error": 40.0}, "ours": {"subject error": 10.0}}
+    assert reach(0, errors) == pytest.approx(chart.LENGTH, abs=2) and reach(1, errors) == pytest.approx(chart.LENGTH / 4, abs=2)
+    assert reach(0, {"plain": {"scene": math.nan}, "ours": {"scene": 1.0}}) == 0

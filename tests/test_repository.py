@@ -65,6 +65,14 @@ def test_changelog_and_pyproject_agree_on_the_version_which_stands_nowhere_else(
     assert not [name for name, text in texts.items() if name != "CHANGELOG.md" and f'"{version()}"' in text]
 
 
+def test_the_gallery_shows_ten_graphs_with_the_picture_that_is_made_of_each():
+    text = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    graphs, shown = (re.findall(rf"\(\.\./example_workflows/(\w+)\.{end}\)", text) for end in ("json", "jpg"))
+    assert graphs == shown and len(set(graphs)) == 10
+    assert all((ROOT / "example_workflows" / f"{name}.{end}").is_file() for name in graphs for end in ("json", "jpg"))
+    assert "docs/gallery.md" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_packs_are_listed_by_folder_or_file_without_those_that_are_off(tmp_path):
     for name in ("B_pack", "a_pack", "off.disabled", "__pycache__", ".git"):
         (tmp_path / name).mkdir()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from toybox.colour import difference, lab
 from toybox.draw import render
 from toybox.judge import coherence, colours_followed, load_judge, palette_distance, part_colours, purity, subject_error
 from toybox.layout import background_change, edge_overlap, facing_of, recoloured, silhouette_iou, structure_iou
@@ -34,6 +35,22 @@ from toybox.world import (
 def drawn(seed: int, kind: str, subject: int = 1):
     rng = random.Random(seed)
     return render(unseen_subject(subject, kind), random_pose(rng), random_scene(rng))
+
+
+def test_colours_and_their_difference_are_those_of_scikit_image_and_of_the_paper():
+    from skimage.color import deltaE_ciede2000, rgb2lab
+
+    one, other = np.random.default_rng(0).integers(0, 256, (2, 5000, 3))
+    one[:50], other[30:80], other[:10] = one[:50, :1], other[30:80, :1], one[:10]  # greys, and the same colour twice
+    known = rgb2lab(one / 255), rgb2lab(other / 255)
+    assert np.abs(lab(one) - known[0]).max() < 1e-9
+    assert np.abs(difference(lab(one), lab(other)) - deltaE_ciede2000(*known)).max() < 1e-9
+    # pairs 1, 7, 14, 24 and 34 of the test data of Sharma et al. 2005
+    pairs = [((50, 2.6772, -79.7751), (50, 0, -82.7485), 2.0425), ((50, 0, 0), (50, -1, 2), 2.3669),
+             ((50, 2.49, -0.001), (50, -2.49, 0.0011), 7.2195), ((50, 2.5, 0), (50, 3.2592, 0.335), 1.0),
+             ((2.0776, 0.0795, -1.135), (0.9033, -0.0636, -0.5514), 0.9082)]
+    for first, second, wanted in pairs:
+        assert difference(np.array(first), np.array(second)) == pytest.approx(wanted, abs=6e-5)
 
 
 @pytest.mark.parametrize("kind", CLASSES)

@@ -20,6 +20,7 @@ from dreammatcher.training import job, objective, state
 from dreammatcher.training.captions import Naming
 from dreammatcher.training.curve import time_left
 from dreammatcher.training.data import Example, Preparation
+from dreammatcher.training.details import Details
 from dreammatcher.training.dreambooth import full_of
 from dreammatcher.training.loop import PATIENCE, Training, train
 from dreammatcher.training.optimisers import rate_factor
@@ -92,7 +93,10 @@ def test_a_lora_begins_with_the_plain_model_and_is_the_scaled_product_of_its_fac
     down, up = lora.factors()["c.weight"]
     assert down.shape == (2, 4, 3, 3) and up.shape == (6, 2)
     expected = base["c.weight"] + 0.5 * torch.einsum("or,rikl->oikl", up, down)
-    assert close(lora.weights(base)["c.weight"], expected)
+    assert close(dense(base, lora.weights(base))["c.weight"], expected)
+    layer = nn.Conv2d(4, 6, 3, stride=2, padding=1)
+    layer.weight.data, picture = expected - base["c.weight"], normal(2, 4, 9, 8, seed=5)
+    assert close(lora.weights(base)["c.weight"].added(picture, layer), layer(picture) - layer.bias[:, None, None])
     low, x = lora.weights(base)["a.weight"], normal(5, 4, seed=6)
     assert close(low.added(x), F.linear(x, lora.differences()["a.weight"]))
     assert close(low.matrix(), lora.differences()["a.weight"])
@@ -386,11 +390,12 @@ def test_what_is_kept_on_the_way_is_the_average_and_the_weights_are_as_before():
 
 def test_a_job_keeps_what_is_to_be_kept_on_the_way(tmp_path):
     own = TrainingSet((Example(torch.zeros(3, 64, 64), ("a sks dog",)),), Naming("sks", "dog"), Preparation(64))
-    options = TrainingOptions(keeping=Keeping(50, "my dog", ("a sks dog", "a dog")))
+    options = TrainingOptions(keeping=Keeping(50, "my dog", ("a sks dog", "a dog")), details=Details(rank_dropout=0.1))
     file = job.Job("dog", job.TEXTUAL_INVERSION, job.TOYBOX, own, None, job.Choices(), options.training(2, 1, 0, False), options,
                    {}).write(tmp_path)
     assert job.read(file).options == options
     said = json.loads(file.read_text(encoding="utf-8"))
-    del said["keeping"]
+    del said["keeping"], said["details"]
     file.write_text(json.dumps(said), encoding="utf-8")
+    assert job.read(file).options.details == Details(), "nor has it finer choices"
     assert job.read(file).options.keeping == Keeping(), "a job of an earlier version keeps nothing"

@@ -22,13 +22,14 @@ from .draw import render
 from .faults import fates, halo
 from .judge import Judge, Verdict, coherence, load_judge, look, palette_distance, part_colours, purity, subject_error
 from .layout import background_change, edge_overlap, silhouette_iou, structure_iou
+from .scores import CLASS, ERROR, SCENE
 from .shapes import PART_ROLES
 from .world import CLASSES, SCENES, Pose, Scene, Subject, caption, random_pose, random_scene, unseen_subject
 
 #: no default was chosen on these
 FIRST, COUNT = 40, 40
 #: names of measures; the four of the layout are against the plain model's picture of the same seed
-ERROR, PURITY, COHERENCE, SCENE, CLASS = "subject error", "purity", "coherence", "scene", "class"
+PURITY, COHERENCE = "purity", "coherence"
 #: of pictures of the class alone: how far they are from the subject's colours
 DRIFT = "distance of the class"
 PARTS, SILHOUETTE, EDGES, BACKGROUND = "part IoU", "silhouette IoU", "edges", "background change"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .colour import difference, lab
 from .judge import NAMED, part_colours
 
 #: the ring around a subject in which a halo is looked for, in pixels from either silhouette
@@ -20,7 +21,6 @@ def halo(picture: np.ndarray, parts: np.ndarray, plain: np.ndarray, plain_parts:
     The ring lies 2 to 14 pixels outside of both silhouettes; CIEDE2000 above 8 is visible. Pictures are uint8 [H, W, 3],
     parts numbers of PART_LABELS [H, W]. None without a subject, and where it leaves no ring.
     """
-    from skimage.color import deltaE_ciede2000, rgb2lab
     from skimage.morphology import dilation, disk
 
     both = (parts > 0) | (plain_parts > 0)
@@ -28,7 +28,7 @@ def halo(picture: np.ndarray, parts: np.ndarray, plain: np.ndarray, plain_parts:
     ring = outer & ~inner
     if not ring.any() or not both.any():
         return None
-    distance = deltaE_ciede2000(rgb2lab(picture[ring][None]), rgb2lab(plain[ring][None]))
+    distance = difference(lab(picture[ring]), lab(plain[ring]))
     return float((distance > CHANGED).mean())
 
 
@@ -39,16 +39,14 @@ def fates(picture: np.ndarray, parts: np.ndarray, plain: np.ndarray, plain_parts
     A part should change where reference and plain picture differ by CIEDE2000 15 or more. Within 15 of a colour it counts as it:
     the reference's, else plain's, else that of another part of the reference, else a third one. Empty where none should.
     """
-    from skimage.color import deltaE_ciede2000, rgb2lab
-
     def colours(image: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
         medians = {name: median for name, (median, _) in part_colours(image, labels, kind).items()}
-        return {name: rgb2lab(np.asarray(median)[None] / 255)[0] for name, median in medians.items()}
+        return {name: lab(median) for name, median in medians.items()}
 
     here, before, there = colours(picture, parts), colours(plain, plain_parts), colours(reference, reference_parts)
 
     def alike(one: np.ndarray, other: np.ndarray) -> bool:
-        return float(deltaE_ciede2000(one, other)) < NAMED
+        return float(difference(one, other)) < NAMED
 
     def fate(name: str) -> str:
         if alike(here[name], there[name]):

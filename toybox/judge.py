@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .colour import difference, lab
 from .shapes import PART_LABELS, PART_ROLES
 from .world import CLASSES, SCENES, plain_colour
 
@@ -115,14 +116,12 @@ def subject_error(picture: np.ndarray, parts: np.ndarray, reference: np.ndarray,
 
     Over parts found in both; None when there are none. Lower is better.
     """
-    from skimage.color import deltaE_ciede2000, rgb2lab
-
     here, there = part_colours(picture, parts, kind), part_colours(reference, reference_parts, kind)
     shared = [label for label in here if label in there]
     if not shared:
         return None
-    lab = [rgb2lab(np.array([side[label][0] for label in shared]) / 255) for side in (here, there)]
-    return float(np.average(deltaE_ciede2000(*lab), weights=[here[label][1] for label in shared]))
+    colours = [lab(np.array([side[label][0] for label in shared])) for side in (here, there)]
+    return float(np.average(difference(*colours), weights=[here[label][1] for label in shared]))
 
 
 def palette_distance(picture: np.ndarray, parts: np.ndarray, kind: str, palette: list[np.ndarray]) -> float | None:
@@ -130,21 +129,17 @@ def palette_distance(picture: np.ndarray, parts: np.ndarray, kind: str, palette:
 
     None when no part is found. It tells how much of another subject's ``palette`` a picture took up.
     """
-    from skimage.color import deltaE_ciede2000, rgb2lab
-
     here = part_colours(picture, parts, kind)
     if not here or not palette:
         return None
-    shown, other = (rgb2lab(np.array(colours) / 255) for colours in ([colour for colour, _ in here.values()], palette))
-    nearest = deltaE_ciede2000(shown[:, None], other[None]).min(1)
+    shown, other = (lab(np.array(colours)) for colours in ([colour for colour, _ in here.values()], palette))
+    nearest = difference(shown[:, None], other[None]).min(1)
     return float(np.average(nearest, weights=[area for _, area in here.values()]))
 
 
 def _colour_distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """CIEDE2000 between RGB colours 0..255, broadcast over all but the last dimension."""
-    from skimage.color import deltaE_ciede2000, rgb2lab
-
-    return deltaE_ciede2000(rgb2lab(np.asarray(one) / 255), rgb2lab(np.asarray(other) / 255))
+    return difference(lab(one), lab(other))
 
 
 def purity(picture: np.ndarray, parts: np.ndarray, kind: str, inset: int = 0) -> float | None:

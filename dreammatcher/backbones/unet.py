@@ -15,6 +15,20 @@ from .base import Grid, Site, sites_in
 KEYS_AND_VALUES = ("attn2.to_k.weight", "attn2.to_v.weight")
 PROJECTIONS = tuple(f"{attention}.{layer}.weight" for attention in ("attn1", "attn2")
                     for layer in ("to_q", "to_k", "to_v", "to_out.0"))
+#: and of the layers that kohya's LoRAs change besides: in transformer blocks, around them, and in residual blocks and resizers
+FEED_FORWARD = ("ff.net.0.proj.weight", "ff.net.2.weight")
+AROUND_BLOCKS = ("proj_in.weight", "proj_out.weight")
+CONVOLUTIONS = ("in_layers.2.weight", "out_layers.3.weight", "emb_layers.1.weight", "skip_connection.weight", ".op.weight",
+                ".conv.weight")
+#: how names of weights begin, by what kohya's LoRA Block Weight calls the blocks
+BLOCK_NAMES = {"input_blocks": "IN", "middle_block": "M", "output_blocks": "OUT"}
+
+
+def block_name(weight: str) -> str:
+    """The block of a weight of the UNet, as IN04, M00 or OUT11; empty for those outside of all blocks."""
+    part, number, *_ = (*weight.split("."), "")
+    kind = BLOCK_NAMES.get(part, "")
+    return kind and f"{kind}{0 if kind == 'M' else int(number):02}"
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..evaluation import plan, protocols, scoring
-from ..evaluation.encoders import CLIP_B32, DINO, DINO_2
+from ..evaluation.encoders import CLIP_B32, DINO, DINO_2, NO_LPIPS, missing
 from ..evaluation.metrics import DREAMBOOTH, VICO
 from ..evaluation.protocols import Case, Protocol
 from ..evaluation.report import write
@@ -101,6 +102,12 @@ def judge_of_toybox(_: Choice) -> Judge:
 
 
 def judge_of_photos(preparation: str, choice: Choice) -> Judge:
+    """Raises ValueError, before any picture is made, for encoders that are not where they should be: all of them at once."""
+    said = [missing({name: choice.encoders for name in (DINO, CLIP_B32)})] if choice.encoders is not None else []
+    if choice.lpips and find_spec("lpips") is None:
+        said.append(NO_LPIPS)
+    if any(said):
+        raise ValueError("\n".join(filter(None, said)))
     return EncoderJudge(choice.encoders, preparation, choice.lpips)
 
 
@@ -130,6 +137,9 @@ def make(options: argparse.Namespace) -> None:
         raise ValueError(f"set: {wrong[0]!r} is not as prompt=6.text")
     if options.prior < 0:
         raise ValueError(f"prior: {options.prior} is not a number of pictures")
+    judge = chosen.judge(Choice(options.encoders, options.lpips))
+    if isinstance(judge, EncoderJudge) and judge.encoders is None:
+        say("encoders: none are given, so pictures are made and kept, and not scored")
     arm = Arm(read_workflow(options.workflow, dict(one.split("=", 1) for one in options.set), options.output), options.identifier)
     cases = protocols.cases_of(protocol, options.prior, options.limit)
     assigned = protocols.shard(cases, *part)
@@ -144,7 +154,7 @@ def make(options: argparse.Namespace) -> None:
     if left:
         say(f"{len(cases) - left} of {len(cases)} cases are done; the same command makes the others")
         sys.exit(1 if failed else 0)
-    compare([Run(folder, cases, chosen.judge(Choice(options.encoders, options.lpips)))], options.out)
+    compare([Run(folder, cases, judge)], options.out)
 
 
 def reopened(folder: Path, choice: Choice) -> Run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,8 @@ REPOSITORIES = {DINO: "facebook/dino-vits16", DINO_2: "facebook/dinov2-small", C
 FILES = {DINO: "config.json and model.safetensors (or pytorch_model.bin)", DINO_2: "config.json and model.safetensors",
          CLIP_B32: "config.json, model.safetensors (or pytorch_model.bin), tokenizer.json, vocab.json and merges.txt"}
 
+WEIGHTS = ("*.safetensors", "*.bin")
+
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
@@ -26,22 +28,34 @@ class Encoder:
     texts: Callable[[list[str]], torch.Tensor] | None = None  # -> [N, D]
 
 
+def missing(roots: Mapping[str, Path]) -> str:
+    """Says what to put where for all encoders that are not there; empty if all are. ``roots``: name -> folder around its own."""
+    said = [f"{name} is missing; put {FILES[name]} of huggingface.co/{REPOSITORIES[name]} into {root / name}"
+            for name, root in roots.items() if not _is_there(root / name)]
+    return f"encoders: {'. '.join(said)}" if said else ""
+
+
+def _is_there(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and any(any(folder.glob(pattern)) for pattern in WEIGHTS)
+
+
 def load_encoder(root: Path, name: str, preparation: str = DREAMBOOTH, device: str | torch.device = "cpu") -> Encoder:
     """Loads one of :data:`REPOSITORIES` from its folder in ``root``. CLIP's pictures are always prepared as CLIP's own.
 
     Raises ValueError, naming repository, files and folder, when it is not there or cannot be read.
     """
     folder = root / name
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"encoders: {name} is missing; put {FILES[name]} of huggingface.co/{REPOSITORIES[name]} into {folder}")
+    if lacking := missing({name: root}):
+        raise ValueError(lacking)
     import transformers
+    from safetensors import SafetensorError
 
     try:
         if name == CLIP_B32:
             model = transformers.CLIPModel.from_pretrained(folder, local_files_only=True).to(device).eval()
             return _clip(name, model, transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True), device)
         model = transformers.AutoModel.from_pretrained(folder, local_files_only=True).to(device).eval()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise ValueError(f"encoders: {folder} cannot be read ({first}); it needs {FILES[name]} of "
                          f"huggingface.co/{REPOSITORIES[name]}") from error
@@ -56,6 +70,9 @@ class Distance:
     between: Callable[[torch.Tensor, torch.Tensor], float]
 
 
+NO_LPIPS = "lpips: the package is not installed; pip install lpips, or leave --lpips out"
+
+
 def load_lpips(device: str | torch.device = "cpu") -> Distance:
     """Loads LPIPS with AlexNet (Zhang et al. 2018) by its authors' package.
 
@@ -64,7 +81,7 @@ def load_lpips(device: str | torch.device = "cpu") -> Distance:
     try:
         import lpips
     except ImportError as error:
-        raise ValueError("lpips: the package is not installed; pip install lpips, or leave --lpips out") from error
+        raise ValueError(NO_LPIPS) from error
     model = lpips.LPIPS(net="alex", verbose=False).to(device).eval()
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from einops import rearrange
 
 from ..texts import alone, holds
 from ..training.denoising import Denoiser
-from ..training.settings import check
+from ..training.ranges import check
 from ..watch import AttentionLayer
 
 WEIGHT = 0.003

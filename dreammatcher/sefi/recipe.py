@@ -17,8 +17,9 @@ from ..subject import Conditioning
 from ..training.data import LatentSet
 from ..training.denoising import CAPTION, Around, Denoiser, errors
 from ..training.parallel import ALONE, Share
+from ..training.ranges import check
 from ..training.recipe import LOSS_SCALE, Learner
-from ..training.settings import ObjectiveSettings, check
+from ..training.settings import ObjectiveSettings
 from ..training.trainables import Group
 from ..weights import WeightOverrides
 from .attention_loss import AttentionLoss, Watching

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .job import CUSTOM_DIFFUSION, DREAMBOOTH_FULL, DREAMBOOTH_LORA, TEXTUAL_INVERSION
-from .settings import PRODIGY
+from .settings import LION, PRODIGY
 
 #: diffusers' train_dreambooth_lora.py, train_dreambooth.py without and with the text encoder, and textual_inversion.py
 LORA_RATE, FULL_RATE, FULL_RATE_WITH_TEXT, WORD_RATE = 1e-4, 5e-6, 2e-6, 5e-3
 #: Custom Diffusion's for each picture of a step, those of the class included (the authors' scale_lr)
 RATE_OF_A_PICTURE = 1e-5
+#: Lion's steps are all of the rate's length: a third to a tenth of AdamW's rate (Chen et al. 2023, Sec. 5)
+LION_SHARE = 1 / 3
 #: pictures of a step: Custom Diffusion's two, and one as the other scripts have it
 BATCHES = {CUSTOM_DIFFUSION: 2}
 
@@ -41,7 +43,8 @@ class Numbers:
             return Numbers(1.0, batch)
         rates = {DREAMBOOTH_LORA: LORA_RATE, DREAMBOOTH_FULL: FULL_RATE_WITH_TEXT if text else FULL_RATE,
                  TEXTUAL_INVERSION: WORD_RATE, CUSTOM_DIFFUSION: RATE_OF_A_PICTURE * batch * (2 if prior else 1)}
-        return Numbers(min(1.0, pace * rates[method]), batch)
+        share = LION_SHARE if optimiser == LION else 1.0
+        return Numbers(min(1.0, pace * share * rates[method]), batch)
 
     def said(self, filled: Numbers) -> list[str]:
         """Values chosen for those that were open, in words."""

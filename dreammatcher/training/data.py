@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from .settings import check
+from .details import CaptionChanges
+from .ranges import check
 
 #: pictures under this side show too little to learn from
 SMALLEST = 64
@@ -128,9 +129,10 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class LatentSet:
-    """All latents of a training, grouped by size."""
+    """All latents of a training, grouped by size, and how captions change each time that they are drawn."""
 
     examples: tuple[Prepared, ...]
+    changes: CaptionChanges = CaptionChanges()
 
     def __post_init__(self) -> None:
         if not self.examples:
@@ -159,15 +161,25 @@ class LatentSet:
         alike = [one for one in self.examples if _size(one) == _size(first)]
         return [first, *(alike[_below(len(alike), generator)] for _ in range(count - 1))]
 
-    @staticmethod
-    def _batch(chosen: list[Prepared], generator: torch.Generator) -> Batch:
+    def _batch(self, chosen: list[Prepared], generator: torch.Generator) -> Batch:
         versions = [_below(len(one.latents), generator) for one in chosen]
         captions = [one.captions[_below(len(one.captions), generator)] for one in chosen]
+        captions = [changed(caption, self.changes, generator) for caption in captions]
         masks = None
         if any(one.masks is not None for one in chosen):
             masks = torch.stack([torch.ones_like(one.latents[0, :1]) if one.masks is None else one.masks[version]
                                  for one, version in zip(chosen, versions)])
         return Batch(torch.stack([one.latents[version] for one, version in zip(chosen, versions)]), masks, captions)
+
+
+def changed(caption: str, changes: CaptionChanges, generator: torch.Generator) -> str:
+    """A caption as it is read this time: left empty, its tags in another order, or as it is."""
+    if changes.dropout and float(torch.rand(1, generator=generator)) < changes.dropout:
+        return ""
+    first, rest = changes.tags(caption)
+    if not changes.shuffle or len(rest) < 2:
+        return caption
+    return ", ".join([*first, *(rest[place] for place in torch.randperm(len(rest), generator=generator).tolist())])
 
 
 def _size(one: Prepared) -> torch.Size:

@@ -13,7 +13,15 @@ from ..subject import Conditioning
 from ..watch import Watch
 from ..weights import WeightOverrides, Weights
 from .data import Batch
-from .objective import add_noise, min_snr_weights, picture_errors, target
+from .objective import (
+    add_noise,
+    huber_thresholds,
+    min_snr_weights,
+    offset_noise,
+    picture_errors,
+    target,
+    timesteps_of,
+)
 from .settings import ObjectiveSettings
 from .trainables import TokenRows
 
@@ -136,18 +144,22 @@ def errors(model: Predictor, batch: Batch, conditioning: Conditioning, weights: 
            generator: torch.Generator, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Prediction error [R] and weight [R] of some ``rows`` [R] of a batch (DDPM, Algorithm 1).
 
-    Each row is at a timestep of its own, drawn evenly. ``conditioning`` is of these rows.
+    Each row is at a timestep of its own, drawn evenly unless the objective says otherwise. ``conditioning`` is of these rows.
 
     Noise and timesteps are drawn for the whole batch, in main memory, so that every device and process learns from the same ones.
     Raises NotFinite, naming the part at fault, when an error is not finite.
     """
-    timesteps = torch.randint(len(model.alpha_bars), (len(batch.latents),), generator=generator)[rows]
-    noise = torch.randn(batch.latents.shape, generator=generator)[rows].to(model.device)
-    batch = batch.only(rows)
+    steps, how = len(model.alpha_bars), objective.noise
+    timesteps = timesteps_of(len(batch.latents), steps, how.times, generator)[rows]
+    noise = torch.randn(batch.latents.shape, generator=generator)
+    if how.offset:
+        noise = offset_noise(noise, how.offset, generator)
+    noise, batch = noise[rows].to(model.device), batch.only(rows)
     clean, alpha_bar = batch.latents.to(model.device), model.alpha_bars[timesteps].to(model.device)
     predicted = model.predict(add_noise(clean, noise, alpha_bar), timesteps.to(model.device), conditioning, weights)
     mask = batch.masks.to(model.device) if objective.masked and batch.masks is not None else None
-    error = picture_errors(predicted, target(model.prediction, clean, noise, alpha_bar), mask)
+    thresholds = huber_thresholds(how, alpha_bar, timesteps, steps)
+    error = picture_errors(predicted, target(model.prediction, clean, noise, alpha_bar), mask, how.loss, thresholds)
     if not finite(error):
         demand(clean, "vae: a picture as latents")
         demand(conditioning.cross_attention, CAPTION)

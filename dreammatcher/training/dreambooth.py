@@ -5,28 +5,62 @@ The loss is that of :class:`~.recipe.SubjectRecipe` with a prior (Eq. 2); what l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 
-from ..backbones.unet import PROJECTIONS
+from ..backbones.unet import AROUND_BLOCKS, CONVOLUTIONS, FEED_FORWARD, PROJECTIONS, block_name
+from .details import Layers
 from .settings import LoraSettings
 from .trainables import Full, Lora
 
 #: weights that a LoRA changes (diffusers, train_dreambooth_lora.py): the projections of self- and cross-attention
 UNET_TARGETS = PROJECTIONS
 TEXT_TARGETS = tuple(f"self_attn.{layer}.weight" for layer in ("q_proj", "k_proj", "v_proj", "out_proj"))
+#: weights by the kind of layer that they are of; a text encoder has fewer kinds
+UNET_LAYERS = {"attention": UNET_TARGETS, "feed_forward": FEED_FORWARD, "convolutions": CONVOLUTIONS,
+               "projections": AROUND_BLOCKS}
+TEXT_LAYERS = {"attention": TEXT_TARGETS, "feed_forward": ("mlp.fc1.weight", "mlp.fc2.weight")}
 #: of a text encoder, what a full training leaves alone: the table of tokens and the projection, which the UNet never sees
 TEXT_KEPT = ("embeddings.", "text_projection.")
 
 
 def lora_of(weights: Mapping[str, torch.Tensor], targets: tuple[str, ...], settings: LoraSettings, rate: float,
-            generator: torch.Generator) -> Lora:
-    """Low-rank differences to every weight whose name ends in one of ``targets``. Raises ValueError when there is none."""
+            generator: torch.Generator, dropout: float = 0.0) -> Lora:
+    """Low-rank differences to every weight whose name ends in one of ``targets``. Raises ValueError when there is none.
+
+    ``dropout``: as :class:`Lora` has it.
+    """
     shapes = {name: value.shape for name, value in weights.items() if name.endswith(targets)}
     if not shapes:
-        raise ValueError(f"model: it has no weights named {', '.join(targets)}; a LoRA needs a UNet with attention")
-    return Lora(shapes, settings, rate, generator)
+        raise ValueError(f"model: it has no weights named {', '.join(targets) or 'so'}; a LoRA needs a UNet with attention")
+    return Lora(shapes, settings, rate, generator, dropout)
+
+
+def unet_targets(weights: Iterable[str], layers: Layers) -> tuple[str, ...]:
+    """Names of the UNet's ``weights`` that a LoRA of these ``layers`` changes.
+
+    Raises ValueError when there is none, and for a block that the UNet does not have.
+    """
+    if not layers.chosen:
+        raise ValueError("attention, feed_forward, convolutions and projections: all are off, so nothing of the model would "
+                         "learn; turn one on")
+    ends = tuple(end for kind in layers.chosen for end in UNET_LAYERS[kind])
+    found = [name for name in weights if name.endswith(ends)]
+    there = sorted({block_name(name) for name in found} - {""})
+    wrong = next((block for block in layers.blocks if block not in there), None)
+    if wrong is not None:
+        raise ValueError(f"blocks: {wrong!r} has none of the chosen layers in this model; choose among {', '.join(there)}")
+    return tuple(name for name in found if not layers.blocks or block_name(name) in layers.blocks)
+
+
+def text_targets(layers: Layers) -> tuple[str, ...]:
+    """Ends of the names of a text encoder's weights that a LoRA of these ``layers`` changes. Raises ValueError for none."""
+    ends = tuple(end for kind in layers.chosen for end in TEXT_LAYERS.get(kind, ()))
+    if not ends:
+        raise ValueError("text_encoder: none of the layers that DreamMatcher Training Details chooses is in a text encoder; turn "
+                         "attention or feed_forward on there, or text_encoder off")
+    return ends
 
 
 def full_of(weights: Mapping[str, torch.Tensor], rate: float, kept: tuple[str, ...] = ()) -> Full:

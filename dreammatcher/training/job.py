@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from ..files import atomic_write, read_tensors, write_tensors
 from .captions import Naming
 from .data import Example, Preparation
+from .details import details_of
 from .sets import TrainingSet
 from .settings import Keeping, OptimiserSettings, Running, TrainingOptions, TrainingSettings
 
@@ -68,7 +69,7 @@ class Job:
         return folder / FILE
 
     def described(self) -> dict[str, Any]:
-        apart, keeping = ("running", "optimiser", "keeping"), self.options.keeping
+        apart, keeping = ("running", "optimiser", "keeping", "details"), self.options.keeping
         options, settings = (
             {field.name: getattr(part, field.name) for field in fields(part) if field.name not in apart}
             for part in (self.options, self.settings))
@@ -77,7 +78,8 @@ class Job:
                 "options": options, "checkpointing": self.options.running.checkpointing,
                 "keep_minutes": self.options.running.keep_minutes, "when_it_differs": self.options.running.differs,
                 "keeping": {**asdict(keeping), "prompts": list(keeping.prompts)}, "own": _set(self.subject_set),
-                "prior": None if self.prior is None else _set(self.prior), "host": dict(self.host)}
+                "prior": None if self.prior is None else _set(self.prior), "details": self.options.details.described(),
+                "host": dict(self.host)}
 
 
 def read(path: Path) -> Job:
@@ -97,7 +99,8 @@ def read(path: Path) -> Job:
         kept = said.get("keeping", {})
         keeping = Keeping(kept.get("every", 0), kept.get("run", ""), tuple(kept.get("prompts", ())), kept.get("state", False),
                           kept.get("records", Keeping.records))
-        options = TrainingOptions(optimiser, **said["options"], running=running, keeping=keeping)
+        options = TrainingOptions(optimiser, **said["options"], running=running, keeping=keeping,
+                                  details=details_of(said.get("details", {})))
         return Job(said["name"], said["method"], said["checkpoint"], _read_set(said["own"], "own", tensors), prior,
                    Choices(**said["choices"]), TrainingSettings(**said["settings"], optimiser=optimiser), options, said["host"])
     except (KeyError, TypeError) as error:

@@ -19,7 +19,7 @@ from .denoising import FrozenModel
 from .optimisers import optimiser_of, rate_factor, schedule_of
 from .parallel import ALONE, Share
 from .recipe import Recipe
-from .settings import TrainingSettings
+from .settings import SCHEDULE_FREE, TrainingSettings
 from .state import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ class Training:
         Batches whose loss is not finite, or whose gradients are not even without a scale, are left out. Raises
         FloatingPointError, saying what is not finite, after :data:`PATIENCE` of them in a row; the next attempt draws others.
         """
+        self._stop_what_is_done()
         for _ in range(PATIENCE):
             try:
                 total = self._gradients_in_range()
@@ -81,6 +82,14 @@ class Training:
         self.step, self.steps_made = self.step + 1, self.steps_made + 1
         self.losses.append(total)
         return total
+
+    def _stop_what_is_done(self) -> None:
+        """From its share of the steps on, a group has no gradient any more: it stays as it is, and costs no backward pass."""
+        for group in self.groups:
+            if group.until < 1:
+                learns = self.step < max(1, round(group.until * self.settings.steps))
+                for value in group.parameters:
+                    value.requires_grad_(learns)
 
     def _gradients_in_range(self) -> float:
         """Loss of the next batches, their gradients left on the parameters. Raises NotFinite."""
@@ -117,7 +126,8 @@ class Training:
             (loss * self.scale).backward()
             total += mean_loss
         for value in self.parameters if self.share.processes > 1 else ():
-            value.grad = torch.zeros_like(value) if value.grad is None else value.grad  # every process sends as many
+            if value.requires_grad and value.grad is None:  # every process sends as many
+                value.grad = torch.zeros_like(value)
         self.share.average([value.grad for value in self.parameters if value.grad is not None])
         return total
 
@@ -179,12 +189,34 @@ class Training:
 
         exchange()
         try:
-            yield
+            with self.as_drawn():
+                yield
         finally:
             exchange()
 
+    @contextmanager
+    def as_drawn(self) -> Iterator[None]:
+        """Inside, the recipe holds the weights that draw: those of a step, or what a schedule-free optimiser makes of them.
+
+        Afterwards all is as it was, bit for bit.
+        """
+        if self.settings.optimiser.name != SCHEDULE_FREE:
+            yield
+            return
+        stepping = [value.detach().clone() for value in self.parameters]
+        self.optimiser.eval()  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            self.optimiser.train()  # type: ignore[attr-defined]
+            with torch.no_grad():
+                for value, kept in zip(self.parameters, stepping):
+                    value.copy_(kept)
+
     def finish(self) -> None:
-        """Leaves the averaged weights, if an average is kept, as what was learned."""
+        """Leaves the averaged weights, if an average is kept or the optimiser makes one, as what was learned."""
+        if self.settings.optimiser.name == SCHEDULE_FREE:
+            self.optimiser.eval()  # type: ignore[attr-defined]
         if self.average is not None:
             self.recipe.learned.load_state_dict(self.average.module.state_dict())
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from .details import CONSTANT, EARLY, EXPONENTIAL, HUBER, LATE, SQUARED, UNIFORM, Noise
+
 #: what a model predicts: the noise, or the velocity (Salimans and Ho 2022)
 EPSILON, VELOCITY = "epsilon", "velocity"
 
@@ -16,6 +18,28 @@ def add_noise(clean: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor)
     """x_t = sqrt(a) x_0 + sqrt(1 - a) eps (DDPM, Ho et al. 2020, Eq. 4). ``alpha_bar`` is one number per picture, [B]."""
     kept = per_picture(alpha_bar, clean)
     return kept.sqrt() * clean + (1 - kept).sqrt() * noise
+
+
+def timesteps_of(count: int, timesteps: int, times: str, generator: torch.Generator) -> torch.Tensor:
+    """``count`` timesteps below ``timesteps``, int64: evenly drawn (DDPM, Algorithm 1), or by another distribution.
+
+    Early ones, of much noise, are at 1 - u^3 of the way for an even u (T2I-Adapter, Mou et al. 2023, Sec. 3.4), late ones at
+    u^3, its mirror. Logit-normal ones are at sigmoid(n) for a normal n (Esser et al. 2024, Sec. 3.1), in the middle.
+    """
+    if times == UNIFORM:
+        return torch.randint(timesteps, (count,), generator=generator)
+    if times in (EARLY, LATE):
+        cubed = torch.rand(count, generator=generator) ** 3
+        share = cubed if times == LATE else 1 - cubed
+    else:
+        share = torch.randn(count, generator=generator).sigmoid()
+    return (share * timesteps).long().clamp(max=timesteps - 1)
+
+
+def offset_noise(noise: torch.Tensor, offset: float, generator: torch.Generator) -> torch.Tensor:
+    """Noise [B, C, H, W] whose channels are moved as a whole, so that brightness is learned (Guttenberg 2023; diffusers and
+    kohya alike): eps + offset * delta for a normal delta [B, C, 1, 1]."""
+    return noise + offset * torch.randn(*noise.shape[:2], 1, 1, generator=generator)
 
 
 def target(prediction: str, clean: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
@@ -28,19 +52,47 @@ def target(prediction: str, clean: torch.Tensor, noise: torch.Tensor, alpha_bar:
     raise ValueError(f"prediction: {prediction!r} is neither {EPSILON!r} nor {VELOCITY!r}")
 
 
-def picture_errors(predicted: torch.Tensor, wanted: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean squared error of each picture, [B]; with a ``mask`` [B, 1, H, W] in 0..1 the mean over what it covers.
+def huber_thresholds(noise: Noise, alpha_bar: torch.Tensor, timesteps: torch.Tensor, count: int) -> torch.Tensor | None:
+    """The error c [B] above which a loss grows less than its square, of each of ``timesteps`` [B] out of ``count``.
+
+    As kohya's ``--huber_schedule`` has it: c itself; c^(t / T), which falls from 1 to c; or, with sigma^2 = (1 - a) / a,
+    (1 - c) / (1 + sigma)^2 + c. None for the squared error.
+    """
+    if noise.loss == SQUARED:
+        return None
+    if noise.huber_schedule == CONSTANT:
+        return torch.full_like(alpha_bar, noise.huber_c)
+    if noise.huber_schedule == EXPONENTIAL:
+        return noise.huber_c ** (timesteps.to(alpha_bar) / count)
+    sigma = ((1 - alpha_bar) / alpha_bar.clamp_min(torch.finfo(alpha_bar.dtype).tiny)).sqrt()
+    return (1 - noise.huber_c) / (1 + sigma).square() + noise.huber_c
+
+
+def elementwise(difference: torch.Tensor, loss: str, thresholds: torch.Tensor | None) -> torch.Tensor:
+    """The loss of each number of a ``difference`` [B, ...]: d^2, or with a threshold c of each picture what kohya calls
+    huber, 2 c (sqrt(d^2 + c^2) - c), and smooth_l1, the same without the factor c (pseudo-Huber, Charbonnier et al. 1997)."""
+    if thresholds is None:
+        return difference.square()
+    c = per_picture(thresholds, difference)
+    robust = 2 * ((difference.square() + c.square()).sqrt() - c)
+    return c * robust if loss == HUBER else robust
+
+
+def picture_errors(predicted: torch.Tensor, wanted: torch.Tensor, mask: torch.Tensor | None = None, loss: str = SQUARED,
+                   thresholds: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean error of each picture, [B], squared or as :func:`elementwise` says; with a ``mask`` [B, 1, H, W] in 0..1 the mean
+    over what it covers.
 
     Raises ValueError when a mask covers nothing: there would be nothing to learn from.
     """
-    squared = (predicted.float() - wanted.float()).square()
+    each = elementwise(predicted.float() - wanted.float(), loss, thresholds)
     if mask is None:
-        return squared.flatten(1).mean(1)
-    covered = mask.expand_as(squared)
+        return each.flatten(1).mean(1)
+    covered = mask.expand_as(each)
     weight = covered.flatten(1).sum(1)
     if bool((weight == 0).any()):
         raise ValueError("mask: it is empty for one of the pictures, so there would be nothing to learn from")
-    return (squared * covered).flatten(1).sum(1) / weight
+    return (each * covered).flatten(1).sum(1) / weight
 
 
 def min_snr_weights(alpha_bar: torch.Tensor, gamma: float, prediction: str) -> torch.Tensor:

@@ -97,7 +97,7 @@ class SubjectRecipe(Generic[Learner]):
         return [group for part in self._parts.values() for group in part.groups()]
 
     def loss(self, batch: int, generator: torch.Generator, share: Share = ALONE) -> torch.Tensor:
-        unet = self.unet.weights(self.model.unet) if self.unet else {}
+        unet = self.unet.weights(self.model.unet, generator) if self.unet else {}
         drawn = batch * share.processes
         subject = self.subject_set.draw(drawn, generator)
         prior = self.prior.draw(drawn, generator) if self.prior and self.objective.prior_weight else None
@@ -120,7 +120,7 @@ class SubjectRecipe(Generic[Learner]):
     def _errors(self, batch: Batch, unet: WeightOverrides, generator: torch.Generator,
                 rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | float]:
         """Error and weight of each row, and the penalty."""
-        text, captions = self.text.weights(self.model.text) if self.text else None, batch.said(rows)
+        text, captions = self.text.weights(self.model.text, generator) if self.text else None, batch.said(rows)
         conditioning = self.model.encode(captions, text, self.rows or None)
         if self.penalty is None:
             return *errors(self.model, batch, conditioning, unet, self.objective, generator, rows), 0.0

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from ..uncopied import Uncopied
 from .captions import Naming
 from .data import Encode, Example, LatentSet, Preparation, prepare
+from .details import CaptionChanges
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,11 +20,12 @@ class TrainingSet(Uncopied):
     examples: tuple[Example, ...]
     naming: Naming
     preparation: Preparation
+    changes: CaptionChanges = CaptionChanges()  # to captions each time that they are drawn
 
     def prepared(self, encode: Encode) -> LatentSet:
         """Latents of every picture; one that comes several times is encoded once."""
         latents = {example: prepare(example, self.preparation, encode) for example in dict.fromkeys(self.examples)}
-        return LatentSet(tuple(latents[example] for example in self.examples))
+        return LatentSet(tuple(latents[example] for example in self.examples), self.changes)
 
     def joined(self, others: TrainingSet | None, repeats: int = 1) -> TrainingSet:
         """This set joined with ``others``, which come after it. Its own pictures come ``repeats`` times as often.

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..files import check_file_name
+from .details import Details, Noise
 from .parallel import ALONE, Share
+from .ranges import check
 
 #: that random generators take
 LARGEST_SEED = 2**64 - 1
 CONSTANT, COSINE, LINEAR = "constant", "cosine", "linear"
+#: of a field that came later: with its default it does not count in the name of a training, which older ones have as well
+LATER = {"later": True}
 SCHEDULES = (CONSTANT, COSINE, LINEAR)
 ADAMW, ADAFACTOR, PRODIGY, ADAMW_8BIT = "AdamW", "Adafactor", "Prodigy", "AdamW 8-bit"
-OPTIMISERS = (ADAMW, ADAFACTOR, PRODIGY, ADAMW_8BIT)
-
-
-def check(name: str, value: float, low: float, high: float, why: str = "") -> None:
-    """Raises ValueError, naming the input and its range, when ``value`` is outside."""
-    if not low <= value <= high:
-        raise ValueError(f"{name}: {value} is outside {low:g}..{high:g}{'; ' + why if why else ''}")
+LION, SCHEDULE_FREE, CAME = "Lion", "Schedule-free AdamW", "CAME"
+OPTIMISERS = (ADAMW, ADAFACTOR, PRODIGY, ADAMW_8BIT, LION, SCHEDULE_FREE, CAME)
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,9 @@ class OptimiserSettings:
         check("warmup", self.warmup, 0, 10_000_000)
         for beta in self.betas:
             check("betas", beta, 0, 0.99999)
+        if self.name == SCHEDULE_FREE and self.schedule != CONSTANT:
+            raise ValueError(f"schedule: {SCHEDULE_FREE} needs no schedule and learns little under one, {self.schedule!r}; "
+                             f"choose {CONSTANT}, or another optimiser")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,9 @@ class TrainingSettings:
         check("accumulate", self.accumulate, 1, 1024)
         check("average", self.average, 0, 0.99999, "0 keeps no average")
         check("seed", self.seed, 0, LARGEST_SEED)
+        if self.average and self.optimiser.name == SCHEDULE_FREE:
+            raise ValueError(f"average: {SCHEDULE_FREE} gives an average of the weights by itself; set {self.average:g} to 0, or "
+                             "choose another optimiser")
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class ObjectiveSettings:
     prior_weight: float = 1.0  # lambda of DreamBooth, Sec. 3.3
     min_snr_gamma: float = 0.0  # 5 in Hang et al. 2023; 0 weighs every noise level the same, as the scripts do by default
     masked: bool = False  # only what the subject's masks cover counts
+    noise: Noise = field(default=Noise(), metadata=LATER)
 
     def __post_init__(self) -> None:
         check("prior_weight", self.prior_weight, 0, 100)
@@ -160,6 +166,7 @@ class TrainingOptions:
     sample_every: int | None = None  # steps; 0 draws nothing; None: now and then, a caption where there is no prompt
     running: Running = Running()
     keeping: Keeping = Keeping()
+    details: Details = Details()
 
     def __post_init__(self) -> None:
         check("accumulate", self.accumulate, 0, 1024, "0 leaves it to memory")
@@ -167,3 +174,6 @@ class TrainingOptions:
 
     def training(self, steps: int, batch: int, seed: int, bfloat16: bool) -> TrainingSettings:
         return TrainingSettings(steps, batch, self.accumulate or 1, seed, self.average, bfloat16, self.optimiser)
+
+    def objective(self, prior_weight: float = 1.0, masked: bool = False) -> ObjectiveSettings:
+        return ObjectiveSettings(prior_weight, self.min_snr_gamma, masked, self.details.noise)

@@ -21,24 +21,26 @@ class Group:
 
     parameters: list[nn.Parameter]
     rate: float
+    until: float = 1.0  # share of the steps in which they learn
 
 
 class Trainable(nn.Module):
     """Differences to some of a model's weights, in float32 whatever the model's precision."""
 
     rate: float
+    until: float = 1.0  # share of the steps in which it learns
 
-    def weights(self, base: Weights) -> WeightOverrides:
+    def weights(self, base: Weights, generator: torch.Generator | None = None) -> WeightOverrides:
         """Overrides for the weights of ``base`` that differ, on their device and in their precision.
 
-        Gradients reach the parameters.
+        Gradients reach the parameters. With a ``generator`` they are those of one step, of which some may be left out.
         """
-        low = self.low_rank()
+        low = self.low_rank(generator)
         return {name: base[name] + difference.to(base[name]).view_as(base[name])
                 for name, difference in self.differences(low).items()} | low
 
-    def low_rank(self) -> dict[str, LowRank]:
-        """The differences that linear layers add by their factors."""
+    def low_rank(self, generator: torch.Generator | None = None) -> dict[str, LowRank]:
+        """The differences that layers add by their factors; with a ``generator`` those of one step."""
         return {}
 
     def differences(self, but: Container[str] = ()) -> dict[str, torch.Tensor]:
@@ -46,7 +48,7 @@ class Trainable(nn.Module):
         raise NotImplementedError
 
     def groups(self) -> list[Group]:
-        return [Group(list(self.parameters()), self.rate)]
+        return [Group(list(self.parameters()), self.rate, self.until)]
 
     def size(self) -> int:
         """Count of numbers that learn."""
@@ -61,12 +63,15 @@ class Lora(Trainable):
     """W + (alpha / r) B A (Hu et al. 2021, Eq. 3) for linear layers and convolutions.
 
     A is drawn from a normal distribution of deviation 1 / r and B is zero, so training begins with the plain model. A
-    convolution's A has its kernel and B is 1 x 1, as every loader expects. Raises ValueError for weights that are no matrices.
+    convolution's A has its kernel and B is 1 x 1, as every loader expects. ``dropout`` is the share of ranks that a step leaves
+    out, in each layer others, the rest being scaled up for them (kohya's rank_dropout, which draws them for every picture).
+    Raises ValueError for weights that are no matrices.
     """
 
-    def __init__(self, shapes: Mapping[str, torch.Size], settings: LoraSettings, rate: float, generator: torch.Generator):
+    def __init__(self, shapes: Mapping[str, torch.Size], settings: LoraSettings, rate: float, generator: torch.Generator,
+                 dropout: float = 0.0):
         super().__init__()
-        self.settings, self.rate, self.shapes = settings, rate, dict(shapes)
+        self.settings, self.rate, self.shapes, self.dropout = settings, rate, dict(shapes), dropout
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
         for name, shape in self.shapes.items():
             if len(shape) < 2:
@@ -80,8 +85,16 @@ class Lora(Trainable):
         """Factors by name: (A [r, in, ...], B [out, r])."""
         return {name: (self.down[_stored(name)], self.up[_stored(name)]) for name in self.shapes}
 
-    def low_rank(self) -> dict[str, LowRank]:
-        return {name: LowRank(down, up, self.settings.scale) for name, (down, up) in self.factors().items() if down.ndim == 2}
+    def low_rank(self, generator: torch.Generator | None = None) -> dict[str, LowRank]:
+        return {name: LowRank(down, self._left(up, generator), self.settings.scale)
+                for name, (down, up) in self.factors().items() if down.ndim in (2, 4)}
+
+    def _left(self, up: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """B [out, r] without the ranks that a step leaves out."""
+        if generator is None or not self.dropout:
+            return up
+        kept = torch.rand(up.shape[1], generator=generator) >= self.dropout
+        return up * (kept.to(up) / (1 - self.dropout))
 
     def differences(self, but: Container[str] = ()) -> dict[str, torch.Tensor]:
         return {name: self.settings.scale * up @ down.flatten(1)

@@ -16,8 +16,9 @@ from ..subject import Conditioning
 from ..training.data import LatentSet
 from ..training.denoising import Around, FrozenModel, errors
 from ..training.parallel import ALONE, Share
+from ..training.ranges import check
 from ..training.recipe import LOSS_SCALE
-from ..training.settings import ObjectiveSettings, check
+from ..training.settings import ObjectiveSettings
 from ..training.trainables import Group, TokenRows
 from ..weights import WeightOverrides
 from .block import ImageAttention

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from ..backbones.base import Site
-from ..training.settings import check
+from ..training.ranges import check
 from ..uncopied import Bystander
 
 

@@ -38,7 +38,7 @@ def files() -> list[str]:
 def test_the_archive_has_what_the_pack_needs_and_nothing_else(files):
     needed = {"__init__.py", "README.md", "LICENSE", "pyproject.toml", "requirements.txt", "web/js/dreammatcher.js",
               "web/docs/DreamMatcherApply.md", "locales/en/nodeDefs.json", "example_workflows/dreammatcher_01_easy_toybox.json",
-              "toybox/model.safetensors", "subgraphs/DreamMatcher Steps.json", "docs/demo.png"}
+              "toybox/model.safetensors", "toybox/judge.safetensors", "subgraphs/DreamMatcher Steps.json", "docs/demo.png"}
     assert needed <= set(files)
     tops = {file.split("/")[0] for file in files}
     assert tops <= {"__init__.py", "CHANGELOG.md", "LICENSE", "README.md", "docs", "dreammatcher", "example_workflows", "locales",
@@ -98,6 +98,18 @@ for case in cases_of(benchmark("toybox").protocol_in(out, out), limit=2):
 compare([reopened(out, Choice(None, False))], out)
 """
     assert "subject error" in run(pack, "-c", script) and (tmp_path / "report.html").is_file()
+
+
+def test_the_judge_of_the_archive_scores_pictures_without_what_only_developers_install(pack):
+    script = """
+import sys, torch
+sys.modules.update(dict.fromkeys(("skimage", "matplotlib", "lpips")))
+from toybox.scores import judged_pictures
+from toybox.picture import reference_picture
+picture = reference_picture(3, "cat", 2, "desert")[0][0].permute(2, 0, 1)
+print(judged_pictures([picture], [picture], ["a photo of a cat in the desert"]))
+"""
+    assert run(pack, "-c", script).strip() == "{'subject error': [0.0], 'class': [1.0], 'scene': [1.0]}"
 
 
 def test_the_commands_of_the_archive_say_how_they_are_used(pack):

@@ -62,3 +62,20 @@ def test_an_error_is_read_on_the_node_that_threw_it_until_the_next_run(page):
     page.run(SET, ["DreamMatcherApply", "layers", ""])
     page.run("await app.queuePrompt(0, 1)")
     fault.wait_for(state="hidden", timeout=120_000)
+
+
+#: the name that is seen of a text box with something in it, and that a screen reader says
+NAMED = """
+    const box = [...document.querySelectorAll("textarea")].find((own) => own.value === given);
+    const seen = box.classList.contains("dreammatcher-named") ? decodeURIComponent(getComputedStyle(box).backgroundImage) : "";
+    const label = document.querySelector(`label[for="${box.id}"]`) ?? box.parentElement.querySelector("label");
+    return [/>([^<]*)<.text>/.exec(seen)?.[1] ?? label?.innerText, box.getAttribute("aria-label") ?? label?.innerText];
+"""
+
+
+def test_a_text_box_that_is_filled_shows_its_name(page):
+    easy(page)
+    text = "a photo of a cat at night"
+    page.tab.wait_for_function("(text) => [...document.querySelectorAll('textarea')].some((own) => own.value === text)", arg=text)
+    page.picture("named_box")
+    assert page.run(NAMED, text) == ["prompt", "prompt"]

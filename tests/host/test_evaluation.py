@@ -165,6 +165,80 @@ def test_without_encoders_the_node_says_what_belongs_where(host):
         host.nodes["DreamMatcherEvaluate"]().measure(images(1), images(2), "", "CLIP Vision of the graph")
 
 
+def said_when_queued(host, **inputs) -> str:
+    """What the host says when a graph with Evaluate is queued; empty where it takes it."""
+    prompt = {"1": node("ToyboxLoader"), "2": node("ToyboxReference", subject=1, kind="cat", pose=1, background="sky"),
+              "3": node("EmptyLatentImage", width=128, height=128, batch_size=1),
+              "4": node("CLIPTextEncode", clip=["1", 1], text=""),
+              "5": sampler(["1", 0], ["4", 0], ["4", 0], ["3", 0]), "6": node("VAEDecode", samples=["5", 0], vae=["1", 2]),
+              "7": node("DreamMatcherEvaluate", results=["6", 0], references=["2", 0], prompt="a cat", **inputs)}
+    try:
+        host.check(prompt)
+    except ValueError as refused:
+        return str(refused)
+    return ""
+
+
+def test_all_missing_encoders_are_named_when_the_graph_is_queued_before_anything_is_sampled(host, pack):
+    said = said_when_queued(host, encoders="DINO and CLIP, as DreamBooth")
+    assert "dino-vits16 is missing; put" in said and "clip-vit-base-patch32 is missing; put" in said
+    assert "dinov2-small is missing" in said_when_queued(host, encoders="DINOv2 and CLIP")
+    assert "connect Load CLIP Vision" in said_when_queued(host, encoders="CLIP Vision of the graph")
+    assert "'nonsense' is unknown; choose one of" in said_when_queued(host, encoders="nonsense")
+    assert said_when_queued(host, encoders="Toybox's judge") == ""
+
+
+def test_what_is_there_is_not_refused_when_the_graph_is_queued(host, encoders):
+    assert said_when_queued(host, encoders="DINO and CLIP, as ViCo") == ""
+
+
+def test_toyboxs_judge_sees_in_the_node_what_its_protocol_measures_of_the_same_picture(host, pack):
+    from toybox import evaluation
+    from toybox.judge import load_judge
+
+    case, other = evaluation.cases(2, 5)
+    picture, labels = case.reference()
+    known = pack.module("toybox.scores").judged_pictures
+    result = torch.from_numpy(other.reference()[0] / 255).float()[None]
+    drawn = torch.from_numpy(picture / 255).float()[None]
+    of_result = evaluation.measured(load_judge(), other.reference()[0], other.truth())
+    scored = host.nodes["DreamMatcherEvaluate"]().measure(
+        torch.cat((drawn, result)), drawn, case.reference_prompt(), "Toybox's judge")
+    scores, text, dino, *_, chart = scored["result"]
+    same = float(other.subject.kind == case.subject.kind)
+    assert scores.values["subject error"][0] == 0 and scores.values["class"] == [1.0, same]
+    assert scores.values["scene"][0] == 1 and torch.isnan(torch.tensor(dino)) and chart.shape[-1] == 3
+    assert of_result["class"] == 1, "the judge itself sees the other picture's class"
+    large = torch.nn.functional.interpolate(drawn.movedim(-1, 1), scale_factor=4.0).movedim(1, -1)
+    assert known([large[0].permute(2, 0, 1)], [drawn[0].permute(2, 0, 1)], [""])["subject error"][0] < 2, "size matters little"
+    assert "subject error: " in text and "lower is better" in text
+
+
+def test_an_example_on_toybox_is_scored_with_the_reference_nearer_than_the_plain_picture(host):
+    from harness.examples import EXAMPLES
+
+    prompt = EXAMPLES["dreammatcher_24_evaluate_toybox"][0]()
+    prompt["4"]["inputs"]["batch_size"] = 2
+    for number in ("5", "6"):
+        prompt[number]["inputs"]["steps"] = 10
+    result = host.run(prompt)
+    assert result.success, result.error()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in result.ui["11"]["text"][0].splitlines()[:4]]
+    assert rows[0] == ["", "subject error", "class", "scene"] and [row[0] for row in rows[2:]] == ["plain", "DreamMatcher"]
+    plain, ours = float(rows[2][1]), float(rows[3][1].split()[0])
+    assert ours < 0.6 * plain and "(-" in rows[3][1], rows
+
+
+def test_toyboxs_judge_refuses_photos_and_leaves_out_what_the_prompt_does_not_name(host, pack):
+    known = pack.module("toybox.scores").judged_pictures
+    cat, fish = (host.nodes["ToyboxReference"]().draw(1, kind, 1, "sky")[0][0].permute(2, 0, 1) for kind in ("cat", "fish"))
+    assert "scene" not in known([cat], [cat], ["a photo of a cat"])
+    assert known([fish], [cat], ["a photo"])["class"] == [0.0], "the class is the reference's where the prompt names none"
+    assert torch.tensor(known([fish, cat], [cat], ["a cat", "a cat"])["subject error"]).isnan().tolist() == [True, False]
+    with pytest.raises(ValueError, match="references: Toybox's judge sees no robot in them"):
+        known([cat], [cat], ["a robot in the snow"])
+
+
 def test_results_and_references_in_lists_are_scored_as_in_a_batch(host, encoders):
     def graph(sources):
         return {**sources, "5": node("DreamMatcherEvaluate", results=["1", 0], references=["2", 0], prompt="a dog",

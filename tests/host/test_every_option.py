@@ -26,6 +26,26 @@ SHOWN = {"lora_alpha", "sample_prompt", "sample_every", "when_stopped", "gradien
          "run_name", "sheet_prompts", "when_it_differs", "keep_state", "records"}
 
 
+#: what Training Details has, as it is without it
+PLAIN = dict(text_rate=0.0, text_until=1.0, attention=True, feed_forward=False, projections=False, convolutions=False, blocks="",
+             rank_dropout=0.0, noise_offset=0.0, loss="squared", huber_c=0.1, huber_schedule="snr", timesteps="uniform",
+             caption_dropout=0.0, caption_shuffle=False, keep_tags=1, allow_one_picture=False)
+TAGS = "\n".join(("sks robot, grass, red, day", "sks robot, blue, toy, two", "sks robot, a, bee, in, oil"))
+#: another value of each, and what it needs beside it to matter
+DETAILS = {"text_rate": 1e-4, "text_until": 0.5, "attention": False, "feed_forward": True, "projections": True,
+           "convolutions": True, "blocks": "MID", "rank_dropout": 0.5, "noise_offset": 0.3, "loss": "Huber", "huber_c": 0.5,
+           "huber_schedule": "constant", "timesteps": "late", "caption_dropout": 0.9, "caption_shuffle": True, "keep_tags": 0,
+           "allow_one_picture": True}
+BESIDE = {"attention": {"feed_forward": True}, "huber_c": {"loss": "Huber"}, "huber_schedule": {"loss": "smooth L1"},
+          "keep_tags": {"caption_shuffle": True}}
+OF_TEXT, OF_LORA = {"text_rate", "text_until"}, {"attention", "feed_forward", "projections", "convolutions", "blocks",
+                                                 "rank_dropout"}
+#: details that a method refuses; SeFi-IDE takes one picture anyway
+REFUSED = {"DreamBooth LoRA": set(), "DreamBooth full": OF_LORA, "Textual Inversion": {*OF_TEXT, *OF_LORA, "caption_dropout"},
+           "Custom Diffusion": {*OF_TEXT, *OF_LORA}, "ViCo": {*OF_TEXT, *OF_LORA},
+           "SeFi-IDE": {*OF_TEXT, *OF_LORA, "caption_dropout"}}
+
+
 @dataclass(frozen=True)
 class Trainer:
     """A node, what it is given, and another value of each of its inputs; ``beside``: what an input needs to matter."""
@@ -89,7 +109,9 @@ def learn(host, pack):
         sets = {None: make("sks", "robot", "photo", 64, pictures)["result"][0],
                 "another": make("sks", "robot", "photo", 64, pictures[:2])["result"][0],
                 "masked": make("sks", "robot", "photo", 64, pictures, masks)["result"][0],
-                "prior": make("", "robot", "photo", 64, pictures.flip(2))["result"][0]}
+                "prior": make("", "robot", "photo", 64, pictures.flip(2))["result"][0],
+                "tags": make("sks", "robot", "photo", 64, pictures, captions=TAGS)["result"][0],
+                "one": make("sks", "robot", "photo", 64, pictures[:1])["result"][0]}
         loss, = host.nodes["DreamMatcherSeFiLoss"]().make("robot", 100.0, "sum over patches", "all tokens")
         other_model, = host.nodes["ModelSamplingDiscrete"]().patch(model, "eps", True)
         other_clip, = host.nodes["CLIPSetLastLayer"]().set_last_layer(clip, -2)
@@ -116,19 +138,21 @@ def learn(host, pack):
             chosen, (str, type(None))) else chosen
 
     @cache
-    def trained(name: str, changes: tuple, options: tuple) -> dict[str, torch.Tensor]:
+    def trained(name: str, changes: tuple, options: tuple, details: tuple) -> dict[str, torch.Tensor]:
         trainer = TRAINERS[name]
         inputs = host.nodes[f"DreamMatcher{trainer.node}"].INPUT_TYPES()
         chosen = {**{source: None for source in ("model", "clip", "vae", "training_set") if source in inputs["required"]},
                   **trainer.given, **dict(changes)}
         options_node, = host.nodes["DreamMatcherTrainingOptions"]().make(**{**USUAL, **dict(options)})
+        if details:
+            options_node, = host.nodes["DreamMatcherTrainingDetails"]().make(**{**PLAIN, **dict(details)}, options=options_node)
         with torch.inference_mode():
             done = host.nodes[f"DreamMatcher{trainer.node}"]().learn(
                 **{name: value(name, one) for name, one in chosen.items()}, options=options_node)
         return tensors_of(done)
 
-    def learned(name: str, changes: Mapping = {}, options: Mapping = {}) -> dict[str, torch.Tensor]:
-        return trained(name, tuple(sorted(changes.items())), tuple(sorted(options.items())))
+    def learned(name: str, changes: Mapping = {}, options: Mapping = {}, details: Mapping = {}) -> dict[str, torch.Tensor]:
+        return trained(name, *(tuple(sorted(each.items())) for each in (changes, options, details)))
 
     # the estimate of memory is most of so short a training, and has tests of its own
     with pytest.MonkeyPatch.context() as patch:
@@ -188,6 +212,58 @@ def test_every_training_option_changes_what_is_learned(learn, name, checkpointin
     options, before = {"gradient_checkpointing": checkpointing}, learn(name, options={"gradient_checkpointing": checkpointing})
     same = [changed for changed, other in LEARNED.items() if not differ(before, learn(name, options={**options, changed: other}))]
     assert not same
+
+
+def given_for(name: str, detail: str) -> dict[str, object]:
+    """Other inputs of a trainer without which a detail is of no account."""
+    if name == "SeFi-IDE":
+        return {"reference_prompt": "a robot, grass, red, day"}
+    chosen = {"training_set": "tags"} if detail in ("caption_shuffle", "keep_tags") else {}
+    return {**chosen, "text_encoder": True} if detail in OF_TEXT and name.startswith("DreamBooth") else chosen
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_every_training_detail_changes_what_is_learned_or_is_refused_by_its_name(host, learn, name):
+    assert {*host.nodes["DreamMatcherTrainingDetails"].INPUT_TYPES()["required"]} == {*PLAIN} == {*DETAILS}
+    same = []
+    for changed, other in DETAILS.items():
+        if changed == "allow_one_picture":  # has a test of its own
+            continue
+        given, beside = given_for(name, changed), BESIDE.get(changed, {})
+        if changed in REFUSED[name]:
+            with pytest.raises(ValueError, match=f"{changed}.* cannot use this option of DreamMatcher Training Details"):
+                learn(name, given, {}, {**beside, changed: other})
+        elif not differ(learn(name, given, {}, beside), learn(name, given, {}, {**beside, changed: other})):
+            same.append(changed)
+    assert not same
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_training_details_that_are_left_alone_change_nothing(learn, name):
+    assert not differ(learn(name), learn(name, details=PLAIN))
+
+
+@pytest.mark.parametrize("detail", ["text_until", "rank_dropout", "convolutions", "caption_dropout"])
+def test_training_details_do_the_same_with_checkpointing(learn, detail):
+    given = given_for("DreamBooth LoRA", detail)
+    one, other = (learn("DreamBooth LoRA", given, {"gradient_checkpointing": on}, {detail: DETAILS[detail]})
+                  for on in (False, True))
+    assert alike(one, other)
+
+
+def test_tags_that_are_not_there_cannot_be_shuffled(learn):
+    with pytest.raises(ValueError, match="caption_shuffle: no caption of the training set has two tags"):
+        learn("DreamBooth LoRA", details={"caption_shuffle": True})
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINERS if name != "SeFi-IDE"])
+def test_one_picture_is_learned_from_where_that_is_allowed_and_the_node_says_what_it_costs(pack, learn, monkeypatch, name):
+    said = []
+    monkeypatch.setattr(pack.module("dreammatcher.host.training.run"), "tell", said.append)
+    with pytest.raises(ValueError, match="training_set: it has one picture.* turn allow_one_picture on"):
+        learn(name, {"training_set": "one"})
+    assert learn(name, {"training_set": "one"}, {}, {"allow_one_picture": True})
+    assert any("What this costs: background, light, pose and framing are learned" in text for text in said)
 
 
 @pytest.mark.parametrize("name", TRAINERS)

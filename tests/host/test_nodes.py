@@ -22,8 +22,8 @@ OURS = ("DreamMatcherInvert", "DreamMatcherSubject", "DreamMatcherSubjects", "Dr
         "DreamMatcherCombine", "DreamMatcherGuidance", "DreamMatcherPreview", "DreamMatcherSaveReference",
         "DreamMatcherLoadReference", "DreamMatcherEasy", "DreamMatcherTrainingSet", "DreamMatcherDreamBooth",
         "DreamMatcherTextualInversion", "DreamMatcherCustomDiffusion", "DreamMatcherSaveLearned", "DreamMatcherApplyLearned",
-        "DreamMatcherLoadLearned", "DreamMatcherPriorSet", "DreamMatcherTrainingOptions", "DreamMatcherLearn",
-        "DreamMatcherViCoTrain", "DreamMatcherViCoApply", "DreamMatcherViCoMasks", "DreamMatcherViCoSave",
+        "DreamMatcherLoadLearned", "DreamMatcherPriorSet", "DreamMatcherTrainingOptions", "DreamMatcherTrainingDetails",
+        "DreamMatcherLearn", "DreamMatcherViCoTrain", "DreamMatcherViCoApply", "DreamMatcherViCoMasks", "DreamMatcherViCoSave",
         "DreamMatcherViCoLoad", "DreamMatcherTrainingJob", "DreamMatcherSeFiTrain", "DreamMatcherSeFiPrompt",
         "DreamMatcherSeFiApply", "DreamMatcherSeFiLoss", "DreamMatcherSeFiSave", "DreamMatcherSeFiLoad", "DreamMatcherEvaluate",
         "DreamMatcherScoreSheet", "DreamMatcherLock", "ToyboxLoader", "ToyboxReference")

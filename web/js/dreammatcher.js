@@ -11,6 +11,7 @@ import { asSent } from "./words.js";
 import { showInstallation } from "./installation.js";
 import { START, showStart } from "./start.js";
 import { say } from "./language.js";
+import { labelTexts } from "./label.js";
 
 /** The prompts in which each node looks for its subject's words. */
 const PROMPTS = { DreamMatcherSubject: ["prompt"], DreamMatcherSubjects: ["reference_prompt", "prompt"],
@@ -232,7 +233,7 @@ function showNote({ detail }) {
 /** An entry of our nodes' context menus, in both renderers. */
 function addInstallation(node) {
     after(node, "getExtraMenuOptions", (_, options) => options.push(
-        { content: say(START), callback: showStart }, { content: INSTALLATION, callback: showInstallation }));
+        { content: say(START), callback: showStart }, { content: say(INSTALLATION), callback: showInstallation }));
 }
 
 app.registerExtension({
@@ -247,7 +248,10 @@ app.registerExtension({
         api.addEventListener("execution_error", showError);
     },
     nodeCreated(node) {
-        if (OURS.test(node.comfyClass)) addInstallation(node);
+        if (OURS.test(node.comfyClass)) {
+            addInstallation(node);
+            labelTexts(node);
+        }
         if (node.comfyClass === "DreamMatcherPreview") addInspector(node);
         if (node.comfyClass === "DreamMatcherApply") addLive(node);
         if (node.comfyClass in BEFORE) keepOlder(node);

@@ -34,8 +34,12 @@ export class Inspector {
         this.items = element("select", { aria: { label: say("picture") } });
         this.steps = element("input", { type: "range", min: 0, max: 0, value: 0, aria: { label: say("step") } });
         this.stepName = element("span");
-        this.overlay = element("select", { aria: { label: say("overlay") } },
-            ...OVERLAYS.map((name) => element("option", { value: name, textContent: say(name) })));
+        const overlays = [say("foreground: where the subject is in the result"),
+            say("trusted: the part of it where a match holds there and back, so that the reference's colours come over")];
+        this.overlay = element("select", { title: overlays.join("\n"), aria: { label: say("overlay") } },
+            ...OVERLAYS.map((name, number) => element("option", {
+                value: name, textContent: say(name), title: overlays[number - 1] ?? "",
+            })));
         this.compare = element("input", { type: "range", min: 0, max: 100, value: 100, aria: { label: say("plain to DreamMatcher") } });
         this.compareRow = element("label", { className: "row" }, say("plain"), this.compare, "DreamMatcher");
         this.reference = new Pane(say("reference"));

@@ -39,6 +39,8 @@ const CSS = `
     color: #fff; background: #0072b2; }
 .dreammatcher.report { white-space: pre-wrap; overflow-wrap: anywhere; user-select: text; }
 .dreammatcher.report:empty { display: none !important; } /* older front ends show every widget's element at each drawing */
+textarea.dreammatcher-named:not(:placeholder-shown) { background-image: var(--dreammatcher-name); background-repeat: no-repeat;
+    background-position: right 4px top 1px; padding-top: 15px; }
 .dreammatcher.live img { width: 100%; min-height: 0; flex: 1 1 0; object-fit: contain; }
 `;
 

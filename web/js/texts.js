@@ -11,6 +11,9 @@ const TEXTS = {
         "no overlay": "无叠加",
         foreground: "主体的位置",
         trusted: "可信的匹配",
+        "foreground: where the subject is in the result": "主体的位置：主体在结果中的地方",
+        "trusted: the part of it where a match holds there and back, so that the reference's colours come over":
+            "可信的匹配：其中往返匹配都成立、因而会带入参考图颜色的部分",
         "plain to DreamMatcher": "从普通图片到 DreamMatcher",
         plain: "普通",
         reference: "参考图",
@@ -38,6 +41,7 @@ const TEXTS = {
         "Copy this text into your bug report.": "请把这段文字复制到错误报告中。",
         "The server gave no report ({why}). Run: python -m dreammatcher.cli.report":
             "服务器没有给出报告（{why}）。请运行：python -m dreammatcher.cli.report",
+        "DreamMatcher Report": "DreamMatcher 报告",
         "DreamMatcher: start here": "DreamMatcher：从这里开始",
         "One photo and your checkpoint: Easy (DreamMatcher). Describe both pictures and click the word for the subject.":
             "一张照片加你的 checkpoint：用节点“简易 (DreamMatcher)”。写明照片里是什么、你想要什么，再点击指称主体的词。",
@@ -57,6 +61,9 @@ const TEXTS = {
         "no overlay": "重ねない",
         foreground: "被写体の位置",
         trusted: "信頼できるマッチ",
+        "foreground: where the subject is in the result": "被写体の位置：結果の中で被写体がある場所",
+        "trusted: the part of it where a match holds there and back, so that the reference's colours come over":
+            "信頼できるマッチ：そのうち行きも帰りもマッチが成り立ち、参照の色が移る部分",
         "plain to DreamMatcher": "通常の画像から DreamMatcher へ",
         plain: "通常",
         reference: "参照",
@@ -84,6 +91,7 @@ const TEXTS = {
         "Copy this text into your bug report.": "この文をバグ報告にコピーしてください。",
         "The server gave no report ({why}). Run: python -m dreammatcher.cli.report":
             "サーバーからレポートが得られませんでした（{why}）。実行してください: python -m dreammatcher.cli.report",
+        "DreamMatcher Report": "DreamMatcher レポート",
         "DreamMatcher: start here": "DreamMatcher: はじめに",
         "One photo and your checkpoint: Easy (DreamMatcher). Describe both pictures and click the word for the subject.":
             "写真 1 枚と手持ちのチェックポイント: ノード「簡単 (DreamMatcher)」。写真の内容と作りたい画像を書き、被写体を表す単語をクリックします。",
@@ -103,6 +111,9 @@ const TEXTS = {
         "no overlay": "겹치지 않음",
         foreground: "피사체의 위치",
         trusted: "신뢰된 매칭",
+        "foreground: where the subject is in the result": "피사체의 위치: 결과에서 피사체가 있는 곳",
+        "trusted: the part of it where a match holds there and back, so that the reference's colours come over":
+            "신뢰된 매칭: 그중 가고 오는 매칭이 모두 맞아 참조의 색이 옮겨지는 부분",
         "plain to DreamMatcher": "일반 그림에서 DreamMatcher로",
         plain: "일반",
         reference: "참조",
@@ -130,6 +141,7 @@ const TEXTS = {
         "Copy this text into your bug report.": "이 글을 버그 보고에 복사하십시오.",
         "The server gave no report ({why}). Run: python -m dreammatcher.cli.report":
             "서버가 보고서를 주지 않았습니다({why}). 실행하십시오: python -m dreammatcher.cli.report",
+        "DreamMatcher Report": "DreamMatcher 보고서",
         "DreamMatcher: start here": "DreamMatcher: 여기서 시작",
         "One photo and your checkpoint: Easy (DreamMatcher). Describe both pictures and click the word for the subject.":
             "사진 한 장과 체크포인트: 노드 '간편 (DreamMatcher)'. 사진의 내용과 원하는 그림을 적고, 피사체를 가리키는 단어를 클릭하십시오.",

@@ -69,9 +69,9 @@ def with_overrides(module: torch.nn.Module, weights: Weights, overrides: WeightO
 
 
 def low_rank_added(module: torch.nn.Module, low: Mapping[str, LowRank]) -> AbstractContextManager:
-    """Inside, linear layers of ``module`` give what they would with another weight."""
-    def added(value: LowRank, _: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
-        return output + value.added(inputs[0]).to(output)
+    """Inside, linear layers and convolutions of ``module`` give what they would with another weight."""
+    def added(value: LowRank, layer: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+        return output + value.added(inputs[0], layer).to(output)
 
     return removed_after([module.get_submodule(name.removesuffix(".weight")).register_forward_hook(partial(added, value))
                           for name, value in low.items()])

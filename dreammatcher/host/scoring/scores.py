@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,9 @@ import torch
 from einops import rearrange
 
 from ...evaluation.chart import chart
-from ...evaluation.encoders import CLIP_B32, DINO, DINO_2, Encoder, load_encoder
+from ...evaluation.encoders import CLIP_B32, DINO, DINO_2, Encoder, load_encoder, missing
 from ...evaluation.metrics import DREAMBOOTH, VICO, alignment, diversity, fidelity
-from ...evaluation.statistics import difference, markdown
+from ...evaluation.statistics import difference, figure, markdown
 from ...uncopied import Uncopied
 from ..graph.files import model_folders
 from ..graph.notes import not_connected
@@ -24,18 +25,29 @@ FOLDER = "evaluation"
 #: choice -> (DINO's folder, preparation)
 ENCODERS = {"DINO and CLIP, as DreamBooth": (DINO, DREAMBOOTH), "DINO and CLIP, as ViCo": (DINO, VICO),
             "DINOv2 and CLIP": (DINO_2, DREAMBOOTH), "CLIP Vision of the graph": None}
+NO_CLIP_VISION = "clip_vision: nothing is connected; connect Load CLIP Vision, or choose other encoders"
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """A judge of its own: it needs no encoders, and gives each result its measures."""
+
+    name: str  # what it measures, for readers
+    #: results and references, each [3, H, W] in 0..1, and a prompt for each result -> measure -> values; NaN where it has none
+    measure: Callable[[list[torch.Tensor], list[torch.Tensor], list[str]], dict[str, list[float]]]
 
 
 @dataclass(frozen=True, eq=False)
 class GraphScores(Uncopied):
     """Scores of some results. A copy of it is itself."""
 
-    values: dict[str, list[float]]  # metric -> of each result
+    values: dict[str, list[float]]  # metric -> of each result; NaN where a result has none
     encoders: str
 
     def mean(self, metric: str) -> float:
-        """Mean of a metric; NaN if it was not measured."""
-        return float(np.mean(self.values[metric])) if metric in self.values else float("nan")
+        """Mean of a metric over the results that have it; NaN if it was not measured."""
+        known = [value for value in self.values.get(metric, ()) if not math.isnan(value)]
+        return float(np.mean(known)) if known else math.nan
 
 
 def encoders_folder(*names: str) -> Path:
@@ -52,21 +64,38 @@ def _of_the_graph(clip_vision) -> Encoder:
     return Encoder("CLIP Vision", encode)
 
 
-def score_pictures(results: Images, references: Images, prompt: str | Sequence[str], choice: str,
-                   clip_vision=None) -> GraphScores:
+def lacking(choice: str, connected: bool, judges: Mapping[str, Judge]) -> str:
+    """Why nothing can be scored by a choice: all that is missing for it, and where it belongs. Empty where nothing is.
+
+    ``connected`` says whether the graph gives a CLIP Vision. A ``choice`` is of :data:`ENCODERS` or of the ``judges``.
+    """
+    if choice in judges:
+        return ""
+    if choice not in ENCODERS:
+        return f"encoders: {choice!r} is unknown; choose one of {', '.join([*ENCODERS, *judges])}"
+    chosen = ENCODERS[choice]
+    if chosen is None:
+        return "" if connected else NO_CLIP_VISION
+    return missing({name: encoders_folder(name) for name in (chosen[0], CLIP_B32)})
+
+
+def score_pictures(results: Images, references: Images, prompt: str | Sequence[str], choice: str, clip_vision=None,
+                   judges: Mapping[str, Judge] | None = None) -> GraphScores:
     """Scores how alike results and references are, and how well results follow the prompt, or each its own of several prompts.
 
     Raises ValueError for pictures that are none, for prompts of another number, and when the chosen encoders are not there,
     saying where they belong.
     """
+    if lack := lacking(choice, clip_vision is not None, judges or {}):
+        raise ValueError(lack)
     pictures, known = ([rearrange(picture, "h w c -> c h w").float().cpu() for picture in rgb_each(name, images)]
                        for name, images in (("results", results), ("references", references)))
     prompts = _prompts(prompt, len(pictures))
+    if judges and choice in judges:
+        return GraphScores(judges[choice].measure(pictures, known, prompts), judges[choice].name)
     values: dict[str, torch.Tensor] = {}
     chosen = ENCODERS[choice]
     if chosen is None:
-        if clip_vision is None:
-            raise ValueError("clip_vision: nothing is connected; connect Load CLIP Vision, or choose other encoders")
         dino, clip = None, _of_the_graph(clip_vision)
     else:
         name, preparation = chosen
@@ -100,9 +129,14 @@ def _prompts(given: str | Sequence[str], count: int) -> list[str]:
 
 def described(scores: GraphScores) -> str:
     """A line for each metric: its mean, and the value of every result."""
-    lines = [f"{metric}: {scores.mean(metric):.3f}" + (f"   ({', '.join(f'{one:.3f}' for one in each)})" if len(each) > 1 else "")
+    lines = [f"{metric}: {_figure(scores.mean(metric))}" + (f"   ({', '.join(map(_figure, each))})" if len(each) > 1 else "")
              for metric, each in scores.values.items()]
     return "\n".join([*lines, scores.encoders])
+
+
+def _figure(value: float) -> str:
+    """Three decimals up to 1, about three digits above; a dash where there is none."""
+    return "–" if math.isnan(value) else f"{value:.3f}" if abs(value) <= 1 else figure(value)
 
 
 def compared(arms: list[tuple[str, GraphScores]]) -> tuple[str, torch.Tensor]:
@@ -130,10 +164,14 @@ def compared(arms: list[tuple[str, GraphScores]]) -> tuple[str, torch.Tensor]:
 def _cell(first: GraphScores, scores: GraphScores, metric: str) -> str:
     if metric not in scores.values:
         return ""
-    text, before, after = f"{scores.mean(metric):.3f}", first.values.get(metric, []), scores.values[metric]
-    if scores is first or metric == "diversity" or len(before) != len(after) or len(after) < 2:
+    text, before, after = _figure(scores.mean(metric)), first.values.get(metric, []), scores.values[metric]
+    if scores is first or metric == "diversity" or len(before) != len(after):
         return text
-    gain = difference({str(n): one for n, one in enumerate(before)}, {str(n): one for n, one in enumerate(after)})
+    pairs = [(one, two) for one, two in zip(before, after) if not math.isnan(one + two)]
+    if len(pairs) < 2:
+        return text
+    ours, theirs = ({str(number): pair[side] for number, pair in enumerate(pairs)} for side in (1, 0))
+    gain = difference(theirs, ours)
     return f"{text} ({gain.signed()})"
 
 

@@ -12,7 +12,7 @@ import torch
 from ...backbones.base import Site
 from ...sefi.learned import SeFi
 from ...subject import text_starts
-from ...training.settings import check
+from ...training.ranges import check
 from ...uncopied import Uncopied
 from ..graph.notes import not_connected, tell
 from ..model.arguments import context_of

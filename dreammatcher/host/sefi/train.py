@@ -15,11 +15,13 @@ from ...sefi.stages import Producer, StageVectors, Table
 from ...texts import alone, holds
 from ...training.captions import Naming
 from ...training.data import Example, Preparation
+from ...training.details import Uses
 from ...training.export import TOWERS
 from ...training.sets import TrainingSet
-from ...training.settings import ObjectiveSettings, TrainingOptions, TrainingSettings
+from ...training.settings import TrainingOptions, TrainingSettings
 from ..graph.pictures import rgb, subject_mask
 from ..text.towers import encoder_signature
+from ..training.details import taught
 from ..training.going_on import start_of
 from ..training.kept import kept_steps
 from ..training.learn import has_masks
@@ -58,15 +60,16 @@ def train_sefi(model, clip, vae, subject_set: TrainingSet, chosen: SefiSettings,
     prompt would be longer than the word's, and their tokens could not be compared one by one.
     """
     word, class_word = subject_set.naming.identifier, subject_set.naming.class_word
+    subject_set, _ = taught(options, Uses("SeFi-IDE", wordless=False), subject_set)
     with ready(model, clip, vae, subject_set, None, settings, options.running) as work:
         with torch.inference_mode(False):
             vectors = _begun(work.denoiser.row_of(class_word), chosen, settings.seed)
             masked = has_masks(subject_set)
-            objective = ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=masked)
+            objective = options.objective(masked=masked)
             attention = attention if attention is not None and attention.weight else None
             recipe = SefiRecipe(work.denoiser, work.subject_set, word, vectors, objective, attention)
         job = work.job("SeFi-IDE", training_set=subject_set, chosen=chosen, attention_loss=attention, objective=objective,
-                       settings=settings)
+                       settings=settings, details=options.details)
 
         def learned(losses: list[float]) -> SeFi:
             with torch.no_grad():

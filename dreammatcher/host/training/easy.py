@@ -15,7 +15,8 @@ from ..graph.pictures import Images
 from ..model.family import native_side
 from ..text.identifiers import rare_word
 from .auto import numbers_for
-from .learn import LORA, DreamBoothSettings, dreambooth, has_masks, plan_dreambooth
+from .dreambooth import LORA, DreamBoothSettings
+from .learn import dreambooth, has_masks, plan_dreambooth
 from .prior import PriorSettings, prior_set
 from .sets import training_set
 

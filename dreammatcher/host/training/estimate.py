@@ -12,7 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from ...training.optimisers import state_per_number
+from ...training.optimisers import state_bytes
 from ...training.recipe import Recipe
 from ...training.settings import TrainingSettings
 from ...training.trainables import Trainable
@@ -43,8 +43,9 @@ class Need:
 def need_of(recipe: Recipe[HostLearner], model: HostDenoiser, settings: TrainingSettings, rows: int,
             size: tuple[int, int]) -> Need:
     """The memory that training takes on ``rows`` latents of a ``size`` in cells at once."""
-    count = sum(value.numel() for value in recipe.learned.parameters())
-    each = 4 + 4 + state_per_number(settings.optimiser.name) + (4 if settings.average else 0)
+    parameters = list(recipe.learned.parameters())
+    count = sum(value.numel() for value in parameters)
+    each = 4 + 4 + (4 if settings.average else 0)  # the weights, their gradients, their average
     low = {} if recipe.unet is None else recipe.unet.low_rank()
     whole = [] if recipe.unet is None else list(recipe.unet.differences(low))
     overrides = sum(model.unet[name].nbytes for name in whole)
@@ -52,7 +53,8 @@ def need_of(recipe: Recipe[HostLearner], model: HostDenoiser, settings: Training
     kept = activations(model, whole, low, text, rows, size, settings.bfloat16)
     caption = text_activations(model, recipe.text) if text else 0
     # with checkpointing one caption after the other runs again, when the UNet's activations are gone
-    return Need(each * count + 2 * overrides, kept, max(0, caption - kept) if model.checkpointing else rows * caption)
+    learned = each * count + state_bytes(settings.optimiser.name, parameters)
+    return Need(learned + 2 * overrides, kept, max(0, caption - kept) if model.checkpointing else rows * caption)
 
 
 def activations(model: HostDenoiser, learning: list[str], low: Mapping[str, LowRank], text: bool, rows: int,

@@ -25,7 +25,8 @@ from .kept import Run, run_called, run_for, run_name
 from .model import HostLearner
 
 #: choices that say what learns and on what: nothing that was learned with others could be gone on from
-FIXED = ("method", "kind", "model", "rank", "alpha", "text_encoder", "vectors", "begin_from")
+FIXED = ("method", "kind", "model", "rank", "alpha", "text_encoder", "vectors", "begin_from", "attention", "feed_forward",
+         "convolutions", "projections", "blocks")
 #: choices that are known by a digest alone, in words
 DIGESTS = {"model": "another model, text encoder or LoRA on them", "latents": "another VAE",
            "begin_from": "other weights to begin from"}
@@ -145,6 +146,8 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value)) or "none"
     return "none" if value is None or value == "" else f"{value:g}" if isinstance(value, float) else str(value)
 
 

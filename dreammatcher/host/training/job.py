@@ -26,12 +26,13 @@ from ...training.job import (
 from ...training.parallel import Share
 from ...training.sets import TrainingSet
 from ...training.settings import LoraSettings, ObjectiveSettings, TrainingOptions, TrainingSettings
+from .details import taught
+from .dreambooth import FULL, LORA, DreamBoothSettings, uses_of
 from .keep import check_name, save_learned
 from .learn import (
-    FULL,
-    LORA,
+    KEYS_AND_WORD,
+    WORD_ALONE,
     CustomDiffusionSettings,
-    DreamBoothSettings,
     check_masks,
     custom_diffusion,
     dreambooth,
@@ -79,12 +80,16 @@ def write_job(checkpoint: str, subject_set: TrainingSet, prior: TrainingSet | No
     training itself would refuse before it loads a model.
     """
     check_name(name)
-    check_pictures(subject_set)
+    check_pictures(subject_set, options.details.one_picture)
     prior = check_prior(subject_set, prior)
     if method in (DREAMBOOTH_LORA, DREAMBOOTH_FULL):
-        check_masks(subject_set, _dreambooth(method, choices, options)[1])
+        chosen, objective = _dreambooth(method, choices, options)
+        check_masks(subject_set, objective)
+        uses = uses_of(chosen)
     else:
         word_of(subject_set)
+        uses = WORD_ALONE if method == TEXTUAL_INVERSION else KEYS_AND_WORD
+    taught(options, uses, subject_set, prior)
     path = TOYBOX if checkpoint == TOYBOX else folder_paths.get_full_path("checkpoints", checkpoint)
     if path is None:
         raise ValueError(f"ckpt_name: {checkpoint!r} is not in ComfyUI's folders of checkpoints")
@@ -130,7 +135,7 @@ def run_job(job: Job, share: Share, load: Load = load_checkpoint) -> tuple[Learn
 def _dreambooth(method: str, chosen: Choices, options: TrainingOptions) -> tuple[DreamBoothSettings, ObjectiveSettings]:
     kind = LORA if method == DREAMBOOTH_LORA else FULL
     return (DreamBoothSettings(kind, LoraSettings(chosen.rank, options.alpha), chosen.rate, chosen.text_encoder),
-            ObjectiveSettings(chosen.prior_weight, options.min_snr_gamma, chosen.masked))
+            options.objective(chosen.prior_weight, chosen.masked))
 
 
 def _learn(job: Job, model, clip, vae, options: TrainingOptions) -> tuple[Learned, list[float]]:

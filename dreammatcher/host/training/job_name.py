@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
+from ...training.details import CaptionChanges, Details, Noise, TextEncoder
 from ...training.sets import TrainingSet
 
 #: what another attempt at a run that gave up may change: its rates, and its precision
 CHANGEABLE = frozenset(("rate", "word_rate", "block_rate", "bfloat16"))
-#: choices whose inputs are called otherwise
-INPUTS = {"text": "text_encoder", "clip": "clip_norm", "zero": "zero_start"}
+#: choices whose inputs are called otherwise; of some classes they have names that others have too
+INPUTS = {"text": "text_encoder", "clip": "clip_norm", "zero": "zero_start", "one_picture": "allow_one_picture"}
+INPUTS_OF = {TextEncoder: {"rate": "text_rate", "until": "text_until"}, Noise: {"offset": "noise_offset", "times": "timesteps"},
+             CaptionChanges: {"dropout": "caption_dropout", "shuffle": "caption_shuffle", "keep": "keep_tags"}}
 
 
 class Rate(float):
@@ -38,7 +41,10 @@ def job_of(identity: str, *choices: object) -> Name:
 def _said(choice: object) -> Any:
     if isinstance(choice, TrainingSet):
         return choice.fingerprint()
-    return asdict(choice) if is_dataclass(choice) and not isinstance(choice, type) else choice
+    if not is_dataclass(choice) or isinstance(choice, type):
+        return choice
+    later = {one.name for one in fields(choice) if one.metadata.get("later") and getattr(choice, one.name) == one.default}
+    return {name: value for name, value in asdict(choice).items() if name not in later}
 
 
 def _flat(name: str, choice: object) -> dict[str, Any]:
@@ -47,8 +53,8 @@ def _flat(name: str, choice: object) -> dict[str, Any]:
         return {f"{name}'s pictures": len(set(choice.examples)), f"{name}'s resolution": choice.preparation.resolution,
                 f"{name}'s contents": choice.fingerprint()}
     if is_dataclass(choice) and not isinstance(choice, type):
-        parts = [_flat(name if one.name == "name" else INPUTS.get(one.name, one.name), getattr(choice, one.name))
-                 for one in fields(choice)]
+        inputs = {**INPUTS, **INPUTS_OF.get(type(choice), {}), "name": name}
+        parts = [_flat(inputs.get(one.name, one.name), getattr(choice, one.name)) for one in fields(choice)]
         return {key: value for part in parts for key, value in part.items()}
     return {name: list(choice) if isinstance(choice, tuple) else choice}
 
@@ -65,8 +71,12 @@ def _at_any_rate(said: Any) -> Any:
 
 
 def named(identity: str, base: str, method: str, **choices: object) -> Name:
-    """The same as :func:`job_of`, with each choice under its input's name; ``base`` is the model's part of the ``identity``."""
+    """The same as :func:`job_of`, with each choice under its input's name; ``base`` is the model's part of the ``identity``.
+
+    Finer choices with their defaults do not count: trainings were named without them before there were any.
+    """
     said: dict[str, Any] = {"method": method, "model": base, "latents": digest_of(identity)}
     for name, choice in choices.items():
-        said |= _flat(name, choice)
-    return replace(job_of(identity, method, *choices.values()), said=said)
+        said = {**_flat(name, choice), **said}  # masked is the node's, not whether there are masks
+    counted = [choice for choice in choices.values() if choice != Details()]
+    return replace(job_of(identity, method, *counted), said=said)

@@ -9,51 +9,36 @@ import torch
 
 from ...training.beginning import begin, begin_rows
 from ...training.custom_diffusion import at_sizes, keys_and_values_of
-from ...training.data import LatentSet
 from ...training.denoising import Penalty
-from ...training.dreambooth import TEXT_KEPT, TEXT_TARGETS, UNET_TARGETS, full_of, lora_of
+from ...training.details import Uses
 from ...training.export import TOWERS, Learned, lora_tensors
 from ...training.metadata import Base, head
 from ...training.objective import VELOCITY
 from ...training.recipe import SubjectRecipe
 from ...training.sets import TrainingSet
-from ...training.settings import LoraSettings, ObjectiveSettings, TrainingOptions, TrainingSettings
+from ...training.settings import ObjectiveSettings, TrainingOptions, TrainingSettings
 from ...training.textual_inversion import token_rows
-from ...training.trainables import TokenRows, Trainable
-from ...weights import Weights
+from ...training.trainables import TokenRows
 from ..graph.notes import tell
 from ..model.family import architecture_of, native_side
 from ..text.towers import encoder_signature
 from .auto import sized
 from .begin_from import Beginning, beginning_of
+from .details import taught
+from .dreambooth import LORA, DreamBoothSettings, names_of, recipe_of, uses_of
 from .going_on import start_of
 from .job_name import Name, Rate
 from .keep import write_learned
 from .kept import RUN, kept_steps
 from .model import HostDenoiser
-from .names import text_names, unet_names
+from .names import unet_names
 from .plan import check_memory
 from .run import Ready, check_class, check_pictures, check_prior, prompts_of, ready, run
 
-LORA, FULL = "LoRA", "full"
 DEFAULT_OPTIONS = TrainingOptions()
+#: the finer choices that the methods of a new word can honour
+WORD_ALONE, KEYS_AND_WORD = Uses("Textual Inversion", wordless=False), Uses("Custom Diffusion")
 SIZES = 16  # versions of each picture that Custom Diffusion learns from
-
-
-@dataclass(frozen=True)
-class DreamBoothSettings:
-    """Settings of DreamBooth: the weights that learn, and their rate."""
-
-    kind: str = LORA
-    lora: LoraSettings = LoraSettings()
-    rate: float = 1e-4
-    text: bool = False  # the text encoder too, at the same rate
-
-    def __post_init__(self) -> None:
-        if self.kind not in (LORA, FULL):
-            raise ValueError(f"kind: {self.kind!r} is neither {LORA!r} nor {FULL!r}")
-        if not 0 < self.rate <= 1:
-            raise ValueError(f"rate: {self.rate} is outside 0..1; 0.0001 suits a LoRA, 0.000005 a full training")
 
 
 @dataclass(frozen=True)
@@ -80,17 +65,18 @@ def dreambooth(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | 
     Raises ValueError, before the first step, for a prior or masks that do not fit, and as :class:`HostDenoiser` and
     :func:`beginning_of`.
     """
-    check_pictures(subject_set)
+    check_pictures(subject_set, options.details.one_picture)
     prior = check_prior(subject_set, prior)
     check_masks(subject_set, objective)
+    subject_set, prior = taught(options, uses_of(chosen), subject_set, prior)
     subject_set, options = sized(model, subject_set, options)
-    names, begun = _names(model, clip), beginning_of(model, clip, begin_from)
+    names, begun = names_of(model, clip), beginning_of(model, clip, begin_from)
     if begun is not None:
         begun.only("unet", *(["text"] if chosen.text else []))
     with ready(model, clip, vae, subject_set, prior, settings, options.running) as work:
-        recipe = _dreambooth_recipe(work, work.prior, names, chosen, objective, settings.seed, begun)
+        recipe = recipe_of(work, work.prior, names, chosen, objective, settings.seed, options.details, begun)
         job = work.job("DreamBooth", training_set=subject_set, prior_set=prior, chosen=chosen, objective=objective,
-                       settings=settings, **_begun(begun))
+                       settings=settings, details=options.details, **_begun(begun))
         said = head(_base(work.denoiser), subject_set, prior, settings, chosen.rate, chosen.lora if chosen.kind == LORA else None)
 
         def learned(losses: list[float]) -> Learned:
@@ -107,35 +93,13 @@ def plan_dreambooth(model, clip, vae, subject_set: TrainingSet, chosen: DreamBoo
 
     ``before`` counts the latents that go through the model for these pictures. Raises ValueError as that does.
     """
-    check_pictures(subject_set)
+    check_pictures(subject_set, options.details.one_picture)
     check_class(subject_set)
     check_masks(subject_set, objective)
+    subject_set, _ = taught(options, uses_of(chosen), subject_set)
     with ready(model, clip, vae, subject_set, None, settings, options.running) as work:
-        recipe = _dreambooth_recipe(work, work.subject_set, _names(model, clip), chosen, objective, settings.seed)
+        recipe = recipe_of(work, work.subject_set, names_of(model, clip), chosen, objective, settings.seed, options.details)
         check_memory(recipe, settings, options.running, before=before, prompts=prompts_of(options))
-
-
-def _names(model, clip) -> dict[str, dict[str, str]]:
-    return {"unet": unet_names(model.model), "text": text_names(clip.cond_stage_model)}
-
-
-def _dreambooth_recipe(work: Ready, prior: LatentSet | None, names: dict[str, dict[str, str]], chosen: DreamBoothSettings,
-                       objective: ObjectiveSettings, seed: int, begun: Beginning | None = None) -> SubjectRecipe:
-    generator, begun = torch.Generator().manual_seed(seed), begun or Beginning()
-
-    def differences(weights: Weights, part: str, targets: tuple[str, ...], kept: tuple[str, ...]) -> Trainable:
-        changes = getattr(begun, part)
-        if chosen.kind == LORA:  # with the layers that it begins from
-            learns: Trainable = lora_of(weights, (*targets, *changes), chosen.lora, chosen.rate, generator)
-        else:
-            learns = full_of({name: value for name, value in weights.items() if _stem(name) in names[part]}, chosen.rate, kept)
-        begin(learns, changes)
-        return learns
-
-    with torch.inference_mode(False):
-        unet = differences(work.denoiser.unet, "unet", UNET_TARGETS, ())
-        text = differences(work.denoiser.text, "text", TEXT_TARGETS, TEXT_KEPT) if chosen.text else None
-        return SubjectRecipe(work.denoiser, work.subject_set, objective, unet=unet, text=text, prior=prior)
 
 
 def check_masks(subject_set: TrainingSet, objective: ObjectiveSettings) -> None:
@@ -154,8 +118,9 @@ def textual_inversion(model, clip, vae, subject_set: TrainingSet, initial_word: 
 
     Raises ValueError as :class:`HostDenoiser` and :func:`beginning_of`, and for text encoders other than CLIP.
     """
-    word, objective = word_of(subject_set), ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=has_masks(subject_set))
-    check_pictures(subject_set)
+    word, objective = word_of(subject_set), options.objective(masked=has_masks(subject_set))
+    check_pictures(subject_set, options.details.one_picture)
+    subject_set, _ = taught(options, WORD_ALONE, subject_set)
     begun = beginning_of(model, clip, begin_from)
     if begun is not None:
         begun.only("words")
@@ -168,7 +133,7 @@ def textual_inversion(model, clip, vae, subject_set: TrainingSet, initial_word: 
                 begin_rows(rows[word], word, begun.words)
             recipe = SubjectRecipe(work.denoiser, work.subject_set, objective, rows=rows, penalty=penalty)
         job = work.job("Textual Inversion", training_set=subject_set, initial_word=initial_word, vectors=vectors, rate=Rate(rate),
-                       objective=objective, settings=settings, **_also(penalty), **_begun(begun))
+                       objective=objective, settings=settings, **_also(penalty), details=options.details, **_begun(begun))
         said = head(_base(work.denoiser), subject_set, None, settings, rate, None)
 
         def learned(losses: list[float]) -> Learned:
@@ -186,8 +151,9 @@ def custom_diffusion(model, clip, vae, subject_set: TrainingSet, prior: Training
     word, begun = word_of(subject_set), beginning_of(model, clip, begin_from)
     if begun is not None:
         begun.only("unet", "words")
-    check_pictures(subject_set)
+    check_pictures(subject_set, options.details.one_picture)
     prior = check_prior(subject_set, prior)
+    subject_set, prior = taught(options, KEYS_AND_WORD, subject_set, prior)
     subject_set, options = sized(model, subject_set, options)
     shown, side = subject_set, subject_set.preparation.resolution
     with torch.inference_mode(False):
@@ -204,11 +170,11 @@ def custom_diffusion(model, clip, vae, subject_set: TrainingSet, prior: Training
                 begin(unet, begun.unet)
                 if begun.words:
                     begin_rows(rows[word], word, begun.words)
-            objective = ObjectiveSettings(prior_weight, options.min_snr_gamma, masked=has_masks(shown))
+            objective = options.objective(prior_weight, has_masks(shown))
             recipe = SubjectRecipe(work.denoiser, work.subject_set, objective, unet=unet, rows=rows, prior=work.prior,
                                    penalty=penalty)
         job = work.job("Custom Diffusion", training_set=subject_set, prior_set=prior, initial_word=initial_word, chosen=chosen,
-                       objective=objective, settings=settings, **_also(penalty), **_begun(begun))
+                       objective=objective, settings=settings, **_also(penalty), details=options.details, **_begun(begun))
         said = head(_base(work.denoiser), subject_set, prior, settings, chosen.rate, None)
 
         def learned(losses: list[float]) -> Learned:
@@ -260,10 +226,6 @@ def word_of(subject_set: TrainingSet) -> str:
     if not subject_set.naming.identifier:
         raise ValueError("identifier: it is empty in the training set, so there is no word to learn; write one there")
     return subject_set.naming.identifier
-
-
-def _stem(name: str) -> str:
-    return name.rpartition(".")[0] + ".weight"
 
 
 def has_masks(subject_set: TrainingSet) -> bool:

@@ -42,6 +42,7 @@ from ..text.words import as_columns, width_of
 #: how the host turns a prediction into a clean picture -> what it predicts
 PREDICTIONS = {comfy.model_sampling.EPS.calculate_denoised: EPSILON,
                comfy.model_sampling.V_PREDICTION.calculate_denoised: VELOCITY}
+MOST_KEPT = 256  # captions as the text encoder reads them: shuffled tags would fill the memory
 
 
 class HostLearner(FrozenModel, Protocol):
@@ -94,8 +95,7 @@ class HostDenoiser:
 
     def changed(self, **attributes: object) -> HostDenoiser:
         """The same model with other ``unet`` weights, or with or without ``checkpointing``."""
-        other = copy.copy(self)
-        vars(other).update(attributes)
+        vars(other := copy.copy(self)).update(attributes)
         return other
 
     def encode(self, captions: list[str], weights: WeightOverrides | None = None,
@@ -105,6 +105,8 @@ class HostDenoiser:
         A caption is encoded once for a batch, and without overrides once for all.
         """
         known = rows or {}
+        if len(self._encoded) > MOST_KEPT and not self.text_away:
+            self._encoded.clear()
         encoded = {} if weights or known else self._encoded
         for caption in captions:
             if caption not in encoded:
@@ -154,8 +156,8 @@ class HostDenoiser:
 
     def put_text_away(self, captions: Iterable[str]) -> None:
         """Reads the captions, and lets the host take the text encoder off the device. Other prompts have it back for a moment."""
-        self.encode(list(dict.fromkeys((*captions, ""))))
         self.text_away = True
+        self.encode(list(dict.fromkeys((*captions, ""))))
         self._let_text_go()
 
     def _let_text_go(self) -> None:

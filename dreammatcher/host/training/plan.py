@@ -53,7 +53,7 @@ def plans(recipe: Recipe[HostLearner], settings: TrainingSettings, running: Runn
     model = recipe.model.denoiser
     plan = Plan(bool(model.checkpointing), False, settings.bfloat16)
     yield plan
-    if not (recipe.text or recipe.rows) and text_bytes(model):
+    if not (recipe.text or recipe.rows or recipe.subject_set.changes.shuffle) and text_bytes(model):
         plan = replace(plan, text_away=True)
         yield plan
     if model.checkpointing is None:

@@ -54,11 +54,19 @@ class Ready:
         return named(self.identity, self.base, method, **choices)
 
 
-def check_pictures(subject_set: TrainingSet) -> None:
-    """Raises ValueError for a single picture: its background, light and pose would be learned with the subject."""
-    if len(set(subject_set.examples)) < 2:
+def check_pictures(subject_set: TrainingSet, allow_one: bool = False) -> None:
+    """Raises ValueError for a single picture, unless it is allowed: its background, light and pose are learned with the subject.
+
+    An allowed one is warned of on the node.
+    """
+    if len(set(subject_set.examples)) > 1:
+        return
+    if not allow_one:
         raise ValueError("training_set: it has one picture, from which the background would be learned as well; give 3 to 5 in "
-                         "different places and poses")
+                         "different places and poses, or turn allow_one_picture on in DreamMatcher Training Details")
+    tell("training_set: it has one picture, and allow_one_picture is on. What this costs: background, light, pose and framing "
+         "are learned with the subject and come back in other prompts, and the more so the longer it trains. A mask of the "
+         "subject, a caption that names the rest, class pictures and fewer steps keep more of it apart")
 
 
 def check_prior(subject_set: TrainingSet, prior: TrainingSet | None) -> TrainingSet | None:

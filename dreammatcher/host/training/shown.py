@@ -68,7 +68,8 @@ class Shown:
 
     def _draw(self, training: Training) -> None:
         try:
-            self.picture = rough(self.recipe, drawn(self.recipe, self.prompt, training.settings.seed))
+            with training.as_drawn():
+                self.picture = rough(self.recipe, drawn(self.recipe, self.prompt, training.settings.seed))
         except OutOfMemory:
             if self.every is not None:
                 raise

@@ -8,8 +8,9 @@ import torch
 
 from ...backbones.base import Site
 from ...subject import Conditioning
+from ...training.details import Uses
 from ...training.sets import TrainingSet
-from ...training.settings import ObjectiveSettings, TrainingOptions, TrainingSettings
+from ...training.settings import TrainingOptions, TrainingSettings
 from ...training.textual_inversion import token_rows
 from ...training.trainables import TokenRows
 from ...vico.block import begun
@@ -21,6 +22,7 @@ from ...weights import WeightOverrides
 from ..model.blocks import changed, states_of
 from ..text.towers import check_one
 from ..training.auto import sized
+from ..training.details import taught
 from ..training.going_on import start_of
 from ..training.kept import kept_steps
 from ..training.learn import has_masks
@@ -81,7 +83,8 @@ def train_vico(model, clip, vae, subject_set: TrainingSet, initial_word: str, ch
     word = subject_set.naming.identifier
     if not word:
         raise ValueError("identifier: it is empty in the training set, so there is no word to learn; write one there")
-    check_pictures(subject_set)
+    check_pictures(subject_set, options.details.one_picture)
+    subject_set, _ = taught(options, Uses("ViCo"), subject_set)
     check_one(clip, "ViCo")
     subject_set, options = sized(model, subject_set, options)
     sizes = widths(model.model)
@@ -91,10 +94,10 @@ def train_vico(model, clip, vae, subject_set: TrainingSet, initial_word: str, ch
             blocks = begun(sizes, torch.Generator().manual_seed(settings.seed), chosen.zero)
             rows = token_rows(work.denoiser.rows_of(initial_word), 1, chosen.word_rate)
             masked = has_masks(subject_set)
-            objective = ObjectiveSettings(min_snr_gamma=options.min_snr_gamma, masked=masked)
+            objective = options.objective(masked=masked)
             recipe = VicoRecipe(looking, work.subject_set, word, rows, blocks, chosen, objective)
         job = work.job("ViCo", training_set=subject_set, initial_word=initial_word, chosen=chosen,
-                       objective=objective, settings=settings)
+                       objective=objective, settings=settings, details=options.details)
 
         def learned(losses: list[float]) -> ViCo:
             about = {"word": word, "initial_word": initial_word, "subject": subject_set.called(), "steps": str(len(losses)),
