@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from test_every_option import PLAIN
 from test_kept_steps import USUAL, embeddings, learn, loras, runs, same, small_set  # noqa: F401  fixtures
 
 pytestmark = pytest.mark.usefixtures("as_in_a_graph")
@@ -164,13 +165,79 @@ def test_another_model_cannot_go_on(host, fresh, learn, stopped, small_set):  # 
 def test_vico_goes_on_from_a_state(host, fresh, small_set, runs, told):  # noqa: F811
     shutil.rmtree(runs, ignore_errors=True)
 
-    def train(steps, **chosen):
+    def train(steps, masked=True, **chosen):
         options, = host.nodes["DreamMatcherTrainingOptions"]().make(**USUAL, **chosen)
         return host.nodes["DreamMatcherViCoTrain"]().learn(*fresh, small_set, initial_word="robot", steps=steps, word_rate=1e-2,
-                                                           block_rate=1e-3, seed=1, batch=1, regularisation=0.01, options=options)
+                                                           block_rate=1e-3, seed=1, batch=1, regularisation=0.01, masked=masked,
+                                                           options=options)
 
     expected = train(3)
     train(2, keep_state=True)
     again = train(3, when_it_differs="ask")
     learned, wanted = (next(one for one in done if hasattr(one, "rows")) for done in (again, expected))
     assert torch.equal(learned.rows, wanted.rows) and told == ["goes on from step 2 of the run 'sks'"]
+    with pytest.raises(ValueError, match="other choices: masked True → False; steps 2 → 3[.]"):
+        train(3, masked=False, when_it_differs="ask")
+
+
+@pytest.fixture
+def with_details(host, fresh, small_set):  # noqa: F811
+    """DreamBooth with finer choices."""
+    def learned(steps, begin_from=None, text_encoder=True, options=None, **details):
+        chosen, = host.nodes["DreamMatcherTrainingOptions"]().make(**{**USUAL, **(options or {})})
+        chosen, = host.nodes["DreamMatcherTrainingDetails"]().make(**{**PLAIN, **details}, options=chosen)
+        return host.nodes["DreamMatcherDreamBooth"]().learn(*fresh, small_set, "LoRA", steps, 1e-3, 1, text_encoder=text_encoder,
+                                                            options=chosen, begin_from=begin_from)[2]
+    return learned
+
+
+def test_more_steps_with_finer_choices_are_those_of_a_longer_run(with_details, runs, told):  # noqa: F811
+    finer = dict(feed_forward=True, rank_dropout=0.3, text_rate=1e-2, noise_offset=0.1, caption_dropout=0.3, loss="Huber")
+    expected = with_details(4, **finer)
+    with_details(2, **finer, options={"keep_state": True})
+    assert same(with_details(4, **finer, options={"when_it_differs": "ask"}).lora, expected.lora)
+    assert told == ["goes on from step 2 of the run 'sks'"] and any("_mlp_" in name for name in expected.lora)
+
+
+@pytest.mark.parametrize("files", [False, True])
+def test_finer_choices_that_differ_are_listed_and_all_but_the_layers_go_on(with_details, runs, loras, told, files):  # noqa: F811
+    kept = {"keep_every": 2} if files else {"keep_state": True}
+    first = with_details(2, options=kept)
+    for change, said in (({"text_rate": 5e-3}, ["text_rate 0 → 0.005"]), ({"timesteps": "late"}, ["timesteps uniform → late"]),
+                         ({"rank_dropout": 0.5, "keep_tags": 2}, ["rank_dropout 0 → 0.5", "keep_tags 1 → 2"]),
+                         ({"blocks": "M00, OUT03"}, ["blocks none → M00, OUT03"])):
+        with pytest.raises(ValueError, match="at step 2, with other choices: ") as error:
+            with_details(3, **change, options={"when_it_differs": "ask"})
+        listed = str(error.value).partition("choices: ")[2].partition(". Set")[0].split("; ")
+        assert sorted(listed) == sorted(["steps 2 → 3", *said])
+    for change, said in (({"feed_forward": True}, "feed_forward False → True"), ({"blocks": "M00"}, "blocks none → M00"),
+                         ({"attention": False, "projections": True, "feed_forward": True}, "attention True → False")):
+        with pytest.raises(ValueError, match=f"at step 2, cannot go on so: {said}"):
+            with_details(3, **change, options={"when_it_differs": "go on"})
+    assert not told
+    again = with_details(3, text_rate=1e-12, rank_dropout=0.5, options={"when_it_differs": "go on"})
+    assert told == [f"goes on from step 2 of the run 'sks'{', with a fresh optimiser' * files}"]
+    text, unet = ({name: value for name, value in first.lora.items() if name.startswith(part)}
+                  for part in ("lora_te", "lora_unet"))
+    assert close({name: again.lora[name] for name in text}, text), "without a rate the text encoder stays as it was"
+    assert not close({name: again.lora[name] for name in unet}, unet)
+
+
+def test_a_text_encoder_that_has_ended_stays_where_its_run_goes_on(with_details, runs, told):  # noqa: F811
+    kept = with_details(4, text_until=0.5, options={"keep_state": True})
+    longer = with_details(6, text_until=0.5, options={"when_it_differs": "go on"})
+    assert told == ["goes on from step 4 of the run 'sks'"]
+    text = [name for name in kept.lora if name.startswith("lora_te")]
+    assert text and same({name: kept.lora[name] for name in text}, {name: longer.lora[name] for name in text})
+    assert not same(kept.lora, longer.lora)
+
+
+def test_a_training_of_fewer_layers_keeps_those_that_it_begins_from_and_says_so(pack, with_details, runs, monkeypatch):  # noqa: F811
+    said = []
+    monkeypatch.setattr(pack.module("dreammatcher.host.training.dreambooth"), "tell", said.append)
+    more = with_details(2, feed_forward=True, text_encoder=False)
+    again = with_details(1, more, text_encoder=False, rank_dropout=0.5, options={"run_name": "again"})
+    assert not said and again.lora.keys() == more.lora.keys()
+    fewer = with_details(1, more, text_encoder=False, blocks="M00", options={"run_name": "fewer"})
+    assert len(said) == 1 and "weights beyond the layers that DreamMatcher Training Details chooses" in said[0]
+    assert fewer.lora.keys() == more.lora.keys() and not same(fewer.lora, more.lora)

@@ -77,6 +77,6 @@ def named(identity: str, base: str, method: str, **choices: object) -> Name:
     """
     said: dict[str, Any] = {"method": method, "model": base, "latents": digest_of(identity)}
     for name, choice in choices.items():
-        said = {**_flat(name, choice), **said}  # masked is the node's, not whether there are masks
+        said |= {key: value for key, value in _flat(name, choice).items() if key not in said}  # ViCo's masked before the loss's
     counted = [choice for choice in choices.values() if choice != Details()]
     return replace(job_of(identity, method, *counted), said=said)
