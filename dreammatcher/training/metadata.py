@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from .details import HUBER, SMOOTH_L1, Details
 from .sets import TrainingSet
 from .settings import LoraSettings, TrainingSettings
 
@@ -21,6 +22,8 @@ LISTED = 100
 #: keys that a file has of its own, by its name and the time at which it is written
 OWN = ("modelspec.title", "modelspec.date", "modelspec.architecture", "ss_output_name", "ss_training_finished_at")
 ARCHITECTURE = "architecture"
+#: losses by kohya's names
+LOSSES = {HUBER: "huber", SMOOTH_L1: "smooth_l1"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Base:
 
 
 def head(base: Base, subject_set: TrainingSet, prior: TrainingSet | None, settings: TrainingSettings, rate: float,
-         lora: LoraSettings | None) -> dict[str, str]:
+         lora: LoraSettings | None, details: Details) -> dict[str, str]:
     """Keys of a training, the same for every file of it. ``lora``: its rank and alpha, if low ranks learned."""
     subject, pictures = subject_set.called(), len(set(subject_set.examples))
     side = subject_set.preparation.resolution or base.side
@@ -56,6 +59,19 @@ def head(base: Base, subject_set: TrainingSet, prior: TrainingSet | None, settin
     if lora is not None:
         said |= {"ss_network_module": "networks.lora", "ss_network_dim": str(lora.rank),
                  "ss_network_alpha": f"{lora.scale * lora.rank:g}"}
+    return said | _finer(details)
+
+
+def _finer(details: Details) -> dict[str, str]:
+    """Keys of the finer choices that kohya's trainer has too, where they are at work."""
+    numbers = {"ss_noise_offset": details.noise.offset, "ss_caption_dropout_rate": details.captions.dropout,
+               "ss_text_encoder_lr": details.text.rate}
+    said = {key: f"{value:g}" for key, value in numbers.items() if value}
+    if details.noise.loss in LOSSES:
+        said |= {"ss_loss_type": LOSSES[details.noise.loss], "ss_huber_schedule": details.noise.huber_schedule,
+                 "ss_huber_c": f"{details.noise.huber_c:g}"}
+    if details.rank_dropout:
+        said["ss_network_args"] = json.dumps({"rank_dropout": f"{details.rank_dropout:g}"})
     return said
 
 

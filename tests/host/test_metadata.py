@@ -7,7 +7,8 @@ from datetime import datetime
 
 import pytest
 from safetensors import safe_open
-from test_kept_steps import embeddings, learn, loras, runs, small_set  # noqa: F401  fixtures
+from test_every_option import PLAIN
+from test_kept_steps import USUAL, embeddings, learn, loras, runs, small_set  # noqa: F401  fixtures
 from world import family_unet
 
 pytestmark = pytest.mark.usefixtures("as_in_a_graph")
@@ -37,6 +38,20 @@ def test_a_lora_s_head_has_kohya_s_keys_and_the_model_metadata_of_its_training(h
     (folder, tags), = json.loads(said["ss_tag_frequency"]).items()
     assert folder == "1_sks robot" and tags == {"sks robot": 2, "a photo of a sks robot": 2} and list(tags)[0] == "sks robot"
     assert json.loads(said["ss_dataset_dirs"]) == {folder: {"n_repeats": 1, "img_count": 2}}
+
+
+def test_finer_choices_that_kohya_s_trainer_has_too_have_its_keys(host, fresh, small_set, loras):  # noqa: F811
+    def learned(**details):
+        plain, = host.nodes["DreamMatcherTrainingOptions"]().make(**USUAL)
+        options, = host.nodes["DreamMatcherTrainingDetails"]().make(**{**PLAIN, **details}, options=plain)
+        return host.nodes["DreamMatcherDreamBooth"]().learn(*fresh, small_set, "LoRA", 1, 1e-3, 1, text_encoder=True,
+                                                            options=options)[2].about
+
+    finer = learned(text_rate=5e-4, noise_offset=0.05, caption_dropout=0.1, loss="smooth L1", huber_c=0.2, rank_dropout=0.25)
+    keys = {"ss_text_encoder_lr": "0.0005", "ss_noise_offset": "0.05", "ss_caption_dropout_rate": "0.1",
+            "ss_loss_type": "smooth_l1", "ss_huber_schedule": "snr", "ss_huber_c": "0.2",
+            "ss_network_args": '{"rank_dropout": "0.25"}'}
+    assert {key: text for key, text in finer.items() if key not in learned()} == keys
 
 
 def test_an_embedding_and_every_kept_step_say_the_same_of_themselves(host, learn, loras, embeddings):  # noqa: F811

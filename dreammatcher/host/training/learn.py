@@ -77,7 +77,8 @@ def dreambooth(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | 
         recipe = recipe_of(work, work.prior, names, chosen, objective, settings.seed, options.details, begun)
         job = work.job("DreamBooth", training_set=subject_set, prior_set=prior, chosen=chosen, objective=objective,
                        settings=settings, details=options.details, **_begun(begun))
-        said = head(_base(work.denoiser), subject_set, prior, settings, chosen.rate, chosen.lora if chosen.kind == LORA else None)
+        lora = chosen.lora if chosen.kind == LORA else None
+        said = head(_base(work.denoiser), subject_set, prior, settings, chosen.rate, lora, options.details)
 
         def learned(losses: list[float]) -> Learned:
             parts = ((recipe.unet, names["unet"]), (recipe.text, names["text"]))
@@ -134,7 +135,7 @@ def textual_inversion(model, clip, vae, subject_set: TrainingSet, initial_word: 
             recipe = SubjectRecipe(work.denoiser, work.subject_set, objective, rows=rows, penalty=penalty)
         job = work.job("Textual Inversion", training_set=subject_set, initial_word=initial_word, vectors=vectors, rate=Rate(rate),
                        objective=objective, settings=settings, **_also(penalty), details=options.details, **_begun(begun))
-        said = head(_base(work.denoiser), subject_set, None, settings, rate, None)
+        said = head(_base(work.denoiser), subject_set, None, settings, rate, None, options.details)
 
         def learned(losses: list[float]) -> Learned:
             about = {**_about("Textual Inversion", subject_set, settings, losses), **said, TOWERS: encoder_signature(clip)}
@@ -175,7 +176,7 @@ def custom_diffusion(model, clip, vae, subject_set: TrainingSet, prior: Training
                                    penalty=penalty)
         job = work.job("Custom Diffusion", training_set=subject_set, prior_set=prior, initial_word=initial_word, chosen=chosen,
                        objective=objective, settings=settings, **_also(penalty), details=options.details, **_begun(begun))
-        said = head(_base(work.denoiser), subject_set, prior, settings, chosen.rate, None)
+        said = head(_base(work.denoiser), subject_set, prior, settings, chosen.rate, None, options.details)
 
         def learned(losses: list[float]) -> Learned:
             about = {**_about("Custom Diffusion", subject_set, settings, losses), **said, TOWERS: encoder_signature(clip)}
