@@ -84,7 +84,7 @@ def on_toybox(host, workflow: dict[str, Any], files: dict) -> dict[str, Any]:
         if kind == "LoraLoader":
             inputs["lora_name"] = "bypass.safetensors"
         if kind == "DreamMatcherEvaluate":
-            inputs.update(encoders="CLIP Vision of the graph")
+            inputs.update(encoders="Toybox's judge")
         for widget in ("class_word", "initial_word", "subject_words"):
             if inputs.get(widget) in ("dog", "toy", "person", "sks dog", "<new1> dog"):
                 inputs[widget] = "cat"
@@ -165,7 +165,7 @@ def test_what_the_host_refuses_after_a_bypass_is_explained(host, pack, files, pa
             kind = kinds[next(node["type"] for node in workflow["nodes"] if str(node["id"]) == number)]
             assert said[0].text.startswith(f"{kind.TITLE} is bypassed") and said[0].node == number
             assert not {name for other, name in missing if prompt[other]["class_type"].startswith("DreamMatcher")} - {
-                "positive", "negative", "training_set", "reference", "image", "images", "model", "clip", "vae"}
+                "positive", "negative", "training_set", "reference", "references", "image", "images", "model", "clip", "vae"}
 
 
 def run_valid(host, prompt: dict[str, Any]):
