@@ -28,7 +28,8 @@ def arms(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
 def parts(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
     """Easy with a MASK by the blocks whose values are taken, where matching begins, and what guidance adds."""
     mask = {"reference_mask": true_mask(ready)}
-    blocks = runner.blocks()[0].split(",")
+    backbone = runner.module("dreammatcher.host.model.backbone").backbone_of(runner.model.model)
+    blocks = [str(number) for _, number, _ in backbone.matched]
 
     def led(weight: float = 1.5, start: float = 0.2, layers: str = "", **more):
         model = runner.best(ready, mask, layers=layers, start=start, **more)
