@@ -35,12 +35,16 @@ from toybox.judge import Judge, load_judge, look
 from toybox.layout import recoloured
 from toybox.world import random_pose, random_scene, unseen_subject
 
-from .arms import PICTURES, PLAIN, STUDIES
-from .toybox_runner import SAMPLINGS, ToyboxRunner
+from . import transformer_arms
+from .arms import PICTURES, PLAIN
+from .arms import STUDIES as UNET_STUDIES
+from .toybox_runner import ToyboxRunner
 
 FOLDER = ROOT / "build" / "quality"
 FILE = FOLDER.with_suffix(".json")
 RECOLOURED, TIME = "plain, recoloured to the reference", "time"
+#: by kind of Toybox
+STUDIES = {"unet": UNET_STUDIES, "z": transformer_arms.STUDIES}
 NEAR = 10  # CIEDE2000: a subject error that few would object to
 
 
@@ -161,7 +165,7 @@ def run(runner: ToyboxRunner, study: str, count: int, first: int, folder: Path, 
             if not Folder(folder / RECOLOURED).done(case):
                 ready = runner.ahead(runner.prepare(facts), both_rows=True)
                 extra = PICTURES[study](runner, ready, facts) if study in PICTURES else {}
-                keep(folder, case, draw(runner, facts, ready, STUDIES[study](runner, ready), extra))
+                keep(folder, case, draw(runner, facts, ready, STUDIES[runner.kind][study](runner, ready), extra))
             print(f"case {number + 1} of {count}", flush=True)
     return arms_in(folder, chosen)
 
@@ -171,17 +175,20 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=COUNT)
     parser.add_argument("--first", type=int, default=FIRST, help="the defaults were chosen on cases 0 to 39")
     parser.add_argument("--seeds", type=int, default=0, help="0, 1, 2 ...: other noise for the same subjects and scenes")
-    parser.add_argument("--study", choices=STUDIES, default="arms", help="'arms' writes build/quality.json, others only reports")
-    parser.add_argument("--model", choices=list(SAMPLINGS), default="unet", help="z: the transformer, where the host knows it")
+    parser.add_argument("--study", choices=sorted({*STUDIES["unet"], *STUDIES["z"]}), default="arms",
+                        help="'arms' of the UNet writes build/quality.json, others only reports")
+    parser.add_argument("--model", choices=list(STUDIES), default="unet", help="z: the transformer, where the host knows it")
     parser.add_argument("--steps", type=int, help="steps of the sampler other than the model's own")
     parser.add_argument("--weights", type=Path, help="a Toybox file other than the shipped one")
     options = parser.parse_args()
+    if options.study not in STUDIES[options.model]:
+        parser.error(f"--study: {options.study!r} is none of {options.model}'s: {', '.join(STUDIES[options.model])}")
     runner = ToyboxRunner(Host(ROOT / "build" / "host"), options.weights, kind=options.model, steps=options.steps)
     apart = (options.model if options.model != "unet" else "", options.study, options.weights and options.weights.stem,
              options.steps and f"{options.steps} steps", options.seeds and f"seeds {options.seeds}")
     folder = FOLDER / ", ".join(filter(None, apart))
     arms = run(runner, options.study, options.cases, options.first, folder, options.seeds)
-    if options.study == "arms":
+    if options.study == "arms" and options.model == "unet":
         with torch.inference_mode():
             limits = bounds(cases(options.cases, options.first), runner)
         means = {arm.name: {metric: arm.estimate(metric).mean for metric in arm.metrics()} for arm in arms}

@@ -117,11 +117,11 @@ class ToyboxRunner:
         return self.module("dreammatcher.host.matching.apply").apply(
             self.model, ready.reference, replace(ready.mask, **(mask or {})), chosen, layers)[0]
 
-    def best(self, ready: SimpleNamespace, mask: dict | None = None, match: dict | None = None, **settings):
+    def best(self, ready: SimpleNamespace, mask: dict | None = None, match: dict | None = None, layers: str = "", **settings):
         """:meth:`matched` with the settings of new nodes as what is changed."""
         module = self.module("dreammatcher.matching.settings")
         return self.matched(ready, {"carried": True, **(mask or {})}, {**vars(module.PRESETS["best"]), **(match or {})},
-                            **{"start": module.BEST_START, **settings})
+                            layers, **{"start": module.BEST_START, **settings})
 
     def easy(self, ready: SimpleNamespace, mask: dict | None = None):
         """:meth:`best`, guided as new nodes guide: what DreamMatcher (Easy) makes."""

@@ -91,7 +91,7 @@ def test_the_shipped_workflow_is_what_its_prompt_says_and_runs(host, name):
 
 
 def put_files_for(host, prompt: dict) -> None:
-    """Empty files of the names that a prompt's loaders ask for."""
+    """Empty files of the names that a prompt's loaders ask for, and the judge that is there in place of encoders."""
     folders = {"ckpt_name": "checkpoints", "lora_name": "loras", "control_net_name": "controlnet", "vae_name": "vae",
                "unet_name": "diffusion_models", "clip_name": "text_encoders"}
     for entry in prompt.values():
@@ -105,6 +105,8 @@ def put_files_for(host, prompt: dict) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             for name in ("file", "embedding"):
                 (folder / entry["inputs"][name]).touch()
+        if entry["class_type"] == "DreamMatcherEvaluate":
+            entry["inputs"]["encoders"] = "Toybox's judge"
         if entry["class_type"] == "DreamMatcherLoadLearned":
             file = Path(host.folder_paths.get_folder_paths("loras")[0]) / entry["inputs"]["file"]
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -262,3 +262,28 @@ def test_the_table_of_matches_reads_the_picture_tokens_of_every_block(flow, deno
     table, by_chance = run(runner, 2)
     assert set(table) == {0.2, 0.4, 0.6, 0.8} and 0 < by_chance < 1
     assert all(0 <= share <= 1 for rows in table.values() for blocks in rows.values() for share in blocks.values())
+
+
+@pytest.mark.parametrize("study", ["arms", "parts"])
+def test_every_arm_of_the_transformers_studies_draws_something_of_its_own(flow, denoiser, transformer, tmp_path, host, monkeypatch,
+                                                                          study):
+    import comfy.model_management
+
+    from benchmarks import rivals
+    from benchmarks.toybox_runner import ToyboxRunner
+    from benchmarks.transformer_arms import STUDIES
+    from toybox.evaluation import cases
+
+    awake(denoiser)
+    path = file_of(denoiser, tmp_path)
+    monkeypatch.setattr(comfy.model_management, "in_training", False)
+    runner = ToyboxRunner(host, path, kind="z", steps=6)
+    case = cases(1)[0]
+    with torch.inference_mode():
+        ready = runner.prepare(case)
+        drawn = {name: runner.sample(model, ready.target, ready.negative, case.seed)
+                 for name, model in STUDIES[study](runner, ready).items()}
+        never = runner.sample(rivals.copied(runner, ready, 1.0), ready.target, ready.negative, case.seed)
+    assert (never == drawn["plain"]).all(), "nothing is copied where no noise level is left for it"
+    for name, picture in drawn.items():
+        assert name == "plain" or (picture != drawn["plain"]).any(), name

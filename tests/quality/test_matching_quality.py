@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
 def arms(host, folder):
     patch = pytest.MonkeyPatch()
     patch.setitem(toybox_runner.SAMPLINGS, "unet", replace(toybox_runner.SAMPLINGS["unet"], steps=20))
-    patch.setitem(quality.STUDIES, "two", lambda runner, ready: {PLAIN: runner.model, MATCHED: runner.matched(ready)})
+    patch.setitem(quality.STUDIES["unet"], "two", lambda runner, ready: {PLAIN: runner.model, MATCHED: runner.matched(ready)})
     yield quality.run(quality.ToyboxRunner(host), "two", 10, 0, folder)
     patch.undo()
 
