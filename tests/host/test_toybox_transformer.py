@@ -265,8 +265,8 @@ def test_the_table_of_matches_reads_the_picture_tokens_of_every_block(flow, deno
 
 
 @pytest.mark.parametrize("study", ["arms", "parts"])
-def test_every_arm_of_the_transformers_studies_draws_something_of_its_own(flow, denoiser, transformer, tmp_path, host, monkeypatch,
-                                                                          study):
+def test_every_arm_of_the_transformers_studies_draws_something_of_its_own(flow, denoiser, transformer, tmp_path, host,
+                                                                          monkeypatch, study):
     import comfy.model_management
 
     from benchmarks import rivals
