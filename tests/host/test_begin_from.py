@@ -90,7 +90,7 @@ def kohya(fresh, forms, rank=2, alpha=1.0):
 def test_a_lora_goes_on_with_the_same_effect_at_its_rank_and_at_a_higher_one(host, fresh, dreambooth, folder, rank, options):
     first = dreambooth(rank=4, steps=3)
     again = dreambooth(rank=rank, steps=1, rate=STILL, begin_from=first, options=options)
-    assert same(effect(host, fresh, first, folder, "first"), effect(host, fresh, again, folder, "again"))
+    assert same(effect(host, fresh, first, folder, "first"), effect(host, fresh, again, folder, "begun_again"))
     further = dreambooth(rank=rank, steps=1, begin_from=first, options=options)
     assert not same(effect(host, fresh, first, folder, "first"), effect(host, fresh, further, folder, "further"))
 
