@@ -26,7 +26,7 @@ def attention_columns(query: torch.Tensor, key: torch.Tensor, heads: int, column
 
 
 def shared_attention_columns(query: torch.Tensor, key: torch.Tensor, columns: list[int]) -> torch.Tensor:
-    """The same where prompt and picture attend in one sequence: softmax over all of its tokens -> [B, N].
+    """Attention paid to some tokens of a sequence of prompt and picture: softmax over all of it, mean over heads -> [B, N].
 
     ``query`` [B, heads, N, d] of the picture, ``key`` [B, heads, L, d] of the whole sequence, or of fewer heads that serve as
     many queries each. Holds [B, N, L], one head after the other.

@@ -158,6 +158,16 @@ class TrainingNode:
         "What was learned, to save or to apply to another model.", "The loss of every step.")
 
 
+class OptionsNode:
+    """Base of the nodes whose method ``make`` gives options to the training nodes."""
+
+    CATEGORY = TRAINING
+    FUNCTION = "make"
+    RETURN_TYPES: ClassVar[tuple[str, ...]] = ("DM_TRAINING_OPTIONS",)
+    RETURN_NAMES: ClassVar[tuple[str, ...]] = ("options",)
+    OUTPUT_TOOLTIPS: ClassVar[tuple[str, ...]] = ("For the training nodes.",)
+
+
 # files
 
 DEFAULT_NAME = "my_subject"

@@ -153,14 +153,9 @@ class DreamMatcherCustomDiffusion(inputs.TrainingNode):
         return *apply_learned(model, clip, learned), learned, curve_image(losses, steps)
 
 
-class DreamMatcherTrainingOptions:
+class DreamMatcherTrainingOptions(inputs.OptionsNode):
     TITLE = "DreamMatcher Training Options"
     DESCRIPTION = "What is seldom changed in a training: the optimiser, its schedule, averages, and samples while it trains."
-    CATEGORY = inputs.TRAINING
-    FUNCTION = "make"
-    RETURN_TYPES = ("DM_TRAINING_OPTIONS",)
-    RETURN_NAMES = ("options",)
-    OUTPUT_TOOLTIPS = ("For the training nodes.",)
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -215,15 +210,10 @@ class DreamMatcherTrainingOptions:
                                 Keeping(keep_every, run_name.strip(), prompts, keep_state, records)),)
 
 
-class DreamMatcherTrainingDetails:
+class DreamMatcherTrainingDetails(inputs.OptionsNode):
     TITLE = "DreamMatcher Training Details"
     DESCRIPTION = ("The finer choices of a training: which layers learn and how fast, which noise and captions they see. A "
                    "choice that a method cannot use is refused.")
-    CATEGORY = inputs.TRAINING
-    FUNCTION = "make"
-    RETURN_TYPES = ("DM_TRAINING_OPTIONS",)
-    RETURN_NAMES = ("options",)
-    OUTPUT_TOOLTIPS = ("For the training nodes.",)
 
     @classmethod
     def INPUT_TYPES(cls):

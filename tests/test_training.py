@@ -10,8 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from closeness import close
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from small_training import Linear, latents, normal, outcome, recipe, seeded, stopped
 from torch import nn
 
@@ -313,31 +311,6 @@ def test_a_scale_that_is_too_large_is_halved_until_the_gradients_are_finite(tmp_
     scaled.scale = 2.0**130  # beyond float32 for every gradient
     expected, run = train(plain, TrainingSettings(steps=3)), train(scaled, TrainingSettings(steps=3))
     assert run.scale < 2.0**130 and run.losses == pytest.approx(expected.losses, rel=1e-4)
-
-
-def test_a_state_is_refused_when_it_is_damaged_or_of_another_job(tmp_path):
-    path = tmp_path / "state.safetensors"
-    stopped(path, at=1)
-    with pytest.raises(ValueError, match="other pictures or settings"):
-        train(recipe(), TrainingSettings(steps=2), Checkpoint(path, "two"))
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="not a whole safetensors file"):
-        train(recipe(), TrainingSettings(steps=2), Checkpoint(path, "one"))
-
-
-TREES = st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5)),
-                     lambda inner: st.one_of(st.lists(inner, max_size=3), st.tuples(inner, inner),
-                                             st.dictionaries(st.one_of(st.integers(), st.text(max_size=3)), inner, max_size=3)),
-                     max_leaves=8)
-
-
-@settings(max_examples=60, deadline=None)
-@given(TREES)
-def test_any_state_is_read_as_it_was_written(tmp_path_factory, tree):
-    path = tmp_path_factory.mktemp("states") / "state.safetensors"
-    state.write(path, {"tree": tree, "tensor": torch.arange(3)}, "job")
-    kept = state.read(path, "job")
-    assert kept["tree"] == tree and torch.equal(kept["tensor"], torch.arange(3))
 
 
 def test_rates_warm_up_and_fall():

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from small_training import outcome, recipe, stopped
 
@@ -140,3 +142,28 @@ def test_an_interrupt_is_still_an_interrupt_when_the_state_cannot_be_written(tmp
 def test_the_interval_is_named_when_it_makes_no_sense():
     with pytest.raises(ValueError, match="keep_minutes: -1 is outside"):
         Running(keep_minutes=-1)
+
+
+def test_a_state_is_refused_when_it_is_damaged_or_of_another_job(tmp_path):
+    path = tmp_path / "state.safetensors"
+    stopped(path, at=1)
+    with pytest.raises(ValueError, match="other pictures or settings"):
+        train(recipe(), TrainingSettings(steps=2), Checkpoint(path, "two"))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        train(recipe(), TrainingSettings(steps=2), Checkpoint(path, "one"))
+
+
+TREES = st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5)),
+                     lambda inner: st.one_of(st.lists(inner, max_size=3), st.tuples(inner, inner),
+                                             st.dictionaries(st.one_of(st.integers(), st.text(max_size=3)), inner, max_size=3)),
+                     max_leaves=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(TREES)
+def test_any_state_is_read_as_it_was_written(tmp_path_factory, tree):
+    path = tmp_path_factory.mktemp("states") / "state.safetensors"
+    state.write(path, {"tree": tree, "tensor": torch.arange(3)}, "job")
+    kept = state.read(path, "job")
+    assert kept["tree"] == tree and torch.equal(kept["tensor"], torch.arange(3))

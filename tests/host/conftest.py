@@ -56,3 +56,11 @@ def browser():
 def page(server, browser, request):
     with opened(browser, server, request.param) as tab:
         yield tab
+
+
+@pytest.fixture
+def small_set(host):
+    """A training set of two small pictures of a robot."""
+    draw = host.nodes["ToyboxReference"]().draw
+    pictures = torch.cat([draw(3, "robot", pose, "grass")[0] for pose in (1, 2)])[:, ::2, ::2]
+    return host.nodes["DreamMatcherTrainingSet"]().make("sks", "robot", "photo", 64, pictures)["result"][0]

@@ -33,13 +33,6 @@ def folder(model_folder):
 
 
 @pytest.fixture
-def small_set(host):
-    draw = host.nodes["ToyboxReference"]().draw
-    pictures = torch.cat([draw(3, "robot", pose, "grass")[0] for pose in (1, 2)])[:, ::2, ::2]
-    return host.nodes["DreamMatcherTrainingSet"]().make("sks", "robot", "photo", 64, pictures)["result"][0]
-
-
-@pytest.fixture
 def dreambooth(host, fresh, small_set):
     def learn(steps=2, rate=1e-3, seed=1, kind="LoRA", options=None, **more):
         chosen, = host.nodes["DreamMatcherTrainingOptions"]().make(**{**USUAL, **(options or {})})

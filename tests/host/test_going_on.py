@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from test_every_option import PLAIN
-from test_kept_steps import USUAL, embeddings, learn, loras, runs, same, small_set  # noqa: F401  fixtures
+from test_kept_steps import USUAL, embeddings, learn, loras, runs, same  # noqa: F401  fixtures
 
 pytestmark = pytest.mark.usefixtures("as_in_a_graph")
 
@@ -181,7 +181,7 @@ def test_vico_goes_on_from_a_state(host, fresh, small_set, runs, told):  # noqa:
 
 
 @pytest.fixture
-def with_details(host, fresh, small_set):  # noqa: F811
+def with_details(host, fresh, small_set):
     """DreamBooth with finer choices."""
     def learned(steps, begin_from=None, text_encoder=True, options=None, **details):
         chosen, = host.nodes["DreamMatcherTrainingOptions"]().make(**{**USUAL, **(options or {})})

@@ -44,13 +44,6 @@ def embeddings(model_folder, runs) -> Path:
 
 
 @pytest.fixture
-def small_set(host):
-    draw = host.nodes["ToyboxReference"]().draw
-    pictures = torch.cat([draw(3, "robot", pose, "grass")[0] for pose in (1, 2)])[:, ::2, ::2]
-    return host.nodes["DreamMatcherTrainingSet"]().make("sks", "robot", "photo", 64, pictures)["result"][0]
-
-
-@pytest.fixture
 def learn(host, fresh, small_set):
     def learned(steps=STEPS, seed=1, method="DreamBooth", given=None, **options):
         chosen, = host.nodes["DreamMatcherTrainingOptions"]().make(**{**USUAL, **options})

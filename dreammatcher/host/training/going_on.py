@@ -181,17 +181,16 @@ def _begin(recipe: Recipe[HostLearner], source: Earlier) -> None:
 
 
 def _stopped(name: str) -> list[Earlier]:
-    return [one for path in safety.all_states() if (one := _state(path, None)) and one.said and _run(path) == name]
+    return [one for path in safety.all_states() if (one := _state(path, None, name)) and one.said]
 
 
-def _run(path: Path) -> str:
-    return states.about(path).about.get("run", "")
-
-
-def _state(path: Path, run: Run | None) -> Earlier | None:
+def _state(path: Path, run: Run | None, name: str) -> Earlier | None:
+    """The state of a run of this ``name``, or None where it is another's or cannot be read."""
     try:
         kept = states.about(path)
     except (ValueError, OSError):
+        return None
+    if run is None and kept.about.get("run", "") != name:
         return None
     return Earlier(kept.job, kept.about.get("said", {}), kept.step, path, run=run)
 
@@ -203,7 +202,7 @@ def _ended(name: str) -> list[Earlier]:
         if not run.folder.is_dir():
             return found
         record, kept = run.read(), run.steps()
-        if run.state.is_file() and (state := _state(run.state, run)) and state.said:
+        if run.state.is_file() and (state := _state(run.state, run, name)) and state.said:
             found.append(state)
         if kept and record.get("said"):
             step, files = list(kept.items())[-1]
