@@ -20,7 +20,7 @@ $(BENCHMARKS): $(STAMP)
 test: export OMP_NUM_THREADS = 1
 test: $(STAMP)
 	$(BIN)/python -m harness.browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 25
 
 learn-sefi: $(STAMP)
 	$(BIN)/python -m benchmarks.sefi

@@ -8,7 +8,7 @@ from datetime import datetime
 import pytest
 from safetensors import safe_open
 from test_every_option import PLAIN
-from test_kept_steps import USUAL, embeddings, learn, loras, runs, small_set  # noqa: F401  fixtures
+from test_kept_steps import USUAL, embeddings, learn, loras, runs  # noqa: F401  fixtures
 from world import family_unet
 
 pytestmark = pytest.mark.usefixtures("as_in_a_graph")

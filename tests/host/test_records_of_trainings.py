@@ -7,7 +7,7 @@ import importlib.util
 import json
 
 import pytest
-from test_kept_steps import learn, loras, runs, same, small_set, stop_at  # noqa: F401  fixtures
+from test_kept_steps import learn, loras, runs, same, stop_at  # noqa: F401  fixtures
 
 pytestmark = [pytest.mark.usefixtures("as_in_a_graph")]
 WITH_BOARD = importlib.util.find_spec("tensorboard") is not None
