@@ -33,7 +33,7 @@ class Words:
 TOKENIZERS = {"Flux": ("flux", "FluxTokenizer"), "Chroma": ("pixart_t5", "PixArtTokenizer"), "Klein": ("flux", "KleinTokenizer"),
               "Z-Image": ("z_image", "ZImageTokenizer"), "Qwen-Image": ("qwen_image", "QwenImageTokenizer"),
               "Krea 2": ("krea2", "Krea2Tokenizer"), "Cosmos": ("cosmos", "CosmosT5Tokenizer"),
-              "SD3": ("sd3_clip", "SD3Tokenizer")}
+              "SD3": ("sd3_clip", "SD3Tokenizer"), "HiDream": ("hidream", "HiDreamTokenizer")}
 
 
 @pytest.fixture(params=list(TOKENIZERS))

@@ -19,7 +19,7 @@ from .towers import ORDER
 
 T5 = "t5xxl"
 #: sets of text encoders of which only some make the prompt that the network reads
-READ_ALONE = {frozenset(("l", T5)): T5}
+READ_ALONE = {frozenset(("l", T5)): T5, frozenset(("l", "g", T5, "llama")): T5}
 #: a token that stands for letters which a vocabulary does not have, and what it is taken as
 UNKNOWN, UNSPELLED = "<unk>", "\ufffd"
 SPACE, BYTE_SPACE, BYTE = "\u2581", "\u0120", re.compile("<0x([0-9A-F]{2})>")
