@@ -141,11 +141,13 @@ def test_the_names_that_are_shown_tell_nodes_apart_by_how_they_begin(nodes, name
         assert len({name[:NARROW] for name in shown}) == len(shown) and not any(name.startswith("DreamMatcher") for name in shown)
 
 
-def test_every_node_is_found_by_other_words_and_by_its_title(pack, nodes):
-    aliases = pack.module("nodes.search").ALIASES
+def test_every_node_is_found_by_other_words_and_by_its_former_name(pack, nodes):
+    aliases, former = pack.module("nodes.search").ALIASES, pack.module("nodes.search").former_name
+    assert former("Apply (DreamMatcher)") == "DreamMatcher Apply"
     assert aliases.keys() == nodes.keys()
     for name, kind in nodes.items():
-        assert [kind.TITLE, *aliases[name]] == kind.SEARCH_ALIASES and len(set(aliases[name])) == len(aliases[name]) >= 2, name
+        assert [former(kind.TITLE), *aliases[name]] == kind.SEARCH_ALIASES, name
+        assert len(set(aliases[name])) == len(aliases[name]) >= 2, name
 
 
 @pytest.mark.parametrize("typed", [
