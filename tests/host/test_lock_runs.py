@@ -22,7 +22,7 @@ def edited_by(bench, *sizes) -> list:
 
 
 def test_a_model_without_references_in_its_sequence_is_refused_in_one_sentence(host):
-    works = "Lock (DreamMatcher) works on Flux.1 Kontext, Flux.2, Qwen-Image-Edit and Z-Image Omni"
+    works = "Lock .DreamMatcher. works on Flux.1 Kontext, Flux.2, Qwen-Image-Edit and Z-Image Omni"
     with pytest.raises(ValueError, match=works) as told:
         host.nodes["DreamMatcherLock"]().lock(random_unet(), 1.0, 0.0, 1.0, 0, 0.2, 0.1)
     assert "UNetModel" in str(told.value)
