@@ -13,9 +13,9 @@ NEAR = 0.01
 CHANGED = ("the prompt that is sampled is not as it was encoded for the subject {words!r} (averaged, or changed by another "
            "node); its words are looked for where they stood")
 ELSEWHERE = ("the prompt that is sampled does not hold the subject {words!r} of the text {prompt!r}; connect the conditioning "
-             "of the same DreamMatcher Subject")
+             "of the same Subject (DreamMatcher)")
 UNKNOWN = ("the prompt that is sampled has {length} tokens, and the subject {words!r} is known in a text of {tokens}; it was "
-           "joined with another text, so nothing says where the subject stands. Encode the prompt with DreamMatcher Subject")
+           "joined with another text, so nothing says where the subject stands. Encode the prompt with Subject (DreamMatcher)")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Locks a picture to the references in an edit model's sequence: what DreamMatcher Lock puts on a model, and its calls."""
+"""Locks a picture to the references in an edit model's sequence: what Lock (DreamMatcher) puts on a model, and its calls."""
 
 from __future__ import annotations
 

@@ -95,10 +95,10 @@ def edit_backbone_of(base: Any) -> dit.DiTBackbone:
     if isinstance(backbone, dit.DiTBackbone):
         return backbone
     if len(BACKBONES) == 1:
-        raise ValueError(f"model: DreamMatcher Lock works on {EDITED}, in a ComfyUI of late 2025 or newer; this one is older, "
+        raise ValueError(f"model: Lock (DreamMatcher) works on {EDITED}, in a ComfyUI of late 2025 or newer; this one is older, "
                          f"and the model is {type(network).__name__}")
-    raise ValueError(f"model: {type(network).__name__} takes no reference picture into its sequence; DreamMatcher Lock works on "
-                     f"{EDITED}. With another model use DreamMatcher Apply")
+    raise ValueError(f"model: {type(network).__name__} takes no reference picture into its sequence; Lock (DreamMatcher) works "
+                     f"on {EDITED}. With another model use Apply (DreamMatcher)")
 
 
 def takes_pictures(network: Any) -> bool:

@@ -31,7 +31,7 @@ class UnknownEncoder(ValueError):
     def __init__(self, names: Any):
         super().__init__(f"clip: this model's text encoders ({', '.join(names)}) do not tell where a word stands in the prompt "
                          "that they make; encode with CLIP Text Encode, paint the subject of the reference white and connect it "
-                         "to reference_mask of DreamMatcher Mask, without subjects")
+                         "to reference_mask of Mask (DreamMatcher), without subjects")
 
 
 def starts(clip: Any, cut: dict[str, list]) -> dict[str, int]:
