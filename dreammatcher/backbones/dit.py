@@ -30,7 +30,7 @@ class Beside:
 
 
 class Order(Enum):
-    """Where a sequence has the picture."""
+    """The place of the picture in a sequence."""
 
     SECOND = "prompt, picture, other pictures"
     LAST = "prompt, other pictures, picture"
@@ -38,7 +38,7 @@ class Order(Enum):
 
 
 class Numbers(Enum):
-    """How it is known which block runs."""
+    """Ways to know which block runs."""
 
     TOLD = "the network tells it in its options"
     SLOTS = "by the slots for blocks that others replace; such a network has no wrapper around itself"

@@ -33,7 +33,7 @@ class Words:
 TOKENIZERS = {"Flux": ("flux", "FluxTokenizer"), "Chroma": ("pixart_t5", "PixArtTokenizer"), "Klein": ("flux", "KleinTokenizer"),
               "Z-Image": ("z_image", "ZImageTokenizer"), "Qwen-Image": ("qwen_image", "QwenImageTokenizer"),
               "Krea 2": ("krea2", "Krea2Tokenizer"), "Cosmos": ("cosmos", "CosmosT5Tokenizer"),
-              "SD3": ("sd3_clip", "SD3Tokenizer"), "HiDream": ("hidream", "HiDreamTokenizer")}
+              "SD3": ("sd3_clip", "SD3Tokenizer")}
 
 
 @pytest.fixture(params=list(TOKENIZERS))
@@ -105,6 +105,17 @@ def test_sd3_has_t5_behind_its_clips_or_alone(pack, host):
     assert [column for column in both.columns if column < 77] and both.tokens == 77 + alone.tokens
     model = SimpleNamespace(clip_l=torch.nn.Identity(), clip_g=torch.nn.Identity(), t5xxl=None)
     assert read(pack, Words(tokenizer, model), PROMPT, "robot").columns == tuple(c for c in both.columns if c < 77)
+
+
+def test_of_hidreams_prompts_that_of_t5_is_read(pack, host):
+    from types import SimpleNamespace
+
+    tokenizer = tokenizer_of("sd3_clip", "SD3Tokenizer")  # HiDream's holds the same three, and Llama's, a large file
+    alone = read(pack, Words(tokenizer, SimpleNamespace(clip_l=None, clip_g=None, t5xxl=torch.nn.Identity())), PROMPT, "robot")
+    cut = tokenizer.tokenize_with_weights
+    clip = Words(tokenizer)
+    clip.tokenize = lambda text, **options: (lambda towers: {**towers, "llama": towers["t5xxl"]})(cut(text, **options))
+    assert read(pack, clip, PROMPT, "robot").columns == alone.columns
 
 
 def test_text_encoders_that_do_not_tell_are_refused_and_a_mask_is_asked_for(pack, host):
