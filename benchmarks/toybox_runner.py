@@ -30,7 +30,7 @@ class Sampling:
 
 
 #: by kind of Toybox: the UNet, and the transformer (hosts that know Z-Image only)
-SAMPLINGS = {"unet": Sampling(STEPS, CFG, "ddim", "ddim_uniform"), "z": Sampling(30, 4.0, "euler", "simple")}
+SAMPLINGS = {"unet": Sampling(STEPS, CFG, "ddim", "ddim_uniform"), "z": Sampling(30, 2.0, "euler", "simple")}
 
 
 class ToyboxRunner:

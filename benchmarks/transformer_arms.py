@@ -16,7 +16,6 @@ def arms(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
     return {
         PLAIN: runner.model,
         COPIED: rivals.copied(runner, ready),
-        f"{COPIED} from 0.2": rivals.copied(runner, ready, 0.2),
         MATCHED: runner.matched(ready),
         BEST: runner.best(ready),
         EASY: runner.easy(ready),
@@ -35,17 +34,18 @@ def parts(runner: ToyboxRunner, ready: SimpleNamespace) -> dict[str, object]:
         model = runner.best(ready, mask, layers=layers, start=start, **more)
         return runner.guided(model, mode="inside", weight=weight, start=start) if weight else model
 
+    def last(count: int) -> str:
+        return ",".join(blocks[-count:])
+
     return {
         PLAIN: runner.model,
-        MASKED: led(),
-        "start 0": led(start=0.0),
-        "start 0.1": led(start=0.1),
-        "start 0.3": led(start=0.3),
-        "the last two blocks": led(layers=",".join(blocks[-2:])),
+        **{f"the last {count} of {len(backbone.readers)} blocks": led(layers=last(count)) for count in (4, 3, 2, 1)},
+        **{f"the last 2, start {start:g}": led(layers=last(2), start=start) for start in (0.0, 0.1, 0.3)},
+        "the last 2, words alone": runner.guided(runner.best(ready, layers=last(2)), mode="inside", weight=1.5, start=0.2),
+        "the last 2, guidance of weight 2": led(2.0, layers=last(2)),
+        "the last 2, no guidance": led(0.0, layers=last(2)),
         "every second block": led(layers=",".join(blocks[::2])),
         "sharpness 0": led(match={"sharpness": 0.0}),
-        "guidance of weight 1": led(1.0),
-        "guidance of weight 2": led(2.0),
         "the match of one evaluation kept for two": led(match={"every": 2}),
     }
 

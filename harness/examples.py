@@ -9,9 +9,9 @@ import json
 from typing import Any
 
 from .boot import Host
-from .examples_editing import EDITING
 from .examples_learning import LEARNING
 from .examples_sefi import SEFI
+from .examples_transformers import NEWER
 from .examples_vico import VICO
 from .graphs import SD15, node, sampler, saved
 from .library import ROOT
@@ -24,7 +24,7 @@ SEED, EASY_SEED = 3, 4
 
 def full_control() -> dict[str, Any]:
     return {
-        "1": node("ToyboxLoader"),
+        "1": node("ToyboxLoader", model="UNet"),
         "2": node("ToyboxReference", subject=1, kind="robot", pose=1, background="grass"),
         "3": node("VAEEncode", pixels=["2", 0], vae=["1", 2]),
         "4": node("DreamMatcherSubject", clip=["1", 1], prompt="a photo of a robot on grass", subject_words="robot"),
@@ -70,7 +70,7 @@ SUBJECTS = {"reference_subject": ["4", 2], "target_subject": ["4", 3]}
 
 def easy() -> dict[str, Any]:
     return {
-        "1": node("ToyboxLoader"),
+        "1": node("ToyboxLoader", model="UNet"),
         "2": node("ToyboxReference", subject=3, kind="cat", pose=2, background="desert"),
         "3": node("DreamMatcherEasy", model=["1", 0], clip=["1", 1], vae=["1", 2], reference=["2", 0],
                   reference_prompt="a photo of a cat in the desert", prompt="a photo of a cat at night", negative="",
@@ -251,6 +251,6 @@ EXAMPLES = {
 
 if __name__ == "__main__":
     host = Host(ROOT / "build" / "host")
-    for name, (make, notes) in (EDITING if host.upstream else EXAMPLES).items():
+    for name, (make, notes) in (NEWER if host.upstream else EXAMPLES).items():
         text = json.dumps(to_workflow(make(), host.nodes, notes), indent=1)
         (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ from .graphs import SD15, node, sampler, saved
 def learn() -> dict[str, Any]:
     """Toybox learns a cat from three pictures; drawn by what was learned alone, and with DreamMatcher on top."""
     return {
-        "1": node("ToyboxLoader"),
+        "1": node("ToyboxLoader", model="UNet"),
         "2": node("ToyboxReference", subject=3, kind="cat", pose=1, background="grass"),
         "3": node("ToyboxReference", subject=3, kind="cat", pose=2, background="snow"),
         "4": node("ToyboxReference", subject=3, kind="cat", pose=3, background="sky"),

@@ -10,7 +10,7 @@ from .graphs import SD15, node, sampler, saved
 def sefi() -> dict[str, Any]:
     """Toybox learns a robot from one picture by SeFi-IDE, draws it by stages, and once more with DreamMatcher on top."""
     return {
-        "1": node("ToyboxLoader"),
+        "1": node("ToyboxLoader", model="UNet"),
         "2": node("ToyboxReference", subject=3, kind="robot", pose=1, background="grass"),
         "3": node("DreamMatcherSeFiTrain", model=["1", 0], clip=["1", 1], vae=["1", 2], image=["2", 0], identifier="<me>",
                   class_word="robot", reference_prompt="a photo of a robot", resolution=128, steps=150, rate=0.05,
@@ -81,7 +81,7 @@ def measured() -> dict[str, Any]:
 def measured_toybox() -> dict[str, Any]:
     """:func:`measured` on Toybox, whose judge comes with the pack."""
     prompt = measured()
-    prompt["1"] = node("ToyboxLoader")
+    prompt["1"] = node("ToyboxLoader", model="UNet")
     prompt["2"] = node("ToyboxReference", subject=3, kind="cat", pose=2, background="desert")
     wanted = "a photo of a cat at night"
     prompt["3"]["inputs"].update(reference_prompt="a photo of a cat in the desert", prompt=wanted, subject_words="cat")

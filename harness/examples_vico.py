@@ -11,7 +11,7 @@ def vico() -> dict[str, Any]:
     """Toybox learns a cat from four pictures by ViCo, draws it while looking at one, and once more with DreamMatcher on top."""
     views = {"2": (1, "grass"), "3": (2, "snow"), "4": (3, "sky"), "5": (4, "desert")}
     return {
-        "1": node("ToyboxLoader"),
+        "1": node("ToyboxLoader", model="UNet"),
         **{number: node("ToyboxReference", subject=3, kind="cat", pose=pose, background=scene)
            for number, (pose, scene) in views.items()},
         "6": node("ImageBatch", image1=["2", 0], image2=["3", 0]),

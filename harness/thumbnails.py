@@ -1,7 +1,7 @@
 """``python -m harness.thumbnails``: the pictures beside the example workflows, and those of the nodes' help pages.
 
 A Toybox workflow is run and shows its references and what became of them; one that needs a checkpoint shows its graph. A help
-page shows its node, that of the preview after a run.
+page shows its node, that of the preview after a run. On a current ComfyUI: those workflows that the packaged host does not know.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from PIL import Image
 from .boot import Host
 from .browser import LOAD_AND_FIT, browsing, open_host, run
 from .examples import EXAMPLES, FOLDER, save_and_load
+from .examples_transformers import NEWER
 from .library import ROOT
 from .serving import running
 
@@ -40,10 +41,9 @@ def strip(shown: list[Image.Image]) -> Image.Image:
     return page
 
 
-def run_toybox_workflows() -> list[str]:
+def run_toybox_workflows(host: Host, examples: dict) -> list[str]:
     """Runs the Toybox workflows, and returns the names of our nodes."""
-    host = Host(ROOT / "build" / "host")
-    for name, (make, _) in EXAMPLES.items():
+    for name, (make, _) in examples.items():
         if "toybox" not in name:
             continue
         prompt = make()
@@ -54,8 +54,8 @@ def run_toybox_workflows() -> list[str]:
     return list(host.pack().module("nodes").NODE_CLASS_MAPPINGS)
 
 
-def show_graphs(tab) -> None:
-    for name in EXAMPLES:
+def show_graphs(tab, examples: dict) -> None:
+    for name in examples:
         if "toybox" not in name:
             run(tab, LOAD_AND_FIT, json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
             shown = shot(tab, {"x": 0, "y": 0, "width": 1600, "height": 560})  # graphs are wider than high
@@ -92,13 +92,16 @@ def shot(tab, clip: dict) -> Image.Image:
 
 
 def main() -> None:
-    names = run_toybox_workflows()
+    host = Host(ROOT / "build" / "host")
+    examples = NEWER if host.upstream else EXAMPLES
+    names = run_toybox_workflows(host, examples)
     with running(ROOT / "build" / "thumbnails") as address, browsing() as browser:
         tab = browser.new_page(viewport={"width": 1600, "height": 800})
         open_host(tab, address)
         tab.add_style_tag(content=".comfy-menu { display: none !important }")
-        show_graphs(tab)
-        show_nodes(tab, names)
+        show_graphs(tab, examples)
+        if not host.upstream:
+            show_nodes(tab, names)
 
 
 if __name__ == "__main__":

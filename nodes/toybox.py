@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..toybox import host
+from ..toybox import host, transformer
 from ..toybox.picture import reference_picture
 from ..toybox.world import CLASSES, SCENES
 from . import inputs
 
 CATEGORY = "DreamMatcher/toybox"
 FOLDER = Path(__file__).resolve().parent.parent / "toybox"
+UNET, TRANSFORMER = "UNet", "transformer"
 
 
 class ToyboxLoader:
@@ -20,14 +21,22 @@ class ToyboxLoader:
     CATEGORY = CATEGORY
     FUNCTION = "load"
     RETURN_TYPES = ("MODEL", "CLIP", "VAE")
-    OUTPUT_TOOLTIPS = ("UNet of 11 M parameters, 16x16 latents.", "Text encoder with a small vocabulary.", "Autoencoder.")
+    OUTPUT_TOOLTIPS = ("UNet of 11 M or transformer of 9 M parameters, 16x16 latents.",
+                       "Text encoder with a small vocabulary.", "Autoencoder.")
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {}}
+        return {"required": {}, "optional": {
+            "model": ([UNET, TRANSFORMER], {"default": UNET, "tooltip":
+                      "UNet: as SD1.5 is built. transformer: as Z-Image is built, for a ComfyUI that knows it; draw with euler, "
+                      "simple and CFG 2."}),
+        }}
 
-    def load(self):
-        return host.load(FOLDER / "model.safetensors", FOLDER / "tokenizer", host.embedding_folders())
+    def load(self, model=UNET):
+        whole, words, embeddings = FOLDER / "model.safetensors", FOLDER / "tokenizer", host.embedding_folders()
+        if model == TRANSFORMER:
+            return transformer.load(FOLDER / "model_z.safetensors", whole, words, embeddings)
+        return host.load(whole, words, embeddings)
 
 
 class ToyboxReference:

@@ -25,7 +25,8 @@ def host_class() -> type:
     """The host's model class for Z-Image. Raises RuntimeError on a host from before it."""
     kind = getattr(comfy.model_base, "Lumina2", None)
     if kind is None or not hasattr(comfy.model_base, "ZImagePixelSpace"):
-        raise RuntimeError("Toybox-Z needs a ComfyUI that knows Z-Image (2026): update ComfyUI")
+        raise RuntimeError("model: Toybox's transformer needs a ComfyUI that knows Z-Image (2026); update ComfyUI, or choose the "
+                           "UNet")
     return kind
 
 

@@ -63,21 +63,23 @@ class Backbone(Protocol):
         picture attend in one sequence."""
 
     def chosen(self, names: str) -> tuple[Site, ...]:
-        """Matched sites by an artist's list of block numbers; empty means all. Raises ValueError for what is none of them."""
+        """Matched sites by an artist's list of block numbers; empty means the method's own. Raises ValueError for what is none
+        of them."""
 
 
-def sites_in(names: str, sites: tuple[Site, ...], blocks: str) -> tuple[Site, ...]:
-    """Those of ``sites`` whose blocks' numbers are in a comma-separated list; all for an empty one.
+def sites_in(names: str, sites: tuple[Site, ...], blocks: str, empty: str = "all of them",
+             own: tuple[Site, ...] | None = None) -> tuple[Site, ...]:
+    """Those of ``sites`` whose blocks' numbers are in a comma-separated list; for an empty one ``own``, or all.
 
     Raises ValueError, naming the kind of ``blocks`` and the numbers that there are, for what is none of them.
     """
     if not names.strip():
-        return sites
+        return sites if own is None else own
     available = {number for _, number, _ in sites}
     parts = [part.strip() for part in names.split(",") if part.strip()]
     wrong = [part for part in parts if not part.isdigit() or int(part) not in available]
     if wrong or not parts:
         raise ValueError(f"layers: {(', '.join(wrong) or names)!r} is not among this model's {blocks} "
-                         f"{', '.join(map(str, sorted(available)))}; leave it empty for all of them")
+                         f"{', '.join(map(str, sorted(available)))}; leave it empty for {empty}")
     wanted = set(map(int, parts))
     return tuple(site for site in sites if site[1] in wanted)

@@ -47,7 +47,8 @@ class Numbers(Enum):
 
 @dataclass(frozen=True)
 class DiTBackbone:
-    """The blocks of one transformer. Values are matched in the later half; descriptors are values of a block at three fifths."""
+    """The blocks of one transformer. Descriptors are values of a block at three fifths. Values can be matched in the later half,
+    and are in the last quarter: blocks before change the layout more than they add likeness (docs/measured.md)."""
 
     blocks: int
     patch: int  # cells of the latent on the side of one token
@@ -132,7 +133,8 @@ class DiTBackbone:
         return {site: Projected(self.cross) if self.cross else None for site in sites}
 
     def chosen(self, names: str) -> tuple[Site, ...]:
-        return sites_in(names, self.matched, "matched blocks")
+        last = tuple(site for site in self.matched if site[1] >= self.blocks * 3 // 4)
+        return sites_in(names, self.matched, "matched blocks", "the last quarter of all", last)
 
     def _padded(self, tokens: int) -> int:
         return -(-tokens // self.multiple) * self.multiple

@@ -15,12 +15,12 @@ from bypassing import bypassed, switched
 from safetensors.torch import save_file
 from test_changes import vico_of
 
-from harness.examples_editing import EDITING
+from harness.examples_transformers import NEWER
 from harness.library import ROOT
 from harness.workflow import to_prompt
 
 #: those of edit models have one node of ours, whose model passes through
-EXAMPLES = sorted(path for path in (ROOT / "example_workflows").glob("*.json") if path.stem not in EDITING)
+EXAMPLES = sorted(path for path in (ROOT / "example_workflows").glob("*.json") if path.stem not in NEWER)
 OURS = ("DreamMatcher", "Toybox")
 #: widgets that make the examples quick
 QUICK = {"steps": 1, "count": 1, "effort": "quick", "batch": 1}
@@ -74,7 +74,7 @@ def on_toybox(host, workflow: dict[str, Any], files: dict) -> dict[str, Any]:
         if kind == "KSampler":
             inputs.update(steps=SAMPLED)
         if kind == "CheckpointLoaderSimple":
-            entry.update(class_type="ToyboxLoader", inputs={})
+            entry.update(class_type="ToyboxLoader", inputs={"model": "UNet"})
         if kind == "LoadImage":
             entry.update(class_type="ToyboxReference", inputs=draws)
         if kind == "EmptyLatentImage":

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageChops
 
 from harness.examples import EXAMPLES, easy, full_control, node, save_and_load
-from harness.examples_editing import EDITING
+from harness.examples_transformers import NEWER
 from harness.library import ROOT
 from harness.workflow import inputs_of, to_prompt, to_workflow
 
@@ -27,7 +27,7 @@ OURS = ("DreamMatcherInvert", "DreamMatcherSubject", "DreamMatcherSubjects", "Dr
         "DreamMatcherViCoLoad", "DreamMatcherTrainingJob", "DreamMatcherSeFiTrain", "DreamMatcherSeFiPrompt",
         "DreamMatcherSeFiApply", "DreamMatcherSeFiLoss", "DreamMatcherSeFiSave", "DreamMatcherSeFiLoad", "DreamMatcherEvaluate",
         "DreamMatcherScoreSheet", "DreamMatcherLock", "ToyboxLoader", "ToyboxReference")
-ALL = {**EXAMPLES, **EDITING}
+ALL = {**EXAMPLES, **NEWER}
 
 
 @pytest.fixture(autouse=True)
@@ -69,9 +69,9 @@ def test_every_input_and_output_explains_itself(host, name):
 def test_the_shipped_workflow_is_what_its_prompt_says_and_runs(host, name):
     workflow = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text())
     make, notes = ALL[name]
-    if name in EDITING and not host.upstream:
-        pytest.skip("this host has no nodes for edit models")
-    if host.upstream == (name in EDITING):  # the layout follows the declarations of the oldest host that has the nodes
+    if name in NEWER and not host.upstream:
+        pytest.skip("this host does not know edit models and transformers")
+    if host.upstream == (name in NEWER):  # the layout follows the declarations of the oldest host that has the nodes
         assert workflow == json.loads(json.dumps(to_workflow(make(), host.nodes, notes))), "run make examples"
     prompt = to_prompt(workflow, host.nodes)
     if host.upstream:  # newer hosts' own nodes have inputs that older ones have not

@@ -79,8 +79,26 @@ def file_of(denoiser, folder):
 def test_a_host_without_the_class_is_told_in_one_sentence(pack, host):
     if host.upstream:
         pytest.skip("this host has the class")
-    with pytest.raises(RuntimeError, match="needs a ComfyUI that knows Z-Image"):
+    with pytest.raises(RuntimeError, match="needs a ComfyUI that knows Z-Image.*or choose the UNet"):
         pack.module("toybox.transformer").load(MODEL, MODEL, TOKENIZER)
+
+
+def test_the_loader_gives_the_model_that_is_chosen(host, transformer):
+    """Both with the same text encoder and autoencoder; a graph that chooses none gets the UNet."""
+    load = host.nodes["ToyboxLoader"]().load
+    (unet, _, _), (chosen, clip, vae) = load(), load(model="transformer")
+    assert type(unet.model.diffusion_model).__name__ == "UNetModel"
+    assert isinstance(chosen.model, transformer.host_class()) and len(chosen.model.diffusion_model.layers) == transformer.LAYERS
+    with torch.inference_mode():
+        encode = host.nodes["CLIPTextEncode"]().encode
+        positive, negative = encode(clip, "a photo of a robot on grass")[0], encode(clip, "")[0]
+        latent = host.nodes["KSampler"]().sample(chosen, 1, 20, 4.0, "euler", "simple", positive, negative,
+                                                 {"samples": torch.zeros(1, 4, 16, 16)})[0]
+        picture = (vae.decode(latent["samples"])[0].clamp(0, 1) * 255).round().byte().numpy()
+    from toybox.judge import load_judge, look
+
+    seen = look(load_judge(), picture)
+    assert (seen.kind, seen.scene) == ("robot", "grass")
 
 
 def test_a_new_model_predicts_nothing_so_its_loss_is_that_of_zero(flow, denoiser):

@@ -221,12 +221,18 @@ def test_the_foreground_is_the_part_that_is_painted(family):
         assert bool((found[:, :half] == 1).all()) and bool((found[:, half:] == 0).all()), mask.keys()
 
 
-def test_the_first_evaluation_is_matched_behind_the_tap_and_later_ones_everywhere(family):
+def test_the_last_quarter_is_matched_from_the_first_evaluation_on_and_earlier_blocks_where_they_are_chosen(family):
+    """A block in front of the tap has nothing to be matched by before the second evaluation."""
     clean, noise, x = made(family)
     reference = reference_of(family, clean, noise, family.positive)
-    counts = []
-    for times in (1, 2):
-        matched, trace = applied(family, reference)
+
+    def count(times: int, layers: str = "") -> int:
+        matched, trace = applied(family, reference, layers=layers)
         evaluated(matched, family.positive, family.negative, [(x, SIGMA)] * times)
-        counts.append(trace.layers)
-    assert counts == [2, 2 + 3]
+        return trace.layers
+
+    assert [count(1), count(2)] == [2, 4]
+    assert [count(1, "2, 3, 4"), count(2, "2, 3, 4")] == [2, 2 + 3] and [count(1, "4"), count(1, "2")] == [1, 0]
+    with pytest.raises(ValueError, match="layers: '1' is not among this model's matched blocks 2, 3, 4; leave it empty for the "
+                                         "last quarter of all"):
+        applied(family, reference, layers="1")
