@@ -57,6 +57,18 @@ class Page:
         return self.run("return app.graph._nodes.find((own) => own.type === given[0]).widgets"
                         ".find((own) => own.name === given[1]).value", [kind, widget])
 
+    @contextmanager
+    def speaking(self, language: str) -> Iterator[None]:
+        """The interface in a language; afterwards it is English again."""
+        choose = ("const settings = app.ui.settings;"
+                  "await (settings.setSettingValueAsync ?? settings.setSettingValue).call(settings, 'Comfy.Locale', given)")
+        self.run(choose, language)
+        self.tab.wait_for_timeout(4000)  # newer front ends fetch the nodes anew in that language
+        try:
+            yield
+        finally:
+            self.run(choose, "en")
+
     def queue(self) -> None:
         """Queues the graph and waits for the inspector."""
         self.run("await app.queuePrompt(0, 1)")
