@@ -18,6 +18,7 @@ ENDING = f" ({FAMILY})"
 TRANSLATIONS = ("zh", "ja", "ko")
 METHODS = ("DreamBooth", "Textual Inversion", "Custom Diffusion")  # a paper's method as well as a node
 OTHERS = ("Invert Mask", "Object Prompts", "Live Subject Prompts")  # a node of ComfyUI's, parts of a data set
+TEXTS, SERVER = "texts.js", "server_texts.js"  # the front end's own sentences, and those of the server
 QUOTED = r'"((?:[^"\\\n]|\\.)*)"'
 
 
@@ -93,7 +94,7 @@ def english_texts() -> Iterator[tuple[str, str]]:
     for folder in ("dreammatcher", "nodes", "toybox"):
         yield from ((str(path), text) for path in (ROOT / folder).rglob("*.py") for text in strings_of(path))
     for path in (ROOT / "web" / "js").glob("*.js"):
-        if path.name != "texts.js":  # the languages' own test reads it
+        if path.name not in (TEXTS, SERVER):  # the languages' own test reads it
             yield from ((str(path), text) for text in re.findall(QUOTED, path.read_text(encoding="utf-8")))
     for path in (*(ROOT / "example_workflows").glob("*.json"), *(ROOT / "subgraphs").glob("*.json")):
         yield from ((str(path), text) for text in leaves(json.loads(path.read_text(encoding="utf-8"))))
@@ -101,12 +102,19 @@ def english_texts() -> Iterator[tuple[str, str]]:
         yield from ((str(path), text) for text in paragraphs(path))
 
 
-def front_end(language: str) -> list[tuple[str, str]]:
-    """The front end's sentences: English, and in a language."""
-    text = (ROOT / "web" / "js" / "texts.js").read_text(encoding="utf-8")
+def front_end(language: str, file: str) -> list[tuple[str, str]]:
+    """The sentences of a script of the front end's: English, and in a language."""
+    text = (ROOT / "web" / "js" / file).read_text(encoding="utf-8")
     part = re.search(rf"^    {language}: \{{\n(.*?)^    \}},", text, re.MULTILINE | re.DOTALL)
     assert part, language
     return re.findall(rf"{QUOTED}:\s*{QUOTED}", part[1])
+
+
+def test_every_sentence_of_the_server_that_the_front_end_translates_is_one_of_the_code():
+    said = {re.sub(r"\{[^{}]*\}", "…", text) for folder in ("dreammatcher", "nodes")
+            for path in (ROOT / folder).rglob("*.py") for text in strings_of(path)}
+    sentences = [english for english, _ in front_end(TRANSLATIONS[0], SERVER)]
+    assert len(sentences) > 40 and [text for text in sentences if re.sub(r"\{\w+\}", "…", text) not in said] == []
 
 
 def pairs(tree: dict, other: dict) -> Iterator[tuple[str, str]]:
@@ -144,6 +152,6 @@ def test_the_documents_have_no_former_names():
 def test_other_languages_name_the_same_nodes_by_the_titles_that_they_show(language):
     english, shown = titles("en"), titles(language)
     tree = [json.loads(file_of(each).read_text(encoding="utf-8")) for each in ("en", language)]
-    for said, translated in (*pairs(*tree), *front_end(language)):
+    for said, translated in (*pairs(*tree), *front_end(language, TEXTS), *front_end(language, SERVER)):
         assert misnamed(said, english) == misnamed(translated, shown) == [], translated
         assert named(translated, shown)[0] == named(said, english)[0], translated

@@ -52,17 +52,11 @@ def test_the_menu_of_our_nodes_says_where_to_start(page):
                                               ("ja", "グラフを実行すると、ここにマッチングが表示されます。"),
                                               ("ko", "그래프를 실행하면 여기에 매칭이 나타납니다.")])
 def test_the_inspector_speaks_the_interfaces_language(page, language, wanted):
-    choose = ("const settings = app.ui.settings;"
-              "await (settings.setSettingValueAsync ?? settings.setSettingValue).call(settings, 'Comfy.Locale', given)")
-    page.run(choose, language)
-    page.tab.wait_for_timeout(4000)  # newer front ends fetch the nodes anew in that language
-    try:
+    with page.speaking(language):
         page.load(workflow("dreammatcher_04_toybox"))
         page.show("DreamMatcherPreview")
         page.tab.locator(".dreammatcher.inspector").get_by_text(wanted).wait_for(state="visible")
         page.picture(f"inspector_{language}")
-    finally:
-        page.run(choose, "en")
 
 
 @pytest.mark.skipif(upstream_path() is None, reason="the packaged host lists no templates")

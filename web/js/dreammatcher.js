@@ -10,7 +10,7 @@ import { clearNotes, note } from "./note.js";
 import { asSent } from "./words.js";
 import { showInstallation } from "./installation.js";
 import { START, showStart } from "./start.js";
-import { say } from "./language.js";
+import { readTitles, say, sayOfServer } from "./language.js";
 import { labelTexts } from "./label.js";
 
 /** The prompts in which each node looks for its subject's words. */
@@ -78,7 +78,7 @@ function addInspector(node) {
     addWidget(node, "match inspector", inspector, { getMinHeight: () => (inspector.run ? 330 : 44) });
     const show = (output) => {
         const run = output?.dreammatcher?.[0];
-        if (output?.dreammatcher && !run) inspector.clear(output.text?.join(" ") ?? "");
+        if (output?.dreammatcher && !run) inspector.clear(sayOfServer(output.text?.join(" ") ?? ""));
         if (!run || run === inspector.run) return;
         const first = !inspector.run;
         inspector.show(run);
@@ -152,7 +152,7 @@ function addReport(node) {
     addWidget(node, "report", report, { getMinHeight: height, getHeight: height });
     const show = (output) => {
         const first = !report.shown;
-        report.say(output?.text ?? []);
+        report.say((output?.text ?? []).map(sayOfServer));
         if (first && report.shown) grow(node, 0, node.computeSize()[1]);
     };
     after(node, "onExecuted", show);
@@ -175,7 +175,7 @@ function showError({ detail }) {
         const height = () => (fault.shown ? 96 : 0);
         addWidget(node, "error", fault, { getMinHeight: height, getHeight: height });
     }
-    fault.say([detail.exception_message.trim()]);
+    fault.say([sayOfServer(detail.exception_message.trim())]);
     grow(node, 0, node.computeSize()[1]);
 }
 
@@ -227,7 +227,17 @@ function showLive({ detail }) {
 
 function showNote({ detail }) {
     const node = nodeOf(detail.node);
-    if (node) note(node, detail.text);
+    if (node) note(node, sayOfServer(detail.text));
+}
+
+/** A note on a node in newer front ends, which show it themselves: it is put into the interface's language behind them. */
+function showProgressText({ detail }) {
+    const said = sayOfServer(detail.text);
+    if (said === detail.text) return;
+    queueMicrotask(() => {
+        const shown = nodeOf(detail.nodeId)?.widgets?.find((own) => own.name === "$$node-text-preview");
+        if (shown?.value === detail.text) shown.value = said;
+    });
 }
 
 /** An entry of our nodes' context menus, in both renderers. */
@@ -244,6 +254,8 @@ app.registerExtension({
     setup() {
         api.addEventListener(LIVE_EVENT, showLive);
         api.addEventListener(NOTE_EVENT, showNote);
+        api.addEventListener("progress_text", showProgressText);
+        readTitles(api);
         api.addEventListener("execution_start", () => { clearNotes(allNodes()); clearErrors(); });
         api.addEventListener("execution_error", showError);
     },

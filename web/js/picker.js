@@ -1,7 +1,7 @@
 /** The subject word picker: the prompt's words as chips. What is chosen is the text of the subject_words widget. */
 
 import { chips, replaced, toggled } from "./words.js";
-import { say } from "./language.js";
+import { say, sayOfServer } from "./language.js";
 import { addStyle, element, keepEvents } from "./style.js";
 
 const PAUSE = 300; // milliseconds without a key, after which the server is asked
@@ -71,12 +71,12 @@ export class Picker {
     }
 
     _draw(state) {
-        const remarks = this.remarks.map((text) => element("div", { className: "remark", textContent: text }));
+        const remarks = this.remarks.map((text) => element("div", { className: "remark", textContent: sayOfServer(text) }));
         if (this.fault) {
             const { error, nearest } = this.fault;
             const use = say("use '{word}'", { word: nearest });
             const instead = nearest ? [element("button", { type: "button", className: "instead", textContent: use })] : [];
-            remarks.push(element("div", { className: "remark fault", aria: { role: "alert" } }, `${error} `, ...instead));
+            remarks.push(element("div", { className: "remark fault", aria: { role: "alert" } }, `${sayOfServer(error)} `, ...instead));
         }
         if (!state) {
             this.element.replaceChildren(say("These texts come from another node; there the words are chosen."), ...remarks);

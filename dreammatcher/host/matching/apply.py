@@ -23,7 +23,7 @@ from .patches import install_points
 log = logging.getLogger(__name__)
 
 PASSED = "the model goes on as it is"
-UNNAMED = "without target_subject"
+UNNAMED = "without target_subject {}"
 
 
 def check_family(reference: Reference, family: str, channels: int) -> None:
@@ -43,7 +43,7 @@ def apply_or_pass(model: ModelPatcher, reference: Reference | ReferenceSet | Non
         source = "Invert Reference (DreamMatcher) or another node in front"
         return model, Trace(missing=not_connected("reference", source, PASSED))
     if mask is None:
-        return model, Trace(missing=not_connected("mask", "Mask (DreamMatcher)", f"{UNNAMED} {PASSED}"))
+        return model, Trace(missing=not_connected("mask", "Mask (DreamMatcher)", UNNAMED.format(PASSED)))
     return apply(model, reference, mask, settings, layers, live)
 
 

@@ -78,7 +78,7 @@ def prepare_or_pass(model, reference: Reference | ReferenceSet | None, mask: Mas
     if reference is None:
         not_connected("reference", "Invert Reference (DreamMatcher) or another node in front", "no features are made")
     elif mask is None:
-        not_connected("mask", "Mask (DreamMatcher)", f"{UNNAMED} no features are made")
+        not_connected("mask", "Mask (DreamMatcher)", UNNAMED.format("no features are made"))
     else:
         return prepare_features(model, reference, mask, options)
     return reference
