@@ -51,6 +51,20 @@ def begin_rows(rows: TokenRows, word: str, words: Mapping[str, torch.Tensor]) ->
     own.data.copy_(learned)
 
 
+def begin_words(rows: Mapping[str, TokenRows], words: Mapping[str, torch.Tensor]) -> list[str]:
+    """Sets the vectors of each word of ``rows`` as :func:`begin_rows` does, and raises as that.
+
+    Of several words, those that are not among ``words`` stay as they begin and are returned. Raises ValueError where none is.
+    """
+    known = [word for word in rows if word in words]
+    if len(rows) > 1 and not known:
+        raise ValueError(f"{INPUT}: its words are {', '.join(map(repr, words)) or 'none'}, and those that are learned here "
+                         f"{', '.join(map(repr, rows))}; connect an embedding of one of these")
+    for word in known or rows:
+        begin_rows(rows[word], word, words)
+    return [word for word in rows if known and word not in known]
+
+
 def _begin_lora(trainable: Lora, changes: Mapping[str, Change]) -> None:
     factors, scale = trainable.factors(), trainable.settings.scale
     _check_known(changes, factors)

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...training import state as states
-from ...training.beginning import begin, begin_rows
-from ...training.captions import Naming
+from ...training.beginning import begin, begin_words
 from ...training.recipe import Recipe
 from ...training.settings import ASK, GO_ON, TrainingOptions
 from ...training.state import Checkpoint
@@ -67,14 +66,14 @@ class Start:
         return json.dumps({"run": self.name, "said": dict(said)})
 
 
-def start_of(recipe: Recipe[HostLearner], job: Name, options: TrainingOptions, naming: Naming) -> Start:
-    """Decides what a training goes on from, by the name of its run or its subject's word.
+def start_of(recipe: Recipe[HostLearner], job: Name, options: TrainingOptions, words: tuple[str, ...]) -> Start:
+    """Decides what a training goes on from, by the name of its run or the words of its subjects.
 
     Its own state, found by its job, comes first. Where another training of this name is on disk, more steps alone go on from it
     unless ``differs`` says to begin anew; for anything else ``differs`` is asked. Raises ValueError, naming what differs, where
     it says to ask, and where it says to go on from what cannot be gone on from.
     """
-    name = run_name(options.keeping.run, naming.identifier or naming.class_word)
+    name = run_name(options.keeping.run, "+".join(words))
     plain = Start(name, run_for(name, job.job))
     if safety.own(job.job, job.kin):
         return plain
@@ -134,8 +133,10 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
     texts = {}
     for name, (old, new) in changed.items():
         owner, _, part = name.partition("'s ")
-        if part == "contents":
-            if not any(f"{owner}'s {other}" in changed for other in ("pictures", "resolution")):
+        if part == "words":
+            texts[name] = " → ".join([f"{owner}: words {_shown(old or 'of one subject')}", _shown(new or 'of one subject')])
+        elif part == "contents":
+            if not any(f"{owner}'s {other}" in changed for other in ("words", "pictures", "resolution")):
                 texts[name] = f"{owner}: other pictures or captions"
         elif name in DIGESTS:
             if name != "latents" or not (sets or "model" in changed):  # latents follow from these
@@ -175,9 +176,9 @@ def _begin(recipe: Recipe[HostLearner], source: Earlier) -> None:
     for trainable, changes in ((recipe.unet, beginning.unet), (recipe.text, beginning.text)):
         if trainable is not None:
             begin(trainable, changes)
-    for word, rows in recipe.rows.items():
-        assert isinstance(rows, TokenRows)
-        begin_rows(rows, word, beginning.words)
+    rows = {word: one for word, one in recipe.rows.items() if isinstance(one, TokenRows)}
+    assert len(rows) == len(recipe.rows)
+    begin_words(rows, beginning.words)
 
 
 def _stopped(name: str) -> list[Earlier]:
