@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from ..weights import LowRank
+from .adapters import Adapter, Factors
 from .trainables import Full, Lora, TokenRows, Trainable
 
-#: a change to one weight: a pair of factors, or the whole difference
-Change = LowRank | torch.Tensor
+#: a change to one weight: a pair of factors, the whole difference, or factors of another form
+Change = LowRank | torch.Tensor | Factors
 INPUT = "begin_from"
 
 
@@ -19,17 +20,26 @@ def begin(trainable: Trainable, changes: Mapping[str, Change]) -> None:
 
     Factors of a smaller rank are filled up: the further rows of A stay as they were drawn and the columns of B are zero, so the
     difference is the same and all of the rank learns. Raises ValueError, before anything is set, for weights that it does not
-    hold, for a larger rank, and for a whole difference where low ranks learn.
+    hold, for a larger rank, for a whole difference where low ranks learn, and for factors of another form than those that learn.
     """
+    if isinstance(trainable, Adapter):
+        _begin_adapter(trainable, changes)
+        return
+    other = next(((name, one) for name, one in changes.items() if isinstance(one, Factors)), None)
+    if other is not None:
+        form = other[1].algorithm
+        raise ValueError(f"{INPUT}: {other[0]} is changed by a {form}, and {_kind(trainable)} learns here; set algorithm to "
+                         f"{form} in DreamMatcher Training Details for a LoRA, or apply it to the model in front")
     if isinstance(trainable, Lora):
         _begin_lora(trainable, changes)
     elif isinstance(trainable, Full):
         known = trainable.differences()
         _check_known(changes, known)
         for name, change in changes.items():
-            whole = LowRank(change.down.flatten(1).float(), change.up.flatten(1).float(), change.scale).matrix() \
-                if isinstance(change, LowRank) else change
-            known[name].data.copy_(whole.view_as(known[name]))
+            if isinstance(change, LowRank):
+                change = LowRank(change.down.flatten(1).float(), change.up.flatten(1).float(), change.scale).matrix()
+            assert isinstance(change, torch.Tensor)
+            known[name].data.copy_(change.view_as(known[name]))
 
 
 def begin_rows(rows: TokenRows, word: str, words: Mapping[str, torch.Tensor]) -> None:
@@ -81,6 +91,24 @@ def _begin_lora(trainable: Lora, changes: Mapping[str, Change]) -> None:
         down.data[:rank] = change.down.view(rank, *down.shape[1:])
         up.data.zero_()
         up.data[:, :rank] = change.up.float().flatten(1) * (change.scale / scale)
+
+
+def _begin_adapter(trainable: Adapter, changes: Mapping[str, Change]) -> None:
+    _check_known(changes, trainable.shapes)
+    for name, change in changes.items():
+        if not isinstance(change, Factors) or change.algorithm != trainable.algorithm:
+            said = change.algorithm if isinstance(change, Factors) else "plain LoRA" if isinstance(change, LowRank) else \
+                "whole difference"
+            raise ValueError(f"{INPUT}: {name} is changed by a {said}, and a {trainable.algorithm} learns here; set algorithm in "
+                             "DreamMatcher Training Details as it was, or apply it to the model in front")
+        try:
+            trainable.begin(name, change)
+        except ValueError as error:
+            raise ValueError(f"{INPUT}: {error}") from error
+
+
+def _kind(trainable: Trainable) -> str:
+    return "a plain LoRA" if isinstance(trainable, Lora) else "a whole difference"
 
 
 def _check_known(changes: Mapping[str, Change], known: Iterable[str]) -> None:

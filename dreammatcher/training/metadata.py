@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from .details import HUBER, SMOOTH_L1, Details
+from .details import DORA, HUBER, LOHA, LOKR, SMOOTH_L1, Details
 from .sets import TrainingSet
 from .settings import LoraSettings, TrainingSettings
 
@@ -24,6 +24,8 @@ OWN = ("modelspec.title", "modelspec.date", "modelspec.architecture", "ss_output
 ARCHITECTURE = "architecture"
 #: losses by kohya's names
 LOSSES = {HUBER: "huber", SMOOTH_L1: "smooth_l1"}
+#: forms of a LoRA by LyCORIS' arguments
+LYCORIS = {DORA: {"algo": "lora", "dora_wd": "True", "wd_on_output": "False"}, LOHA: {"algo": "loha"}, LOKR: {"algo": "lokr"}}
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ def head(base: Base, subject_set: TrainingSet, prior: TrainingSet | None, settin
         hint = " or ".join(one.called() for one in subject_set.subjects)
         said |= {"modelspec.trigger_phrase": subject, "modelspec.usage_hint": f"Write {hint} in prompts."}
     if lora is not None:
-        said |= {"ss_network_module": "networks.lora", "ss_network_dim": str(lora.rank),
-                 "ss_network_alpha": f"{lora.scale * lora.rank:g}"}
+        said |= {"ss_network_module": "lycoris.kohya" if details.algorithm in LYCORIS else "networks.lora",
+                 "ss_network_dim": str(lora.rank), "ss_network_alpha": f"{lora.scale * lora.rank:g}"}
     return said | _finer(details)
 
 
@@ -72,8 +74,11 @@ def _finer(details: Details) -> dict[str, str]:
     if details.noise.loss in LOSSES:
         said |= {"ss_loss_type": LOSSES[details.noise.loss], "ss_huber_schedule": details.noise.huber_schedule,
                  "ss_huber_c": f"{details.noise.huber_c:g}"}
+    network = dict(LYCORIS.get(details.algorithm, {}))
     if details.rank_dropout:
-        said["ss_network_args"] = json.dumps({"rank_dropout": f"{details.rank_dropout:g}"})
+        network["rank_dropout"] = f"{details.rank_dropout:g}"
+    if network:
+        said["ss_network_args"] = json.dumps(network)
     return said
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...training import state as states
 from ...training.beginning import begin, begin_words
+from ...training.details import PLAIN
 from ...training.recipe import Recipe
 from ...training.settings import ASK, GO_ON, TrainingOptions
 from ...training.state import Checkpoint
@@ -25,7 +26,9 @@ from .model import HostLearner
 
 #: choices that say what learns and on what: nothing that was learned with others could be gone on from
 FIXED = ("method", "kind", "model", "rank", "alpha", "text_encoder", "vectors", "begin_from", "attention", "feed_forward",
-         "convolutions", "projections", "blocks")
+         "convolutions", "projections", "blocks", "algorithm")
+#: choices that came after runs were first kept, and what was chosen before
+ADDED = {"algorithm": PLAIN}
 #: choices that are known by a digest alone, in words
 DIGESTS = {"model": "another model, text encoder or LoRA on them", "latents": "another VAE",
            "begin_from": "other weights to begin from"}
@@ -128,7 +131,8 @@ def earlier_of(name: str) -> list[Earlier]:
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, str]:
     """Inputs in which two trainings differ, each with a text as "rate 0.0001 → 5e-05"; of two methods those that both have."""
     names = {**before, **after} if before.get("method") == after.get("method") else [name for name in before if name in after]
-    changed = {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
+    both = {name: (before.get(name, ADDED.get(name)), after.get(name, ADDED.get(name))) for name in names}
+    changed = {name: (old, new) for name, (old, new) in both.items() if old != new}
     sets = {name.partition("'")[0] for name in changed if "'s " in name}
     texts = {}
     for name, (old, new) in changed.items():
