@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -13,9 +13,9 @@ NEAR = 0.01
 CHANGED = ("the prompt that is sampled is not as it was encoded for the subject {words!r} (averaged, or changed by another "
            "node); its words are looked for where they stood")
 ELSEWHERE = ("the prompt that is sampled does not hold the subject {words!r} of the text {prompt!r}; connect the conditioning "
-             "of the same DreamMatcher Subject")
+             "of the same Subject (DreamMatcher)")
 UNKNOWN = ("the prompt that is sampled has {length} tokens, and the subject {words!r} is known in a text of {tokens}; it was "
-           "joined with another text, so nothing says where the subject stands. Encode the prompt with DreamMatcher Subject")
+           "joined with another text, so nothing says where the subject stands. Encode the prompt with Subject (DreamMatcher)")
 
 
 @dataclass(frozen=True)
@@ -132,13 +132,16 @@ class Conditioning:
 
     cross_attention: torch.Tensor  # [1, T, C]; [B, T, C] where a batch is learned from
     pooled: torch.Tensor | None = None  # [1, P] or [B, P], models with a pooled text input
+    others: Mapping[str, torch.Tensor] = field(default_factory=dict)  # what else some families are told
 
     @staticmethod
     def stacked(each: Sequence[Conditioning]) -> Conditioning:
         """Conditionings of one length as a batch."""
         pooled = [one.pooled for one in each if one.pooled is not None]
-        return Conditioning(torch.cat([one.cross_attention for one in each]), torch.cat(pooled) if pooled else None)
+        others = {name: torch.cat([one.others[name] for one in each]) for name in each[0].others}
+        return Conditioning(torch.cat([one.cross_attention for one in each]), torch.cat(pooled) if pooled else None, others)
 
     def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Conditioning:
-        """With ``change`` done to both tensors."""
-        return Conditioning(change(self.cross_attention), None if self.pooled is None else change(self.pooled))
+        """With ``change`` done to all tensors."""
+        return Conditioning(change(self.cross_attention), None if self.pooled is None else change(self.pooled),
+                            {name: change(value) for name, value in self.others.items()})

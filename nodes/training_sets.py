@@ -13,7 +13,7 @@ from .sets import listed, takes_sets
 
 @takes_sets("images", "masks", "captions")
 class DreamMatcherTrainingSet:
-    TITLE = "DreamMatcher Training Set"
+    TITLE = "Training Set (DreamMatcher)"
     DESCRIPTION = "Three to five pictures of a subject and what they are called, to learn from; or pictures of its class."
     CATEGORY = inputs.TRAINING
     FUNCTION = "make"
@@ -59,7 +59,7 @@ class DreamMatcherTrainingSet:
 
 
 class DreamMatcherPriorSet:
-    TITLE = "DreamMatcher Prior Set"
+    TITLE = "Prior Set (DreamMatcher)"
     DESCRIPTION = ("Draws pictures of the subject's class with the model itself, before it learns: they keep it from forgetting "
                    "what others of the class look like. They are kept on disk.")
     CATEGORY = inputs.TRAINING
@@ -90,14 +90,14 @@ class DreamMatcherPriorSet:
 
 
 class DreamMatcherJoinSets:
-    TITLE = "DreamMatcher Join Training Sets"
+    TITLE = "Join Training Sets (DreamMatcher)"
     DESCRIPTION = ("Several subjects for one training, each with its own word and class. Each is drawn equally often, whatever "
                    "its number of pictures.")
     CATEGORY = inputs.TRAINING
     FUNCTION = "join"
     RETURN_TYPES = ("DM_TRAINING_SET",)
     RETURN_NAMES = ("training_set",)
-    OUTPUT_TOOLTIPS = ("For DreamMatcher DreamBooth, Textual Inversion, Custom Diffusion and Prior Set.",)
+    OUTPUT_TOOLTIPS = ("For the training nodes and Prior Set (DreamMatcher).",)
     OUTPUT_NODE = True
 
     @classmethod

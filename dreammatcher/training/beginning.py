@@ -29,7 +29,7 @@ def begin(trainable: Trainable, changes: Mapping[str, Change]) -> None:
     if other is not None:
         form = other[1].algorithm
         raise ValueError(f"{INPUT}: {other[0]} is changed by a {form}, and {_kind(trainable)} learns here; set algorithm to "
-                         f"{form} in DreamMatcher Training Details for a LoRA, or apply it to the model in front")
+                         f"{form} in Training Details (DreamMatcher) for a LoRA, or apply it to the model in front")
     if isinstance(trainable, Lora):
         _begin_lora(trainable, changes)
     elif isinstance(trainable, Full):
@@ -100,7 +100,7 @@ def _begin_adapter(trainable: Adapter, changes: Mapping[str, Change]) -> None:
             said = change.algorithm if isinstance(change, Factors) else "plain LoRA" if isinstance(change, LowRank) else \
                 "whole difference"
             raise ValueError(f"{INPUT}: {name} is changed by a {said}, and a {trainable.algorithm} learns here; set algorithm in "
-                             "DreamMatcher Training Details as it was, or apply it to the model in front")
+                             "Training Details (DreamMatcher) as it was, or apply it to the model in front")
         try:
             trainable.begin(name, change)
         except ValueError as error:

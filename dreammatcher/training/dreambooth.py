@@ -61,8 +61,8 @@ def text_targets(layers: Layers) -> tuple[str, ...]:
     """Ends of the names of a text encoder's weights that a LoRA of these ``layers`` changes. Raises ValueError for none."""
     ends = tuple(end for kind in layers.chosen for end in TEXT_LAYERS.get(kind, ()))
     if not ends:
-        raise ValueError("text_encoder: none of the layers that DreamMatcher Training Details chooses is in a text encoder; turn "
-                         "attention or feed_forward on there, or text_encoder off")
+        raise ValueError("text_encoder: none of the layers that Training Details (DreamMatcher) chooses is in a text encoder; "
+                         "turn attention or feed_forward on there, or text_encoder off")
     return ends
 
 

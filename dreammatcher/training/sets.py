@@ -62,7 +62,7 @@ class TrainingSet(Uncopied):
         """
         if others is not None and others.parts:
             raise ValueError(f"others: it joins {len(others.parts)} subjects ({', '.join(others.words)}), and others are more "
-                             "pictures of this one; connect both to DreamMatcher Join Training Sets")
+                             "pictures of this one; connect both to Join Training Sets (DreamMatcher)")
         if others is not None and others.naming.identifier != self.naming.identifier:
             raise ValueError(f"others: their identifier is {others.naming.identifier!r} and this set's "
                              f"{self.naming.identifier!r}; one word is learned, so write the same in both")
@@ -142,7 +142,7 @@ def _check_apart(where: str, naming: Naming, before: str, other: Naming) -> None
         if holds(name, word) or one.subject.casefold() == name:
             raise ValueError(f"{where}: its subject {naming.subject!r} shares the word {one.identifier or one.subject!r} with "
                              f"{other.subject!r} of {before}, so one would be learned as the other; give each a rare word of its "
-                             "own as identifier, and join pictures of one subject by others of DreamMatcher Training Set")
+                             "own as identifier, and join pictures of one subject by others of Training Set (DreamMatcher)")
 
 
 def _of_parts(parts: tuple[TrainingSet, ...]) -> dict[str, Any]:

@@ -67,21 +67,21 @@ def check_pictures(subject_set: TrainingSet, allow_one: bool = False) -> None:
     whose = f" of {alone[0].naming.subject!r}" if subject_set.parts else ""
     if not allow_one:
         raise ValueError(f"training_set: it has one picture{whose}, from which the background would be learned as well; give 3 "
-                         "to 5 in different places and poses, or turn allow_one_picture on in DreamMatcher Training Details")
+                         "to 5 in different places and poses, or turn allow_one_picture on in Training Details (DreamMatcher)")
     tell(f"training_set: it has one picture{whose}, and allow_one_picture is on. What this costs: background, light, pose and "
          "framing are learned with the subject and come back in other prompts, and the more so the longer it trains. A mask of "
          "the subject, a caption that names the rest, class pictures and fewer steps keep more of it apart")
 
 
 def check_prior(subject_set: TrainingSet, prior: TrainingSet | None) -> TrainingSet | None:
-    """The prior, or None for the subject's own set: a bypassed DreamMatcher Prior Set passes it on.
+    """The prior, or None for the subject's own set: a bypassed Prior Set (DreamMatcher) passes it on.
 
     Raises ValueError for a prior without a class, and for one whose captions name the subject. Of several subjects, those without
     pictures of their class are told.
     """
     if prior is subject_set:
-        tell("prior_set: it is the subject's own set, as a bypassed DreamMatcher Prior Set passes it on; the subject is learned "
-             "without class pictures")
+        tell("prior_set: it is the subject's own set, as a bypassed Prior Set (DreamMatcher) passes it on; the subject is "
+             "learned without class pictures")
     if prior is None or prior is subject_set:
         return None
     for one in subject_set.subjects:
@@ -93,12 +93,12 @@ def check_prior(subject_set: TrainingSet, prior: TrainingSet | None) -> Training
         named = next((text for example in prior.examples for text in example.captions if holds(text, word)), None)
         if named is not None:
             raise ValueError(f"prior_set: its caption {named!r} holds the identifier {word!r}, so pictures of the class would be "
-                             "learned as the subject; leave the identifier of the prior's Training Set empty")
+                             "learned as the subject; leave the identifier empty in the prior's Training Set (DreamMatcher)")
     there = {one.naming.class_word for one in prior.subjects}
     without = [one.naming.subject for one in subject_set.parts if one.naming.class_word not in there]
     if without:
         tell(f"prior_set: it has no pictures of the class of {', '.join(map(repr, without))}, which may be forgotten; give the "
-             "joined set to DreamMatcher Prior Set, which draws those of every class")
+             "joined set to Prior Set (DreamMatcher), which draws those of every class")
     return prior
 
 
