@@ -13,7 +13,6 @@ from typing import Any
 
 import comfy.model_management
 import comfy.utils
-import folder_paths
 import torch
 from einops import rearrange
 
@@ -24,8 +23,7 @@ from ...training.recipe import Recipe
 from ...training.records import Records, check_records
 from ...training.sets import TrainingSet
 from ...training.settings import NO_RECORDS, Running, TrainingOptions, TrainingSettings
-from ...training.shelf import Shelf
-from ...training.state import Checkpoint, in_words
+from ...training.state import Checkpoint
 from ..graph.notes import tell
 from ..graph.progress import Interrupted
 from ..graph.vae import encoded
@@ -115,8 +113,7 @@ def ready(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | None,
           running: Running, constant_start: bool = False) -> Iterator[Ready]:
     """Encodes the pictures, then loads the model that learns from them.
 
-    Pictures come first, since encoding may move other models. Latents beyond a size are kept in the host's temporary folder. They
-    and copies of the model that were made for this are gone afterwards.
+    Pictures come first, since encoding may move other models. Copies of the model that were made for this are gone afterwards.
     Raises as :class:`HostDenoiser`.
     """
     def encode(pictures: torch.Tensor) -> torch.Tensor:
@@ -126,34 +123,19 @@ def ready(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | None,
             latents = model.model.process_latent_in(latents.float().cpu())
         return latents.clone()
 
-    shelf = Shelf(Path(folder_paths.get_temp_directory()) / "dreammatcher", tell=tell)
-    try:
-        with torch.inference_mode(False):
-            learned = subject_set.prepared(encode, shelf)
-            known = None if prior is None else prior.same_way(subject_set.preparation).prepared(encode, shelf)
-        if shelf.size:
-            log.info("DreamMatcher: %s of latents are kept in %s while it trains", in_words(shelf.size), shelf.folder)
-        with _learner(model, clip, subject_set, constant_start, running) as denoiser:
-            yield _ready(denoiser, learned, known, vae)
-    finally:
-        shelf.close()
-
-
-@contextmanager
-def _learner(model, clip, subject_set: TrainingSet, constant_start: bool, running: Running) -> Iterator[HostDenoiser]:
+    with torch.inference_mode(False):
+        learned = subject_set.prepared(encode)
+        known = None if prior is None else prior.same_way(subject_set.preparation).prepared(encode)
     side = subject_set.preparation.resolution // 8
     denoiser = HostDenoiser(model, clip, (side, side), constant_start, running.checkpointing)
     try:
-        yield denoiser
+        towers = [weights_identity(module)
+                  for module in (denoiser.model.model.diffusion_model, denoiser.clip.cond_stage_model)]
+        sums = [float(example.latents.double().sum()) for each in (learned, known) if each for example in each.examples]
+        beside = beside_weights(denoiser.model)
+        yield Ready(denoiser, learned, known, vae, json.dumps([*towers, sums, beside]), digest_of([*towers, beside]))
     finally:
         denoiser.give_back()
-
-
-def _ready(denoiser: HostDenoiser, learned: LatentSet, known: LatentSet | None, vae) -> Ready:
-    towers = [weights_identity(module) for module in (denoiser.model.model.diffusion_model, denoiser.clip.cond_stage_model)]
-    sums = [float(example.latents.double().sum()) for each in (learned, known) if each for example in each.examples]
-    beside = beside_weights(denoiser.model)
-    return Ready(denoiser, learned, known, vae, json.dumps([*towers, sums, beside]), digest_of([*towers, beside]))
 
 
 def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, options: TrainingOptions,
