@@ -25,6 +25,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "DreamMatcherLearn": (*LEARN, *EMBEDDING, "dreambooth", "same character", "subject"),
     "DreamMatcherTrainingSet": (*LEARN, "dataset", "data set", "captions", "training images"),
     "DreamMatcherPriorSet": ("regularisation images", "regularization images", "class images", "prior preservation", "training"),
+    "DreamMatcherJoinSets": ("multiple subjects", "several subjects", "multi concept", "concepts list", "merge datasets",
+                             "training"),
     "DreamMatcherDreamBooth": (*LEARN, "dreambooth", "subject"),
     "DreamMatcherTextualInversion": ("training", *EMBEDDING, "new word", "concept"),
     "DreamMatcherCustomDiffusion": (*LEARN, "custom diffusion", "cross attention training", "concept"),

@@ -15,6 +15,7 @@ from ..dreammatcher.host.training.learn import (
     textual_inversion,
 )
 from ..dreammatcher.training.details import (
+    ALGORITHMS,
     HUBER_SCHEDULES,
     LOSSES,
     TIMES,
@@ -248,15 +249,18 @@ class DreamMatcherTrainingDetails(inputs.OptionsNode):
                                                       "with the subject."),
         }, "optional": {
             "options": inputs.OPTIONS,
+            "algorithm": (list(ALGORITHMS), {"default": ALGORITHMS[0], "tooltip":
+                          "Form of a LoRA. DoRA: direction and strength apart, closer to a full training. LoHa: two LoRAs "
+                          "multiplied, more rank in the same size. LoKr: the smallest file."}),
         }}
 
     def make(self, text_rate, text_until, attention, feed_forward, projections, convolutions, blocks, rank_dropout, noise_offset,
              loss, huber_c, huber_schedule, timesteps, caption_dropout, caption_shuffle, keep_tags, allow_one_picture,
-             options=DEFAULT_OPTIONS):
+             options=DEFAULT_OPTIONS, algorithm=ALGORITHMS[0]):
         layers = Layers(attention, feed_forward, convolutions, projections, block_names(blocks))
         details = Details(TextEncoder(text_rate, text_until), layers, rank_dropout,
                           Noise(noise_offset, loss, huber_c, huber_schedule, timesteps),
-                          CaptionChanges(caption_dropout, caption_shuffle, keep_tags), allow_one_picture)
+                          CaptionChanges(caption_dropout, caption_shuffle, keep_tags), allow_one_picture, algorithm)
         return (replace(options, details=details),)
 
 

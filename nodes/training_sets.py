@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..dreammatcher.host.training.folder import changed
 from ..dreammatcher.host.training.prior import SAMPLERS, SCHEDULERS, PriorSettings, prior_set
-from ..dreammatcher.host.training.sets import training_set
+from ..dreammatcher.host.training.sets import joined_sets, training_set
 from ..dreammatcher.training.captions import TEMPLATES
 from ..dreammatcher.training.data import Preparation
 from . import inputs
@@ -89,4 +89,29 @@ class DreamMatcherPriorSet:
         return {"ui": {"text": [said]}, "result": (prior,)}
 
 
-NODES = (DreamMatcherTrainingSet, DreamMatcherPriorSet)
+class DreamMatcherJoinSets:
+    TITLE = "Join Training Sets (DreamMatcher)"
+    DESCRIPTION = ("Several subjects for one training, each with its own word and class. Each is drawn equally often, whatever "
+                   "its number of pictures.")
+    CATEGORY = inputs.TRAINING
+    FUNCTION = "join"
+    RETURN_TYPES = ("DM_TRAINING_SET",)
+    RETURN_NAMES = ("training_set",)
+    OUTPUT_TOOLTIPS = ("For the training nodes and Prior Set (DreamMatcher).",)
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        tips = ("A subject's pictures, or pictures of a class. Drawn as often as each of the others.",
+                "Those of another subject, whose word is another, or of another class.", "Those of a third one.",
+                "Those of a fourth one; for more, a set that is joined already.")
+        sets = {f"training_set_{number}": ("DM_TRAINING_SET", {"tooltip": tip}) for number, tip in enumerate(tips, 1)}
+        return {"required": {}, "optional": sets}
+
+    def join(self, training_set_1=None, training_set_2=None, training_set_3=None, training_set_4=None):
+        joined, said = joined_sets({"training_set_1": training_set_1, "training_set_2": training_set_2,
+                                    "training_set_3": training_set_3, "training_set_4": training_set_4})
+        return {"ui": {"text": [said]}, "result": (joined,)}
+
+
+NODES = (DreamMatcherTrainingSet, DreamMatcherPriorSet, DreamMatcherJoinSets)

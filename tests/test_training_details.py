@@ -252,7 +252,7 @@ def test_text_encoder_and_unet_learn_at_rates_of_their_own():
 # all of them
 
 OTHER = Details(TextEncoder(1e-5, 0.5), Layers(True, True, True, True, ("IN04", "M00")), 0.2,
-                Noise(0.1, HUBER, 0.2, EXPONENTIAL, LATE), CaptionChanges(0.1, True, 2), True)
+                Noise(0.1, HUBER, 0.2, EXPONENTIAL, LATE), CaptionChanges(0.1, True, 2), True, "DoRA")
 
 
 def test_choices_travel_as_json_and_the_defaults_as_nothing():

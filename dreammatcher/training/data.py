@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from .balance import balanced
 from .details import CaptionChanges
 from .ranges import check
 
@@ -133,13 +134,15 @@ class LatentSet:
 
     examples: tuple[Prepared, ...]
     changes: CaptionChanges = CaptionChanges()
+    owners: tuple[int, ...] = ()  # number of each example's subject, where there are several: each is drawn equally often
 
     def __post_init__(self) -> None:
         if not self.examples:
             raise ValueError("pictures: there is none; connect at least one")
 
     def draw(self, count: int, generator: torch.Generator) -> Batch:
-        """``count`` pictures of one size. A size comes as often as there are pictures of it."""
+        """``count`` pictures of one size. A size comes as often as there are pictures of it, those of a subject of fewer pictures
+        counting more."""
         return self._batch(self._alike(count, generator), generator)
 
     def draw_with_references(self, count: int, generator: torch.Generator) -> tuple[Batch, torch.Tensor]:
@@ -157,6 +160,9 @@ class LatentSet:
         return batch, torch.stack([one.latents[_below(len(one.latents), generator)] for one in references])
 
     def _alike(self, count: int, generator: torch.Generator) -> list[Prepared]:
+        if self.owners:
+            sizes = [_size(one) for one in self.examples]
+            return [self.examples[number] for number in balanced(sizes, self.owners, count, generator)]
         first = self.examples[_below(len(self.examples), generator)]
         alike = [one for one in self.examples if _size(one) == _size(first)]
         return [first, *(alike[_below(len(alike), generator)] for _ in range(count - 1))]

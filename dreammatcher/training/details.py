@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .ranges import check
@@ -14,6 +14,9 @@ SNR, EXPONENTIAL, CONSTANT = "snr", "exponential", "constant"
 HUBER_SCHEDULES = (SNR, EXPONENTIAL, CONSTANT)
 UNIFORM, EARLY, LATE, LOGIT_NORMAL = "uniform", "early", "late", "logit-normal"
 TIMES = (UNIFORM, EARLY, LATE, LOGIT_NORMAL)
+#: forms of a LoRA
+PLAIN, DORA, LOHA, LOKR = "LoRA", "DoRA", "LoHa", "LoKr"
+ALGORITHMS = (PLAIN, DORA, LOHA, LOKR)
 
 
 @dataclass(frozen=True)
@@ -104,9 +107,15 @@ class Details:
     noise: Noise = Noise()
     captions: CaptionChanges = CaptionChanges()
     one_picture: bool = False  # a set of a single picture is learned from
+    algorithm: str = field(default=PLAIN, metadata={"later": True})  # one of ALGORITHMS
 
     def __post_init__(self) -> None:
         check("rank_dropout", self.rank_dropout, 0, 0.9, "0.1 to 0.3 is usual, 0 turns it off")
+        if self.algorithm not in ALGORITHMS:
+            raise ValueError(f"algorithm: {self.algorithm!r} is unknown; choose one of {', '.join(ALGORITHMS)}")
+        if self.rank_dropout and self.algorithm in (LOHA, LOKR):
+            raise ValueError(f"rank_dropout: {self.rank_dropout:g} leaves out ranks of a LoRA or a DoRA, and algorithm is "
+                             f"{self.algorithm}; set it to 0, or choose one of these")
 
     def described(self) -> dict[str, Any]:
         """All choices as JSON knows them, which :func:`details_of` reads; empty for the defaults."""
@@ -121,7 +130,7 @@ def details_of(said: dict[str, Any]) -> Details:
         return Details()
     layers = replace(Layers(**said["layers"]), blocks=tuple(said["layers"]["blocks"]))
     return Details(TextEncoder(**said["text"]), layers, said["rank_dropout"], Noise(**said["noise"]),
-                   CaptionChanges(**said["captions"]), said["one_picture"])
+                   CaptionChanges(**said["captions"]), said["one_picture"], said.get("algorithm", PLAIN))
 
 
 @dataclass(frozen=True)
@@ -145,6 +154,8 @@ class Uses:
                  "kind LoRA"),
                 ("rank_dropout", details.rank_dropout, self.lora, "no LoRA learns here: set it to 0, or take DreamBooth "
                                                                   "(DreamMatcher) with kind LoRA"),
+                ("algorithm", details.algorithm != PLAIN, self.lora, f"no LoRA learns here: set it to {PLAIN}, or take "
+                                                                     "DreamBooth (DreamMatcher) with kind LoRA"),
                 ("caption_dropout", details.captions.dropout, self.wordless, "only a word learns here, which an empty caption "
                                                                              "does not hold: set it to 0")):
             if chosen and not usable:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from ..backbones.unet import AROUND_BLOCKS, CONVOLUTIONS, FEED_FORWARD, PROJECTIONS, block_name
-from .details import Layers
+from .adapters import Adapter, adapter_of
+from .details import PLAIN, Layers
 from .settings import LoraSettings
 from .trainables import Full, Lora
 
@@ -26,15 +27,17 @@ TEXT_KEPT = ("embeddings.", "text_projection.")
 
 
 def lora_of(weights: Mapping[str, torch.Tensor], targets: tuple[str, ...], settings: LoraSettings, rate: float,
-            generator: torch.Generator, dropout: float = 0.0) -> Lora:
-    """Low-rank differences to every weight whose name ends in one of ``targets``. Raises ValueError when there is none.
+            generator: torch.Generator, dropout: float = 0.0, algorithm: str = PLAIN) -> Lora | Adapter:
+    """Low-rank differences to every weight whose name ends in one of ``targets``, or other forms of them by their ``algorithm``.
 
-    ``dropout``: as :class:`Lora` has it.
+    ``dropout``: as :class:`Lora` has it. Raises ValueError when there is no such weight.
     """
-    shapes = {name: value.shape for name, value in weights.items() if name.endswith(targets)}
-    if not shapes:
+    changed = {name: value for name, value in weights.items() if name.endswith(targets)}
+    if not changed:
         raise ValueError(f"model: it has no weights named {', '.join(targets) or 'so'}; a LoRA needs a UNet with attention")
-    return Lora(shapes, settings, rate, generator, dropout)
+    if algorithm != PLAIN:
+        return adapter_of(algorithm, changed, settings, rate, generator, dropout)
+    return Lora({name: value.shape for name, value in changed.items()}, settings, rate, generator, dropout)
 
 
 def unet_targets(weights: Iterable[str], layers: Layers) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..uncopied import Uncopied
+from .adapters import Adapter
 from .trainables import Full, Lora, Trainable
 
 #: in ``about``: which text encoders a word is for, and how wide its vectors are in each, as "clip_l:768,clip_g:1280"
@@ -37,8 +38,8 @@ def embedding_tensors(rows: torch.Tensor, about: Mapping[str, str]) -> dict[str,
 def lora_tensors(trainable: Trainable, names: Mapping[str, str]) -> dict[str, torch.Tensor]:
     """Tensors of a LoRA file, in float32. ``names``: weight of the model -> its name in such files, for weights, not biases.
 
-    Low-rank differences become ``lora_down``, ``lora_up`` and ``alpha``; whole ones ``diff``, biases ``diff_b`` beside their
-    weight. Raises ValueError for a weight that files have no name for.
+    Low-rank differences become ``lora_down``, ``lora_up`` and ``alpha``, other forms what LyCORIS calls them; whole ones
+    ``diff``, biases ``diff_b`` beside their weight. Raises ValueError for a weight that files have no name for.
     """
     tensors: dict[str, torch.Tensor] = {}
     if isinstance(trainable, Lora):
@@ -47,6 +48,10 @@ def lora_tensors(trainable: Trainable, names: Mapping[str, str]) -> dict[str, to
             tensors[f"{name}.lora_down.weight"] = _plain(down)
             tensors[f"{name}.lora_up.weight"] = _plain(up.view(*up.shape, *[1] * (down.ndim - 2)))
             tensors[f"{name}.alpha"] = torch.tensor(float(trainable.settings.scale * trainable.settings.rank))
+    elif isinstance(trainable, Adapter):
+        for weight in trainable.shapes:
+            name = _name(weight, names)
+            tensors |= {f"{name}.{end}": _plain(value) for end, value in trainable.tensors(weight).items()}
     elif isinstance(trainable, Full):
         for weight, difference in trainable.differences().items():
             stem, _, kind = weight.rpartition(".")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +111,9 @@ def read(path: Path) -> Job:
 
 
 def _set(pictures: TrainingSet) -> dict[str, Any]:
-    return {"naming": asdict(pictures.naming), "preparation": asdict(pictures.preparation),
+    said = {"naming": asdict(pictures.naming), "preparation": asdict(pictures.preparation),
             "captions": [example.captions for example in pictures.examples]}
+    return {**said, "parts": [_set(one) for one in pictures.parts]} if pictures.parts else said
 
 
 def _tensors(part: str, pictures: TrainingSet) -> dict[str, torch.Tensor]:
@@ -126,5 +128,13 @@ def _tensors(part: str, pictures: TrainingSet) -> dict[str, torch.Tensor]:
 def _read_set(said: dict[str, Any], part: str, tensors: Mapping[str, torch.Tensor]) -> TrainingSet:
     examples = [Example(tensors[f"{part}.{number}.picture"], tuple(captions), tensors.get(f"{part}.{number}.mask"))
                 for number, captions in enumerate(said["captions"])]
+    return _of_examples(said, examples)
+
+
+def _of_examples(said: dict[str, Any], examples: list[Example]) -> TrainingSet:
+    """A set by its description, of its ``examples``; its parts have theirs in order."""
     naming = Naming(**{**said["naming"], "templates": tuple(said["naming"]["templates"])})
-    return TrainingSet(tuple(examples), naming, Preparation(**said["preparation"]))
+    ends = list(accumulate((len(part["captions"]) for part in said.get("parts", ())), initial=0))
+    parts = tuple(_of_examples(part, examples[start:end])
+                  for part, start, end in zip(said.get("parts", ()), ends, ends[1:], strict=False))
+    return TrainingSet(tuple(examples), naming, Preparation(**said["preparation"]), parts=parts)

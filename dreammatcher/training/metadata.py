@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from .details import HUBER, SMOOTH_L1, Details
+from .details import DORA, HUBER, LOHA, LOKR, SMOOTH_L1, Details
 from .sets import TrainingSet
 from .settings import LoraSettings, TrainingSettings
 
@@ -24,6 +24,8 @@ OWN = ("modelspec.title", "modelspec.date", "modelspec.architecture", "ss_output
 ARCHITECTURE = "architecture"
 #: losses by kohya's names
 LOSSES = {HUBER: "huber", SMOOTH_L1: "smooth_l1"}
+#: forms of a LoRA by LyCORIS' arguments
+LYCORIS = {DORA: {"algo": "lora", "dora_wd": "True", "wd_on_output": "False"}, LOHA: {"algo": "loha"}, LOKR: {"algo": "lokr"}}
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def head(base: Base, subject_set: TrainingSet, prior: TrainingSet | None, settin
     """Keys of a training, the same for every file of it. ``lora``: its rank and alpha, if low ranks learned."""
     subject, pictures = subject_set.called(), len(set(subject_set.examples))
     side = subject_set.preparation.resolution or base.side
-    folder = f"1_{subject or 'pictures'}"
+    folders = {f"1_{one.called() or 'pictures'}": one for one in subject_set.subjects}
     said = {
         "modelspec.sai_model_spec": "1.0.1", "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.resolution": f"{side}x{side}", "modelspec.prediction_type": "v" if base.velocity else "epsilon",
@@ -52,13 +54,15 @@ def head(base: Base, subject_set: TrainingSet, prior: TrainingSet | None, settin
         "ss_optimizer": settings.optimiser.name, "ss_lr_scheduler": settings.optimiser.schedule,
         "ss_lr_warmup_steps": str(settings.optimiser.warmup), "ss_mixed_precision": "bf16" if settings.bfloat16 else "no",
         "ss_num_train_images": str(pictures), "ss_num_reg_images": str(len(set(prior.examples)) if prior else 0),
-        "ss_dataset_dirs": json.dumps({folder: {"n_repeats": 1, "img_count": pictures}}),
-        "ss_tag_frequency": json.dumps({folder: _tags(subject_set, subject)}, ensure_ascii=False)}
+        "ss_dataset_dirs": json.dumps({name: {"n_repeats": 1, "img_count": len(set(one.examples))}
+                                       for name, one in folders.items()}),
+        "ss_tag_frequency": json.dumps({name: _tags(one, one.called()) for name, one in folders.items()}, ensure_ascii=False)}
     if subject:
-        said |= {"modelspec.trigger_phrase": subject, "modelspec.usage_hint": f"Write {subject} in prompts."}
+        hint = " or ".join(one.called() for one in subject_set.subjects)
+        said |= {"modelspec.trigger_phrase": subject, "modelspec.usage_hint": f"Write {hint} in prompts."}
     if lora is not None:
-        said |= {"ss_network_module": "networks.lora", "ss_network_dim": str(lora.rank),
-                 "ss_network_alpha": f"{lora.scale * lora.rank:g}"}
+        said |= {"ss_network_module": "lycoris.kohya" if details.algorithm in LYCORIS else "networks.lora",
+                 "ss_network_dim": str(lora.rank), "ss_network_alpha": f"{lora.scale * lora.rank:g}"}
     return said | _finer(details)
 
 
@@ -70,8 +74,11 @@ def _finer(details: Details) -> dict[str, str]:
     if details.noise.loss in LOSSES:
         said |= {"ss_loss_type": LOSSES[details.noise.loss], "ss_huber_schedule": details.noise.huber_schedule,
                  "ss_huber_c": f"{details.noise.huber_c:g}"}
+    network = dict(LYCORIS.get(details.algorithm, {}))
     if details.rank_dropout:
-        said["ss_network_args"] = json.dumps({"rank_dropout": f"{details.rank_dropout:g}"})
+        network["rank_dropout"] = f"{details.rank_dropout:g}"
+    if network:
+        said["ss_network_args"] = json.dumps(network)
     return said
 
 

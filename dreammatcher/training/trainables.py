@@ -47,6 +47,10 @@ class Trainable(nn.Module):
         """All differences, ``but`` some, as whole tensors."""
         raise NotImplementedError
 
+    def whole_names(self) -> tuple[str, ...]:
+        """Names of the weights that whole tensors stand in for."""
+        return tuple(self.differences(self.low_rank()))
+
     def groups(self) -> list[Group]:
         return [Group(list(self.parameters()), self.rate, self.until)]
 
@@ -55,7 +59,8 @@ class Trainable(nn.Module):
         return sum(value.numel() for value in self.parameters())
 
 
-def _stored(name: str) -> str:
+def stored(name: str) -> str:
+    """A weight's name as a module may call a part of it."""
     return name.replace(".", "/")  # a parameter's name must hold no dot
 
 
@@ -78,12 +83,12 @@ class Lora(Trainable):
                 raise ValueError(f"{name}: a weight of shape {tuple(shape)} has no rows and columns to be of low rank")
             rank = settings.rank
             drawn = torch.randn(rank, *shape[1:], generator=generator) / rank
-            self.down[_stored(name)] = nn.Parameter(drawn)
-            self.up[_stored(name)] = nn.Parameter(torch.zeros(shape[0], rank))
+            self.down[stored(name)] = nn.Parameter(drawn)
+            self.up[stored(name)] = nn.Parameter(torch.zeros(shape[0], rank))
 
     def factors(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Factors by name: (A [r, in, ...], B [out, r])."""
-        return {name: (self.down[_stored(name)], self.up[_stored(name)]) for name in self.shapes}
+        return {name: (self.down[stored(name)], self.up[stored(name)]) for name in self.shapes}
 
     def low_rank(self, generator: torch.Generator | None = None) -> dict[str, LowRank]:
         return {name: LowRank(down, self._left(up, generator), self.settings.scale)
@@ -107,7 +112,7 @@ class Full(Trainable):
     def __init__(self, shapes: Mapping[str, torch.Size], rate: float):
         super().__init__()
         self.rate = rate
-        self.delta = nn.ParameterDict({_stored(name): nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()})
+        self.delta = nn.ParameterDict({stored(name): nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()})
 
     def differences(self, but: Container[str] = ()) -> dict[str, torch.Tensor]:
         return {name.replace("/", "."): value for name, value in self.delta.items()}

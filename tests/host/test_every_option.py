@@ -29,17 +29,17 @@ SHOWN = {"lora_alpha", "sample_prompt", "sample_every", "when_stopped", "gradien
 #: what Training Details has, as it is without it
 PLAIN = dict(text_rate=0.0, text_until=1.0, attention=True, feed_forward=False, projections=False, convolutions=False, blocks="",
              rank_dropout=0.0, noise_offset=0.0, loss="squared", huber_c=0.1, huber_schedule="snr", timesteps="uniform",
-             caption_dropout=0.0, caption_shuffle=False, keep_tags=1, allow_one_picture=False)
+             caption_dropout=0.0, caption_shuffle=False, keep_tags=1, allow_one_picture=False, algorithm="LoRA")
 TAGS = "\n".join(("sks robot, grass, red, day", "sks robot, blue, toy, two", "sks robot, a, bee, in, oil"))
 #: another value of each, and what it needs beside it to matter
 DETAILS = {"text_rate": 1e-4, "text_until": 0.5, "attention": False, "feed_forward": True, "projections": True,
            "convolutions": True, "blocks": "MID", "rank_dropout": 0.5, "noise_offset": 0.3, "loss": "Huber", "huber_c": 0.5,
            "huber_schedule": "constant", "timesteps": "late", "caption_dropout": 0.9, "caption_shuffle": True, "keep_tags": 0,
-           "allow_one_picture": True}
+           "allow_one_picture": True, "algorithm": "LoHa"}
 BESIDE = {"attention": {"feed_forward": True}, "huber_c": {"loss": "Huber"}, "huber_schedule": {"loss": "smooth L1"},
           "keep_tags": {"caption_shuffle": True}}
 OF_TEXT, OF_LORA = {"text_rate", "text_until"}, {"attention", "feed_forward", "projections", "convolutions", "blocks",
-                                                 "rank_dropout"}
+                                                 "rank_dropout", "algorithm"}
 #: details that a method refuses; SeFi-IDE takes one picture anyway
 REFUSED = {"DreamBooth LoRA": set(), "DreamBooth full": OF_LORA, "Textual Inversion": {*OF_TEXT, *OF_LORA, "caption_dropout"},
            "Custom Diffusion": {*OF_TEXT, *OF_LORA}, "ViCo": {*OF_TEXT, *OF_LORA},
@@ -224,7 +224,8 @@ def given_for(name: str, detail: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", TRAINERS)
 def test_every_training_detail_changes_what_is_learned_or_is_refused_by_its_name(host, learn, name):
-    assert {*host.nodes["DreamMatcherTrainingDetails"].INPUT_TYPES()["required"]} == {*PLAIN} == {*DETAILS}
+    declared = host.nodes["DreamMatcherTrainingDetails"].INPUT_TYPES()
+    assert {*declared["required"], *declared["optional"]} - {"options"} == {*PLAIN} == {*DETAILS}
     same = []
     for changed, other in DETAILS.items():
         if changed == "allow_one_picture":  # has a test of its own
@@ -243,7 +244,7 @@ def test_training_details_that_are_left_alone_change_nothing(learn, name):
     assert not differ(learn(name), learn(name, details=PLAIN))
 
 
-@pytest.mark.parametrize("detail", ["text_until", "rank_dropout", "convolutions", "caption_dropout"])
+@pytest.mark.parametrize("detail", ["text_until", "rank_dropout", "convolutions", "caption_dropout", "algorithm"])
 def test_training_details_do_the_same_with_checkpointing(learn, detail):
     given = given_for("DreamBooth LoRA", detail)
     one, other = (learn("DreamBooth LoRA", given, {"gradient_checkpointing": on}, {detail: DETAILS[detail]})

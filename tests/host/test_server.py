@@ -33,7 +33,7 @@ def server():
 def test_the_server_offers_our_nodes_with_their_words(server):
     offered = get(f"{server}/object_info")
     ours = [name for name in offered if name.startswith(("DreamMatcher", "Toybox"))]
-    assert len(ours) == 41
+    assert len(ours) == 42
     apply = offered["DreamMatcherApply"]
     assert apply["category"] == "DreamMatcher" and "appearance" in apply["description"]
     assert apply["input"]["required"]["strength"][1]["default"] == 1.0

@@ -142,7 +142,8 @@ def test_a_training_keeps_its_name_while_its_finer_choices_are_the_defaults(pack
     others = {"text_until": replace(plain, text=choices.TextEncoder(until=0.5)),
               "feed_forward": replace(plain, layers=choices.Layers(feed_forward=True)),
               "blocks": replace(plain, layers=choices.Layers(blocks=("IN04", "M00"))),
-              "rank_dropout": replace(plain, rank_dropout=0.1), "noise_offset": replace(plain, noise=choices.Noise(offset=0.1)),
+              "rank_dropout": replace(plain, rank_dropout=0.1), "algorithm": replace(plain, algorithm="DoRA"),
+              "noise_offset": replace(plain, noise=choices.Noise(offset=0.1)),
               "timesteps": replace(plain, noise=choices.Noise(times="late")),
               "caption_dropout": replace(plain, captions=choices.CaptionChanges(0.1)),
               "allow_one_picture": replace(plain, one_picture=True)}

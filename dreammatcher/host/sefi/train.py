@@ -80,7 +80,7 @@ def train_sefi(model, clip, vae, subject_set: TrainingSet, chosen: SefiSettings,
                      "steps": str(len(losses)), "seed": str(settings.seed), TOWERS: encoder_signature(clip)}
             return SeFi(keys, values, about)
 
-        start = start_of(recipe, job, options, subject_set.naming)
+        start = start_of(recipe, job, options, subject_set.words)
         kept = kept_steps(options, job, start.run, work.vae,
                           lambda losses, _, name, old: write_sefi(learned(losses), name, old))
         losses = run(recipe, settings, job, options, kept, start)

@@ -109,3 +109,11 @@ def without_marker(clip: Any) -> Any:
     clone.tokenizer = NewWords(clip.tokenizer.inner, {word: rows for word, rows in known.items() if word != MARKER},
                                clip.tokenizer.columns)
     return clone
+
+
+def with_markers(text: str, words: Mapping[str, int]) -> tuple[str, list[str]]:
+    """``text`` with a marker for each vector of its ``words`` (word -> their number) in its place, and its words in order."""
+    pattern = "|".join(map(alone, words))
+    if not pattern:
+        return text, []
+    return re.sub(pattern, lambda match: " ".join([MARKER] * words[match[0]]), text), re.findall(pattern, text)

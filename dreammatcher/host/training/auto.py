@@ -46,7 +46,8 @@ def sized(model, subject_set: TrainingSet, options: TrainingOptions) -> tuple[Tr
     own, preparation = native_side(model), subject_set.preparation
     if not preparation.resolution:
         step = min(preparation.step, LARGEST_STEP, own)
-        return (subject_set.same_way(replace(preparation, resolution=own, step=step)), told(options, f"resolution {own}"))
+        sets = subject_set.each(lambda one: one.same_way(replace(one.preparation, resolution=own, step=step)))
+        return sets, told(options, f"resolution {own}")
     if preparation.resolution <= FAR_BELOW * own:
         tell(f"resolution: {preparation.resolution} is far below {own}, which this model was made for; what it learns will look "
              f"cut or doubled at {own}. Set it to 0 or {own} in Training Set (DreamMatcher)")

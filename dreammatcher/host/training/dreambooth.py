@@ -63,7 +63,8 @@ def recipe_of(work: Ready, prior: LatentSet | None, names: dict[str, dict[str, s
             if beyond and details.layers != Layers():
                 tell(f"{INPUT}: it changes {len(beyond)} weights beyond the layers that Training Details (DreamMatcher) chooses, "
                      f"as {beyond[0]}; they learn too")
-            learns: Trainable = lora_of(weights, (*targets, *changes), chosen.lora, rate, generator, details.rank_dropout)
+            learns: Trainable = lora_of(weights, (*targets, *changes), chosen.lora, rate, generator, details.rank_dropout,
+                                        details.algorithm)
         else:
             learns = full_of({name: value for name, value in weights.items() if _stem(name) in names[part]}, rate, kept)
         begin(learns, changes)

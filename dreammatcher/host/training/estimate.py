@@ -47,7 +47,7 @@ def need_of(recipe: Recipe[HostLearner], model: HostDenoiser, settings: Training
     count = sum(value.numel() for value in parameters)
     each = 4 + 4 + (4 if settings.average else 0)  # the weights, their gradients, their average
     low = {} if recipe.unet is None else recipe.unet.low_rank()
-    whole = [] if recipe.unet is None else list(recipe.unet.differences(low))
+    whole = [] if recipe.unet is None else list(recipe.unet.whole_names())
     overrides = sum(model.unet[name].nbytes for name in whole)
     text = bool(recipe.text or recipe.rows)
     kept = activations(model, whole, low, text, rows, size, settings.bfloat16)
@@ -94,7 +94,7 @@ def text_activations(model: HostDenoiser, text: Trainable | None) -> int:
     kept = _Kept()
     with torch.inference_mode(False), torch.enable_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         low = {} if text is None else text.low_rank()
-        whole = {name for name in model.text if "token_embedding" in name} if text is None else set(text.differences(low))
+        whole = {name for name in model.text if "token_embedding" in name} if text is None else set(text.whole_names())
         weights = {name: _like(value) for name, value in model.text.items()}
         learns = {name: weights[name].requires_grad_() for name in whole}
         factors = {name: LowRank(_like(value.down).requires_grad_(), _like(value.up).requires_grad_(), value.scale)
@@ -148,7 +148,7 @@ class Pace:
 
 def pace_of(recipe: Recipe[HostLearner], model: HostDenoiser, settings: TrainingSettings, size: tuple[int, int]) -> Pace:
     """The pace of a training on latents of a ``size`` in cells."""
-    whole = recipe.unet is not None and bool(list(recipe.unet.differences(recipe.unet.low_rank())))
+    whole = recipe.unet is not None and bool(recipe.unet.whole_names())
     precision = torch.bfloat16 if settings.bfloat16 else next(value.dtype for value in model.unet.values() if value.ndim > 1)
     forward = work_of(model, 1, size) / (REACHED * speed_of(model.device, precision))
     passes = 1 + BACK + TO_WEIGHTS * whole + AGAIN * bool(model.checkpointing)

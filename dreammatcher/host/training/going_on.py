@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ...training import state as states
-from ...training.beginning import begin, begin_rows
-from ...training.captions import Naming
+from ...training.beginning import begin, begin_words
+from ...training.details import PLAIN
 from ...training.recipe import Recipe
 from ...training.settings import ASK, GO_ON, TrainingOptions
 from ...training.state import Checkpoint
@@ -26,7 +26,9 @@ from .model import HostLearner
 
 #: choices that say what learns and on what: nothing that was learned with others could be gone on from
 FIXED = ("method", "kind", "model", "rank", "alpha", "text_encoder", "vectors", "begin_from", "attention", "feed_forward",
-         "convolutions", "projections", "blocks")
+         "convolutions", "projections", "blocks", "algorithm")
+#: choices that came after runs were first kept, and what was chosen before
+ADDED = {"algorithm": PLAIN}
 #: choices that are known by a digest alone, in words
 DIGESTS = {"model": "another model, text encoder or LoRA on them", "latents": "another VAE",
            "begin_from": "other weights to begin from"}
@@ -67,14 +69,14 @@ class Start:
         return json.dumps({"run": self.name, "said": dict(said)})
 
 
-def start_of(recipe: Recipe[HostLearner], job: Name, options: TrainingOptions, naming: Naming) -> Start:
-    """Decides what a training goes on from, by the name of its run or its subject's word.
+def start_of(recipe: Recipe[HostLearner], job: Name, options: TrainingOptions, words: tuple[str, ...]) -> Start:
+    """Decides what a training goes on from, by the name of its run or the words of its subjects.
 
     Its own state, found by its job, comes first. Where another training of this name is on disk, more steps alone go on from it
     unless ``differs`` says to begin anew; for anything else ``differs`` is asked. Raises ValueError, naming what differs, where
     it says to ask, and where it says to go on from what cannot be gone on from.
     """
-    name = run_name(options.keeping.run, naming.identifier or naming.class_word)
+    name = run_name(options.keeping.run, "+".join(words))
     plain = Start(name, run_for(name, job.job))
     if safety.own(job.job, job.kin):
         return plain
@@ -129,13 +131,16 @@ def earlier_of(name: str) -> list[Earlier]:
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, str]:
     """Inputs in which two trainings differ, each with a text as "rate 0.0001 → 5e-05"; of two methods those that both have."""
     names = {**before, **after} if before.get("method") == after.get("method") else [name for name in before if name in after]
-    changed = {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
+    both = {name: (before.get(name, ADDED.get(name)), after.get(name, ADDED.get(name))) for name in names}
+    changed = {name: (old, new) for name, (old, new) in both.items() if old != new}
     sets = {name.partition("'")[0] for name in changed if "'s " in name}
     texts = {}
     for name, (old, new) in changed.items():
         owner, _, part = name.partition("'s ")
-        if part == "contents":
-            if not any(f"{owner}'s {other}" in changed for other in ("pictures", "resolution")):
+        if part == "words":
+            texts[name] = " → ".join([f"{owner}: words {_shown(old or 'of one subject')}", _shown(new or 'of one subject')])
+        elif part == "contents":
+            if not any(f"{owner}'s {other}" in changed for other in ("words", "pictures", "resolution")):
                 texts[name] = f"{owner}: other pictures or captions"
         elif name in DIGESTS:
             if name != "latents" or not (sets or "model" in changed):  # latents follow from these
@@ -175,9 +180,9 @@ def _begin(recipe: Recipe[HostLearner], source: Earlier) -> None:
     for trainable, changes in ((recipe.unet, beginning.unet), (recipe.text, beginning.text)):
         if trainable is not None:
             begin(trainable, changes)
-    for word, rows in recipe.rows.items():
-        assert isinstance(rows, TokenRows)
-        begin_rows(rows, word, beginning.words)
+    rows = {word: one for word, one in recipe.rows.items() if isinstance(one, TokenRows)}
+    assert len(rows) == len(recipe.rows)
+    begin_words(rows, beginning.words)
 
 
 def _stopped(name: str) -> list[Earlier]:

@@ -23,6 +23,7 @@ from ...training.job import (
     Job,
     read,
 )
+from ...training.new_words import initial_words
 from ...training.parallel import Share
 from ...training.sets import TrainingSet
 from ...training.settings import LoraSettings, ObjectiveSettings, TrainingOptions, TrainingSettings
@@ -37,7 +38,6 @@ from .learn import (
     custom_diffusion,
     dreambooth,
     textual_inversion,
-    word_of,
 )
 from .run import check_pictures, check_prior
 
@@ -87,7 +87,7 @@ def write_job(checkpoint: str, subject_set: TrainingSet, prior: TrainingSet | No
         check_masks(subject_set, objective)
         uses = uses_of(chosen)
     else:
-        word_of(subject_set)
+        initial_words(_initial_word(choices, subject_set), subject_set)
         uses = WORD_ALONE if method == TEXTUAL_INVERSION else KEYS_AND_WORD
     taught(options, uses, subject_set, prior)
     path = TOYBOX if checkpoint == TOYBOX else folder_paths.get_full_path("checkpoints", checkpoint)
@@ -138,12 +138,17 @@ def _dreambooth(method: str, chosen: Choices, options: TrainingOptions) -> tuple
             options.objective(chosen.prior_weight, chosen.masked))
 
 
+def _initial_word(chosen: Choices, subject_set: TrainingSet) -> str:
+    """The word from which a new one begins, or one for each subject: without a choice their classes."""
+    return chosen.initial_word or ", ".join(one.naming.class_word for one in subject_set.subjects)
+
+
 def _learn(job: Job, model, clip, vae, options: TrainingOptions) -> tuple[Learned, list[float]]:
     chosen, subject_set, prior, settings = job.choices, job.subject_set, job.prior, job.settings
     if job.method in (DREAMBOOTH_LORA, DREAMBOOTH_FULL):
         weights, objective = _dreambooth(job.method, chosen, options)
         return dreambooth(model, clip, vae, subject_set, prior, weights, objective, settings, options)
-    word = chosen.initial_word or subject_set.naming.class_word
+    word = _initial_word(chosen, subject_set)
     if job.method == TEXTUAL_INVERSION:
         return textual_inversion(model, clip, vae, subject_set, word, chosen.vectors, chosen.rate, settings, options)
     assert job.method == CUSTOM_DIFFUSION

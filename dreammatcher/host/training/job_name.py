@@ -51,7 +51,7 @@ def _flat(name: str, choice: object) -> dict[str, Any]:
     """A choice by the names of the inputs that it comes from."""
     if isinstance(choice, TrainingSet):
         return {f"{name}'s pictures": len(set(choice.examples)), f"{name}'s resolution": choice.preparation.resolution,
-                f"{name}'s contents": choice.fingerprint()}
+                f"{name}'s contents": choice.fingerprint(), **({f"{name}'s words": list(choice.words)} if choice.parts else {})}
     if is_dataclass(choice) and not isinstance(choice, type):
         inputs = {**INPUTS, **INPUTS_OF.get(type(choice), {}), "name": name}
         parts = [_flat(inputs.get(one.name, one.name), getattr(choice, one.name)) for one in fields(choice)]

@@ -17,6 +17,7 @@ import torch
 from ...files import check_file_name, write_tensors
 from ...finite import finite
 from ...texts import alone, holds
+from ...training.adapters import MAGNITUDES
 from ...training.curve import curve
 from ...training.export import Learned, embedding_tensors
 from ...training.metadata import EMBEDDING, LORA, own_head
@@ -104,7 +105,9 @@ def write_learned(learned: Learned, name: str, replaced: Files | None = None) ->
     lora: Path | None = None
     if learned.lora:
         lora = (replaced and replaced.file) or _free("loras", name)
-        halves = {key: half(value) if value.ndim else value for key, value in learned.lora.items()}
+        # DoRA's magnitudes multiply whole weights: rounded ones would change these as much as a LoRA does
+        exact = {key for key, value in learned.lora.items() if not value.ndim or key.endswith(MAGNITUDES)}
+        halves = {key: value if key in exact else half(value) for key, value in learned.lora.items()}
         beside = {word: path.stem for word, path in words.items()}
         about = own_head(learned.about, lora.stem, LORA, time.time())
         _write(lora, halves, {**about, WORDS: json.dumps(beside)} if beside else about)

@@ -27,7 +27,7 @@ from .estimate import free_on
 from .job_name import Name
 from .keep import Files, numbered_names
 from .model import HostLearner
-from .shown import drawn, plain_prompt, rough
+from .shown import drawn, plain_prompts, rough
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,8 @@ class KeptSteps:
             tell(f"step {step} of the run {self.run.name!r} cannot be kept as it should ({error}); the training goes on")
 
     def _grow(self, recipe: Recipe[HostLearner], training: Training) -> None:
-        prompts = self.options.keeping.prompts or (self.options.sample_prompt or plain_prompt(recipe),)
+        asked = self.options.keeping.prompts or tuple(filter(None, (self.options.sample_prompt,)))
+        prompts = asked or plain_prompts(recipe)
         pictures = [self._picture(recipe, drawn(recipe, prompt, (training.settings.seed + number) % (LARGEST_SEED + 1)))
                     for number, prompt in enumerate(prompts)]
         sheets.read(self.run.sheet, prompts).with_row(training.step, pictures).write(self.run.sheet)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 
-from ...training.beginning import begin, begin_rows
+from ...training.beginning import INPUT, begin, begin_words
 from ...training.custom_diffusion import at_sizes, keys_and_values_of
 from ...training.denoising import Penalty
 from ...training.details import Uses
 from ...training.export import TOWERS, Learned, lora_tensors
 from ...training.metadata import Base, head
+from ...training.new_words import initial_words
 from ...training.objective import VELOCITY
 from ...training.recipe import SubjectRecipe
 from ...training.sets import TrainingSet
@@ -115,11 +116,12 @@ def check_masks(subject_set: TrainingSet, objective: ObjectiveSettings) -> None:
 def textual_inversion(model, clip, vae, subject_set: TrainingSet, initial_word: str, vectors: int, rate: float,
                       settings: TrainingSettings, options: TrainingOptions = DEFAULT_OPTIONS,
                       penalty: Penalty | None = None, begin_from: Learned | None = None) -> tuple[Learned, list[float]]:
-    """The vectors of the set's identifier, from those of ``begin_from`` if they are given.
+    """The vectors of the identifier of each subject, from those of ``begin_from`` if they are given.
 
-    Raises ValueError as :class:`HostDenoiser` and :func:`beginning_of`, and for text encoders other than CLIP.
+    Raises ValueError as :class:`HostDenoiser`, :func:`beginning_of` and :func:`initial_words`, and for text encoders other than
+    CLIP.
     """
-    word, objective = word_of(subject_set), options.objective(masked=has_masks(subject_set))
+    words, objective = initial_words(initial_word, subject_set), options.objective(masked=has_masks(subject_set))
     check_pictures(subject_set, options.details.one_picture)
     subject_set, _ = taught(options, WORD_ALONE, subject_set)
     begun = beginning_of(model, clip, begin_from)
@@ -128,10 +130,8 @@ def textual_inversion(model, clip, vae, subject_set: TrainingSet, initial_word: 
     subject_set, options = sized(model, subject_set, options)
     with ready(model, clip, vae, subject_set, None, settings, options.running) as work:
         with torch.inference_mode(False):
-            _check_penalty(work.denoiser, penalty, vectors)
-            rows = {word: token_rows(work.denoiser.rows_of(initial_word), vectors, rate)}
-            if begun is not None:
-                begin_rows(rows[word], word, begun.words)
+            _check_penalty(work.denoiser, penalty, vectors, subject_set)
+            rows = _rows(work.denoiser, words, vectors, rate, begun)
             recipe = SubjectRecipe(work.denoiser, work.subject_set, objective, rows=rows, penalty=penalty)
         job = work.job("Textual Inversion", training_set=subject_set, initial_word=initial_word, vectors=vectors, rate=Rate(rate),
                        objective=objective, settings=settings, **_also(penalty), details=options.details, **_begun(begun))
@@ -148,8 +148,9 @@ def custom_diffusion(model, clip, vae, subject_set: TrainingSet, prior: Training
                      chosen: CustomDiffusionSettings, prior_weight: float, settings: TrainingSettings,
                      options: TrainingOptions = DEFAULT_OPTIONS, penalty: Penalty | None = None,
                      begin_from: Learned | None = None) -> tuple[Learned, list[float]]:
-    """Keys and values that read the text, and the vector of the set's identifier. Raises ValueError as the other two do."""
-    word, begun = word_of(subject_set), beginning_of(model, clip, begin_from)
+    """Keys and values that read the text, and the vector of the identifier of each subject, which are learned jointly (Kumari et
+    al. 2023, Sec. 3.3). Raises ValueError as the other two do."""
+    words, begun = initial_words(initial_word, subject_set), beginning_of(model, clip, begin_from)
     if begun is not None:
         begun.only("unet", "words")
     check_pictures(subject_set, options.details.one_picture)
@@ -160,17 +161,15 @@ def custom_diffusion(model, clip, vae, subject_set: TrainingSet, prior: Training
     with torch.inference_mode(False):
         if chosen.sizes:
             generator = torch.Generator().manual_seed(settings.seed)
-            shown = replace(subject_set, examples=tuple(version for example in subject_set.examples
-                                                        for version in at_sizes(example, side, SIZES, generator)))
+            shown = subject_set.each(lambda one: replace(one, examples=tuple(
+                version for example in one.examples for version in at_sizes(example, side, SIZES, generator))))
     with ready(model, clip, vae, shown, prior, settings, options.running, constant_start=True) as work:
         with torch.inference_mode(False):
-            _check_penalty(work.denoiser, penalty, 1)
+            _check_penalty(work.denoiser, penalty, 1, subject_set)
             unet = keys_and_values_of(work.denoiser.unet, chosen.rate)
-            rows = {word: token_rows(work.denoiser.rows_of(initial_word), 1, chosen.word_rate or chosen.rate)}
+            rows = _rows(work.denoiser, words, 1, chosen.word_rate or chosen.rate, begun if begun and begun.words else None)
             if begun is not None:
                 begin(unet, begun.unet)
-                if begun.words:
-                    begin_rows(rows[word], word, begun.words)
             objective = options.objective(prior_weight, has_masks(shown))
             recipe = SubjectRecipe(work.denoiser, work.subject_set, objective, unet=unet, rows=rows, prior=work.prior,
                                    penalty=penalty)
@@ -192,17 +191,30 @@ def _run(recipe: SubjectRecipe, settings: TrainingSettings, job: Name, options: 
         result = learned(losses)
         return replace(result, about={**result.about, RUN: run_name})
 
-    start = start_of(recipe, job, options, subject_set.naming)
+    start = start_of(recipe, job, options, subject_set.words)
     kept = kept_steps(options, job, start.run, work.vae,
                       lambda losses, run_name, name, old: write_learned(named(losses, run_name), name, old))
     losses = run(recipe, settings, job, options, kept, start)
     return (learned(losses) if kept is None else named(losses, kept.run.name)), losses
 
 
-def _check_penalty(denoiser: HostDenoiser, penalty: Penalty | None, vectors: int) -> None:
-    """Raises ValueError where a learned prompt and the known one would not have their tokens in the same places."""
+def _rows(denoiser: HostDenoiser, words: Mapping[str, str], vectors: int, rate: float,
+          begun: Beginning | None) -> dict[str, TokenRows]:
+    """The vectors of each of ``words``, which begin as the word beside it, or as ``begun`` has them."""
+    rows = {word: token_rows(denoiser.rows_of(initial), vectors, rate) for word, initial in words.items()}
+    if begun is not None and (anew := begin_words(rows, begun.words)):
+        tell(f"{INPUT}: it does not hold {', '.join(map(repr, anew))}, which begin from initial_word")
+    return rows
+
+
+def _check_penalty(denoiser: HostDenoiser, penalty: Penalty | None, vectors: int, subject_set: TrainingSet) -> None:
+    """Raises ValueError where a learned prompt and the known one would not have their tokens in the same places, and for several
+    subjects, whose classes differ."""
     if penalty is None:
         return
+    if subject_set.parts:
+        raise ValueError(f"attention_loss: it compares one word with its class, and the training set joins "
+                         f"{len(subject_set.parts)} subjects; take it away, or connect one of the sets")
     if vectors != 1:
         raise ValueError(f"vectors: {vectors} do not go with attention_loss, which compares the word with one token; give 1")
     denoiser.row_of(penalty.class_word)
@@ -222,13 +234,6 @@ def _plain(rows: dict[str, TokenRows]) -> dict[str, torch.Tensor]:
     return {word: one.rows.detach().cpu().clone() for word, one in rows.items()}
 
 
-def word_of(subject_set: TrainingSet) -> str:
-    """The word that is learned. Raises ValueError for a set without an identifier."""
-    if not subject_set.naming.identifier:
-        raise ValueError("identifier: it is empty in the training set, so there is no word to learn; write one there")
-    return subject_set.naming.identifier
-
-
 def has_masks(subject_set: TrainingSet) -> bool:
     """True if a picture of the set has a mask or transparent parts, which count as one."""
     return any(example.mask is not None for example in subject_set.examples)
@@ -240,5 +245,6 @@ def _base(denoiser: HostDenoiser) -> Base:
 
 
 def _about(method: str, subject_set: TrainingSet, settings: TrainingSettings, losses: list[float]) -> dict[str, str]:
-    return {"method": method, "subject": subject_set.called(), "identifier": subject_set.naming.identifier,
+    identifiers = ", ".join(one.naming.identifier for one in subject_set.subjects)
+    return {"method": method, "subject": subject_set.called(), "identifier": identifiers,
             "steps": str(len(losses)), "seed": str(settings.seed), "pictures": str(len(set(subject_set.examples)))}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
@@ -23,7 +22,7 @@ from einops import rearrange
 
 from ...backbones.unet import KEYS_AND_VALUES
 from ...subject import Conditioning
-from ...texts import alone, holds
+from ...texts import holds
 from ...training.custom_diffusion import first_token_constant
 from ...training.denoising import FrozenModel
 from ...training.objective import EPSILON, VELOCITY
@@ -35,7 +34,7 @@ from ..model.gradients import NoGradient, ordinary_weights, statically_loaded
 from ..model.hooks import norms_keep_their_input, outputs_changed, rows_in_place_of, with_overrides
 from ..model.recompute import recomputed, run_again_for_the_gradient
 from ..model.text_patches import text_options
-from ..text.new_words import MARKER, without_marker
+from ..text.new_words import MARKER, with_markers, without_marker
 from ..text.towers import Tower, towers_of
 from ..text.words import as_columns, width_of
 
@@ -110,8 +109,7 @@ class HostDenoiser:
         encoded = {} if weights or known else self._encoded
         for caption in captions:
             if caption not in encoded:
-                word = next((word for word in known if holds(caption, word)), None)
-                encoded[caption] = self._encode(caption, weights or {}, word, known[word].rows if word else None)
+                encoded[caption] = self._encode(caption, weights or {}, {word: one.rows for word, one in known.items()})
         conditionings = [encoded[caption] for caption in captions]
         length = math.lcm(*(one.cross_attention.shape[1] for one in conditionings))
         return Conditioning.stacked([
@@ -124,15 +122,16 @@ class HostDenoiser:
             return self.encode([caption] * len(vectors))
         pools = takes_pooled(self.model.model)  # a call pools its first text only
         if len(vectors) == 1 or pools or len(self.towers) > 1:
-            return Conditioning.stacked([self._encode(caption, {}, word, vector[None]) for vector in vectors])
-        (name, chunks), = self.clip.tokenize(_with_marker(caption, word, 1)).items()
+            return Conditioning.stacked([self._encode(caption, {}, {word: vector[None]}) for vector in vectors])
+        (name, chunks), = self.clip.tokenize(with_markers(caption, {word: 1})[0]).items()
         places = sum(not torch.is_tensor(entry[0]) and entry[0] == self._markers[name] for chunk in chunks for entry in chunk)
         cond = self._run({name: chunks * len(vectors)}, {}, vectors.repeat_interleave(places, 0)).cross_attention
         return Conditioning(rearrange(cond, "1 (v l) d -> v l d", v=len(vectors)), None)
 
-    def _encode(self, caption: str, weights: WeightOverrides, word: str | None, vectors: torch.Tensor | None) -> Conditioning:
-        text = caption if word is None or vectors is None else _with_marker(caption, word, len(vectors))
-        return self._run(self.clip.tokenize(text), weights, vectors)
+    def _encode(self, caption: str, weights: WeightOverrides, words: Mapping[str, torch.Tensor]) -> Conditioning:
+        """Conditioning of a caption, in which each of ``words`` stands for its vectors [V, D]."""
+        text, there = with_markers(caption, {word: len(vectors) for word, vectors in words.items()})
+        return self._run(self.clip.tokenize(text), weights, torch.cat([words[word] for word in there]) if there else None)
 
     def _run(self, tokens: dict, weights: WeightOverrides, vectors: torch.Tensor | None) -> Conditioning:
         """Conditioning of a text that is cut already; ``vectors`` [V, D] stand in the marker's places in turn."""
@@ -199,7 +198,7 @@ class HostDenoiser:
         Where the caption does not hold the word, both are that of the end token.
         """
         name = self.towers[0].name  # every tower has its tokens in the same places
-        chunks, empty = (self.clip.tokenize(text)[name] for text in (_with_marker(caption, word, 1), ""))
+        chunks, empty = (self.clip.tokenize(text)[name] for text in (with_markers(caption, {word: 1})[0], ""))
         width, last = width_of(self.clip, name), empty[0][1][0]
         tokens = [entry[0] for chunk in chunks for entry in as_columns(chunk, width)]
         numbers = [None if torch.is_tensor(token) else token for token in tokens]
@@ -259,11 +258,6 @@ class HostDenoiser:
 
 def _in_front_of(end: int, tokens: Iterable[int | torch.Tensor]) -> list[int | torch.Tensor]:
     return list(itertools.takewhile(lambda token: torch.is_tensor(token) or token != end, tokens))
-
-
-def _with_marker(caption: str, word: str, vectors: int) -> str:
-    """``caption`` with a marker for each of the word's vectors in its place."""
-    return re.sub(alone(word), " ".join([MARKER] * vectors), caption)
 
 
 def check_prediction(model) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from ...files import atomic_write
 from ...training.captions import Naming
 from ...training.data import Example
-from ...training.sets import TrainingSet
+from ...training.sets import TrainingSet, together
 from ...training.settings import LARGEST_SEED
 from ..graph.notes import tell
 from ..graph.progress import Interrupted
@@ -47,15 +47,23 @@ class PriorSettings:
 
 
 def prior_set(model, clip, vae, subject_set: TrainingSet, settings: PriorSettings) -> tuple[TrainingSet, str]:
-    """Class pictures for a subject's set, and a report of how many were drawn and how many were there.
+    """Class pictures for a subject's set, and a report of how many were drawn and how many were there. Of several subjects, each
+    class has its pictures.
 
     Pictures that an earlier run left are read; only missing ones are drawn, so that an interrupted run goes on. One that is
     damaged, or of one colour as a VAE that makes NaN leaves them, is drawn again. Raises ValueError when the set has no class
     word, when its class is called by its identifier, and, naming the part at fault, for a picture that is not finite, which
     is not kept.
     """
-    captions = subject_set.naming.prior_captions()
     check_class(subject_set)
+    classes = {one.naming.class_word.casefold(): one for one in reversed(subject_set.subjects)}
+    drawn = [_of_class(model, clip, vae, one, settings) for one in reversed(classes.values())]
+    joined = together({f"training_set of {one.naming.class_word!r}": one for one, _ in drawn})
+    return joined, "\n".join(report for _, report in drawn)
+
+
+def _of_class(model, clip, vae, subject_set: TrainingSet, settings: PriorSettings) -> tuple[TrainingSet, str]:
+    captions = subject_set.naming.prior_captions()
     resolution = subject_set.preparation.resolution or native_side(model)
     key = _key(model, clip, vae, captions, resolution, settings)
     folder = Path(folder_paths.get_output_directory()) / FOLDER / key

@@ -59,43 +59,53 @@ def check_pictures(subject_set: TrainingSet, allow_one: bool = False) -> None:
 
     An allowed one is warned of on the node.
     """
-    if len(set(subject_set.examples)) > 1:
+    alone = [one for one in subject_set.subjects if len(set(one.examples)) < 2]
+    if not alone:
         return
+    whose = f" of {alone[0].naming.subject!r}" if subject_set.parts else ""
     if not allow_one:
-        raise ValueError("training_set: it has one picture, from which the background would be learned as well; give 3 to 5 in "
-                         "different places and poses, or turn allow_one_picture on in Training Details (DreamMatcher)")
-    tell("training_set: it has one picture, and allow_one_picture is on. What this costs: background, light, pose and framing "
-         "are learned with the subject and come back in other prompts, and the more so the longer it trains. A mask of the "
-         "subject, a caption that names the rest, class pictures and fewer steps keep more of it apart")
+        raise ValueError(f"training_set: it has one picture{whose}, from which the background would be learned as well; give 3 "
+                         "to 5 in different places and poses, or turn allow_one_picture on in Training Details (DreamMatcher)")
+    tell(f"training_set: it has one picture{whose}, and allow_one_picture is on. What this costs: background, light, pose and "
+         "framing are learned with the subject and come back in other prompts, and the more so the longer it trains. A mask of "
+         "the subject, a caption that names the rest, class pictures and fewer steps keep more of it apart")
 
 
 def check_prior(subject_set: TrainingSet, prior: TrainingSet | None) -> TrainingSet | None:
     """The prior, or None for the subject's own set: a bypassed Prior Set (DreamMatcher) passes it on.
 
-    Raises ValueError for a prior without a class, and for one whose captions name the subject.
+    Raises ValueError for a prior without a class, and for one whose captions name the subject. Of several subjects, those without
+    pictures of their class are told.
     """
     if prior is subject_set:
         tell("prior_set: it is the subject's own set, as a bypassed Prior Set (DreamMatcher) passes it on; the subject is "
              "learned without class pictures")
     if prior is None or prior is subject_set:
         return None
-    if not subject_set.naming.class_word:
-        raise ValueError("class_word: it is empty in the training set, and prior preservation needs the subject's class; write "
-                         "it there, or take the prior set away")
-    word = subject_set.naming.identifier
-    named = next((text for example in prior.examples for text in example.captions if holds(text, word)), None)
-    if named is not None:
-        raise ValueError(f"prior_set: its caption {named!r} holds the identifier {word!r}, so pictures of the class would be "
-                         "learned as the subject; leave the identifier empty in the prior's Training Set (DreamMatcher)")
+    for one in subject_set.subjects:
+        word = one.naming.identifier
+        if not one.naming.class_word:
+            which = f" of {word!r}" if subject_set.parts else ""
+            raise ValueError(f"class_word: it is empty in the training set{which}, and prior preservation needs the subject's "
+                             "class; write it there, or take the prior set away")
+        named = next((text for example in prior.examples for text in example.captions if holds(text, word)), None)
+        if named is not None:
+            raise ValueError(f"prior_set: its caption {named!r} holds the identifier {word!r}, so pictures of the class would be "
+                             "learned as the subject; leave the identifier empty in the prior's Training Set (DreamMatcher)")
+    there = {one.naming.class_word for one in prior.subjects}
+    without = [one.naming.subject for one in subject_set.parts if one.naming.class_word not in there]
+    if without:
+        tell(f"prior_set: it has no pictures of the class of {', '.join(map(repr, without))}, which may be forgotten; give the "
+             "joined set to Prior Set (DreamMatcher), which draws those of every class")
     return prior
 
 
 def check_class(subject_set: TrainingSet) -> None:
     """Raises ValueError, before class pictures are drawn, for a class that :func:`check_prior` would refuse them for."""
-    word = subject_set.naming.identifier
-    if any(holds(text, word) for text in subject_set.naming.prior_captions()):
-        raise ValueError(f"class_word: {subject_set.naming.class_word!r} holds the identifier {word!r}, so pictures of the class "
-                         "would be learned as the subject; choose a rare word as identifier, as sks")
+    for naming in (one.naming for one in subject_set.subjects):
+        if any(holds(text, naming.identifier) for text in naming.prior_captions()):
+            raise ValueError(f"class_word: {naming.class_word!r} holds the identifier {naming.identifier!r}, so pictures of the "
+                             "class would be learned as the subject; choose a rare word as identifier, as sks")
 
 
 @contextmanager
@@ -114,7 +124,7 @@ def ready(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | None,
         return latents.clone()
 
     with torch.inference_mode(False):
-        learned = subject_set.same_way(subject_set.preparation).prepared(encode)
+        learned = subject_set.prepared(encode)
         known = None if prior is None else prior.same_way(subject_set.preparation).prepared(encode)
     side = subject_set.preparation.resolution // 8
     denoiser = HostDenoiser(model, clip, (side, side), constant_start, running.checkpointing)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from einops import rearrange
@@ -10,8 +10,9 @@ from einops import rearrange
 from ...texts import holds
 from ...training.captions import TEMPLATES, Naming
 from ...training.data import Example, Preparation
-from ...training.sets import TrainingSet
+from ...training.sets import TrainingSet, together
 from ..graph.masks import Masks, each_mask, mask_grid
+from ..graph.notes import tell
 from ..graph.pictures import Images, each, rgb, subject_mask
 from .folder import pictures_of
 
@@ -35,6 +36,15 @@ def training_set(images: Images | None, masks: Masks | None, identifier: str, cl
             _check_caption(one.text, one.caption, naming)
         examples.append(Example(one.picture, (one.caption,) if one.caption else naming.captions(), one.mask))
     return TrainingSet(tuple(examples), naming, preparation)
+
+
+def joined_sets(sets: Mapping[str, TrainingSet | None]) -> tuple[TrainingSet, str]:
+    """The sets that are connected, by their inputs, as one, and a text about it. Raises ValueError as :func:`together`."""
+    connected = {name: one for name, one in sets.items() if one is not None}
+    joined = together(connected)
+    if not joined.parts:
+        tell(f"{next(iter(connected))} alone is connected, so nothing is joined; it goes on as it is")
+    return joined, joined.described()
 
 
 def _connected(images: Images, masks: Masks | None, captions: str | Sequence[str], naming: Naming) -> list[Example]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange
@@ -36,8 +37,11 @@ class Shown:
 
     def __init__(self, recipe: Recipe[HostLearner], options: TrainingOptions):
         self.recipe, self.every = recipe, options.sample_every
-        self.prompt = options.sample_prompt or ("" if options.sample_every is not None else plain_prompt(recipe))
-        self.picture: Image.Image | None = None  # the last sample
+        #: of the samples: that of the options, or one for each subject
+        self.prompts: tuple[str, ...] = (options.sample_prompt,) if options.sample_prompt else ()
+        if options.sample_every is None and not self.prompts:
+            self.prompts = plain_prompts(recipe)
+        self.pictures: list[Image.Image] = []  # the last samples
         self.begun = self.last = time.monotonic()
         self.spent = 0.0  # seconds, on what is shown
 
@@ -50,9 +54,9 @@ class Shown:
         due, affordable = self._due(training.step, training.settings.steps), self._affordable(now)
         if not due and not (affordable and now - self.last >= EVERY):
             return None
-        if due and self.prompt:
+        if due and self.prompts:
             self._draw(training)
-        page = beside(curve(training.losses, training.settings.steps, time_left(self.seconds_left(training))), self.picture)
+        page = beside(curve(training.losses, training.settings.steps, time_left(self.seconds_left(training))), self.pictures)
         self.last = time.monotonic()
         self.spent += self.last - now
         return "JPEG", page, page.width
@@ -60,8 +64,8 @@ class Shown:
     def _due(self, step: int, steps: int) -> bool:
         if self.every is not None:
             return self.every > 0 and step % self.every == 0
-        first = self.picture is None
-        return step % max(1, steps // SAMPLES) == 0 and bool(self.prompt) and (first or self._affordable(time.monotonic()))
+        first = not self.pictures
+        return step % max(1, steps // SAMPLES) == 0 and bool(self.prompts) and (first or self._affordable(time.monotonic()))
 
     def _affordable(self, now: float) -> bool:
         return self.spent <= SHARE * (now - self.begun)
@@ -69,17 +73,22 @@ class Shown:
     def _draw(self, training: Training) -> None:
         try:
             with training.as_drawn():
-                self.picture = rough(self.recipe, drawn(self.recipe, self.prompt, training.settings.seed))
+                self.pictures = [rough(self.recipe, drawn(self.recipe, prompt, training.settings.seed))
+                                 for prompt in self.prompts]
         except OutOfMemory:
             if self.every is not None:
                 raise
             log.warning("DreamMatcher: memory does not suffice for a sample while it trains; the node shows the loss alone")
-            self.prompt = ""
+            self.prompts = ()
 
 
-def plain_prompt(recipe: Recipe[HostLearner]) -> str:
-    """The shortest caption that is learned from, as "a photo of a sks dog"."""
-    return min((text for example in recipe.subject_set.examples for text in example.captions), key=len)
+def plain_prompts(recipe: Recipe[HostLearner]) -> tuple[str, ...]:
+    """The shortest caption of each subject that it is learned from, as "a photo of a sks dog"."""
+    learned = recipe.subject_set
+    captions: dict[int, list[str]] = {}
+    for example, owner in zip(learned.examples, learned.owners or [0] * len(learned.examples)):
+        captions.setdefault(owner, []).extend(example.captions)
+    return tuple(min(texts, key=len) for texts in captions.values())
 
 
 def drawn(recipe: Recipe[HostLearner], prompt: str, seed: int) -> torch.Tensor:
@@ -94,11 +103,13 @@ def rough(recipe: Recipe[HostLearner], latents: torch.Tensor) -> Image.Image:
     return Image.fromarray(rearrange(colours * 255, "c h w -> h w c").byte().numpy())
 
 
-def beside(page: Image.Image, picture: Image.Image | None) -> Image.Image:
-    """``page`` with a square picture of its height at its right, if there is one."""
-    if picture is None:
+def beside(page: Image.Image, pictures: Sequence[Image.Image]) -> Image.Image:
+    """``page`` with square pictures of its height at its right."""
+    if not pictures:
         return page
-    both = Image.new("RGB", (page.width + page.height, page.height))
+    both = Image.new("RGB", (page.width + len(pictures) * page.height, page.height))
     both.paste(page)
-    both.paste(picture.resize((page.height, page.height), Image.Resampling.BICUBIC), (page.width, 0))
+    for number, picture in enumerate(pictures):
+        square = picture.resize((page.height, page.height), Image.Resampling.BICUBIC)
+        both.paste(square, (page.width + number * page.height, 0))
     return both

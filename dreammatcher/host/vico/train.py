@@ -9,6 +9,7 @@ import torch
 from ...backbones.base import Site
 from ...subject import Conditioning
 from ...training.details import Uses
+from ...training.new_words import one_word_of
 from ...training.sets import TrainingSet
 from ...training.settings import TrainingOptions, TrainingSettings
 from ...training.textual_inversion import token_rows
@@ -80,9 +81,7 @@ def train_vico(model, clip, vae, subject_set: TrainingSet, initial_word: str, ch
                options: TrainingOptions) -> tuple[ViCo, list[float]]:
     """Blocks and the vector of the set's identifier. Raises ValueError as :class:`HostDenoiser`, and for models of another kind.
     """
-    word = subject_set.naming.identifier
-    if not word:
-        raise ValueError("identifier: it is empty in the training set, so there is no word to learn; write one there")
+    word = one_word_of(subject_set, "ViCo")
     check_pictures(subject_set, options.details.one_picture)
     subject_set, _ = taught(options, Uses("ViCo"), subject_set)
     check_one(clip, "ViCo")
@@ -104,7 +103,7 @@ def train_vico(model, clip, vae, subject_set: TrainingSet, initial_word: str, ch
                      "seed": str(settings.seed), "pictures": str(len(subject_set.examples))}
             return ViCo(tensors_of(blocks), rows.rows.detach().cpu().clone(), about)
 
-        start = start_of(recipe, job, options, subject_set.naming)
+        start = start_of(recipe, job, options, subject_set.words)
         kept = kept_steps(options, job, start.run, work.vae,
                           lambda losses, _, name, old: write_vico(learned(losses), name, old))
         losses = run(recipe, settings, job, options, kept, start)
