@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+import torch.nn.functional as F
 
 #: how far a token may be from itself, relative to its size: bfloat16 makes 0.0014; on Toybox the same word of another text is
 #: 0.04 away, and the nearest other word 0.07
@@ -132,6 +133,7 @@ class Conditioning:
 
     cross_attention: torch.Tensor  # [1, T, C]; [B, T, C] where a batch is learned from
     pooled: torch.Tensor | None = None  # [1, P] or [B, P], models with a pooled text input
+    lengths: tuple[int, ...] = ()  # tokens of each prompt of a batch, where zeros fill up the shorter ones
 
     @staticmethod
     def stacked(each: Sequence[Conditioning]) -> Conditioning:
@@ -139,6 +141,25 @@ class Conditioning:
         pooled = [one.pooled for one in each if one.pooled is not None]
         return Conditioning(torch.cat([one.cross_attention for one in each]), torch.cat(pooled) if pooled else None)
 
+    @staticmethod
+    def filled_up(each: Sequence[Conditioning]) -> Conditioning:
+        """Conditionings [1, T, C] of any lengths as a batch, which :meth:`in_parts` gives at their own lengths again."""
+        lengths = tuple(one.cross_attention.shape[1] for one in each)
+        longest = max(lengths)
+        filled = Conditioning.stacked([replace(one, cross_attention=F.pad(one.cross_attention, (0, 0, 0, longest - length)))
+                                       for one, length in zip(each, lengths)])
+        return replace(filled, lengths=lengths) if len(set(lengths)) > 1 else filled
+
+    def in_parts(self, call: Callable[[torch.Tensor, Conditioning], torch.Tensor]) -> torch.Tensor:
+        """The results [B, ...] of ``call`` for the rows of each length and their conditioning, in the rows' order."""
+        results, order = [], []
+        for length in sorted(set(self.lengths)):
+            rows = [row for row, own in enumerate(self.lengths) if own == length]
+            pooled = None if self.pooled is None else self.pooled[rows]
+            results.append(call(torch.tensor(rows), Conditioning(self.cross_attention[rows, :length], pooled)))
+            order += rows
+        return torch.cat(results)[torch.tensor(order).argsort()]
+
     def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Conditioning:
         """With ``change`` done to both tensors."""
-        return Conditioning(change(self.cross_attention), None if self.pooled is None else change(self.pooled))
+        return Conditioning(change(self.cross_attention), None if self.pooled is None else change(self.pooled), self.lengths)

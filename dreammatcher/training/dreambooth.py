@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
+from ..backbones import dit
 from ..backbones.unet import AROUND_BLOCKS, CONVOLUTIONS, FEED_FORWARD, PROJECTIONS, block_name
 from .details import Layers
 from .settings import LoraSettings
@@ -21,6 +22,7 @@ TEXT_TARGETS = tuple(f"self_attn.{layer}.weight" for layer in ("q_proj", "k_proj
 UNET_LAYERS = {"attention": UNET_TARGETS, "feed_forward": FEED_FORWARD, "convolutions": CONVOLUTIONS,
                "projections": AROUND_BLOCKS}
 TEXT_LAYERS = {"attention": TEXT_TARGETS, "feed_forward": ("mlp.fc1.weight", "mlp.fc2.weight")}
+TRANSFORMER_LAYERS = {"attention": dit.PROJECTIONS, "feed_forward": dit.FEED_FORWARD}
 #: of a text encoder, what a full training leaves alone: the table of tokens and the projection, which the UNet never sees
 TEXT_KEPT = ("embeddings.", "text_projection.")
 
@@ -52,6 +54,23 @@ def unet_targets(weights: Iterable[str], layers: Layers) -> tuple[str, ...]:
     if wrong is not None:
         raise ValueError(f"blocks: {wrong!r} has none of the chosen layers in this model; choose among {', '.join(there)}")
     return tuple(name for name in found if not layers.blocks or block_name(name) in layers.blocks)
+
+
+def transformer_targets(weights: Mapping[str, torch.Tensor], layers: Layers) -> tuple[str, ...]:
+    """Names of a transformer's ``weights`` that a LoRA of these ``layers`` changes.
+
+    Raises ValueError when there is none, and for layers that UNets alone have.
+    """
+    others = [name for name in ("convolutions", "projections", "blocks") if getattr(layers, name)]
+    if others:
+        raise ValueError(f"{' and '.join(others)}: these are layers of a UNet, and this model is a transformer, of which a LoRA "
+                         "changes attention and feed_forward; leave them off and blocks empty in DreamMatcher Training Details")
+    ends = tuple(end for kind in layers.chosen for end in TRANSFORMER_LAYERS[kind])
+    found = tuple(name for name, value in weights.items() if ends and name.endswith(ends) and value.ndim == 2)
+    if not found:
+        raise ValueError("attention and feed_forward: both are off, or this transformer's layers have other names, so nothing of "
+                         "it would learn; turn one on in DreamMatcher Training Details")
+    return found
 
 
 def text_targets(layers: Layers) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from ..training.kept import kept_steps
 from ..training.learn import has_masks
 from ..training.model import HostDenoiser
 from ..training.run import check_pictures, ready, run
+from ..training.schedule import check_unet
 from .files import write_vico
 from .sites import blocks_of, widths
 
@@ -80,6 +81,7 @@ def train_vico(model, clip, vae, subject_set: TrainingSet, initial_word: str, ch
                options: TrainingOptions) -> tuple[ViCo, list[float]]:
     """Blocks and the vector of the set's identifier. Raises ValueError as :class:`HostDenoiser`, and for models of another kind.
     """
+    check_unet(model, "ViCo")
     word = subject_set.naming.identifier
     if not word:
         raise ValueError("identifier: it is empty in the training set, so there is no word to learn; write one there")
