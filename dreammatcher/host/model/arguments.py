@@ -73,9 +73,14 @@ def batch_arguments(base: Any, conditioning: Conditioning, x: torch.Tensor) -> d
     arguments: dict[str, Any] = model_arguments(base, conditioning, x)
     if isinstance(network_of(base), UNetModel):
         arguments[PROMPT] = conditioning.cross_attention
-    if getattr(getattr(network_of(base), "params", None), "guidance_embed", False) and GUIDANCE in arguments:
+    if told_guidance(base) and GUIDANCE in arguments:
         arguments[GUIDANCE] = torch.ones_like(arguments[GUIDANCE])
     return arguments
+
+
+def told_guidance(base: Any) -> bool:
+    """True for a distilled model that is told a scale of guidance and draws without a second prompt: Flux.1 dev and Flux.2."""
+    return bool(getattr(getattr(network_of(base), "params", None), "guidance_embed", False))
 
 
 def with_frames(base: Any, x: torch.Tensor) -> torch.Tensor:
