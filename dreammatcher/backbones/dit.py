@@ -23,7 +23,7 @@ PROJECTIONS = (
     *(f".{stream}_attn.{layer}.weight" for stream in ("img", "txt") for layer in ("qkv", "proj")), *_FUSED,
     *(f".attn.{layer}.weight" for layer in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj",
                                             "to_add_out")),
-    *(f".attn.{layer}.weight" for layer in ("wq", "wk", "wv", "wo")),
+    *(f".attn.{layer}.weight" for layer in ("wq", "wk", "wv", "gate", "wo")),
     *(f".{kind}_attn.{layer}.weight" for kind in ("self", "cross") for layer in ("q", "k", "v", "o")))
 #: and of the layers behind attention
 FEED_FORWARD = (

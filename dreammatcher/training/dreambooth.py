@@ -44,9 +44,7 @@ def unet_targets(weights: Iterable[str], layers: Layers) -> tuple[str, ...]:
 
     Raises ValueError when there is none, and for a block that the UNet does not have.
     """
-    if not layers.chosen:
-        raise ValueError("attention, feed_forward, convolutions and projections: all are off, so nothing of the model would "
-                         "learn; turn one on")
+    _check_chosen(layers)
     ends = tuple(end for kind in layers.chosen for end in UNET_LAYERS[kind])
     found = [name for name in weights if name.endswith(ends)]
     there = sorted({block_name(name) for name in found} - {""})
@@ -61,16 +59,23 @@ def transformer_targets(weights: Mapping[str, torch.Tensor], layers: Layers) -> 
 
     Raises ValueError when there is none, and for layers that UNets alone have.
     """
+    _check_chosen(layers)
     others = [name for name in ("convolutions", "projections", "blocks") if getattr(layers, name)]
     if others:
         raise ValueError(f"{' and '.join(others)}: these are layers of a UNet, and this model is a transformer, of which a LoRA "
                          "changes attention and feed_forward; leave them off and blocks empty in DreamMatcher Training Details")
     ends = tuple(end for kind in layers.chosen for end in TRANSFORMER_LAYERS[kind])
-    found = tuple(name for name, value in weights.items() if ends and name.endswith(ends) and value.ndim == 2)
+    found = tuple(name for name, value in weights.items() if name.endswith(ends) and value.ndim == 2)
     if not found:
-        raise ValueError("attention and feed_forward: both are off, or this transformer's layers have other names, so nothing of "
-                         "it would learn; turn one on in DreamMatcher Training Details")
+        raise ValueError(f"model: none of its layers has a name that this pack knows of {' and '.join(layers.chosen)}; teach "
+                         "another model")
     return found
+
+
+def _check_chosen(layers: Layers) -> None:
+    if not layers.chosen:
+        raise ValueError("attention, feed_forward, convolutions and projections: all are off, so nothing of the model would "
+                         "learn; turn one on")
 
 
 def text_targets(layers: Layers) -> tuple[str, ...]:

@@ -69,8 +69,8 @@ def dreambooth(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | 
     check_text(model, clip, chosen.text)
     prior = check_prior(subject_set, prior)
     check_masks(subject_set, objective)
-    options = _on(model, options)
     subject_set, prior = taught(options, uses_of(chosen), subject_set, prior)
+    options = _on(model, options)
     subject_set, options = sized(model, subject_set, options)
     names, begun = names_of(model, clip), beginning_of(model, clip, begin_from)
     if begun is not None:
@@ -101,8 +101,8 @@ def plan_dreambooth(model, clip, vae, subject_set: TrainingSet, chosen: DreamBoo
     check_class(subject_set)
     check_text(model, clip, chosen.text)
     check_masks(subject_set, objective)
-    options = _on(model, options)
     subject_set, _ = taught(options, uses_of(chosen), subject_set)
+    options = _on(model, options)
     first = prompts_of(options) if reads_first(model, chosen.text, options) else None
     with ready(model, clip, vae, subject_set, None, settings, options.running, prompts=first) as work:
         recipe = recipe_of(work, work.subject_set, names_of(model, clip), chosen, objective, settings.seed, options.details)
