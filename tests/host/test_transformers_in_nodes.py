@@ -97,7 +97,7 @@ def test_methods_of_a_unets_attention_refuse_a_transformer_in_one_sentence(host,
             "sks", "robot", "photo", 128, pictures)["result"][0], "robot", 1, 1e-3, 1e-3, 0)
     with pytest.raises(ValueError, match=f"^model: SeFi-IDE {fix}"):
         host.nodes["DreamMatcherSeFiTrain"]().learn(*z, pictures[:1], "<me>", "robot", "a photo of a robot", 128, 1, 1e-3, 0.1, 0)
-    loss = host.nodes["DreamMatcherSeFiLoss"]().make("robot", 0.1, "mean", "all")[0]
+    loss = host.nodes["DreamMatcherSeFiLoss"]().make("robot", 0.1, "mean", "all tokens")[0]
     with pytest.raises(ValueError, match="^attention_loss: it compares a UNet's attention .* take this input away$"):
         learn("DreamMatcherTextualInversion", initial_word="robot", vectors=1, attention_loss=loss)
 

@@ -78,7 +78,7 @@ def learn_subject(model, clip, vae, images: Images, class_word: str, effort: str
 
 
 def _class_pictures(model, count: int, seed: int) -> PriorSettings:
-    """How pictures of the class are drawn by a model of this kind."""
+    """Settings by which a model of this kind draws pictures of the class."""
     if not is_transformer(model):
         return PriorSettings(count, seed=seed)
     return PriorSettings(count, cfg=DISTILLED_CFG if told_guidance(model.model) else FLOW_CFG, sampler="euler",

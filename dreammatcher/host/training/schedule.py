@@ -1,4 +1,4 @@
-"""What the host's model predicts at which noise levels, and which kinds of models learn here."""
+"""Noise levels of the host's model and what it predicts at them, and the kinds of models that learn here."""
 
 from __future__ import annotations
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ..model.gradients import NoGradient, ordinary_weights, statically_loaded
 
 
-def whole(name: str, patcher):
+def whole(name: str, patcher: Any) -> Any:
     """``patcher``, or a copy of it whose weights stay on the device. Raises ValueError, naming the input, where there is none."""
     try:
         return statically_loaded(patcher)
@@ -15,7 +17,7 @@ def whole(name: str, patcher):
         raise refused(name, error) from error
 
 
-def whole_clip(clip):
+def whole_clip(clip: Any) -> Any:
     """``clip``, or a copy whose weights stay on the device. Raises ValueError as :func:`whole`."""
     patcher = whole("clip", clip.patcher)
     if patcher is clip.patcher:
@@ -35,6 +37,6 @@ def weights_of(name: str, module: torch.nn.Module, device: torch.device) -> dict
 
 
 def refused(name: str, error: NoGradient) -> ValueError:
-    """What is said of an input that cannot be trained on."""
+    """The error that names an input which cannot be trained on."""
     return ValueError(f"{name}: it cannot be trained on here ({error}); load it from a file that is not quantised, start ComfyUI "
                       "with --disable-dynamic-vram, or train on a card with more memory")
