@@ -15,7 +15,7 @@ from .toybox_runner import ToyboxRunner
 
 PLAIN, REPLACED, MATCHED, GUIDED = "plain", "K+V replacement", "balanced", "balanced + guidance fast"
 EVERYWHERE = "balanced without mask"
-#: as DreamMatcher (Easy) and new nodes have it, and the same with the reference's true mask
+#: as Easy (DreamMatcher) and new nodes have it, and the same with the reference's true mask
 BEST, EASY, MASKED = "best", "best + guidance inside (Easy)", "best + guidance inside, with a MASK"
 
 

@@ -105,7 +105,7 @@ class ToyboxRunner:
         return self.module("dreammatcher.host.matching.guide").guide(model, chosen)
 
     def blocks(self) -> list[str]:
-        """The output blocks of each matched grid, coarse to fine, as DreamMatcher Apply takes them."""
+        """The output blocks of each matched grid, coarse to fine, as Apply (DreamMatcher) takes them."""
         sites = self.module("dreammatcher.host.model.backbone").backbone_of(self.model.model).self_attention
         return [",".join(sorted({str(number) for (_, number, _), halvings in sites.items() if halvings == wanted}))
                 for wanted in sorted(set(sites.values()), reverse=True)]
@@ -124,7 +124,7 @@ class ToyboxRunner:
                             layers, **{"start": module.BEST_START, **settings})
 
     def easy(self, ready: SimpleNamespace, mask: dict | None = None):
-        """:meth:`best`, guided as new nodes guide: what DreamMatcher (Easy) makes."""
+        """:meth:`best`, guided as new nodes guide: what Easy (DreamMatcher) makes."""
         chosen = self.module("dreammatcher.matching.guidance").BEST_GUIDANCE
         return self.module("dreammatcher.host.matching.guide").guide(self.best(ready, mask), chosen)
 

@@ -1,7 +1,7 @@
 """``python -m benchmarks.training_memory``: the plans of trainings on cards of several sizes, by arithmetic.
 
 Models have their real shapes and no memory; nothing is measured on a card. Of a card, :data:`CONTEXT` is taken by its driver and
-the desktop, and the plan leaves itself room for libraries. Writes the table into web/docs/DreamMatcherPriorSet.md.
+the desktop, and the plan leaves itself room for libraries. Writes the list into web/docs/DreamMatcherPriorSet.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PAGE = ROOT / "web" / "docs" / "DreamMatcherPriorSet.md"
 CARDS = (8, 12, 16, 24)  # GB
 GB = 1 << 30
 CONTEXT = GB // 2
-TABLE = re.compile(r"^\| training \|.*\n(?:\|.*\n)+", re.MULTILINE)
+LIST = re.compile(r"^- SD1\.5 LoRA – .*\n(?:- .*\n)+", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -98,22 +98,25 @@ def recipe_of(host: Host, model: Any, case: Case, recipes: Any, settings: Any) -
                                  prior=pictures if case.prior else None)
 
 
-def table(plans: dict[str, list[Row]]) -> str:
-    """The table as Markdown: for each training and card, the first of its plans that fits and the GB that it takes in all."""
-    lines = [f"| training | {' | '.join(f'{card} GB' for card in CARDS)} |", f"|---{'|---' * len(CARDS)}|"]
+def listed(plans: dict[str, list[Row]]) -> str:
+    """A list in Markdown: for each training and card, the first of its plans that fits and the GB that it takes in all."""
+    lines = []
     for title, rows in plans.items():
-        cells = [next((f"{row.taken / GB:.1f}{f': {row.said}' if row.said else ''}" for row in rows if row.fits(card)),
-                      f"no, {rows[-1].taken / GB:.1f}") for card in CARDS]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
+        cards: dict[str, list[int]] = {}
+        for card in CARDS:
+            fits = next((f"{row.taken / GB:.1f}{f' ({row.said})' if row.said else ''}" for row in rows if row.fits(card)), None)
+            cards.setdefault(fits or f"no ({rows[-1].taken / GB:.1f})", []).append(card)
+        lines.append(f"- {title} – " + "; ".join(f"{'–'.join(map(str, sorted({of[0], of[-1]})))} GB: {said}"
+                                                 for said, of in cards.items()))
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     with torch.inference_mode():
         host = Host(ROOT / "build" / "host-training")
-        said = table({case.title: rows_of(host, case) for case in CASES})
+        said = listed({case.title: rows_of(host, case) for case in CASES})
     page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(TABLE.sub(lambda _: said, page), encoding="utf-8")
+    PAGE.write_text(LIST.sub(lambda _: said, page), encoding="utf-8")
     print(said)
 
 

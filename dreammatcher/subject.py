@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,9 @@ NEAR = 0.01
 CHANGED = ("the prompt that is sampled is not as it was encoded for the subject {words!r} (averaged, or changed by another "
            "node); its words are looked for where they stood")
 ELSEWHERE = ("the prompt that is sampled does not hold the subject {words!r} of the text {prompt!r}; connect the conditioning "
-             "of the same DreamMatcher Subject")
+             "of the same Subject (DreamMatcher)")
 UNKNOWN = ("the prompt that is sampled has {length} tokens, and the subject {words!r} is known in a text of {tokens}; it was "
-           "joined with another text, so nothing says where the subject stands. Encode the prompt with DreamMatcher Subject")
+           "joined with another text, so nothing says where the subject stands. Encode the prompt with Subject (DreamMatcher)")
 
 
 @dataclass(frozen=True)
@@ -133,13 +134,15 @@ class Conditioning:
 
     cross_attention: torch.Tensor  # [1, T, C]; [B, T, C] where a batch is learned from
     pooled: torch.Tensor | None = None  # [1, P] or [B, P], models with a pooled text input
+    others: Mapping[str, torch.Tensor] = field(default_factory=dict)  # what else some families are told
     lengths: tuple[int, ...] = ()  # tokens of each prompt of a batch, where zeros fill up the shorter ones
 
     @staticmethod
     def stacked(each: Sequence[Conditioning]) -> Conditioning:
         """Conditionings of one length as a batch."""
         pooled = [one.pooled for one in each if one.pooled is not None]
-        return Conditioning(torch.cat([one.cross_attention for one in each]), torch.cat(pooled) if pooled else None)
+        others = {name: torch.cat([one.others[name] for one in each]) for name in each[0].others}
+        return Conditioning(torch.cat([one.cross_attention for one in each]), torch.cat(pooled) if pooled else None, others)
 
     @staticmethod
     def filled_up(each: Sequence[Conditioning]) -> Conditioning:
@@ -154,12 +157,15 @@ class Conditioning:
         """The results [B, ...] of ``call`` for the rows of each length and their conditioning, in the rows' order."""
         results, order = [], []
         for length in sorted(set(self.lengths)):
-            rows = [row for row, own in enumerate(self.lengths) if own == length]
-            pooled = None if self.pooled is None else self.pooled[rows]
-            results.append(call(torch.tensor(rows), Conditioning(self.cross_attention[rows, :length], pooled)))
+            rows = [row for row, one in enumerate(self.lengths) if one == length]
+            shorter = replace(self, cross_attention=self.cross_attention[:, :length], lengths=())
+            own = shorter.each(itemgetter(rows))
+            results.append(call(torch.tensor(rows), own))
             order += rows
         return torch.cat(results)[torch.tensor(order).argsort()]
 
     def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Conditioning:
-        """With ``change`` done to both tensors."""
-        return Conditioning(change(self.cross_attention), None if self.pooled is None else change(self.pooled), self.lengths)
+        """With ``change`` done to all tensors."""
+        return replace(self, cross_attention=change(self.cross_attention),
+                       pooled=None if self.pooled is None else change(self.pooled),
+                       others={name: change(value) for name, value in self.others.items()})

@@ -15,7 +15,7 @@ from .examples import node
 from .library import ROOT
 from .workflow import COLUMN, GAP, inputs_of, is_widget, outputs_of, value_of
 
-NAME = "DreamMatcher Steps"  # the library shows the file's name; the node with everything inside is DreamMatcher (Easy)
+NAME = "DreamMatcher Steps"  # the library shows the file's name; the node with everything inside is Easy (DreamMatcher)
 FILE = ROOT / "subgraphs" / f"{NAME}.json"
 #: outer inputs: type, and default of those that are widgets
 INPUTS = {"model": ("MODEL",), "clip": ("CLIP",), "vae": ("VAE",), "reference": ("IMAGE",),

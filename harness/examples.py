@@ -196,7 +196,7 @@ def with_controlnet() -> dict[str, Any]:
     return prompt
 
 
-COMPARED = ("\n\nThe lower sampler draws the plain picture: the slider in DreamMatcher Preview compares the two. Give both "
+COMPARED = ("\n\nThe lower sampler draws the plain picture: the slider in Preview (DreamMatcher) compares the two. Give both "
             "samplers the same seed.")
 OWN = ("\n\nChoose your checkpoint and your photo, describe the photo in reference_prompt and the picture you want in prompt, "
        "and click the words that name the subject in both.")
@@ -217,12 +217,13 @@ EXAMPLES = {
         "out grey or burnt, put ModelSamplingDiscrete (v_prediction, zsnr on) behind the checkpoint, and RescaleCFG at 0.7."
         + COMPARED]),
     "dreammatcher_04_toybox": (full_control, [
-        "Every step of the method in its own node, on the small model that ships with the pack. Guidance is optional: without "
-        "it, connect the sampler to DreamMatcher Apply.\n\nChange the subject, pose and background of Toybox Reference, the "
-        "target prompt, or the seed (in both samplers).\n\nWith your own checkpoint: open dreammatcher_05_photo."]),
+        "Every step of the method in its own node, on the small model that ships with the pack. Guidance (DreamMatcher) is "
+        "optional: without it, connect the sampler to Apply (DreamMatcher).\n\nChange the subject, pose and background of Toybox "
+        "Reference, the target prompt, or the seed (in both samplers).\n\nWith your own checkpoint: open "
+        "dreammatcher_05_photo."]),
     "dreammatcher_05_photo": (lambda: photo(SD15, 512), [
         "Your photo and an SD1.x checkpoint, step by step: a large photo is made smaller, and the subjects go straight to "
-        "DreamMatcher Apply. For a painted mask put DreamMatcher Mask in between." + OWN]),
+        "Apply (DreamMatcher). For a painted mask put Mask (DreamMatcher) in between." + OWN]),
     "dreammatcher_06_sdxl": (lambda: photo("sd_xl_base_1.0.safetensors", 1024), [
         "Your photo and an SDXL checkpoint." + OWN + "\n\nReferences of SD1.x and SDXL do not fit each other: invert anew."]),
     "dreammatcher_07_lora": (with_lora, [
@@ -235,7 +236,7 @@ EXAMPLES = {
         "layout's own colours; 0.7 leaves room for the reference's."]),
     "dreammatcher_10_two_views_toybox": (two_views, [
         "Two pictures of one subject: every place of the new picture takes its best match among both.\n\nFor a third picture, "
-        "add one more Subject, Invert and Combine."]),
+        "add one more Subject (DreamMatcher), Invert Reference (DreamMatcher) and Combine References (DreamMatcher)."]),
     "dreammatcher_11_save_reference_toybox": (save_and_load, [
         "Prepares a reference's features once, samples with them, and saves the inverted reference.\n\nRead it back with "
         "dreammatcher_12_load_reference_toybox."]),

@@ -58,16 +58,16 @@ def qwen_edit() -> dict[str, Any]:
     }
 
 
-COMPARED = ("\n\nTo compare, set strength of DreamMatcher Lock to 0 and keep the seed. If the edit itself gets weaker, raise "
+COMPARED = ("\n\nTo compare, set strength of Lock (DreamMatcher) to 0 and keep the seed. If the edit itself gets weaker, raise "
             "start or similarity, or paint the subject of the reference as reference_mask.")
 #: workflow -> its prompt and its notes
 EDITING = {
     "dreammatcher_22_flux2_klein_lock": (klein, [
-        "Flux.2 klein edits your photo, and DreamMatcher Lock keeps what both pictures show to the photo's colours and "
+        "Flux.2 klein edits your photo, and Lock (DreamMatcher) keeps what both pictures show to the photo's colours and "
         "textures.\n\nChoose model, text encoder, autoencoder and photo, and write the picture that you want. For a second photo "
         "add one more VAE Encode and Reference Latent." + COMPARED]),
     "dreammatcher_23_qwen_edit_lock": (qwen_edit, [
-        "Qwen-Image-Edit changes your photo, and DreamMatcher Lock keeps what both pictures show to the photo's colours and "
+        "Qwen-Image-Edit changes your photo, and Lock (DreamMatcher) keeps what both pictures show to the photo's colours and "
         "textures.\n\nChoose the files and your photo, and write what is to change. More photos go into image2 and image3 of "
         "both text encoders." + COMPARED]),
 }

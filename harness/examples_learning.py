@@ -102,6 +102,6 @@ LEARNING = {
         "0.0001."]),
     "dreammatcher_21_custom_diffusion_delta": (delta, [
         "A subject that Custom Diffusion's own code, or diffusers, has learned on SD1.4: by itself, and with DreamMatcher on top."
-        "\n\nPut delta.bin into models/loras and choose it in DreamMatcher Load Learned, which says the words to write in "
+        "\n\nPut delta.bin into models/loras and choose it in Load Learned (DreamMatcher), which says the words to write in "
         "prompts (<new1>, ...).\n\nLoad one of the photos that were learned from, and say in reference_prompt what it shows."]),
 }

@@ -99,15 +99,15 @@ def measured_toybox() -> dict[str, Any]:
 SEFI = {
     "dreammatcher_18_sefi_toybox": (sefi, [
         "SeFi-IDE learns a word from one picture: two vectors for each of five stages of sampling. The second picture has "
-        "DreamMatcher on top.\n\nWrite the word in DreamMatcher SeFi Prompt, and put DreamMatcher SeFi Apply behind the model."
-        "\n\nWith your own checkpoint: open dreammatcher_19_sefi_photo."]),
+        "DreamMatcher on top.\n\nWrite the word in SeFi Prompt (DreamMatcher), and put SeFi Apply (DreamMatcher) behind the "
+        "model.\n\nWith your own checkpoint: open dreammatcher_19_sefi_photo."]),
     "dreammatcher_19_sefi_photo": (sefi_photo, [
         "One photo of a face and an SD1.x checkpoint. For other subjects: another class word, and a photo of a CLASS as "
         "reference_prompt.\n\nThe settings are the project page's and its ancestor's; no official code exists. If prompts are "
         "not followed, raise attention_weight; if the face is not alike, lower it or take more steps."]),
     "dreammatcher_20_evaluate": (measured, [
         "Is it more alike now? Four pictures of the plain model and four of DreamMatcher with the same seeds, scored as in the "
-        "papers.\n\nPut the encoders into models/evaluation: DreamMatcher Evaluate says which files. Connect all photos of the "
+        "papers.\n\nPut the encoders into models/evaluation: Evaluate (DreamMatcher) says which files. Connect all photos of the "
         "subject that you have as references, as a batch."]),
     "dreammatcher_24_evaluate_toybox": (measured_toybox, [
         "Is it more alike now? Four pictures of the plain model and four of DreamMatcher with the same seeds, scored by the "

@@ -60,10 +60,10 @@ VICO = {
     "dreammatcher_16_vico_toybox": (vico, [
         "ViCo learns a word and small blocks that look at a picture of the subject while the model draws (about five minutes "
         "on a CPU). The second picture has DreamMatcher on top.\n\nThe masks show where the reference was looked at. Encode "
-        "prompts with DreamMatcher Subject and name the learned word.\n\nWith your own checkpoint (SD1.x): 512 as resolution, "
+        "prompts with Subject (DreamMatcher) and name the learned word.\n\nWith your own checkpoint (SD1.x): 512 as resolution, "
         "word_rate 0.005, block_rate 0.00001."]),
     "dreammatcher_17_vico_official": (official, [
         "A subject that the authors' code has learned, on SD1.4.\n\nPut cross_attention-399.pt and embeddings_gs-399.pt into "
-        "models/vico, choose them in DreamMatcher ViCo Load, and load one of the pictures that were learned from. The word is *."
-        "\n\nPrompts begin best with: a photo of *"]),
+        "models/vico, choose them in ViCo Load (DreamMatcher), and load one of the pictures that were learned from. The word is "
+        "*.\n\nPrompts begin best with: a photo of *"]),
 }

@@ -19,7 +19,7 @@ from . import (
     vico,
 )
 from .missing import says_what_is_missing
-from .search import ALIASES, shown_name
+from .search import ALIASES, former_name
 
 NODE_CLASS_MAPPINGS = {}
 NODE_DISPLAY_NAME_MAPPINGS = {}
@@ -27,11 +27,11 @@ MENUS = (easy, reference, matching, preview, learn, training_sets, training, tra
          toybox)
 for menu in MENUS:
     NODE_CLASS_MAPPINGS.update({node.__name__: node for node in menu.NODES})
-    NODE_DISPLAY_NAME_MAPPINGS.update({node.__name__: shown_name(node.TITLE) for node in menu.NODES})
+    NODE_DISPLAY_NAME_MAPPINGS.update({node.__name__: node.TITLE for node in menu.NODES})
 
 for name, node in NODE_CLASS_MAPPINGS.items():
     says_what_is_missing(node)
-    node.SEARCH_ALIASES = [node.TITLE, *ALIASES[name]]
+    node.SEARCH_ALIASES = [former_name(node.TITLE), *ALIASES[name]]
 bypass.listen(NODE_CLASS_MAPPINGS)
 report.listen()
 words_ahead.listen()

@@ -10,7 +10,7 @@ from .reference import with_remarks
 
 
 class DreamMatcherEasy:
-    TITLE = "DreamMatcher (Easy)"
+    TITLE = "Easy (DreamMatcher)"
     DESCRIPTION = ("Everything at once: inverts the reference picture, finds the subject by its words and returns a model "
                    "and prompts ready for the sampler.")
     CATEGORY = inputs.MATCHING
@@ -18,7 +18,7 @@ class DreamMatcherEasy:
     RETURN_TYPES = ("MODEL", "CONDITIONING", "CONDITIONING", "DM_TRACE")
     RETURN_NAMES = ("model", "positive", "negative", "trace")
     OUTPUT_TOOLTIPS = ("The model for the sampler.", "The encoded prompt.", "The encoded negative prompt.",
-                       "A record of the run: which place of the photo went where. DreamMatcher Preview shows it.")
+                       "A record of the run: which place of the photo went where. Preview (DreamMatcher) shows it.")
 
     INSTEAD = ("it also makes the prompts, which ComfyUI cannot pass through; set its strength to 0 instead, which is the plain "
                "picture")

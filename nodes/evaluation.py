@@ -13,14 +13,14 @@ JUDGES = {"Toybox's judge": Judge(NAME, judged_pictures)}
 
 @takes_sets("results", "references", "prompt")
 class DreamMatcherEvaluate:
-    TITLE = "DreamMatcher Evaluate"
+    TITLE = "Evaluate (DreamMatcher)"
     DESCRIPTION = ("How alike results and references are (DINO, CLIP-I), and how well results follow the prompt (CLIP-T), as in "
                    "the papers' tables.")
     CATEGORY = CATEGORY
     FUNCTION = "measure"
     RETURN_TYPES = ("DM_SCORES", "STRING", "FLOAT", "FLOAT", "FLOAT", "IMAGE")
     RETURN_NAMES = ("scores", "text", "dino", "clip_i", "clip_t", "chart")
-    OUTPUT_TOOLTIPS = ("For DreamMatcher Score Sheet.", "All of it in words.", "Mean DINO similarity to the references.",
+    OUTPUT_TOOLTIPS = ("For Score Sheet (DreamMatcher).", "All of it in words.", "Mean DINO similarity to the references.",
                        "Mean CLIP similarity to the references.", "Mean CLIP similarity to the prompt.", "The means as bars.")
     OUTPUT_NODE = True
 
@@ -53,7 +53,7 @@ class DreamMatcherEvaluate:
 
 
 class DreamMatcherScoreSheet:
-    TITLE = "DreamMatcher Score Sheet"
+    TITLE = "Score Sheet (DreamMatcher)"
     DESCRIPTION = "Sets the scores of several ways side by side: is it more alike now?"
     CATEGORY = CATEGORY
     FUNCTION = "compare"

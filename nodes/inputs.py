@@ -64,7 +64,7 @@ BOTH_PROMPTS: dict[str, Input] = {
 }
 SUBJECTS: dict[str, Input] = {
     "reference_subject": ("DM_SUBJECT", {"tooltip": "Instead of a mask: the subject's words in the reference's prompt. May stay "
-                                                    "free where DreamMatcher Subject made that prompt."}),
+                                                    "free where Subject (DreamMatcher) made that prompt."}),
     "target_subject": ("DM_SUBJECT", {"tooltip": "Instead of a mask: the subject's words in the prompt of the new picture."}),
 }
 
@@ -83,11 +83,11 @@ SEED = number("INT", 0, 0, LARGEST_SEED, "The same seed gives the same result.")
 INITIAL_WORD = text("toy", "A coarse word for the subject, from which learning begins.")
 RANK = number("INT", 4, 1, 256, "Size of the LoRA.")
 BFLOAT16 = switch(False, "Compute in bfloat16: less memory and time, on cards and processors that have it.")
-OPTIONS: Input = ("DM_TRAINING_OPTIONS", {"tooltip": "From DreamMatcher Training Options: what is seldom changed."})
+OPTIONS: Input = ("DM_TRAINING_OPTIONS", {"tooltip": "From Training Options (DreamMatcher): what is seldom changed."})
 KEEP_EVERY = number("INT", 0, 0, 100_000, "Steps after which what is learned is saved, with a row of samples in a sheet; then "
                     "also when it is stopped. 0 saves nothing on the way.")
 ATTENTION_LOSS: Input = ("DM_ATTENTION_LOSS", {
-    "tooltip": "From DreamMatcher SeFi Attention Loss: keeps the word on the subject."})
+    "tooltip": "From SeFi Attention Loss (DreamMatcher): keeps the word on the subject."})
 WORD_RATE = number("FLOAT", 0.0, 0.0, 1.0, "Custom Diffusion: how far the word moves in a step. 0: as far as rate says, as in "
                    "the authors' code. Toybox takes 0.02.", 1e-7)
 
@@ -132,8 +132,8 @@ def vectors(tip: str) -> Input:
 
 def begin_from(more: str = "") -> Input:
     """An input for something learned before, from which a training begins."""
-    said = ("Begins from what was learned before, with a fresh optimiser: from a training, DreamMatcher Choose or Load Learned. "
-            "Give the model without it.")
+    said = ("Begins from what was learned before, with a fresh optimiser: from a training, Choose (DreamMatcher) or Load Learned "
+            "(DreamMatcher). Give the model without it.")
     return "DM_LEARNED", {"tooltip": f"{said} {more}".strip()}
 
 

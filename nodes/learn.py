@@ -10,7 +10,7 @@ from .sets import takes_sets
 
 @takes_sets("images", "masks")
 class DreamMatcherLearn(inputs.TrainingNode):
-    TITLE = "DreamMatcher Learn (Easy)"
+    TITLE = "Learn (Easy) (DreamMatcher)"
     DESCRIPTION = ("Photos of a subject and what kind of thing it is: the model learns it, as a LoRA with prior preservation. "
                    "Everything else is chosen.")
     RETURN_TYPES, RETURN_NAMES = (*inputs.TrainingNode.RETURN_TYPES, "STRING"), (*inputs.TrainingNode.RETURN_NAMES, "subject")

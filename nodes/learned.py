@@ -10,7 +10,7 @@ from . import inputs
 
 
 class DreamMatcherSaveLearned(inputs.SaveNode):
-    TITLE = "DreamMatcher Save Learned"
+    TITLE = "Save Learned (DreamMatcher)"
     DESCRIPTION = ("Saves what was learned where ComfyUI looks for it: a LoRA for Load LoRA, or an embedding for "
                    "embedding:NAME in prompts.")
     CATEGORY = inputs.TRAINING
@@ -21,7 +21,7 @@ class DreamMatcherSaveLearned(inputs.SaveNode):
 
 
 class DreamMatcherApplyLearned:
-    TITLE = "DreamMatcher Apply Learned"
+    TITLE = "Apply Learned (DreamMatcher)"
     DESCRIPTION = "Gives a model what was learned, at any strength."
     CATEGORY = inputs.TRAINING
     FUNCTION = "apply"
@@ -47,7 +47,7 @@ class DreamMatcherApplyLearned:
 
 
 class DreamMatcherLoadLearned:
-    TITLE = "DreamMatcher Load Learned"
+    TITLE = "Load Learned (DreamMatcher)"
     DESCRIPTION = ("Reads a subject that was learned elsewhere: Custom Diffusion's delta.bin and its other forms, a LoRA, or an "
                    "embedding.")
     CATEGORY = inputs.TRAINING
@@ -78,7 +78,7 @@ class DreamMatcherLoadLearned:
 
 
 class DreamMatcherChoose:
-    TITLE = "DreamMatcher Choose"
+    TITLE = "Choose (DreamMatcher)"
     DESCRIPTION = ("Picks a step that a training has kept on its way, from the sheet of samples that the node shows. Until one "
                    "is chosen it is the last.")
     CATEGORY = inputs.TRAINING

@@ -18,14 +18,14 @@ CARRIED = "carried over"
 
 
 class DreamMatcherMask:
-    TITLE = "DreamMatcher Mask"
+    TITLE = "Mask (DreamMatcher)"
     DESCRIPTION = ("Says where the subject is: in the reference by its words or a painted MASK, in the picture to come by what "
                    "the match carries over, by its words or by a painted MASK.")
     CATEGORY = inputs.MATCHING
     FUNCTION = "make"
     RETURN_TYPES = ("DM_MASK",)
     RETURN_NAMES = ("mask",)
-    OUTPUT_TOOLTIPS = ("For DreamMatcher Apply and DreamMatcher Features.",)
+    OUTPUT_TOOLTIPS = ("For Apply (DreamMatcher) and Features (DreamMatcher).",)
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -58,7 +58,7 @@ class DreamMatcherMask:
 
 
 class DreamMatcherApply:
-    TITLE = "DreamMatcher Apply"
+    TITLE = "Apply (DreamMatcher)"
     DESCRIPTION = ("Gives the model the reference's appearance: colours and textures are moved to where they belong in the "
                    "new picture, its layout stays. Works with any sampler, scheduler, LoRA and size.")
     CATEGORY = inputs.MATCHING
@@ -66,7 +66,7 @@ class DreamMatcherApply:
     RETURN_TYPES = ("MODEL", "DM_TRACE")
     RETURN_NAMES = ("model", "trace")
     OUTPUT_TOOLTIPS = ("The model for the sampler.",
-                       "A record of the run: which place of the photo went where. DreamMatcher Preview shows it.")
+                       "A record of the run: which place of the photo went where. Preview (DreamMatcher) shows it.")
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -90,9 +90,10 @@ class DreamMatcherApply:
                              "in yellow. foreground: where the subject is. trusted: the part of it where a match holds there "
                              "and back, so that the photo's colours come over."}),
             "reference": ("DM_REFERENCE", {"tooltip":
-                          "From DreamMatcher Invert Reference, Features, Combine References or Load Reference. Without it the "
+                          "From Invert Reference (DreamMatcher), Features (DreamMatcher), Combine "
+                          "References (DreamMatcher) or Load Reference (DreamMatcher). Without it the "
                           "model goes on as it is."}),
-            "mask": ("DM_MASK", {"tooltip": "From DreamMatcher Mask. Not needed where target_subject is connected."}),
+            "mask": ("DM_MASK", {"tooltip": "From Mask (DreamMatcher). Not needed where target_subject is connected."}),
             **inputs.SUBJECTS,
         }, "hidden": {"unique_id": "UNIQUE_ID"}}
 
@@ -105,9 +106,9 @@ class DreamMatcherApply:
 
 
 class DreamMatcherGuidance:
-    TITLE = "DreamMatcher Guidance"
+    TITLE = "Guidance (DreamMatcher)"
     DESCRIPTION = ("Leads the picture further towards the reference where the match is trusted. Optional: most of the "
-                   "likeness comes from DreamMatcher Apply.")
+                   "likeness comes from Apply (DreamMatcher).")
     CATEGORY = inputs.MATCHING
     FUNCTION = "guide"
     RETURN_TYPES = ("MODEL",)
@@ -117,11 +118,11 @@ class DreamMatcherGuidance:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "model": ("MODEL", {"tooltip": "The MODEL output of DreamMatcher Apply."}),
+            "model": ("MODEL", {"tooltip": "The MODEL output of Apply (DreamMatcher)."}),
             "weight": inputs.number("FLOAT", BEST_GUIDANCE.weight, 0.0, 20.0,
                                     "How strongly the picture is led; 0 turns guidance off. In mode fast 1 goes a fifth of the "
                                     "way at every step and 5 all of it; in mode paper 1 is the authors' lambda of 50.", 0.05),
-            **inputs.span("after which guidance begins, within the span of DreamMatcher Apply.", "at which guidance stops.",
+            **inputs.span("after which guidance begins, within the span of Apply (DreamMatcher).", "at which guidance stops.",
                           BEST_START),
             "mode": ([INSIDE, FAST, PAPER], {"default": INSIDE, "tooltip":
                      "inside: no gradient, next to no cost; the subject's edge is left alone, so that no colour spills around "
@@ -134,7 +135,7 @@ class DreamMatcherGuidance:
 
 
 class DreamMatcherLock:
-    TITLE = "DreamMatcher Lock"
+    TITLE = "Lock (DreamMatcher)"
     DESCRIPTION = ("Keeps an edit model's picture to the colours and textures of the reference pictures that it is given, "
                    "wherever both show the same. Nothing is inverted; a step costs next to nothing more.")
     CATEGORY = inputs.MATCHING

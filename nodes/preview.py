@@ -10,7 +10,7 @@ from .sets import takes_sets
 
 @takes_sets("reference", "reference_2")
 class DreamMatcherPreview:
-    TITLE = "DreamMatcher Preview"
+    TITLE = "Preview (DreamMatcher)"
     DESCRIPTION = ("Shows the match behind each sampled picture: foregrounds, trusted matches, flow as a colour wheel, the "
                    "reference carried over, lines between matched points. Point at the result to see where it was taken from.")
     CATEGORY = inputs.MATCHING
@@ -27,8 +27,8 @@ class DreamMatcherPreview:
             "reference": ("IMAGE", {"tooltip": "The reference picture. Of combined references the first, or a "
                                                "batch of all in their order, without those of weight 0."}),
         }, "optional": {
-            "trace": ("DM_TRACE", {"tooltip": "The record of the run: trace of DreamMatcher Apply or Easy. Without it the node "
-                                           "says that there is none."}),
+            "trace": ("DM_TRACE", {"tooltip": "The record of the run: trace of Apply (DreamMatcher) or Easy (DreamMatcher). "
+                                           "Without it the node says that there is none."}),
             "plain": ("IMAGE", {"tooltip": "The same pictures made without DreamMatcher, to compare by a slider."}),
             "reference_2": ("IMAGE", {"tooltip": "Of combined references, the second picture, at any size; more as a batch."}),
         }, "hidden": {"prompt": "PROMPT", "unique_id": "UNIQUE_ID"}}

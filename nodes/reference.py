@@ -25,15 +25,15 @@ def with_remarks(outputs: tuple, remarks: tuple[str, ...]) -> dict:
 
 
 class DreamMatcherSubject:
-    TITLE = "DreamMatcher Subject"
+    TITLE = "Subject (DreamMatcher)"
     DESCRIPTION = "Encodes a prompt and marks the words in it that name the subject."
     INSTEAD = "it makes the prompt, which ComfyUI cannot pass through; put CLIP Text Encode in its place"
     CATEGORY = inputs.MATCHING
     FUNCTION = "encode"
     RETURN_TYPES = ("CONDITIONING", "DM_SUBJECT")
     RETURN_NAMES = ("conditioning", "subject")
-    OUTPUT_TOOLTIPS = ("The encoded prompt, for the sampler or for DreamMatcher Invert Reference.",
-                       "Which tokens of the prompt are the subject, for DreamMatcher Apply or Mask.")
+    OUTPUT_TOOLTIPS = ("The encoded prompt, for the sampler or for Invert Reference (DreamMatcher).",
+                       "Which tokens of the prompt are the subject, for Apply (DreamMatcher) or Mask (DreamMatcher).")
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -43,7 +43,7 @@ class DreamMatcherSubject:
                                                       "work.", multiline=True, dynamicPrompts=True),
             "subject_words": inputs.text("dog", "The words of the prompt that name the subject, e.g. 'dog' or 'sks dog'. "
                                                 "Singular and plural count as the same word. Empty: the words that show "
-                                                "something, but for those about medium and scene; of these, DreamMatcher Mask "
+                                                "something, but for those about medium and scene; of these, Mask (DreamMatcher) "
                                                 "takes what both prompts share."),
         }}
 
@@ -57,15 +57,16 @@ class DreamMatcherSubject:
 
 
 class DreamMatcherSubjects:
-    TITLE = "DreamMatcher Subject in Both Prompts"
+    TITLE = "Subject in Both Prompts (DreamMatcher)"
     DESCRIPTION = "Encodes the reference's prompt and the new picture's, and marks in both the words that name the subject."
     INSTEAD = "it makes the prompts, which ComfyUI cannot pass through; put CLIP Text Encode in its place, once for each prompt"
     CATEGORY = inputs.MATCHING
     FUNCTION = "encode"
     RETURN_TYPES = ("CONDITIONING", "CONDITIONING", "DM_SUBJECT", "DM_SUBJECT")
     RETURN_NAMES = ("reference_conditioning", "conditioning", "reference_subject", "target_subject")
-    OUTPUT_TOOLTIPS = ("The reference's prompt, for DreamMatcher Invert Reference.", "The new picture's prompt, for the sampler.",
-                       "For DreamMatcher Apply or Mask.", "For DreamMatcher Apply or Mask.")
+    OUTPUT_TOOLTIPS = ("The reference's prompt, for Invert Reference (DreamMatcher).",
+                       "The new picture's prompt, for the sampler.",
+                       "For Apply (DreamMatcher) or Mask (DreamMatcher).", "For Apply (DreamMatcher) or Mask (DreamMatcher).")
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -80,7 +81,7 @@ class DreamMatcherSubjects:
 
 
 class DreamMatcherInvert:
-    TITLE = "DreamMatcher Invert Reference"
+    TITLE = "Invert Reference (DreamMatcher)"
     DESCRIPTION = ("Finds the noise that leads to a reference picture (DDIM inversion), once per picture. "
                    "The reconstruction shows how well that went: below about 20 dB, use more steps.")
     CATEGORY = inputs.MATCHING
@@ -96,7 +97,7 @@ class DreamMatcherInvert:
     @classmethod
     def INPUT_TYPES(cls):
         return {"required": {
-            "model": ("MODEL", {"tooltip": "The model that will sample, before DreamMatcher Apply."}),
+            "model": ("MODEL", {"tooltip": "The model that will sample, before Apply (DreamMatcher)."}),
             "positive": ("CONDITIONING", {"tooltip": "A prompt that describes the reference picture."}),
             "negative": ("CONDITIONING", {"tooltip": "The prompt of the inversion and of the reference's negative "
                                           "row. The paper leaves it empty."}),
@@ -123,7 +124,7 @@ class DreamMatcherInvert:
 
 
 class DreamMatcherFeatures:
-    TITLE = "DreamMatcher Features"
+    TITLE = "Features (DreamMatcher)"
     DESCRIPTION = ("Optional: makes the reference's features ahead of sampling, so that every picture after it costs "
                    "little more than a plain one. Without it they are made while the first picture samples.")
     CATEGORY = inputs.MATCHING
@@ -148,9 +149,9 @@ class DreamMatcherFeatures:
             "rows": (ROWS, {"default": ROWS[0], "tooltip":
                      "one: for the positive prompt, as presets balanced and fast need. both: also for the negative prompt, as "
                      "preset paper needs."}),
-            "reference": ("DM_REFERENCE", {"tooltip": "From DreamMatcher Invert Reference."}),
-            "mask": ("DM_MASK", {"tooltip": "From DreamMatcher Mask: whose subject map is recorded. Or give both subjects, as to "
-                                            "DreamMatcher Apply."}),
+            "reference": ("DM_REFERENCE", {"tooltip": "From Invert Reference (DreamMatcher)."}),
+            "mask": ("DM_MASK", {"tooltip": "From Mask (DreamMatcher): whose subject map is recorded. Or give both subjects, as "
+                                            "to Apply (DreamMatcher)."}),
             **inputs.SUBJECTS,
         }}
 
@@ -163,7 +164,7 @@ class DreamMatcherFeatures:
 
 
 class DreamMatcherCombine:
-    TITLE = "DreamMatcher Combine References"
+    TITLE = "Combine References (DreamMatcher)"
     DESCRIPTION = ("Several photos of one subject: every place in the new picture takes its best match among all of them. "
                    "Chain this node for more than two.")
     CATEGORY = inputs.MATCHING
@@ -194,12 +195,12 @@ class DreamMatcherCombine:
 
 
 class DreamMatcherSaveReference(inputs.SaveNode):
-    TITLE = "DreamMatcher Save Reference"
+    TITLE = "Save Reference (DreamMatcher)"
     DESCRIPTION = "Writes an inverted reference as safetensors into ComfyUI's output folder."
     CATEGORY = inputs.MATCHING
     RETURN_NAMES = ("path",)
     OUTPUT_TOOLTIPS = ("Where the file is.",)
-    SAVED = {"reference": ("DM_REFERENCE", {"tooltip": "From DreamMatcher Invert Reference."})}
+    SAVED = {"reference": ("DM_REFERENCE", {"tooltip": "From Invert Reference (DreamMatcher)."})}
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -215,12 +216,12 @@ class DreamMatcherSaveReference(inputs.SaveNode):
 
 
 class DreamMatcherLoadReference(inputs.LoadNode):
-    TITLE = "DreamMatcher Load Reference"
+    TITLE = "Load Reference (DreamMatcher)"
     DESCRIPTION = "Reads a saved reference from the output folder or from models/dreammatcher."
     CATEGORY = inputs.MATCHING
     RETURN_TYPES = ("DM_REFERENCE",)
     RETURN_NAMES = ("reference",)
-    OUTPUT_TOOLTIPS = ("The reference, for DreamMatcher Apply with a model of the same family.",)
+    OUTPUT_TOOLTIPS = ("The reference, for Apply (DreamMatcher) with a model of the same family.",)
     SHELF = REFERENCES
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The names under which nodes are shown, and the words by which people search for them: other packs, other terms."""
+"""The words by which people search for nodes: other packs, other terms, former names."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 FAMILY = "DreamMatcher"
 
 
-def shown_name(title: str) -> str:
-    """A node's name in menus and on the canvas: its own word comes first, since a narrow column shows no more."""
-    own = title.removeprefix(FAMILY).strip()
-    return title if own == title else f"{own.strip('()') if own.startswith('(') else own} ({FAMILY})"
+def former_name(title: str) -> str:
+    """The name that a node had before its own word came first: people and tutorials still know it."""
+    own = title.removesuffix(f" ({FAMILY})")
+    return title if own == title else f"{FAMILY} {own}"

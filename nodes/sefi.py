@@ -14,7 +14,7 @@ from ..dreammatcher.sefi.stages import STAGES
 from . import inputs
 
 CATEGORY = "DreamMatcher/SeFi-IDE"
-SEFI = ("DM_SEFI", {"tooltip": "From DreamMatcher SeFi Train or DreamMatcher SeFi Load."})
+SEFI = ("DM_SEFI", {"tooltip": "From SeFi Train (DreamMatcher) or SeFi Load (DreamMatcher)."})
 ALL, SUBJECT = "all tokens", "the word's own"
 WEIGHT_INPUT = inputs.number("FLOAT", WEIGHT, 0.0, 1000.0, "How strongly the word's attention is drawn to the class word's. Less "
                                                            "overfits the picture, more forgets the subject.", 1e-4)
@@ -24,14 +24,15 @@ COMPARED = ([ALL, SUBJECT], {"default": ALL, "tooltip": "Which tokens' attention
 
 
 class DreamMatcherSeFiTrain:
-    TITLE = "DreamMatcher SeFi Train"
+    TITLE = "SeFi Train (DreamMatcher)"
     DESCRIPTION = ("Teaches one word from one picture: ten vectors, two for each stage of sampling. The model stays as it is. No "
                    "official code exists; what the project page does not say is inferred.")
     CATEGORY = CATEGORY
     FUNCTION = "learn"
     RETURN_TYPES = ("DM_SEFI", "IMAGE")
     RETURN_NAMES = ("sefi", "loss")
-    OUTPUT_TOOLTIPS = ("For DreamMatcher SeFi Prompt, SeFi Apply and SeFi Save.", "The loss of every step.")
+    OUTPUT_TOOLTIPS = ("For SeFi Prompt (DreamMatcher), SeFi Apply (DreamMatcher) and SeFi Save (DreamMatcher).",
+                       "The loss of every step.")
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -71,7 +72,7 @@ class DreamMatcherSeFiTrain:
 
 
 class DreamMatcherSeFiPrompt:
-    TITLE = "DreamMatcher SeFi Prompt"
+    TITLE = "SeFi Prompt (DreamMatcher)"
     DESCRIPTION = ("Encodes a prompt with SeFi-IDE's words, once for every stage. Its subject also tells DreamMatcher where the "
                    "word stands.")
     INSTEAD = "it makes the prompt, which ComfyUI cannot pass through; put CLIP Text Encode in its place"
@@ -79,7 +80,7 @@ class DreamMatcherSeFiPrompt:
     FUNCTION = "encode"
     RETURN_TYPES = ("CONDITIONING", "DM_SUBJECT")
     RETURN_NAMES = ("conditioning", "subject")
-    OUTPUT_TOOLTIPS = ("For the sampler's positive input.", "For DreamMatcher Mask and DreamMatcher ViCo Apply.")
+    OUTPUT_TOOLTIPS = ("For the sampler's positive input.", "For Mask (DreamMatcher) and ViCo Apply (DreamMatcher).")
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -97,9 +98,9 @@ class DreamMatcherSeFiPrompt:
 
 
 class DreamMatcherSeFiApply:
-    TITLE = "DreamMatcher SeFi Apply"
-    DESCRIPTION = ("Makes the model read the prompts of DreamMatcher SeFi Prompt stage by stage. Other prompts, and the negative "
-                   "one, are read as ever.")
+    TITLE = "SeFi Apply (DreamMatcher)"
+    DESCRIPTION = ("Makes the model read the prompts of SeFi Prompt (DreamMatcher) stage by stage. Other prompts, and the "
+                   "negative one, are read as ever.")
     CATEGORY = CATEGORY
     FUNCTION = "apply"
     RETURN_TYPES = ("MODEL",)
@@ -120,9 +121,9 @@ class DreamMatcherSeFiApply:
 
 
 class DreamMatcherSeFiLoss:
-    TITLE = "DreamMatcher SeFi Attention Loss"
-    DESCRIPTION = ("SeFi-IDE's attention loss for DreamMatcher Textual Inversion and DreamMatcher Custom Diffusion: the new word "
-                   "is to be attended to where its class word would be.")
+    TITLE = "SeFi Attention Loss (DreamMatcher)"
+    DESCRIPTION = ("SeFi-IDE's attention loss for Textual Inversion (DreamMatcher) and Custom Diffusion (DreamMatcher): the new "
+                   "word is to be attended to where its class word would be.")
     CATEGORY = CATEGORY
     FUNCTION = "make"
     RETURN_TYPES = ("DM_ATTENTION_LOSS",)
@@ -143,7 +144,7 @@ class DreamMatcherSeFiLoss:
 
 
 class DreamMatcherSeFiSave(inputs.SaveNode):
-    TITLE = "DreamMatcher SeFi Save"
+    TITLE = "SeFi Save (DreamMatcher)"
     DESCRIPTION = "Saves what SeFi-IDE has learned, and a plain embedding that holds less of it."
     CATEGORY = CATEGORY
     SAVED = {"sefi": SEFI}
@@ -153,12 +154,12 @@ class DreamMatcherSeFiSave(inputs.SaveNode):
 
 
 class DreamMatcherSeFiLoad(inputs.LoadNode):
-    TITLE = "DreamMatcher SeFi Load"
+    TITLE = "SeFi Load (DreamMatcher)"
     DESCRIPTION = "Loads what SeFi-IDE has learned."
     CATEGORY = CATEGORY
     RETURN_TYPES = ("DM_SEFI",)
     RETURN_NAMES = ("sefi",)
-    OUTPUT_TOOLTIPS = ("For DreamMatcher SeFi Prompt and DreamMatcher SeFi Apply.",)
+    OUTPUT_TOOLTIPS = ("For SeFi Prompt (DreamMatcher) and SeFi Apply (DreamMatcher).",)
     SHELF = files.SHELF
 
     @classmethod

@@ -47,9 +47,9 @@ GO_ON, KEEP = "go on when queued again", "keep what is learned"
 
 
 class DreamMatcherDreamBooth(inputs.TrainingNode):
-    TITLE = "DreamMatcher DreamBooth"
-    DESCRIPTION = ("Teaches the model a subject from a few pictures: a LoRA or all weights learn the identifier. DreamMatcher "
-                   "Apply then brings over what they miss.")
+    TITLE = "DreamBooth (DreamMatcher)"
+    DESCRIPTION = ("Teaches the model a subject from a few pictures: a LoRA or all weights learn the identifier. Apply "
+                   "(DreamMatcher) then brings over what they miss.")
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -85,7 +85,7 @@ class DreamMatcherDreamBooth(inputs.TrainingNode):
 
 
 class DreamMatcherTextualInversion(inputs.TrainingNode):
-    TITLE = "DreamMatcher Textual Inversion"
+    TITLE = "Textual Inversion (DreamMatcher)"
     DESCRIPTION = ("Teaches the model one new word and nothing else: a tiny file that leaves the model as it is. Save it, and "
                    "write embedding:NAME in prompts.")
 
@@ -117,7 +117,7 @@ class DreamMatcherTextualInversion(inputs.TrainingNode):
 
 
 class DreamMatcherCustomDiffusion(inputs.TrainingNode):
-    TITLE = "DreamMatcher Custom Diffusion"
+    TITLE = "Custom Diffusion (DreamMatcher)"
     DESCRIPTION = ("Teaches the model a subject through the weights that read the text, and one new word: smaller than "
                    "DreamBooth. Save it, and write embedding:NAME in prompts.")
 
@@ -154,7 +154,7 @@ class DreamMatcherCustomDiffusion(inputs.TrainingNode):
 
 
 class DreamMatcherTrainingOptions(inputs.OptionsNode):
-    TITLE = "DreamMatcher Training Options"
+    TITLE = "Training Options (DreamMatcher)"
     DESCRIPTION = "What is seldom changed in a training: the optimiser, its schedule, averages, and samples while it trains."
 
     @classmethod
@@ -211,7 +211,7 @@ class DreamMatcherTrainingOptions(inputs.OptionsNode):
 
 
 class DreamMatcherTrainingDetails(inputs.OptionsNode):
-    TITLE = "DreamMatcher Training Details"
+    TITLE = "Training Details (DreamMatcher)"
     DESCRIPTION = ("The finer choices of a training: which layers learn and how fast, which noise and captions they see. A "
                    "choice that a method cannot use is refused.")
 

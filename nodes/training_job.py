@@ -10,7 +10,7 @@ from . import inputs
 
 
 class DreamMatcherTrainingJob:
-    TITLE = "DreamMatcher Training Job"
+    TITLE = "Training Job (DreamMatcher)"
     DESCRIPTION = ("Writes a training to a folder instead of running it: for a terminal, several cards, or a cluster. It says "
                    "which command runs it.")
     CATEGORY = inputs.TRAINING

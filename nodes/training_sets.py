@@ -13,7 +13,7 @@ from .sets import listed, takes_sets
 
 @takes_sets("images", "masks", "captions")
 class DreamMatcherTrainingSet:
-    TITLE = "DreamMatcher Training Set"
+    TITLE = "Training Set (DreamMatcher)"
     DESCRIPTION = "Three to five pictures of a subject and what they are called, to learn from; or pictures of its class."
     CATEGORY = inputs.TRAINING
     FUNCTION = "make"
@@ -59,7 +59,7 @@ class DreamMatcherTrainingSet:
 
 
 class DreamMatcherPriorSet:
-    TITLE = "DreamMatcher Prior Set"
+    TITLE = "Prior Set (DreamMatcher)"
     DESCRIPTION = ("Draws pictures of the subject's class with the model itself, before it learns: they keep it from forgetting "
                    "what others of the class look like. They are kept on disk.")
     CATEGORY = inputs.TRAINING

@@ -16,18 +16,18 @@ from . import inputs
 from .sets import takes_sets
 
 CATEGORY = "DreamMatcher/ViCo"
-VICO = ("DM_VICO", {"tooltip": "From DreamMatcher ViCo Train or DreamMatcher ViCo Load."})
+VICO = ("DM_VICO", {"tooltip": "From ViCo Train (DreamMatcher) or ViCo Load (DreamMatcher)."})
 
 
 class DreamMatcherViCoTrain:
-    TITLE = "DreamMatcher ViCo Train"
+    TITLE = "ViCo Train (DreamMatcher)"
     DESCRIPTION = ("Teaches one word and four small blocks that look at a picture of the subject while the model draws. The "
                    "model itself stays as it is.")
     CATEGORY = CATEGORY
     FUNCTION = "learn"
     RETURN_TYPES = ("DM_VICO", "CLIP", "IMAGE")
     RETURN_NAMES = ("vico", "clip", "loss")
-    OUTPUT_TOOLTIPS = ("For DreamMatcher ViCo Apply and DreamMatcher ViCo Save.", "The text encoder, which knows the word.",
+    OUTPUT_TOOLTIPS = ("For ViCo Apply (DreamMatcher) and ViCo Save (DreamMatcher).", "The text encoder, which knows the word.",
                        "The loss of every step.")
 
     @classmethod
@@ -61,15 +61,15 @@ class DreamMatcherViCoTrain:
 
 @takes_sets("image")
 class DreamMatcherViCoApply:
-    TITLE = "DreamMatcher ViCo Apply"
-    DESCRIPTION = ("Makes the model look at a reference picture while it draws. Encode the prompt with DreamMatcher Subject, so "
-                   "that the subject is looked at and not what is around it. DreamMatcher Apply may follow.")
+    TITLE = "ViCo Apply (DreamMatcher)"
+    DESCRIPTION = ("Makes the model look at a reference picture while it draws. Encode the prompt with Subject (DreamMatcher), "
+                   "so that the subject is looked at and not what is around it. Apply (DreamMatcher) may follow.")
     CATEGORY = CATEGORY
     FUNCTION = "apply"
     RETURN_TYPES = ("MODEL", "DM_VICO_TRACE")
     RETURN_NAMES = ("model", "trace")
     OUTPUT_TOOLTIPS = ("The model for the sampler.",
-                       "A record of the run: where the model looked. DreamMatcher ViCo Masks shows it.")
+                       "A record of the run: where the model looked. ViCo Masks (DreamMatcher) shows it.")
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -82,7 +82,7 @@ class DreamMatcherViCoApply:
             "vae": ("VAE", {"tooltip": "The checkpoint's autoencoder, for image."}),
             "latent": ("LATENT", {"tooltip": "The reference as a latent, instead of image and vae."}),
             "subject": ("DM_SUBJECT", {"tooltip":
-                        "From DreamMatcher Subject: where the word stands, for prompts that do not say so themselves."}),
+                        "From Subject (DreamMatcher): where the word stands, for prompts that do not say so themselves."}),
             "vico": VICO,
         }}
 
@@ -93,7 +93,7 @@ class DreamMatcherViCoApply:
 
 @takes_sets("image")
 class DreamMatcherViCoMasks:
-    TITLE = "DreamMatcher ViCo Masks"
+    TITLE = "ViCo Masks (DreamMatcher)"
     DESCRIPTION = "Shows where ViCo looked: the reference at a few noise levels, from noisy to clean, at each of its sites."
     CATEGORY = CATEGORY
     FUNCTION = "show"
@@ -106,7 +106,7 @@ class DreamMatcherViCoMasks:
         return {"required": {
             "samples": ("LATENT", {"tooltip": "What was sampled: the masks wait for it."}),
         }, "optional": {
-            "trace": ("DM_VICO_TRACE", {"tooltip": "The record of the run: trace of DreamMatcher ViCo Apply."}),
+            "trace": ("DM_VICO_TRACE", {"tooltip": "The record of the run: trace of ViCo Apply (DreamMatcher)."}),
             "image": ("IMAGE", {"tooltip": "The reference picture, to show the masks on."}),
         }, "hidden": {"prompt": "PROMPT", "unique_id": "UNIQUE_ID"}}
 
@@ -115,7 +115,7 @@ class DreamMatcherViCoMasks:
 
 
 class DreamMatcherViCoSave(inputs.SaveNode):
-    TITLE = "DreamMatcher ViCo Save"
+    TITLE = "ViCo Save (DreamMatcher)"
     DESCRIPTION = "Saves what ViCo learned: its blocks, and its word for embedding:NAME in prompts."
     CATEGORY = CATEGORY
     SAVED = {"vico": VICO}
@@ -125,14 +125,15 @@ class DreamMatcherViCoSave(inputs.SaveNode):
 
 
 class DreamMatcherViCoLoad:
-    TITLE = "DreamMatcher ViCo Load"
-    DESCRIPTION = ("Reads what ViCo learned: a file of DreamMatcher ViCo Save, or the two files of the authors' code, "
+    TITLE = "ViCo Load (DreamMatcher)"
+    DESCRIPTION = ("Reads what ViCo learned: a file of ViCo Save (DreamMatcher), or the two files of the authors' code, "
                    "cross_attention and embeddings_gs.")
     CATEGORY = CATEGORY
     FUNCTION = "load"
     RETURN_TYPES = ("DM_VICO", "CLIP", "STRING")
     RETURN_NAMES = ("vico", "clip", "word")
-    OUTPUT_TOOLTIPS = ("For DreamMatcher ViCo Apply.", "The text encoder, which knows the word.", "The word to write in prompts.")
+    OUTPUT_TOOLTIPS = ("For ViCo Apply (DreamMatcher).", "The text encoder, which knows the word.",
+                       "The word to write in prompts.")
 
     @classmethod
     def INPUT_TYPES(cls):

@@ -17,6 +17,7 @@ from harness.workflow import inputs_of, outputs_of
 DOCS = ROOT / "web" / "docs"
 TRANSLATIONS = ("zh", "ja", "ko")
 LONGEST_PAGE = 60  # lines
+LONGEST_WORD = 26  # letters of a name in a list
 SHORT = 12  # texts up to this length may be the same word in two languages
 
 
@@ -47,16 +48,16 @@ def section(name: str, heading: str) -> str:
     return matched[1] if matched else ""
 
 
-def rows(name: str, heading: str) -> list[list[str]]:
-    """Cells of the table under one heading, without its head."""
-    lines = [line for line in section(name, heading).splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+def points(name: str, heading: str) -> list[tuple[str, str]]:
+    """The list under one heading: what a point is about, with its default, and what it says."""
+    parts = [line.removeprefix("- ").partition(" – ") for line in section(name, heading).splitlines() if line.startswith("- ")]
+    return [(head, text) for head, _, text in parts]
 
 
-def shown_default(declared: tuple) -> str:
-    """An input's default as a page writes it: a dash if there is none."""
+def shown_input(name: str, declared: tuple) -> str:
+    """An input as a page writes it: with its default, if there is one."""
     default = declared[1].get("default")
-    return "–" if default is None else "empty" if default == "" else f"`{default}`"
+    return f"`{name}`" + ("" if default is None else " (empty)" if default == "" else f" (`{default}`)")
 
 
 def locale(language: str) -> dict[str, dict]:
@@ -107,15 +108,25 @@ def test_a_page_says_when_the_node_is_needed_what_goes_wrong_and_where_to_look_n
 
 def test_a_page_lists_the_nodes_inputs_in_order_with_their_defaults(nodes):
     for name, kind in nodes.items():
-        wanted = [(f"`{input_name}`", shown_default(declared)) for input_name, declared in inputs_of(kind).items()]
-        assert [tuple(row[:2]) for row in rows(name, "Inputs")] == wanted, name
-        assert all(len(row) == 3 and row[2] for row in rows(name, "Inputs")), name
+        wanted = [shown_input(input_name, declared) for input_name, declared in inputs_of(kind).items()]
+        assert [head for head, _ in points(name, "Inputs")] == wanted, name
+        assert all(text for _, text in points(name, "Inputs")), name
 
 
 def test_a_page_lists_the_nodes_outputs_in_order(nodes):
     for name, kind in nodes.items():
-        assert [row[0] for row in rows(name, "Outputs")] == [f"`{output_name}`" for output_name in outputs_of(kind)], name
-        assert all(len(row) == 2 and row[1] for row in rows(name, "Outputs")), name
+        assert [head for head, _ in points(name, "Outputs")] == [f"`{output_name}`" for output_name in outputs_of(kind)], name
+        assert all(text for _, text in points(name, "Outputs")), name
+
+
+def test_a_page_fits_the_hosts_narrow_panel():
+    """It is 262 pixels wide: a table's last column has no room there, and one long word pushes all the others out."""
+    for path in sorted(DOCS.rglob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"^\s*\|", text, re.MULTILINE), f"{path.name}: a list fits, a table does not"
+        assert "```" not in text, f"{path.name}: lines of code do not break"
+        for word in re.split(r"[\s-]+", re.sub(r"\]\([^)]*\)", "]", text)):
+            assert len(word.strip("`.,;:()\"")) <= LONGEST_WORD, f"{path.name}: {word}"
 
 
 def test_messages_that_a_page_quotes_are_those_of_the_code(nodes):
@@ -141,11 +152,13 @@ def test_the_names_that_are_shown_tell_nodes_apart_by_how_they_begin(nodes, name
         assert len({name[:NARROW] for name in shown}) == len(shown) and not any(name.startswith("DreamMatcher") for name in shown)
 
 
-def test_every_node_is_found_by_other_words_and_by_its_title(pack, nodes):
-    aliases = pack.module("nodes.search").ALIASES
+def test_every_node_is_found_by_other_words_and_by_its_former_name(pack, nodes):
+    aliases, former = pack.module("nodes.search").ALIASES, pack.module("nodes.search").former_name
+    assert former("Apply (DreamMatcher)") == "DreamMatcher Apply"
     assert aliases.keys() == nodes.keys()
     for name, kind in nodes.items():
-        assert [kind.TITLE, *aliases[name]] == kind.SEARCH_ALIASES and len(set(aliases[name])) == len(aliases[name]) >= 2, name
+        assert [former(kind.TITLE), *aliases[name]] == kind.SEARCH_ALIASES, name
+        assert len(set(aliases[name])) == len(aliases[name]) >= 2, name
 
 
 @pytest.mark.parametrize("typed", [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dreammatcher.backbones.dit import BLOCK, DiTBackbone
+from dreammatcher.backbones.dit import BLOCK, DiTBackbone, Order
 from dreammatcher.matching.locking import LockPlan, LockSettings, LockTrace, foregrounds_at, found, locked
 
 LOOSE = LockSettings(similarity=-1.0, threshold=10.0)
@@ -75,6 +75,6 @@ def test_other_pictures_lie_where_their_family_has_them():
     site = (BLOCK, 3, 0)
     assert behind.other_pictures(site, slice(20, 26), 33, [(4, 4), (2, 6)], 20) == (slice(26, 30), slice(30, 33))
     assert behind.other_pictures(site, slice(20, 26), 34, [(4, 4), (2, 6)], 20) is None
-    front = DiTBackbone(5, 2, "any", multiple=8, picture_last=True)
+    front = DiTBackbone(5, 2, "any", multiple=8, order=Order.LAST)
     assert front.other_pictures(site, slice(48, 54), 56, [(4, 4), (6, 6)], 20) == (slice(24, 28), slice(32, 41))
     assert front.other_pictures(site, slice(40, 46), 48, [(4, 4), (6, 6)], 20) is None

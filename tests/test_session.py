@@ -116,7 +116,7 @@ def test_of_several_prompts_those_about_the_subject_take_part():
     rows = book(prompt("dog", DOG), prompt("grass"), prompt("cat", CAT), subject=CAT)
     assert rows.assign(["grass", "cat", "dog", "n"], [seen(1.0)] * 4).rows == (None, ("cond", 2), None, ("uncond", 2))
     nobody = book(prompt("dog", DOG), prompt("grass"), subject=CAT).assign(["dog", "n"], [seen(1.0)] * 2)
-    assert nobody.rows == (None, None) and "none comes from DreamMatcher Subject with the words 'cat'" in nobody.remark
+    assert nobody.rows == (None, None) and "none comes from Subject (DreamMatcher) with the words 'cat'" in nobody.remark
 
 
 def test_the_negative_of_an_area_goes_with_the_prompt_that_sees_the_same_or_stands_in_the_same_area():

@@ -43,7 +43,7 @@ def test_an_averaged_prompt_keeps_its_places_and_it_is_said():
     ids=["another text", "averaged into another", "averaged and joined", "another width", "zeroed out", "not a number"])
 def test_a_prompt_that_does_not_hold_it_is_refused_with_the_fix(sampled, marked):
     place, said = SUBJECT.located(sampled, marked)
-    assert place is None and "'a sks dog'" in said and "connect the conditioning of the same DreamMatcher Subject" in said
+    assert place is None and "'a sks dog'" in said and "connect the conditioning of the same Subject (DreamMatcher)" in said
 
 
 @pytest.mark.parametrize("sampled, expected", [

@@ -271,7 +271,7 @@ def test_options_hand_the_noise_on_to_the_objective():
     (Details(layers=Layers(feed_forward=True)), "feed_forward"), (Details(layers=Layers(blocks=("M00",))), "blocks"),
     (Details(rank_dropout=0.1), "rank_dropout"), (Details(captions=CaptionChanges(dropout=0.1)), "caption_dropout")])
 def test_a_choice_that_would_do_nothing_is_refused_by_its_name(chosen, name):
-    with pytest.raises(ValueError, match=f"{name}.*: ViCo cannot use this option of DreamMatcher Training Details"):
+    with pytest.raises(ValueError, match=f"{name}.*: ViCo cannot use this option of Training Details .DreamMatcher."):
         Uses("ViCo", wordless=False).check(chosen)
     Uses("DreamBooth", lora=True, text=True).check(chosen)
     Uses("ViCo", wordless=False).check(Details())

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 Grid = tuple[int, int]
 #: one attention layer of a network: the kind of its block, the block's number, and the layer's index in the block
 Site = tuple[str, int, int]
+#: tokens among those of a sequence
+Tokens = slice | list[int]
 #: the number of a block whose input is a feature
 Tap = int
 
@@ -50,7 +52,7 @@ class Backbone(Protocol):
     def grid(self, site: Site, latent: Grid) -> Grid:
         """The grid of a site's picture tokens, for a latent of this size."""
 
-    def picture_tokens(self, site: Site, latent: Grid, tokens: int) -> slice | None:
+    def picture_tokens(self, site: Site, latent: Grid, tokens: int) -> Tokens | None:
         """The picture's among a site's ``tokens``; None where their number does not fit the latent."""
 
     def map_sites(self, latent: Grid) -> frozenset[Site]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, ClassVar
 
-from .base import Grid, Site, sites_in
+from .base import Grid, Site, Tokens, sites_in
 
 #: the kind of every site: blocks are counted through the whole network
 BLOCK = "block"
@@ -32,12 +33,30 @@ FEED_FORWARD = (
     *(f".mlp.{layer}.weight" for layer in ("gate", "up", "down")), ".ffn.0.weight", ".ffn.2.weight")
 
 
+
 @dataclass(frozen=True)
 class Beside:
     """The tokens of a sequence beside those of the picture that is made."""
 
     text: int  # tokens of the encoded prompt, as the network is given it
     pictures: int | None = 0  # tokens of other pictures, which an edit model looks at; None where their number is not told
+    wide: int = 1  # pictures side by side in one: the rows are this many times as wide as those of the picture
+
+
+class Order(Enum):
+    """The place of the picture in a sequence."""
+
+    SECOND = "prompt, picture, other pictures"
+    LAST = "prompt, other pictures, picture"
+    FIRST = "picture, prompt"
+
+
+class Numbers(Enum):
+    """Ways to know which block runs."""
+
+    TOLD = "the network tells it in its options"
+    SLOTS = "by the slots for blocks that others replace; such a network has no wrapper around itself"
+    COUNTED = "one attention after the other"
 
 
 @dataclass(frozen=True)
@@ -48,10 +67,11 @@ class DiTBackbone:
     patch: int  # cells of the latent on the side of one token
     family: str
     multiple: int = 1  # prompt and picture are each padded to a multiple of this many tokens
-    picture_last: bool = False  # the picture ends the sequence; else it follows the prompt, and other pictures follow it
+    order: Order = Order.SECOND
     joint: int = 0  # blocks in front of those of kind SINGLE
     padded_in_front: bool = False  # short prompts are made longer in front of their first token
     cross: int = 0  # heads of the attention to the prompt, in families whose sequence is the picture alone; else 0
+    numbers: Numbers = Numbers.TOLD
     same_call: ClassVar[bool] = True
 
     @property
@@ -79,13 +99,19 @@ class DiTBackbone:
         height, width = (-(-side // self.patch) for side in latent)
         return height, width
 
-    def picture_tokens(self, site: Site, latent: Grid, tokens: int, beside: Beside | None = None) -> slice | None:
-        """The picture's tokens; without ``beside`` all others are taken for the prompt's."""
+    def picture_tokens(self, site: Site, latent: Grid, tokens: int, beside: Beside | None = None) -> Tokens | None:
+        """The picture's tokens, row by row; without ``beside`` all others are taken for the prompt's."""
         height, width = self.grid(site, latent)
         count = height * width
         if self.cross:
             return slice(0, count) if tokens == count else None
-        if self.picture_last:
+        if self.order is Order.FIRST:
+            wide = 1 if beside is None else beside.wide
+            if tokens <= count * wide or (wide > 1 and latent[1] % self.patch):
+                return None
+            beginnings = range(0, count * wide, width * wide)
+            return slice(0, count) if wide == 1 else [first + column for first in beginnings for column in range(width)]
+        if self.order is Order.LAST:
             first = tokens - self._padded(count)
             known = first if beside is None else self._padded(beside.text)
             fits = first >= known if beside and beside.pictures is None else first == known
@@ -96,17 +122,19 @@ class DiTBackbone:
             fits = pictures is not None and first + count + pictures == tokens
         return slice(first, first + count) if fits and first > 0 else None
 
-    def prompt_tokens(self, beside: Beside) -> slice:
-        """The tokens of the encoded prompt, which begin the sequence."""
-        return slice(0, beside.text)
+    def prompt_tokens(self, site: Site, latent: Grid, beside: Beside) -> slice:
+        """The tokens of the encoded prompt."""
+        height, width = self.grid(site, latent)
+        first = height * width * beside.wide if self.order is Order.FIRST else 0
+        return slice(first, first + beside.text)
 
     def other_pictures(self, site: Site, picture: slice, tokens: int, sizes: Sequence[Grid],
                        text: int) -> tuple[slice, ...] | None:
         """The tokens of other pictures, latents of these ``sizes``, in their order; None where all together do not fit."""
         counts = [height * width for height, width in (self.grid(site, size) for size in sizes)]
-        padded = [self._padded(count) for count in counts]
-        first = picture.start - sum(padded) if self.picture_last else picture.stop
-        fits = first >= self._padded(text) if self.picture_last else first + sum(counts) == tokens
+        padded, last = [self._padded(count) for count in counts], self.order is Order.LAST
+        first = picture.start - sum(padded) if last else picture.stop
+        fits = first >= self._padded(text) if last else first + sum(counts) == tokens
         starts = [first + sum(padded[:number]) for number in range(len(counts))]
         return tuple(slice(start, start + count) for start, count in zip(starts, counts)) if fits else None
 
@@ -141,7 +169,7 @@ def next_dit(network: Any, prediction: str) -> DiTBackbone:
     """Lumina 2 and Z-Image: prompt, other pictures, picture, each padded where the network pads."""
     blocks = len(network.layers)
     return DiTBackbone(blocks, network.patch_size, _family(network, network.in_channels, network.dim, blocks, prediction),
-                       multiple=getattr(network, "pad_tokens_multiple", None) or 1, picture_last=True)
+                       multiple=getattr(network, "pad_tokens_multiple", None) or 1, order=Order.LAST)
 
 
 def flux(network: Any, prediction: str) -> DiTBackbone:
@@ -176,6 +204,21 @@ def wan(network: Any, prediction: str) -> DiTBackbone:
     blocks, patch = len(network.blocks), network.patch_size[1]
     return DiTBackbone(blocks, patch, _family(network, network.in_dim, network.dim, blocks, prediction, patch),
                        cross=network.num_heads)
+
+
+def mmdit(network: Any, prediction: str) -> DiTBackbone:
+    """SD3 and SD3.5: prompt, picture. Some blocks of SD3.5 Medium attend to the picture alone as well, behind that."""
+    blocks = len(network.joint_blocks)
+    return DiTBackbone(blocks, network.patch_size, _family(network, network.in_channels, network.hidden_size, blocks, prediction),
+                       numbers=Numbers.SLOTS)
+
+
+def hidream(network: Any, prediction: str) -> DiTBackbone:
+    """HiDream-I1, and HiDream-E1 with its source beside the picture: picture, prompt of T5, prompt of Llama for each block."""
+    blocks = len(network.double_stream_blocks) + len(network.single_stream_blocks)
+    channels = network.x_embedder.proj.in_features // network.patch_size ** 2
+    return DiTBackbone(blocks, network.patch_size, _family(network, channels, network.inner_dim, blocks, prediction),
+                       order=Order.FIRST, numbers=Numbers.COUNTED)
 
 
 def _family(network: Any, channels: int, width: int, blocks: int, prediction: str, patch: int | None = None) -> str:

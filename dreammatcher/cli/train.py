@@ -1,4 +1,4 @@
-"""``python -m dreammatcher.training job.json``: a training that DreamMatcher Training Job wrote, without a graph.
+"""``python -m dreammatcher.training job.json``: a training that Training Job (DreamMatcher) wrote, without a graph.
 
 ``accelerate launch -m dreammatcher.training job.json`` runs it on as many processes and machines as accelerate is told. No code
 and no folder is taken from the job: ``--comfyui`` or COMFYUI_PATH says which ComfyUI runs, ``--base`` where its models are.

@@ -27,7 +27,7 @@ LEAST_SLACK = 1.5
 NO_PICTURE = ("the model got no reference picture: connect ReferenceLatent, or a text encoder for edit models with its vae and a "
               "picture, to the sampler's positive prompt")
 TOO_FEW = "reference: picture {chosen} is asked for, and the model got {count}; choose a lower number, or 0 for all"
-UNSAMPLED = "no step lies between start and end, or the model of DreamMatcher Lock was not sampled"
+UNSAMPLED = "no step lies between start and end, or the model of Lock (DreamMatcher) was not sampled"
 UNTRUSTED = ("no match was trusted; lower similarity, raise cycle_threshold, or choose a reference that shows more of what the "
              "new picture shows")
 
@@ -88,7 +88,7 @@ class LockTrace(Bystander):
 
 @dataclass(frozen=True, eq=False)
 class LockPlan(Uncopied):
-    """One DreamMatcher Lock."""
+    """One Lock (DreamMatcher)."""
 
     backbone: DiTBackbone
     settings: LockSettings

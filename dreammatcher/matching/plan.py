@@ -32,7 +32,7 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Plan(Uncopied):
-    """One DreamMatcher Apply."""
+    """One Apply (DreamMatcher)."""
 
     base: Any
     backbone: Backbone
@@ -69,8 +69,8 @@ def members_in_use(given: Reference | ReferenceSet, mask: MaskSettings | None,
     if len(members) == 1:
         return [(members[0], _located(marked or members[0].reference.subject, members[0].reference, warn))]
     if mask is not None and mask.reference_mask is not None:
-        raise ValueError(f"reference_mask: {len(members)} references are combined; give each its own mask in DreamMatcher "
-                         "Combine References")
+        raise ValueError(f"reference_mask: {len(members)} references are combined; give each its own mask in Combine "
+                         "References (DreamMatcher)")
     return [(member, _located(member.reference.subject or marked, member.reference, warn)) for member in members]
 
 

@@ -17,6 +17,8 @@ from .features import FeatureStore
 from .inversion import Trajectory
 
 FORMAT = "dreammatcher-reference-1"
+#: in a file, between a prompt's name and the name of what some families are told beside it
+OTHERS = "."
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +114,7 @@ def save(reference: Reference, path: Path) -> None:
     for name, conditioning in (("positive", reference.positive), ("negative", reference.negative)):
         if conditioning.pooled is not None:
             tensors[f"{name}_pooled"] = conditioning.pooled
+        tensors.update({f"{name}{OTHERS}{key}": value for key, value in conditioning.others.items()})
     metadata = {
         "format": FORMAT,
         "sigmas": json.dumps(list(reference.trajectory.sigmas)),
@@ -168,7 +171,9 @@ def _assemble(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> Ref
     for name in ("positive", "negative"):
         if tensors[name].ndim != 3:
             raise ValueError(f"{name} conditioning is {tuple(tensors[name].shape)}, not [1, T, C]")
-        conditionings[name] = Conditioning(tensors[name], tensors.get(f"{name}_pooled"))
+        before = f"{name}{OTHERS}"
+        others = {key.removeprefix(before): value for key, value in tensors.items() if key.startswith(before)}
+        conditionings[name] = Conditioning(tensors[name], tensors.get(f"{name}_pooled"), others)
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{name} holds NaN or infinity")

@@ -163,7 +163,7 @@ class Trace(Bystander):
             return "" if not self.snapshots or any(trusted) else (
                 "no match was trusted; choose a reference in which the subject is larger, or a higher cycle_threshold")
         if self.noise_levels == 0:
-            return "no step lies between start and end, or the model of DreamMatcher Apply was not sampled"
+            return "no step lies between start and end, or the model of Apply (DreamMatcher) was not sampled"
         if self.skipped:
             return "; ".join(self.skipped)
         if self.noise_levels == 1:

@@ -150,15 +150,15 @@ class Uses:
         """Raises ValueError, naming the input and what to do, for a choice that would do nothing here."""
         for name, chosen, usable, why in (
                 ("text_rate", details.text.rate, self.text, "the text encoder does not learn here: set it to 0, or turn "
-                                                            "text_encoder on in DreamMatcher DreamBooth"),
+                                                            "text_encoder on in DreamBooth (DreamMatcher)"),
                 ("text_until", details.text.until < 1, self.text, "the text encoder does not learn here: set it to 1, or turn "
-                                                                  "text_encoder on in DreamMatcher DreamBooth"),
+                                                                  "text_encoder on in DreamBooth (DreamMatcher)"),
                 ("attention, feed_forward, convolutions, projections and blocks", not details.layers.usual, self.lora,
-                 "they choose what a LoRA changes, and none learns here: set them back, or take DreamMatcher DreamBooth with "
+                 "they choose what a LoRA changes, and none learns here: set them back, or take DreamBooth (DreamMatcher) with "
                  "kind LoRA"),
-                ("rank_dropout", details.rank_dropout, self.lora, "no LoRA learns here: set it to 0, or take DreamMatcher "
-                                                                  "DreamBooth with kind LoRA"),
+                ("rank_dropout", details.rank_dropout, self.lora, "no LoRA learns here: set it to 0, or take DreamBooth "
+                                                                  "(DreamMatcher) with kind LoRA"),
                 ("caption_dropout", details.captions.dropout, self.wordless, "only a word learns here, which an empty caption "
                                                                              "does not hold: set it to 0")):
             if chosen and not usable:
-                raise ValueError(f"{name}: {self.method} cannot use this option of DreamMatcher Training Details, since {why}")
+                raise ValueError(f"{name}: {self.method} cannot use this option of Training Details (DreamMatcher), since {why}")

@@ -63,7 +63,7 @@ def transformer_targets(weights: Mapping[str, torch.Tensor], layers: Layers) -> 
     others = [name for name in ("convolutions", "projections", "blocks") if getattr(layers, name)]
     if others:
         raise ValueError(f"{' and '.join(others)}: these are layers of a UNet, and this model is a transformer, of which a LoRA "
-                         "changes attention and feed_forward; leave them off and blocks empty in DreamMatcher Training Details")
+                         "changes attention and feed_forward; leave them off and blocks empty in Training Details (DreamMatcher)")
     ends = tuple(end for kind in layers.chosen for end in TRANSFORMER_LAYERS[kind])
     found = tuple(name for name, value in weights.items() if name.endswith(ends) and value.ndim == 2)
     if not found:
@@ -82,8 +82,8 @@ def text_targets(layers: Layers) -> tuple[str, ...]:
     """Ends of the names of a text encoder's weights that a LoRA of these ``layers`` changes. Raises ValueError for none."""
     ends = tuple(end for kind in layers.chosen for end in TEXT_LAYERS.get(kind, ()))
     if not ends:
-        raise ValueError("text_encoder: none of the layers that DreamMatcher Training Details chooses is in a text encoder; turn "
-                         "attention or feed_forward on there, or text_encoder off")
+        raise ValueError("text_encoder: none of the layers that Training Details (DreamMatcher) chooses is in a text encoder; "
+                         "turn attention or feed_forward on there, or text_encoder off")
     return ends
 
 

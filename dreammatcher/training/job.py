@@ -88,9 +88,10 @@ def read(path: Path) -> Job:
         said = json.loads(path.read_text(encoding="utf-8"))
         tensors, _ = read_tensors(path.with_name(PICTURES))
     except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"{path}: it cannot be read as a job ({error}); let DreamMatcher Training Job write it again") from error
+        raise ValueError(f"{path}: it cannot be read as a job ({error}); let Training Job (DreamMatcher) write it "
+                         "again") from error
     if not isinstance(said, dict) or said.get("format") != FORMAT:
-        raise ValueError(f"{path}: it is no job of the format {FORMAT!r}; let DreamMatcher Training Job write it again")
+        raise ValueError(f"{path}: it is no job of the format {FORMAT!r}; let Training Job (DreamMatcher) write it again")
     try:
         optimiser = OptimiserSettings(**{**said["optimiser"], "betas": tuple(said["optimiser"]["betas"])})
         prior = said["prior"] and _read_set(said["prior"], "prior", tensors)
@@ -104,7 +105,7 @@ def read(path: Path) -> Job:
         return Job(said["name"], said["method"], said["checkpoint"], _read_set(said["own"], "own", tensors), prior,
                    Choices(**said["choices"]), TrainingSettings(**said["settings"], optimiser=optimiser), options, said["host"])
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: it holds something else than a job of this version ({error}); let DreamMatcher Training Job "
+        raise ValueError(f"{path}: it holds something else than a job of this version ({error}); let Training Job (DreamMatcher) "
                          "write it again") from error
 
 

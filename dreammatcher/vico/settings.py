@@ -58,5 +58,5 @@ class LookTrace(Bystander):
             return "strength is 0"
         if self.looks:
             return ""
-        return "; ".join(self.skipped) or ("no step lies between start and end, or the model of DreamMatcher ViCo Apply was not "
-                                           "sampled")
+        return "; ".join(self.skipped) or ("no step lies between start and end, or the model of ViCo Apply (DreamMatcher) was "
+                                           "not sampled")

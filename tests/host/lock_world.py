@@ -60,7 +60,7 @@ def places(bench, values: torch.Tensor, *sizes) -> list[slice]:
     backbone = bench.backbone
     counts = [h * w for h, w in (backbone.grid(backbone.matched[0], size) for size in (SIZE, *sizes))]
     padded = [-(-count // backbone.multiple) * backbone.multiple for count in counts]
-    if not backbone.picture_last:
+    if backbone.order.name != "LAST":
         text = values.shape[1] - sum(counts)
         starts = [text + sum(counts[:number]) for number in range(len(counts))]
         return [slice(start, start + count) for start, count in zip(starts, counts)]

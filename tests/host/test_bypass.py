@@ -217,9 +217,9 @@ def pixels(host, done, prompt, prefix: str) -> np.ndarray:
 
 @pytest.mark.parametrize("kind, notes", [
     ("DreamMatcherApply", ["model: there is nothing to guide towards"]),
-    ("DreamMatcherInvert", ["reference: nothing is connected, or DreamMatcher Invert Reference or another node in front is",
+    ("DreamMatcherInvert", ["reference: nothing is connected, or Invert Reference (DreamMatcher) or another node in front is",
                             "model: there is nothing to guide towards"]),
-    ("DreamMatcherMask", ["mask: nothing is connected, or DreamMatcher Mask is", "model: there is nothing to guide towards"]),
+    ("DreamMatcherMask", ["mask: nothing is connected, or Mask (DreamMatcher) is", "model: there is nothing to guide towards"]),
 ])
 def test_a_bypassed_part_of_the_match_leaves_the_plain_picture_and_says_so_once(host, caplog, kind, notes):
     prompt, numbers = matched(host)

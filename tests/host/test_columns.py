@@ -27,7 +27,7 @@ def clip(host):
 
 @pytest.fixture(scope="module")
 def subject(host, clip):
-    """CONDITIONING, DM_SUBJECT and remarks of DreamMatcher Subject."""
+    """CONDITIONING, DM_SUBJECT and remarks of Subject (DreamMatcher)."""
     def encoded(text=TEXT, words=WORD, clip=clip):
         with torch.inference_mode():
             done = host.nodes["DreamMatcherSubject"]().encode(clip, text, words)
@@ -217,7 +217,7 @@ def test_a_prompt_that_does_not_hold_the_subject_is_drawn_plain_and_the_node_say
     with caplog.at_level("WARNING"):
         drawn, trace = match(prompt, target)
     assert torch.equal(drawn, match.plain(prompt)) and trace.layers == 0
-    assert "connect the conditioning of the same DreamMatcher Subject" in trace.why_nothing_matched()
+    assert "connect the conditioning of the same Subject (DreamMatcher)" in trace.why_nothing_matched()
     assert any("nothing was matched in this run" in record.getMessage() for record in caplog.records)
 
 

@@ -1,4 +1,4 @@
-"""Beside what people already use: each pack in front of and behind DreamMatcher Apply, on the host's own nodes.
+"""Beside what people already use: each pack in front of and behind Apply (DreamMatcher), on the host's own nodes.
 
 The README's table of compositions says what these tests prove.
 """

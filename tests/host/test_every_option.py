@@ -231,7 +231,7 @@ def test_every_training_detail_changes_what_is_learned_or_is_refused_by_its_name
             continue
         given, beside = given_for(name, changed), BESIDE.get(changed, {})
         if changed in REFUSED[name]:
-            with pytest.raises(ValueError, match=f"{changed}.* cannot use this option of DreamMatcher Training Details"):
+            with pytest.raises(ValueError, match=f"{changed}.* cannot use this option of Training Details .DreamMatcher."):
                 learn(name, given, {}, {**beside, changed: other})
         elif not differ(learn(name, given, {}, beside), learn(name, given, {}, {**beside, changed: other})):
             same.append(changed)

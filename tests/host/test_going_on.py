@@ -239,5 +239,5 @@ def test_a_training_of_fewer_layers_keeps_those_that_it_begins_from_and_says_so(
     again = with_details(1, more, text_encoder=False, rank_dropout=0.5, options={"run_name": "again"})
     assert not said and again.lora.keys() == more.lora.keys()
     fewer = with_details(1, more, text_encoder=False, blocks="M00", options={"run_name": "fewer"})
-    assert len(said) == 1 and "weights beyond the layers that DreamMatcher Training Details chooses" in said[0]
+    assert len(said) == 1 and "weights beyond the layers that Training Details (DreamMatcher) chooses" in said[0]
     assert fewer.lora.keys() == more.lora.keys() and not same(fewer.lora, more.lora)

@@ -272,7 +272,7 @@ def test_a_gradient_that_explodes_leaves_the_step_unguided_with_one_message(benc
 @pytest.mark.parametrize("mode", ["fast", "paper"])
 def test_a_model_without_apply_goes_on_as_it_is_with_a_note(bench, guided, caplog, mode):
     assert guided(bench.model, mode=mode) is bench.model
-    assert caplog.text.count("connect the MODEL output of DreamMatcher Apply") == 1
+    assert caplog.text.count("connect the MODEL output of Apply (DreamMatcher)") == 1
 
 
 def test_uncond_rows_that_come_first_are_led_and_taken_for_whole_pictures(pack, bench):

@@ -11,7 +11,7 @@ from harness.examples import node
 
 @pytest.fixture
 def inversions(pack, monkeypatch) -> list[int]:
-    """Counts how often DreamMatcher (Easy) has inverted a reference, with few steps."""
+    """Counts how often Easy (DreamMatcher) has inverted a reference, with few steps."""
     easy, calls = pack.module("dreammatcher.host.matching.easy"), []
     invert = easy.invert_reference
     monkeypatch.setattr(easy, "STEPS", 6)
@@ -20,7 +20,7 @@ def inversions(pack, monkeypatch) -> list[int]:
 
 
 def easy(*patches: tuple[str, dict]) -> dict:
-    """DreamMatcher (Easy) behind some nodes that patch its model, and its picture."""
+    """Easy (DreamMatcher) behind some nodes that patch its model, and its picture."""
     graph, model = {"1": node("ToyboxLoader")}, ["1", 0]
     for number, (name, inputs) in enumerate(patches):
         graph[f"patch{number}"] = node(name, model=model, **inputs)

@@ -1,4 +1,4 @@
-"""DreamMatcher Lock on edit models: off leaves every bit, a reference of itself too, shifts are found, what is lost is said."""
+"""Lock (DreamMatcher) on edit models: off leaves every bit, a reference of itself too, shifts are found, what is lost is said."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DreamMatcher Lock beside other packs and nodes, what it refuses, and what it costs."""
+"""Lock (DreamMatcher) beside other packs and nodes, what it refuses, and what it costs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def edited_by(bench, *sizes) -> list:
 
 
 def test_a_model_without_references_in_its_sequence_is_refused_in_one_sentence(host):
-    works = "DreamMatcher Lock works on Flux.1 Kontext, Flux.2, Qwen-Image-Edit and Z-Image Omni"
+    works = "Lock .DreamMatcher. works on Flux.1 Kontext, Flux.2, Qwen-Image-Edit and Z-Image Omni"
     with pytest.raises(ValueError, match=works) as told:
         host.nodes["DreamMatcherLock"]().lock(random_unet(), 1.0, 0.0, 1.0, 0, 0.2, 0.1)
     assert "UNetModel" in str(told.value)
-    assert any(what in str(told.value) for what in ("use DreamMatcher Apply", "this one is older"))
+    assert any(what in str(told.value) for what in ("use Apply (DreamMatcher)", "this one is older"))
 
 
 def test_chroma_takes_no_picture_and_is_refused(pack):

@@ -107,6 +107,17 @@ def test_sd3_has_t5_behind_its_clips_or_alone(pack, host):
     assert read(pack, Words(tokenizer, model), PROMPT, "robot").columns == tuple(c for c in both.columns if c < 77)
 
 
+def test_of_hidreams_prompts_that_of_t5_is_read(pack, host):
+    from types import SimpleNamespace
+
+    tokenizer = tokenizer_of("sd3_clip", "SD3Tokenizer")  # HiDream's holds the same three, and Llama's, a large file
+    alone = read(pack, Words(tokenizer, SimpleNamespace(clip_l=None, clip_g=None, t5xxl=torch.nn.Identity())), PROMPT, "robot")
+    cut = tokenizer.tokenize_with_weights
+    clip = Words(tokenizer)
+    clip.tokenize = lambda text, **options: (lambda towers: {**towers, "llama": towers["t5xxl"]})(cut(text, **options))
+    assert read(pack, clip, PROMPT, "robot").columns == alone.columns
+
+
 def test_text_encoders_that_do_not_tell_are_refused_and_a_mask_is_asked_for(pack, host):
     with pytest.raises(ValueError, match="qwen3_06b, t5xxl. do not tell where a word stands.*reference_mask"):
         read(pack, Words(tokenizer_of("anima", "AnimaTokenizer")), PROMPT, "robot")

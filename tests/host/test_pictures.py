@@ -33,7 +33,7 @@ def drawn(host) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.fixture
 def match(host, pack, toybox, monkeypatch):
-    """DreamMatcher (Easy) on Toybox in few steps: (what was VAE-encoded, the mask of the plan)."""
+    """Easy (DreamMatcher) on Toybox in few steps: (what was VAE-encoded, the mask of the plan)."""
     module = pack.module("dreammatcher.host.matching.easy")
     monkeypatch.setattr(module, "STEPS", STEPS)
     model, clip, vae = toybox

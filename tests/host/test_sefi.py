@@ -184,7 +184,7 @@ def test_plain_prompts_are_left_alone_and_a_run_that_did_nothing_says_so(host, p
     monkeypatch.setattr(pack.module("dreammatcher.host.sefi.apply"), "tell", said.append)
     plain = host.nodes["CLIPTextEncode"]().encode(toybox[1], "a photo of a robot on grass")[0]
     assert torch.equal(draw(host, model, plain, negative), draw(host, toybox[0], plain, negative))
-    assert len(said) == 1 and "no prompt was written with DreamMatcher SeFi Prompt" in said[0]
+    assert len(said) == 1 and "no prompt was written with SeFi Prompt (DreamMatcher)" in said[0]
     assert not torch.equal(draw(host, model, positive, negative), draw(host, toybox[0], positive, negative)) and len(said) == 1
     empty, = host.nodes["DreamMatcherSeFiApply"]().apply(toybox[0], sefi, 0.0, 0.0)
     assert torch.equal(draw(host, empty, positive, negative), draw(host, toybox[0], positive, negative)) and len(said) == 2
@@ -251,7 +251,7 @@ def test_beside_dreammatcher_apply_both_act(host, pack, toybox, sefi, world, ima
 def test_what_is_saved_is_loaded_and_reads_as_a_plain_embedding(host, model_folder, sefi):
     model_folder("embeddings")
     saved = host.nodes["DreamMatcherSeFiSave"]().save(sefi, "my robot")
-    assert "Write <me>" not in saved["ui"]["text"][0] and "write <me> in DreamMatcher SeFi Prompt" in saved["ui"]["text"][0]
+    assert "Write <me>" not in saved["ui"]["text"][0] and "write <me> in SeFi Prompt (DreamMatcher)" in saved["ui"]["text"][0]
     loaded, = host.nodes["DreamMatcherSeFiLoad"]().load(saved["result"][0])
     assert torch.equal(loaded.keys, sefi.keys) and torch.equal(loaded.values, sefi.values) and loaded.word == "<me>"
     again = host.nodes["DreamMatcherSeFiSave"]().save(sefi, "my robot")["result"][0]

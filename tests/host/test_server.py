@@ -78,5 +78,5 @@ def test_the_server_says_what_to_do_instead_of_bypassing_easy(host, server):
         urllib.request.urlopen(request, timeout=60)
     assert refused.value.code == 400 and "positive" in refused.value.read().decode()
     log = wait_until(lambda: (ROOT / "build" / "server-tests" / "server.log").read_text(encoding="utf-8"), 10)
-    assert "DreamMatcher (Easy) is bypassed, and nothing comes to positive of KSampler, negative of KSampler" in log
+    assert "Easy (DreamMatcher) is bypassed, and nothing comes to positive of KSampler, negative of KSampler" in log
     assert "set its strength to 0 instead" in log and "on_prompt_handler processing" not in log

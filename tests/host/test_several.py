@@ -177,7 +177,7 @@ def test_several_prompts_without_a_named_subject_are_left_alone_with_one_message
     matched, trace = bench.apply()
     out = sample(matched, bare + right, bench.negative, width=32)
     assert torch.equal(out, sample(bench.model, bare + right, bench.negative, width=32))
-    assert len(trace.skipped) == 1 and "DreamMatcher Subject" in trace.skipped[0]
+    assert len(trace.skipped) == 1 and "Subject (DreamMatcher)" in trace.skipped[0]
 
 
 def test_a_prompt_schedule_uses_each_prompts_own_columns(pack, bench):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.paper_model import attention_of_cards, paper_model
-from benchmarks.training_memory import CASES, GB, PAGE, TABLE, rows_of, table
+from benchmarks.training_memory import CASES, GB, LIST, PAGE, listed, rows_of
 from benchmarks.training_memory import recipe_of as recipe_on_paper
 
 pytestmark = pytest.mark.usefixtures("as_in_a_graph")
@@ -38,8 +38,8 @@ def test_more_sparing_plans_take_less_and_none_takes_less_than_the_model(on_pape
         assert rows[-1].taken > (1.8 if "SD1.5" in title else 4.7) * GB, title
 
 
-def test_the_table_of_the_help_page_is_what_the_command_writes(on_paper):
-    shown, made = TABLE.search(PAGE.read_text(encoding="utf-8"))[0], table(on_paper)
+def test_the_list_of_the_help_page_is_what_the_command_writes(on_paper):
+    shown, made = LIST.search(PAGE.read_text(encoding="utf-8"))[0], listed(on_paper)
     number = re.compile(r"\d+\.\d")
     assert number.sub("#", shown) == number.sub("#", made)
     pairs = zip(number.findall(shown), number.findall(made), strict=True)

@@ -160,16 +160,15 @@ def test_methods_of_unets_refuse_a_transformer_by_name(z):
         widths(z.model.model)
 
 
-def test_hidream_is_refused_by_its_name_with_the_families_that_work(pack):
+def test_a_transformer_of_another_kind_is_refused_by_its_name_with_the_families_that_work(pack):
     import comfy.supported_models
+    from comfy.ldm.modules import attention
 
-    if not hasattr(comfy.supported_models, "HiDream"):
-        pytest.skip("this host does not know HiDream")
-    model = randomised(comfy.supported_models.HiDream(dict(
-        patch_size=2, in_channels=16, out_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=24,
-        num_attention_heads=4, caption_channels=[96, 96], text_emb_dim=32, num_routed_experts=2, num_activated_experts=1,
-        axes_dims_rope=(8, 8, 8), max_resolution=(64, 64), llama_layers=[0, 1])))
-    with pytest.raises(ValueError, match="so HiDream is not matched; use an SD1.x.*Krea 2.*or Wan checkpoint"):
+    if not hasattr(attention, "wrap_attn"):
+        pytest.skip("this host does not let us into transformers")
+    model = randomised(comfy.supported_models.AuraFlow(dict(
+        cond_seq_dim=96, n_layers=2, n_double_layers=1, dim=64, n_heads=4, max_seq=64)))
+    with pytest.raises(ValueError, match="so AuraFlow is not matched; use an SD1.x.*Krea 2.*SD3 or HiDream checkpoint"):
         pack.module("dreammatcher.host.model.backbone").backbone_of(model.model)
 
 

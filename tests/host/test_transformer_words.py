@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 import torch
 from closeness import RUN, close
-from transformers_world import SIGMA, SIZE, TRANSFORMERS, applied, bench_of, drawn, evaluated, made, reference_of
+from transformers_world import SIGMA, SIZE, TRANSFORMERS, applied, bench_of, block_of, drawn, evaluated, made, reference_of
 
 
 def single(x: torch.Tensor) -> torch.Tensor:
@@ -19,7 +19,9 @@ def single(x: torch.Tensor) -> torch.Tensor:
 ATTENTION = {"NextDiT": ("lumina.model", "optimized_attention_masked"), "Flux": ("flux.math", "optimized_attention"),
              "Chroma": ("flux.math", "optimized_attention"),
              "QwenImageTransformer2DModel": ("qwen_image.model", "optimized_attention_masked"),
-             "SingleStreamDiT": ("krea2.model", "optimized_attention_masked")}
+             "SingleStreamDiT": ("krea2.model", "optimized_attention_masked"),
+             "OpenAISignatureMMDITWrapper": ("modules.diffusionmodules.mmdit", "optimized_attention"),
+             "HiDreamImageTransformer2DModel": ("hidream.model", "optimized_attention")}
 DOG, CAT, GRASS, TOKENS = 3, 5, 7, 20
 CROSS = ("Cosmos-Predict2", "Wan")
 JOINT = [name for name in TRANSFORMERS if name not in CROSS]
@@ -48,6 +50,7 @@ def planted(bench, monkeypatch, places: dict[int, torch.Tensor]) -> None:
         depth = q.shape[-1] // (1 if q.ndim == 4 else heads)
         kinds = torch.linalg.qr(torch.randn(depth, len(places), generator=torch.Generator().manual_seed(4)))[0].T
         front = picture.start - TOKENS if bench.name == "Flux.2" else 0  # where the host makes short prompts longer
+        front = picture.stop if bench.name == "HiDream" else front
         for kind, (column, place) in zip(6 * depth ** 0.5 * kinds.to(q), places.items()):
             k[..., front + column, :] += kind.repeat(k.shape[-1] // depth)
             q[..., picture, :][..., place.flatten(), :] += kind.repeat(q.shape[-1] // depth)
@@ -103,12 +106,14 @@ def test_the_map_is_the_pictures_attention_to_the_word(pack, name):
     bench = bench_of(pack, name)
     clean, noise, x = made(bench)
     calls: dict[tuple, list[tuple]] = {}
+    met: list = []
 
     def hold(func, q, k, v, heads, *rest, **named):
         parts = [each if each.ndim == 4 else each.unflatten(2, (heads, -1)).transpose(1, 2) for each in (q, k)]
-        options = named["transformer_options"]
-        if "block_index" in options:
-            calls.setdefault(bench.backbone.site(options.get("block_type"), options["block_index"]), []).append(parts)
+        site = block_of(bench, met, q, k, named["transformer_options"])
+        if site is not None or q.shape[-2] != k.shape[-2]:
+            met_in = site or next(reversed(calls))  # attention to the prompt comes second in its block
+            calls.setdefault(met_in, []).append(parts)
         return func(q, k, v, heads, *rest, **named)
 
     watched = bench.model.clone()
@@ -133,7 +138,8 @@ def test_the_map_is_the_pictures_attention_to_the_word(pack, name):
     for site, found in seen.items():
         query, key = calls[site][-1]
         picture = bench.backbone.picture_tokens(site, SIZE, query.shape[2], None if cross else beside)
-        probability = (query[:, :, picture] @ key.mT / query.shape[-1] ** 0.5).softmax(-1)[..., text - TOKENS + DOG].mean(1)
+        place = text - TOKENS + DOG + (picture.stop if name == "HiDream" else 0)
+        probability = (query[:, :, picture] @ key.mT / query.shape[-1] ** 0.5).softmax(-1)[..., place].mean(1)
         assert close(found.flatten(), probability.flatten(), RUN) and probability.std() > 0
 
 

@@ -89,7 +89,7 @@ def test_a_word_is_learned_beside_a_transformer_that_reads_by_clip(learn, z):
 
 
 def test_methods_of_a_unets_attention_refuse_a_transformer_in_one_sentence(host, learn, z, pictures):
-    fix = "teaches a UNet's attention to the prompt, and NextDiT is a transformer; use DreamMatcher DreamBooth with kind LoRA"
+    fix = "teaches a UNet's attention to the prompt, and NextDiT is a transformer; use DreamBooth .DreamMatcher. with kind LoRA"
     with pytest.raises(ValueError, match=f"^model: Custom Diffusion {fix}"):
         learn("DreamMatcherCustomDiffusion", initial_word="robot")
     with pytest.raises(ValueError, match=f"^model: ViCo {fix}"):

@@ -10,6 +10,9 @@ from world import picture, prompt, randomised
 
 FLUX = dict(hidden_size=96, num_heads=4, mlp_ratio=2.0, depth=2, depth_single_blocks=3, context_in_dim=96, theta=10000)
 LUMINA = dict(in_channels=16, patch_size=2, cap_feat_dim=96, n_layers=5, n_refiner_layers=1, multiple_of=32, qk_norm=True)
+MMDIT = dict(in_channels=16, patch_size=2, depth=2, num_blocks=5, input_size=None, adm_in_channels=64, num_patches=144,
+             pos_embed_max_size=12, pos_embed_scaling_factor=None, qk_norm="rms", context_size=96,
+             context_embedder_config={"target": "torch.nn.Linear", "params": {"in_features": 96, "out_features": 128}})
 #: what tells them apart: (host's entry, its network's configuration, width of the pooled text)
 TRANSFORMERS = {
     "Z-Image": ("ZImage", dict(LUMINA, dim=256, n_heads=8, n_kv_heads=8, axes_dims=[8, 12, 12], axes_lens=[1, 64, 64],
@@ -37,6 +40,12 @@ TRANSFORMERS = {
         adaln_lora_dim=16), None),
     "Wan": ("WAN21_T2V", dict(model_type="t2v", patch_size=(1, 2, 2), text_len=512, in_dim=16, out_dim=16, dim=96, ffn_dim=192,
                               freq_dim=32, text_dim=96, num_heads=4, num_layers=5, qk_norm=True, cross_attn_norm=True), None),
+    "SD3.5": ("SD3", MMDIT, 64),
+    "SD3.5 Medium": ("SD3", dict(MMDIT, x_block_self_attn_layers=[0, 1, 2, 3]), 64),
+    "HiDream": ("HiDream", dict(patch_size=2, in_channels=16, out_channels=16, num_layers=2, num_single_layers=3,
+                                attention_head_dim=24, num_attention_heads=4, caption_channels=[96, 32], text_emb_dim=32,
+                                num_routed_experts=2, num_activated_experts=1, axes_dims_rope=(8, 8, 8),
+                                max_resolution=(64, 64), llama_layers=[0, 1, 2, 1, 0]), 32),
 }
 
 
@@ -49,11 +58,33 @@ def transformer(name: str):
     kind = getattr(comfy.supported_models, entry, None)
     if kind is None or not hasattr(attention, "wrap_attn"):
         pytest.skip(f"this host does not know {name}")
-    return randomised(kind(config))
+    model = randomised(kind(config))
+    if entry == "SD3":  # its places are learned ones: faint, so that a shift of the picture is nearly one of its values
+        model.model.diffusion_model.pos_embed.normal_(0, 0.02, generator=torch.Generator().manual_seed(1))
+    return model
 
 
 def prompt_of(name: str, seed: int, tokens: int = 20) -> list:
-    return prompt(seed, tokens, pooled=TRANSFORMERS[name][2])
+    made = prompt(seed, tokens, pooled=TRANSFORMERS[name][2])
+    if TRANSFORMERS[name][0] == "HiDream":  # three layers of a second encoder
+        made[0][1]["conditioning_llama3"] = torch.randn(1, 3, tokens + 1, 32, generator=torch.Generator().manual_seed(seed))
+    return made
+
+
+def block_of(bench, met: list, query: torch.Tensor, key: torch.Tensor, options: dict):
+    """The site whose attention within its sequence runs; None for attention to the prompt and in front of the blocks. ``met``
+    holds the sites of one forward, and of the forwards before it."""
+    if query.shape[-2] != key.shape[-2]:
+        return None
+    if bench.backbone.numbers.name == "COUNTED":
+        met.append(("block", len(met) % bench.backbone.blocks, 0))
+        return met[-1]
+    if bench.backbone.numbers.name == "SLOTS":  # a block's second attention is the picture's to itself, of as many tokens fewer
+        if met and met[-1][1] > query.shape[1]:
+            return None
+        met.append((("block", len(met) % bench.backbone.blocks, 0), query.shape[1]))
+        return met[-1][0]
+    return bench.backbone.site(options.get("block_type"), options["block_index"]) if "block_index" in options else None
 
 
 def latent_of(model, seed: int, height: int = 12, width: int = 16, batch: int = 1) -> torch.Tensor:
@@ -138,5 +169,6 @@ def other_reference(bench):
 def last_block(model) -> str:
     """The place of the last block's forward among the objects that other packs patch."""
     network = model.model.diffusion_model
-    blocks = next(name for name in ("layers", "blocks", "single_blocks", "transformer_blocks") if hasattr(network, name))
+    blocks = next(name for name in ("layers", "blocks", "single_blocks", "transformer_blocks", "joint_blocks",
+                                     "single_stream_blocks") if hasattr(network, name))
     return f"diffusion_model.{blocks}.{len(getattr(network, blocks)) - 1}.forward"

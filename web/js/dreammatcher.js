@@ -129,7 +129,7 @@ function addPicker(node) {
     addWidget(node, "subject words", picker, { getMinHeight: () => (picker.more ? 120 : 56) });
 }
 
-/** The blueprint, as one node: it has the prompts and words of DreamMatcher (Easy) as widgets, once it is set up. */
+/** The blueprint, as one node: it has the prompts and words of Easy (DreamMatcher) as widgets, once it is set up. */
 function addPickerOutside(node) {
     const names = [...PROMPTS.DreamMatcherEasy, "subject_words"];
     const ready = () => names.every((name) => node.widgets?.some((own) => own.name === name));

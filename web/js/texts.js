@@ -99,7 +99,7 @@ const TEXTS = {
             "チェックポイントなし: テンプレート 01_easy_toybox。あれば 02_easy_photo（テンプレート、comfyui-dreammatcher）。",
         "To see what was matched, add Preview (DreamMatcher) behind VAE Decode. Every node explains itself under its ?.":
             "何がマッチしたかは、VAE デコードの後に「プレビュー (DreamMatcher)」を置くと見えます。各ノードの ? に説明があります。",
-        "The model is to learn the subject first: Learn (Easy) (DreamMatcher).": "先にモデルに被写体を学ばせるには: 「学習（簡単） (DreamMatcher)」。",
+        "The model is to learn the subject first: Learn (Easy) (DreamMatcher).": "先にモデルに被写体を学ばせるには: 「学習（かんたん） (DreamMatcher)」。",
     },
     ko: {
         "picture {number}": "그림 {number}",

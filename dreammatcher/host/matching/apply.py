@@ -40,10 +40,10 @@ def apply_or_pass(model: ModelPatcher, reference: Reference | ReferenceSet | Non
     """:func:`apply`; without a reference or anything that says what the subject is, the model as it is, with a note, and a trace
     that says so."""
     if reference is None:
-        source = "DreamMatcher Invert Reference or another node in front"
+        source = "Invert Reference (DreamMatcher) or another node in front"
         return model, Trace(missing=not_connected("reference", source, PASSED))
     if mask is None:
-        return model, Trace(missing=not_connected("mask", "DreamMatcher Mask", f"{UNNAMED} {PASSED}"))
+        return model, Trace(missing=not_connected("mask", "Mask (DreamMatcher)", f"{UNNAMED} {PASSED}"))
     return apply(model, reference, mask, settings, layers, live)
 
 
@@ -60,7 +60,7 @@ def apply(model: ModelPatcher, reference: Reference | ReferenceSet, mask: MaskSe
     references = views(reference, mask, tell)
     if mask.carried and any(view.mask is None and view.subject is None for view in references):
         tell("reference: nothing says where its subject is, so that no foreground can be carried over from it; the target's "
-             "attention to its words is taken. Connect reference_subject or a MASK to DreamMatcher Mask")
+             "attention to its words is taken. Connect reference_subject or a MASK to Mask (DreamMatcher)")
         mask = replace(mask, carried=False)
     if settings.injection == REPLACED and isinstance(backbone, DiTBackbone):
         raise ValueError(f"injection: {REPLACED!r} works in a UNet alone; use 'matched'")

@@ -1,4 +1,4 @@
-"""Semantic matching guidance on a model that DreamMatcher Apply returned."""
+"""Semantic matching guidance on a model that Apply (DreamMatcher) returned."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def guide(model: ModelPatcher, settings: GuidanceSettings) -> ModelPatcher:
     """A clone of ``model`` whose clean estimates are led towards the warped reference. In mode ``paper`` its weights stay on the
     device.
 
-    A model without DreamMatcher Apply, as behind a bypassed one, goes on as it is, with a note.
+    A model without Apply (DreamMatcher), as behind a bypassed one, goes on as it is, with a note.
     """
     if not installed_on(model.model_options.get("transformer_options", {})):
-        tell("model: there is nothing to guide towards, so it goes on as it is; connect the MODEL output of DreamMatcher Apply, "
-             "or switch that node on again")
+        tell("model: there is nothing to guide towards, so it goes on as it is; connect the MODEL output of Apply "
+             "(DreamMatcher), or switch that node on again")
         return model
     if settings.weight == 0:
         return model.clone()

@@ -76,9 +76,9 @@ def prepare_or_pass(model, reference: Reference | ReferenceSet | None, mask: Mas
                     options: FeatureOptions) -> Reference | ReferenceSet | None:
     """:func:`prepare_features`; without a reference or a mask the reference as it is, with a note."""
     if reference is None:
-        not_connected("reference", "DreamMatcher Invert Reference or another node in front", "no features are made")
+        not_connected("reference", "Invert Reference (DreamMatcher) or another node in front", "no features are made")
     elif mask is None:
-        not_connected("mask", "DreamMatcher Mask", f"{UNNAMED} no features are made")
+        not_connected("mask", "Mask (DreamMatcher)", f"{UNNAMED} no features are made")
     else:
         return prepare_features(model, reference, mask, options)
     return reference

@@ -1,4 +1,4 @@
-"""Locks a picture to the references in an edit model's sequence: what DreamMatcher Lock puts on a model, and its calls."""
+"""Locks a picture to the references in an edit model's sequence: what Lock (DreamMatcher) puts on a model, and its calls."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from ...matching.locking import (
     locked,
 )
 from ..graph.notes import server, show, tell
-from ..model.attention_points import listening
+from ..model.attention_points import heard_call
 from ..model.backbone import edit_backbone_of
 from ..model.compiling import hide
-from ..model.options import exchanged, options_of
+from ..model.options import options_of
 from ..model.patch_points import Pictures, Points
 from ..sampling.lifecycle import install_plan, names_of
 from ..sampling.model_calls import around_calls
@@ -169,8 +169,7 @@ def _around(call: Callable, *arguments, **named) -> torch.Tensor:
     begun = [session.calls.forwards for session in sessions]
     for session in sessions:
         session.calls.heard.clear()
-    arguments, named = exchanged(arguments, named, options, listening(options, POINTS, sessions[0].plan.backbone))
-    result = call(*arguments, **named)
+    result = heard_call(call, arguments, named, POINTS, sessions[0].plan.backbone)
     for session, before in zip(sessions, begun):
         lost = [site[1] for site in session.plan.layers if site not in session.calls.heard]
         if lost and session.calls.forwards > before and not session.plan.trace.off:

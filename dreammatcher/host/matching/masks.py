@@ -1,4 +1,4 @@
-"""From the inputs of DreamMatcher Mask to mask settings."""
+"""From the inputs of Mask (DreamMatcher) to mask settings."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def mask_settings(
 
 def mask_or_subjects(mask: MaskSettings | None, reference: Subject | None,
                      target: Subject | None) -> tuple[MaskSettings | None, tuple[str, ...]]:
-    """The settings of DreamMatcher Mask, or else those that it makes of two subjects by its defaults, and remarks.
+    """The settings of Mask (DreamMatcher), or else those that it makes of two subjects by its defaults, and remarks.
 
     None where nothing is given. Raises ValueError, naming the input, when both are given, and for a reference's subject alone.
     """
     named = [name for name, subject in (("reference_subject", reference), ("target_subject", target)) if subject is not None]
     if mask is not None and named:
-        raise ValueError(f"mask and {' and '.join(named)}: the subject is said twice; connect the subjects to DreamMatcher Mask, "
-                         "or disconnect the mask")
+        raise ValueError(f"mask and {' and '.join(named)}: the subject is said twice; connect the subjects to Mask "
+                         "(DreamMatcher), or disconnect the mask")
     if not named:
         return mask, ()
     reference, target, remarks = shared_subjects(reference, target)

@@ -15,9 +15,9 @@ from ...backbones.base import Backbone, Grid, Site, Tap
 from ...backbones.dit import DiTBackbone
 from ...guidance_rows import COND, Row
 from ...sizes import spatial_size
-from ..model.attention_points import listening
+from ..model.attention_points import heard_call
 from ..model.capture import SubjectMaps
-from ..model.options import exchanged, options_of
+from ..model.options import options_of
 from ..model.patch_points import Points, install_in_front
 from ..sampling.lifecycle import names_of
 from ..sampling.model_calls import WrappersMP, around_calls
@@ -168,9 +168,8 @@ def _listening(call: Callable, *arguments, **named) -> torch.Tensor:
     running = [(installed, session) for installed in installed_on(options) if (session := installed.holder.session()) is not None]
     if not running:
         return call(*arguments, **named)
-    arguments, named = exchanged(arguments, named, options, listening(options, POINTS, running[0][0].plan.backbone))
     begun = running[0][1].calls.forwards
-    result = call(*arguments, **named)
+    result = heard_call(call, arguments, named, POINTS, running[0][0].plan.backbone)
     heard = running[0][1].calls.heard
     for installed, session in running:
         lost = [site[1] for site in installed.plan.layers if site not in heard]

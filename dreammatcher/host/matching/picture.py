@@ -67,8 +67,8 @@ def reference_latent(model, image: torch.Tensor | None, vae, latent: dict | None
     if image is None:
         return latent or {}
     if alpha_of("image", image) is not None:
-        tell("image: its transparent parts are inverted as grey; to match what is not transparent alone, give DreamMatcher Mask "
-             "a reference_mask")
+        tell("image: its transparent parts are inverted as grey; to match what is not transparent alone, give Mask "
+             "(DreamMatcher) a reference_mask")
     if len(image) != 1:
         raise ValueError(f"image: there are {len(image)} pictures; give one, and invert each photo in a node of its own")
     picture = sized(rgb("image", image), native_side(model), least_side(backbone_of(model.model)), "image")

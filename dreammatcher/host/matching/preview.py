@@ -24,8 +24,8 @@ ENOUGH = 12  # noise levels with a match, below which the preview says that they
 
 MIXED = ("these pictures are a list that does not hold those of its run one after the other. Connect the pictures of the sampler "
          "as they are.")
-NO_TRACE = ("Nothing was matched: there is no trace. Nothing is connected to it, or DreamMatcher Apply or DreamMatcher (Easy) is "
-            "bypassed or muted.")
+NO_TRACE = ("Nothing was matched: there is no trace. Nothing is connected to it, or Apply (DreamMatcher) or Easy (DreamMatcher) "
+            "is bypassed or muted.")
 
 
 def show(trace: Trace | None, images: torch.Tensor, reference: Images, plain: torch.Tensor | None = None,
@@ -40,7 +40,7 @@ def show(trace: Trace | None, images: torch.Tensor, reference: Images, plain: to
         return _without_a_match(NO_TRACE)
     run_records = RECORDS.find(trace.owner, viewer) if trace.owner else None  # without an owner nothing was to be matched
     if run_records is not None and len(run_records.records) != 1:
-        return _without_a_match(f"No match to show: {run_records.reason('DreamMatcher Apply')}.")
+        return _without_a_match(f"No match to show: {run_records.reason('Apply (DreamMatcher)')}.")
     if run_records is not None:
         trace, = run_records.records
     snapshot = trace.last()

@@ -47,8 +47,8 @@ def foreground_of(base: Any, backbone: Backbone, reference: Reference, subject: 
         kept = Foreground(find_foreground(base, backbone, reference, subject, device))
         store.keep(key, kept)
     if not bool((kept.cells > 0.5).any()):
-        tell(f"reference: {subject.words!r} is not found in the reference, so nothing of it is matched; give DreamMatcher Mask a "
-             "reference_mask")
+        tell(f"reference: {subject.words!r} is not found in the reference, so nothing of it is matched; give Mask (DreamMatcher) "
+             "a reference_mask")
     return kept.cells.to(device)
 
 

@@ -1,4 +1,4 @@
-"""One DreamMatcher Apply while a model samples: what its calls observed, and what the matcher makes of it."""
+"""One Apply (DreamMatcher) while a model samples: what its calls observed, and what the matcher makes of it."""
 
 from __future__ import annotations
 

@@ -23,6 +23,8 @@ SPARING = ("attention_pytorch", "attention_xformers")
 
 #: what transformers that read the pooled text embedding project it with
 POOLED_LAYERS = ("vector_in", "clip_text_pooled_proj")
+#: the same in those that do not run without it: HiDream
+NEEDED = "p_embedder"
 
 
 def frames(base: Any) -> bool:
@@ -38,7 +40,7 @@ def takes_pooled(base: Any) -> bool:
 
 def needs_pooled(base: Any) -> bool:
     """True if a model does not run without the pooled text embedding."""
-    return (getattr(base, "adm_channels", 0) or 0) > 0
+    return (getattr(base, "adm_channels", 0) or 0) > 0 or getattr(network_of(base), NEEDED, None) is not None
 
 
 def model_arguments(base: Any, conditioning: Conditioning, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -47,12 +49,13 @@ def model_arguments(base: Any, conditioning: Conditioning, x: torch.Tensor) -> d
     An inpainting model is told that everything is to be painted, which makes it a plain one. Raises ValueError when the
     model needs a pooled text embedding and the prompt has none.
     """
-    options = {} if conditioning.pooled is None else {"pooled_output": conditioning.pooled}
+    options: dict[str, Any] = {} if conditioning.pooled is None else {"pooled_output": conditioning.pooled}
     if needs_pooled(base) and conditioning.pooled is None:
         raise ValueError("positive and negative: this model needs a pooled text embedding and these CONDITIONINGs have "
                          "none; encode the prompts with the model's own CLIP")
     if base.concat_keys:
         options["latent_image"] = torch.zeros_like(x)
+    options.update({name: value.to(x.device) if value.ndim else value.item() for name, value in conditioning.others.items()})
     extra = type(base).extra_conds(
         base, cross_attn=conditioning.cross_attention, noise=x, device=x.device, prompt_type="positive",
         width=x.shape[-1] * 8, height=x.shape[-2] * 8, **options)

@@ -11,17 +11,17 @@ guards on transformer options, so what belongs to one call is read from them whe
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
 from comfy.ldm.modules import attention
 from einops import rearrange
 
-from ...backbones.base import Grid, Site
-from ...backbones.dit import Beside, DiTBackbone
+from ...backbones.base import Grid, Site, Tokens
+from ...backbones.dit import Beside, DiTBackbone, Numbers
 from ...sizes import single_frame, spatial_size
 from .backbone import OTHERS, backbone_of
 from .compiling import hidden
@@ -40,6 +40,10 @@ HOLDER_KEY, SEQUENCE_KEY = "dreammatcher_attention", "dreammatcher_sequence"
 KIND, NUMBER = "block_type", "block_index"
 #: the host's number of tokens of each other picture in the sequence
 PICTURES = "reference_image_num_tokens"
+#: where others put something in the place of a block, with its number
+SLOT_OF_BLOCK = "double_block"
+#: the networks' name for the latent of a picture that stands beside the one that is made, in the same rows
+SIDE = "image_cond"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +61,11 @@ class Sequence:
     latent: Grid
     text: int
     pictures: tuple[Grid, ...] | None = ()  # sizes of the latents of other pictures; None where one has several frames
+    wide: int = 1  # pictures side by side in one
     attended: set[int] = field(default_factory=set, compare=False)  # numbers of the blocks that have attended to the picture
 
     def beside(self, told: tuple[int, ...]) -> Beside:
-        return Beside(self.text, None if self.pictures != () and not told else sum(told))
+        return Beside(self.text, None if self.pictures != () and not told else sum(told), self.wide)
 
 
 def available() -> bool:
@@ -81,39 +86,82 @@ def alone(base: Any, points: Points | None) -> dict[str, Any]:
 def listening(options: dict[str, Any], points: Points, backbone: DiTBackbone) -> dict[str, Any]:
     """Transformer ``options`` of one call with ``points`` at work in every forward of the network, behind those there are."""
     wrappers = options.get("wrappers", {})
-    others = {key: value for key, value in wrappers.get(WrappersMP.DIFFUSION_MODEL, {}).items() if key != POINTS_KEY}
+    outside = backbone.numbers is Numbers.SLOTS
+    kind, wrapper = (WrappersMP.APPLY_MODEL, _call) if outside else (WrappersMP.DIFFUSION_MODEL, _forward)
+    others = {key: value for key, value in wrappers.get(kind, {}).items() if key != POINTS_KEY}
     return {**options, POINTS_KEY: (*options.get(POINTS_KEY, ()), Listening(points, backbone)),
-            "wrappers": {**wrappers, WrappersMP.DIFFUSION_MODEL: {**others, POINTS_KEY: [_forward]}}}
+            "wrappers": {**wrappers, kind: {**others, POINTS_KEY: [wrapper]}}}
+
+
+def heard_call(call: Callable, arguments: tuple, named: dict[str, Any], points: Points, backbone: DiTBackbone) -> torch.Tensor:
+    """One call of the host's model with ``points`` at work, made by a wrapper of such calls."""
+    options = options_of(arguments, named)
+    arguments, named = exchanged(arguments, named, options, listening(options, points, backbone))
+    if backbone.numbers is Numbers.SLOTS:  # the wrappers of this call are called already
+        return _call(call, *arguments, **named)
+    return call(*arguments, **named)
 
 
 def _forward(executor, x: torch.Tensor, *rest, **named):
     """Wrapper of the network, [B, C, H, W] or with a single frame [B, C, 1, H, W]."""
     options = options_of(rest, named)
-    rest, named = exchanged(rest, named, options, hidden(_begun, executor.original, x, rest, named, options))
+    rest, named = exchanged(rest, named, options, hidden(_begun_forward, executor.original, x, rest, named, options))
     return executor(x, *rest, **named)
 
 
-def _begun(network: Callable, x: torch.Tensor, rest: tuple, named: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def _begun_forward(network: Callable, x: torch.Tensor, rest: tuple, named: dict[str, Any], given: dict[str, Any]) -> dict:
+    context = named["context"] if "context" in named else rest[1]
+    taken = inspect.signature(network)
+    known = taken.bind_partial(x, *rest, **named).arguments if {OTHERS, SIDE} & taken.parameters.keys() else {}
+    wide = 1 if known.get(SIDE) is None else 2
+    return _begun(x, Sequence(spatial_size(x), context.shape[1], _sizes(known.get(OTHERS) or ()), wide), given)
+
+
+def _call(executor, x: torch.Tensor, *rest, **named):
+    """Wrapper of the host's call, for a network that has none."""
+    options = options_of(rest, named)
+    context = named["c_crossattn"] if "c_crossattn" in named else rest[2]
+    begun = hidden(_begun, x, Sequence(spatial_size(x), context.shape[1]), options)
+    rest, named = exchanged(rest, named, options, _numbered(begun))
+    return executor(x, *rest, **named)
+
+
+def _begun(x: torch.Tensor, sequence: Sequence, given: dict[str, Any]) -> dict[str, Any]:
     """The options of one forward, whose begin is told."""
     options = {key: value for key, value in given.items() if key not in (KIND, NUMBER)}
     if given.get(SLOT) is not attend:
         options[HOLDER_KEY] = given.get(SLOT)
-    options[SLOT] = attend
-    context = named["context"] if "context" in named else rest[1]
-    options[SEQUENCE_KEY] = Sequence(spatial_size(x), context.shape[1], _others(network, x, rest, named))
+    options[SLOT], options[SEQUENCE_KEY] = attend, sequence
     for heard in given[POINTS_KEY]:
         if heard.points.begin is not None:
             heard.points.begin(single_frame(x), options)
     return options
 
 
-def _others(network: Callable, x: torch.Tensor, rest: tuple, named: dict[str, Any]) -> tuple[Grid, ...] | None:
+def _sizes(latents: Iterable[torch.Tensor]) -> tuple[Grid, ...] | None:
     """Sizes of the latents of other pictures that the network is given. None where one has several frames."""
-    taken = inspect.signature(network)
-    latents = taken.bind_partial(x, *rest, **named).arguments.get(OTHERS) if OTHERS in taken.parameters else None
-    if any(one.ndim == 5 and one.shape[2] != 1 for one in latents or ()):
+    if any(one.ndim == 5 and one.shape[2] != 1 for one in latents):
         return None
-    return tuple(spatial_size(one) for one in latents or ())
+    return tuple(spatial_size(one) for one in latents)
+
+
+def _numbered(options: dict[str, Any]) -> dict[str, Any]:
+    """Options whose blocks are told their number, inside of what others put in their place."""
+    replaced = options.get("patches_replace", {})
+    held, blocks = replaced.get("dit", {}), options[POINTS_KEY][0].backbone.blocks
+    return {**options, "patches_replace": {**replaced, "dit": {**held, **{
+        (SLOT_OF_BLOCK, number): _block(number) if (holder := held.get((SLOT_OF_BLOCK, number))) is None
+        else partial(_replaced, number, holder) for number in range(blocks)}}}}
+
+
+@cache
+def _block(number: int) -> Callable:
+    return partial(_replaced, number, None)
+
+
+def _replaced(number: int, holder: Callable | None, arguments: dict, more: dict) -> dict:
+    numbered = {**arguments, "transformer_options": {**arguments["transformer_options"], NUMBER: number}}
+    return more["original_block"](numbered) if holder is None else holder(numbered, more)
 
 
 def attend(func: Callable, *arguments, **named) -> torch.Tensor:
@@ -125,18 +173,25 @@ def _attend(func: Callable, arguments: tuple, named: dict[str, Any]) -> torch.Te
     options = named.get("transformer_options") or {}
     holder, heard = options.get(HOLDER_KEY), options.get(POINTS_KEY)
     call = func if holder is None else partial(holder, func)
-    if heard is None or NUMBER not in options or len(arguments) < 3:
+    if heard is None or len(arguments) < 3:
         return call(*arguments, **named)
-    sequence: Sequence = options[SEQUENCE_KEY]
-    if heard[0].backbone.cross and options[NUMBER] in sequence.attended:
+    backbone, sequence = heard[0].backbone, options[SEQUENCE_KEY]
+    if backbone.numbers is Numbers.COUNTED:
+        options = {**options, NUMBER: len(sequence.attended)}
+    if NUMBER not in options:
+        return call(*arguments, **named)
+    if (backbone.cross or backbone.numbers is Numbers.SLOTS) and options[NUMBER] in sequence.attended:
         for each in heard:
-            _shown(each, arguments, options)
+            if backbone.cross:
+                _shown(each, arguments, options)
         return call(*arguments, **named)
     sequence.attended.add(options[NUMBER])
-    inputs = arguments[:3]
+    heads = arguments[3] if len(arguments) > 3 else named.get("heads")
+    query, key, value = arguments[:3]  # SD3 has its values cut into heads already, [B, L, heads, D]
+    inputs = query, key, value.flatten(2) if value.ndim > query.ndim else value
     for each in heard:
         if not each.backbone.cross:
-            _shown_in_one(each, arguments, options)
+            _shown_in_one(each, inputs, heads, options)
         inputs = _changed(each, inputs, options)
     return call(*inputs, *arguments[3:], **named)
 
@@ -176,18 +231,20 @@ def _shown(heard: Listening, arguments: tuple, options: dict[str, Any]) -> None:
         points.prompt(site, picture, text, text, options)
 
 
-def _shown_in_one(heard: Listening, arguments: tuple, options: dict[str, Any]) -> None:
-    """Shows a block's queries of the picture, keys of the prompt, and all keys, [B, heads, tokens, d] each."""
+def _shown_in_one(heard: Listening, inputs: tuple, heads: int | None, options: dict[str, Any]) -> None:
+    """Shows a block's queries of the picture, keys of the prompt, and all keys, those in front, [B, heads, tokens, d] each."""
     points, backbone, sequence = heard.points, heard.backbone, options[SEQUENCE_KEY]
     site = backbone.site(options.get(KIND), options[NUMBER])
-    if points.prompt is None or site not in backbone.readers or len(arguments) < 4:
+    if points.prompt is None or site not in backbone.readers or heads is None:
         return
-    picture, _ = _picture(backbone, site, arguments[:3], options)
+    picture, _ = _picture(backbone, site, inputs, options)
     if picture is not None:
-        depth = arguments[0].shape[-1] // (1 if arguments[0].ndim == 4 else arguments[3])
-        query, key = (_by_head(each, depth) for each in arguments[:2])
-        text = backbone.prompt_tokens(sequence.beside(()))
-        points.prompt(site, query[:, :, picture], key[:, :, text], key, options)
+        depth = inputs[0].shape[-1] // (1 if inputs[0].ndim == 4 else heads)
+        query, key = (_by_head(each, depth) for each in inputs[:2])
+        text = backbone.prompt_tokens(site, sequence.latent, sequence.beside(()))
+        prompt = key[:, :, text]
+        keys = torch.cat((prompt, key[:, :, :text.start], key[:, :, text.stop:]), 2) if text.start else key
+        points.prompt(site, query[:, :, picture], prompt, keys, options)
 
 
 def _by_head(whole: torch.Tensor, depth: int) -> torch.Tensor:
@@ -195,7 +252,7 @@ def _by_head(whole: torch.Tensor, depth: int) -> torch.Tensor:
     return whole if whole.ndim == 4 else rearrange(whole, "b n (h d) -> b h n d", d=depth)
 
 
-def _picture(backbone: DiTBackbone, site: Site, inputs: tuple, options: dict[str, Any]) -> tuple[slice | None, int]:
+def _picture(backbone: DiTBackbone, site: Site, inputs: tuple, options: dict[str, Any]) -> tuple[Tokens | None, int]:
     """The picture's tokens in a block's queries, keys and values, and the length by which they fit; None where they do not."""
     sequence: Sequence = options[SEQUENCE_KEY]
     beside = sequence.beside(tuple(options.get(PICTURES, ())))
@@ -205,14 +262,14 @@ def _picture(backbone: DiTBackbone, site: Site, inputs: tuple, options: dict[str
     return next((each for each in fits if each[0] is not None), (None, 0))
 
 
-def _places(backbone: DiTBackbone, site: Site, picture: slice, tokens: int, sequence: Sequence) -> tuple[slice, ...] | None:
+def _places(backbone: DiTBackbone, site: Site, picture: Tokens, tokens: int, sequence: Sequence) -> tuple[slice, ...] | None:
     """The tokens of the other pictures; None where they are not told apart."""
-    if sequence.pictures is None:
+    if sequence.pictures is None or not isinstance(picture, slice):
         return None
     return backbone.other_pictures(site, picture, tokens, sequence.pictures, sequence.text)
 
 
-def _with_pictures(look: Callable, backbone: DiTBackbone, site: Site, whole: torch.Tensor, places: tuple[slice, ...],
+def _with_pictures(look: Callable, backbone: DiTBackbone, site: Site, whole: torch.Tensor, places: tuple[Tokens, ...],
                    options: dict[str, Any]) -> torch.Tensor:
     """All values of a block, with what a method makes of the picture's, at the first of ``places``, by the other pictures'."""
     sequence = options[SEQUENCE_KEY]
@@ -222,13 +279,13 @@ def _with_pictures(look: Callable, backbone: DiTBackbone, site: Site, whole: tor
     return whole if made is value else _with(whole, places[0], made)
 
 
-def _tokens(whole: torch.Tensor, picture: slice) -> torch.Tensor:
+def _tokens(whole: torch.Tensor, picture: Tokens) -> torch.Tensor:
     """The picture's tokens with all heads, [B, N, C]."""
     part = whole[..., picture, :]
     return rearrange(part, "b h n d -> b n (h d)") if whole.ndim == 4 else part
 
 
-def _with(whole: torch.Tensor, picture: slice, part: torch.Tensor) -> torch.Tensor:
+def _with(whole: torch.Tensor, picture: Tokens, part: torch.Tensor) -> torch.Tensor:
     """A copy of ``whole`` with other tokens [B, N, C] in the picture's place."""
     changed = whole.clone()
     changed[..., picture, :] = rearrange(part, "b n (h d) -> b h n d", h=whole.shape[1]) if whole.ndim == 4 else part

@@ -20,7 +20,8 @@ AnyBackbone = unet.UNetBackbone | dit.DiTBackbone
 TRANSFORMERS = (("lumina.model", "NextDiT", dit.next_dit), ("flux.model", "Flux", dit.flux), ("chroma.model", "Chroma", dit.flux),
                 ("qwen_image.model", "QwenImageTransformer2DModel", dit.qwen_image), ("krea2.model", "SingleStreamDiT", dit.krea),
                 ("cosmos.predict2", "MiniTrainDIT", dit.cosmos), ("anima.model", "Anima", dit.cosmos),
-                ("wan.model", "WanModel", dit.wan))
+                ("wan.model", "WanModel", dit.wan), ("modules.diffusionmodules.mmdit", "OpenAISignatureMMDITWrapper", dit.mmdit),
+                ("hidream.model", "HiDreamImageTransformer2DModel", dit.hidream))
 
 
 def _known() -> dict[type, Callable[[Any, str], AnyBackbone]]:
@@ -41,7 +42,7 @@ BACKBONES = _known()
 #: families by the names that artists know them by
 KNOWN_UNETS = "SD1.x, SD2.x or SDXL"
 KNOWN = KNOWN_UNETS if len(BACKBONES) == 1 else (
-    f"{KNOWN_UNETS}, Z-Image, Lumina 2, Flux, Chroma, Qwen-Image, Krea 2, Anima, Cosmos-Predict2 or Wan")
+    f"{KNOWN_UNETS}, Z-Image, Lumina 2, Flux, Chroma, Qwen-Image, Krea 2, Anima, Cosmos-Predict2, Wan, SD3 or HiDream")
 #: the networks' name for the latents of other pictures
 OTHERS = "ref_latents"
 #: those that take other pictures into their sequence
@@ -94,10 +95,10 @@ def edit_backbone_of(base: Any) -> dit.DiTBackbone:
     if isinstance(backbone, dit.DiTBackbone):
         return backbone
     if len(BACKBONES) == 1:
-        raise ValueError(f"model: DreamMatcher Lock works on {EDITED}, in a ComfyUI of late 2025 or newer; this one is older, "
+        raise ValueError(f"model: Lock (DreamMatcher) works on {EDITED}, in a ComfyUI of late 2025 or newer; this one is older, "
                          f"and the model is {type(network).__name__}")
-    raise ValueError(f"model: {type(network).__name__} takes no reference picture into its sequence; DreamMatcher Lock works on "
-                     f"{EDITED}. With another model use DreamMatcher Apply")
+    raise ValueError(f"model: {type(network).__name__} takes no reference picture into its sequence; Lock (DreamMatcher) works "
+                     f"on {EDITED}. With another model use Apply (DreamMatcher)")
 
 
 def takes_pictures(network: Any) -> bool:

@@ -79,9 +79,9 @@ class RowBook:
         served = self.served()
         if self.prompts and not served:
             words = f"with the words {self.subject.words!r}" if self.subject else \
-                "(DreamMatcher Mask has no target subject to look for)"
-            return Assignment(nothing, f"this run has several positive prompts and none comes from DreamMatcher Subject {words}, "
-                                       "so nothing is matched")
+                "(Mask (DreamMatcher) has no target subject to look for)"
+            return Assignment(nothing, "this run has several positive prompts and none comes from Subject (DreamMatcher) "
+                                       f"{words}, so nothing is matched")
         rows: list[Row | None] = [None] * len(names)
         numbers = self.numbers()
         changed = False

@@ -146,7 +146,7 @@ def compared(arms: list[tuple[str, GraphScores]]) -> tuple[str, torch.Tensor]:
     for two arms of one name, and for scores of different encoders.
     """
     if not arms:
-        text = not_connected("scores_1", "DreamMatcher Evaluate", "there is nothing to compare")
+        text = not_connected("scores_1", "Evaluate (DreamMatcher)", "there is nothing to compare")
         return text, text_image(text)
     names = [name.strip() or f"arm {number}" for number, (name, _) in enumerate(arms, 1)]
     if len(set(names)) < len(names):

@@ -28,9 +28,9 @@ from .prompt import StagedText
 
 #: where the plans of a model stand in its transformer options, and what the prompts of the current call are read as
 PLANS_KEY, READ_KEY = "dreammatcher_sefi", "dreammatcher_sefi_read"
-NOTHING = ("SeFi-IDE changed nothing in this run: no prompt was written with DreamMatcher SeFi Prompt and the word {word!r} "
+NOTHING = ("SeFi-IDE changed nothing in this run: no prompt was written with SeFi Prompt (DreamMatcher) and the word {word!r} "
            "(where prompts are joined, connect it to conditioning_to), or no step lies between start and end")
-CHANGED = ("a prompt of DreamMatcher SeFi Prompt was averaged or changed by another node, so its stages cannot take its place; "
+CHANGED = ("a prompt of SeFi Prompt (DreamMatcher) was averaged or changed by another node, so its stages cannot take its place; "
            "it is read as it is")
 
 
@@ -94,13 +94,13 @@ class Read:
 def apply_or_pass(model, sefi: SeFi | None, start: float, end: float) -> Any:
     """:func:`apply_sefi`; without what was learned the model as it is, with a note."""
     if sefi is None:
-        not_connected("sefi", "DreamMatcher SeFi Train or DreamMatcher SeFi Load", "the model goes on as it is")
+        not_connected("sefi", "SeFi Train (DreamMatcher) or SeFi Load (DreamMatcher)", "the model goes on as it is")
         return model
     return apply_sefi(model, sefi, start, end)
 
 
 def apply_sefi(model, sefi: SeFi, start: float, end: float) -> Any:
-    """A clone of ``model`` that reads prompts of DreamMatcher SeFi Prompt with ``sefi``'s word by stages.
+    """A clone of ``model`` that reads prompts of SeFi Prompt (DreamMatcher) with ``sefi``'s word by stages.
 
     Raises ValueError for a model of another family than those known, and for one whose words have another width.
     """

@@ -12,7 +12,7 @@ from ...training.export import embedding_tensors
 from ..graph.files import Shelf
 from ..training.keep import Files, save_with_word
 
-SHELF = Shelf("sefi", "save one with DreamMatcher SeFi Save, or put a file there")
+SHELF = Shelf("sefi", "save one with SeFi Save (DreamMatcher), or put a file there")
 
 
 def save_sefi(sefi: SeFi, name: str) -> tuple[Path, str]:
@@ -20,7 +20,8 @@ def save_sefi(sefi: SeFi, name: str) -> tuple[Path, str]:
     are used. A file that is there is never overwritten. Raises ValueError for a name that is no plain file name."""
     files = write_sefi(sefi, name)
     path, word = files.first, files.words[sefi.word]
-    return path, (f"Saved as {path}. Load it with DreamMatcher SeFi Load, and write {sefi.word} in DreamMatcher SeFi Prompt.\n"
+    return path, (f"Saved as {path}. Load it with SeFi Load (DreamMatcher), and write {sefi.word} in SeFi Prompt "
+                  "(DreamMatcher).\n"
                   f"For graphs without this pack: {word}, a plain embedding that holds less of the subject.")
 
 

@@ -37,7 +37,7 @@ def staged_or_plain(clip, prompt: str, subjects: Sequence[SeFi]) -> tuple[list, 
     """:func:`staged_prompt`; without a subject the prompt as the host encodes it, with a note."""
     if subjects:
         return staged_prompt(clip, prompt, subjects)
-    source = "DreamMatcher SeFi Train or DreamMatcher SeFi Load"
+    source = "SeFi Train (DreamMatcher) or SeFi Load (DreamMatcher)"
     not_connected("sefi", source, "the prompt is encoded as it is, and no learned word is known in it")
     return encode_subject(clip, prompt, subject_of(clip, prompt, "", tell))
 
@@ -45,7 +45,7 @@ def staged_or_plain(clip, prompt: str, subjects: Sequence[SeFi]) -> tuple[list, 
 def staged_prompt(clip, prompt: str, subjects: Sequence[SeFi]) -> tuple[list, Subject]:
     """CONDITIONING of a prompt that holds the words of ``subjects``, and the place of the first of them.
 
-    By itself, and without DreamMatcher SeFi Apply, it says what the middle stage's keys say. Raises ValueError for a subject
+    By itself, and without SeFi Apply (DreamMatcher), it says what the middle stage's keys say. Raises ValueError for a subject
     without its word in the prompt, for two of one word, and for vectors of another width than the model's words.
     """
     words = tuple(subject.word for subject in subjects)

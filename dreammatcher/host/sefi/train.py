@@ -39,7 +39,7 @@ def one_picture(image: torch.Tensor, word: str, class_word: str, reference_promp
     pictures = rgb("image", image)
     if len(pictures) > 1:
         raise ValueError(f"image: it holds {len(pictures)} pictures and SeFi-IDE learns from one; choose one, or use "
-                         "DreamMatcher DreamBooth")
+                         "DreamBooth (DreamMatcher)")
     word, class_word = word.strip(), class_word.strip()
     if not word:
         raise ValueError("identifier: it is empty, so there is no word to learn; write one")

@@ -26,6 +26,9 @@ SUBJECT_KEY = "dreammatcher_subject"
 #: key under which a prompt carries texts that stand in for it at some noise levels
 TEXTS_KEY = "dreammatcher_texts"
 
+#: what else belongs to a prompt in some families: tokens of a second encoder, its layers, padding, guidance that was distilled
+TOLD = ("t5xxl_ids", "t5xxl_weights", "conditioning_llama3", "attention_mask", "guidance")
+
 
 def in_the_log(text: str) -> None:
     """A warning in the console alone."""
@@ -48,14 +51,17 @@ def from_host(conditioning: list, name: str, warn: Warn = in_the_log, pooled: bo
         log.warning("DreamMatcher: %s carries hooks; their change of the text is used, their change of the model is not. To "
                     "invert with a LoRA, load it in front of this node", name)
     summary = options.get("pooled_output") if pooled else None
-    if not all(finite(part) for part in (tensor, summary) if part is not None):
+    others = {key: value if torch.is_tensor(value) else torch.tensor(float(value))
+              for key in TOLD if (value := options.get(key)) is not None}
+    if not all(finite(part) for part in (tensor, summary, *others.values()) if part is not None):
         raise ValueError(f"{name}: this CONDITIONING holds NaN or infinity; check the text encoder and embeddings")
     subject, remark = options.get(SUBJECT_KEY), ""
     if subject is not None:
         subject, remark = subject.located(tensor[0], True)
     if remark:
         warn(f"{name}: {remark}")
-    return Conditioning(tensor[:1].detach().clone(), None if summary is None else summary[:1].detach().clone()), subject
+    kept = {key: (value[:1] if value.ndim > 1 else value).detach().clone() for key, value in others.items()}
+    return Conditioning(tensor[:1].detach().clone(), None if summary is None else summary[:1].detach().clone(), kept), subject
 
 
 class NotInPrompt(ValueError):

@@ -19,7 +19,7 @@ from .towers import ORDER
 
 T5 = "t5xxl"
 #: sets of text encoders of which only some make the prompt that the network reads
-READ_ALONE = {frozenset(("l", T5)): T5}
+READ_ALONE = {frozenset(("l", T5)): T5, frozenset(("l", "g", T5, "llama")): T5}
 #: a token that stands for letters which a vocabulary does not have, and what it is taken as
 UNKNOWN, UNSPELLED = "<unk>", "\ufffd"
 SPACE, BYTE_SPACE, BYTE = "\u2581", "\u0120", re.compile("<0x([0-9A-F]{2})>")
@@ -31,7 +31,7 @@ class UnknownEncoder(ValueError):
     def __init__(self, names: Any):
         super().__init__(f"clip: this model's text encoders ({', '.join(names)}) do not tell where a word stands in the prompt "
                          "that they make; encode with CLIP Text Encode, paint the subject of the reference white and connect it "
-                         "to reference_mask of DreamMatcher Mask, without subjects")
+                         "to reference_mask of Mask (DreamMatcher), without subjects")
 
 
 def starts(clip: Any, cut: dict[str, list]) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """The positive prompts of a run, as the host's conditioning entries tell them.
 
 A run with one positive prompt needs none of this. With several (regions, schedules, combined prompts) a method serves those
-that name its subject: they carry the mark that DreamMatcher Subject leaves in a CONDITIONING.
+that name its subject: they carry the mark that Subject (DreamMatcher) leaves in a CONDITIONING.
 """
 
 from __future__ import annotations

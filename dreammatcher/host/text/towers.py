@@ -60,5 +60,5 @@ def encoder_signature(clip: Any) -> str:
 def check_one(clip: Any, method: str) -> None:
     """Raises ValueError for a model with two text encoders, for a ``method`` that knows one."""
     if len(towers_of(clip)) > 1:
-        raise ValueError(f"clip: this model has several text encoders (SDXL) and {method} is for SD1.x; use DreamMatcher "
-                         "DreamBooth or Textual Inversion")
+        raise ValueError(f"clip: this model has several text encoders (SDXL) and {method} is for SD1.x; use DreamBooth "
+                         "(DreamMatcher) or Textual Inversion (DreamMatcher)")

@@ -27,7 +27,7 @@ def numbers_for(method: str, model, rate: float, batch: int, options: TrainingOp
 
 
 def counted(subject_set: TrainingSet, prior: TrainingSet | None, weight: float) -> bool:
-    """True if class pictures are learned from: a bypassed DreamMatcher Prior Set passes on the subject's own set."""
+    """True if class pictures are learned from: a bypassed Prior Set (DreamMatcher) passes on the subject's own set."""
     return prior is not None and prior is not subject_set and weight > 0
 
 
@@ -49,5 +49,5 @@ def sized(model, subject_set: TrainingSet, options: TrainingOptions) -> tuple[Tr
         return (subject_set.same_way(replace(preparation, resolution=own, step=step)), told(options, f"resolution {own}"))
     if preparation.resolution <= FAR_BELOW * own:
         tell(f"resolution: {preparation.resolution} is far below {own}, which this model was made for; what it learns will look "
-             f"cut or doubled at {own}. Set it to 0 or {own} in DreamMatcher Training Set")
+             f"cut or doubled at {own}. Set it to 0 or {own} in Training Set (DreamMatcher)")
     return subject_set, options

@@ -19,7 +19,7 @@ from .keep import WORDS, Files
 from .kept import FOLDER, RECORD, RUN, SHEET, Run, run_called
 from .lora_file import taken_by
 
-HOW = "Set keep_every in DreamMatcher Training Options"
+HOW = "Set keep_every in Training Options (DreamMatcher)"
 AGAIN = "train again, or choose another step"
 #: in the head of a file of our own LoRAs and embeddings; ViCo's and SeFi-IDE's have others
 PLAIN = "pt"
@@ -96,7 +96,7 @@ def read_step(model, clip, run: Run, step: int, files: Files) -> Learned:
         with refused_if_damaged(path, AGAIN):
             if read_metadata(path).get("format", PLAIN) != PLAIN:
                 raise ValueError(f"run_name: {run.name!r} has learned no LoRA or embedding; load {path.name} with the loader of "
-                                 "its method, as DreamMatcher ViCo Load or SeFi Load")
+                                 "its method, as ViCo Load (DreamMatcher) or SeFi Load (DreamMatcher)")
             lora, about = read_tensors(path)
         taken = taken_by(model, clip, lora)
         if taken.unlike or not taken.tensors:

@@ -62,7 +62,7 @@ def recipe_of(work: Ready, prior: LatentSet | None, names: dict[str, dict[str, s
         if chosen.kind == LORA:  # with the layers that it begins from
             beyond = [name for name in changes if not name.endswith(targets)]
             if beyond and not details.layers.usual:
-                tell(f"{INPUT}: it changes {len(beyond)} weights beyond the layers that DreamMatcher Training Details chooses, "
+                tell(f"{INPUT}: it changes {len(beyond)} weights beyond the layers that Training Details (DreamMatcher) chooses, "
                      f"as {beyond[0]}; they learn too")
             learns: Trainable = lora_of(weights, (*targets, *changes), chosen.lora, rate, generator, details.rank_dropout)
         else:

@@ -100,8 +100,8 @@ def pictures_of(name: str) -> list[FolderPicture]:
     inner = [file.name for file in files if file.is_dir() and any(
         one.suffix.lower() in (*SUFFIXES, *NOT_READ) and not one.is_dir() for one in file.iterdir())]
     if inner:
-        remarks.append(f"the folders in it ({', '.join(inner)}); give each as the folder of a Training Set of its own, joined by "
-                       "others")
+        remarks.append(f"the folders in it ({', '.join(inner)}); give each as the folder of a Training Set (DreamMatcher) of its "
+                       "own, joined by others")
     if not pictures:
         left = f"; {'; '.join(remarks)}" if remarks else ""
         raise ValueError(f"folder: {name!r} holds no pictures ({', '.join(SUFFIXES)}){left}")

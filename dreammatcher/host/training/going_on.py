@@ -32,7 +32,7 @@ DIGESTS = {"model": "another model, text encoder or LoRA on them", "latents": "a
            "begin_from": "other weights to begin from"}
 #: with another one of these, the optimiser begins anew
 FRESH = ("optimiser", "average")
-WIDGET = "when_it_differs in DreamMatcher Training Options"
+WIDGET = "when_it_differs in Training Options (DreamMatcher)"
 
 
 @dataclass(frozen=True)

@@ -66,20 +66,20 @@ def check_pictures(subject_set: TrainingSet, allow_one: bool = False) -> None:
         return
     if not allow_one:
         raise ValueError("training_set: it has one picture, from which the background would be learned as well; give 3 to 5 in "
-                         "different places and poses, or turn allow_one_picture on in DreamMatcher Training Details")
+                         "different places and poses, or turn allow_one_picture on in Training Details (DreamMatcher)")
     tell("training_set: it has one picture, and allow_one_picture is on. What this costs: background, light, pose and framing "
          "are learned with the subject and come back in other prompts, and the more so the longer it trains. A mask of the "
          "subject, a caption that names the rest, class pictures and fewer steps keep more of it apart")
 
 
 def check_prior(subject_set: TrainingSet, prior: TrainingSet | None) -> TrainingSet | None:
-    """The prior, or None for the subject's own set: a bypassed DreamMatcher Prior Set passes it on.
+    """The prior, or None for the subject's own set: a bypassed Prior Set (DreamMatcher) passes it on.
 
     Raises ValueError for a prior without a class, and for one whose captions name the subject.
     """
     if prior is subject_set:
-        tell("prior_set: it is the subject's own set, as a bypassed DreamMatcher Prior Set passes it on; the subject is learned "
-             "without class pictures")
+        tell("prior_set: it is the subject's own set, as a bypassed Prior Set (DreamMatcher) passes it on; the subject is "
+             "learned without class pictures")
     if prior is None or prior is subject_set:
         return None
     if not subject_set.naming.class_word:
@@ -89,7 +89,7 @@ def check_prior(subject_set: TrainingSet, prior: TrainingSet | None) -> Training
     named = next((text for example in prior.examples for text in example.captions if holds(text, word)), None)
     if named is not None:
         raise ValueError(f"prior_set: its caption {named!r} holds the identifier {word!r}, so pictures of the class would be "
-                         "learned as the subject; leave the identifier of the prior's Training Set empty")
+                         "learned as the subject; leave the identifier empty in the prior's Training Set (DreamMatcher)")
     return prior
 
 

@@ -20,6 +20,8 @@ FLOWS = {one.calculate_denoised for one in (getattr(comfy.model_sampling, "CONST
 UNETS, LEARNING = "SD1.x, SD2.x and SDXL", "Z-Image, Lumina 2, Flux, Chroma, Qwen-Image, Krea 2 and Wan"
 #: the networks that the host computes with kernels which have no gradient, trained or not
 NO_GRADIENT = ("Anima", "MiniTrainDIT")
+#: networks that the pack matches alone
+UNTAUGHT = {"OpenAISignatureMMDITWrapper": "SD3", "HiDreamImageTransformer2DModel": "HiDream"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,8 @@ def schedule_of(model) -> Schedule:
         raise ValueError(f"model: no gradient passes through {name} (Anima and Cosmos-Predict2), since ComfyUI computes its "
                          f"attention with a kernel that has no derivative; teach one of {LEARNING}, or load a LoRA that was "
                          "trained elsewhere")
+    if transformer and name in UNTAUGHT:
+        raise ValueError(f"model: {UNTAUGHT[name]} is matched and not taught here; teach one of {LEARNING}")
     if transformer and (how not in FLOWS or not hasattr(sampling, "sigmas")):
         raise ValueError(f"model: {name} is taught by its flow, and this model's sampling is another "
                          f"({type(sampling).__name__}); take away the node that changed it")
@@ -63,7 +67,7 @@ def check_unet(model, method: str) -> None:
     """Raises ValueError for a transformer, for a ``method`` that works on a UNet's attention to the prompt."""
     if is_transformer(model):
         raise ValueError(f"model: {method} teaches a UNet's attention to the prompt, and {_name(model)} is a transformer; use "
-                         f"DreamMatcher DreamBooth with kind LoRA, or a checkpoint of {UNETS}")
+                         f"DreamBooth (DreamMatcher) with kind LoRA, or a checkpoint of {UNETS}")
 
 
 def check_attention_loss(model, loss: object) -> None:

@@ -33,7 +33,7 @@ def apply_or_pass(model, vico: ViCo | None, reference: Callable[[], torch.Tensor
                   subject: Subject | None) -> tuple[Any, LookTrace]:
     """:func:`apply_vico`; without what was learned the model as it is, with a note, and a trace that says so."""
     if vico is None:
-        source = "DreamMatcher ViCo Train or DreamMatcher ViCo Load"
+        source = "ViCo Train (DreamMatcher) or ViCo Load (DreamMatcher)"
         return model, LookTrace(missing=not_connected("vico", source, "the model goes on as it is"))
     return apply_vico(model, vico, reference(), settings, subject)
 

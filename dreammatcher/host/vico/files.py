@@ -16,7 +16,7 @@ from ..graph.files import Shelf
 from ..training.keep import Files, in_prompts, save_with_word
 
 FORMAT = "vico"
-SHELF = Shelf("vico", "save one with DreamMatcher ViCo Save, or put a file there", (".safetensors", ".pt"))
+SHELF = Shelf("vico", "save one with ViCo Save (DreamMatcher), or put a file there", (".safetensors", ".pt"))
 #: in front of the names in the authors' cross_attention-399.pt
 PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 ROWS = "clip_l"
@@ -29,7 +29,7 @@ def save_vico(vico: ViCo, name: str) -> tuple[Path, str]:
     and how both are used. A file that is there is never overwritten. Raises ValueError for a name that is no plain file name."""
     files = write_vico(vico, name)
     path, word = files.first, files.words[vico.word]
-    return path, (f"Saved as {path}. Load it with DreamMatcher ViCo Load.\nIts word is saved as {word}: write "
+    return path, (f"Saved as {path}. Load it with ViCo Load (DreamMatcher).\nIts word is saved as {word}: write "
                   f"{in_prompts(vico.about, {vico.word: f'embedding:{word.stem}'})} in prompts.")
 
 

@@ -51,10 +51,10 @@ def shown_masks(trace: LookTrace | None, image: Images | None, viewer: Viewer = 
     says so. Raises ValueError when the run that ``viewer`` leads to looked at nothing, and when there is no record of it.
     """
     if trace is None or trace.missing:
-        return text_image(trace.missing if trace else not_connected("trace", "DreamMatcher ViCo Apply", "no masks are shown"))
+        return text_image(trace.missing if trace else not_connected("trace", "ViCo Apply (DreamMatcher)", "no masks are shown"))
     run_records = RECORDS.find(trace.owner, viewer)
     if run_records is not None and len(run_records.records) != 1:
-        raise ValueError(f"samples: {run_records.reason('DreamMatcher ViCo Apply')}")
+        raise ValueError(f"samples: {run_records.reason('ViCo Apply (DreamMatcher)')}")
     if run_records is not None:
         trace, = run_records.records
     if not trace.masks:

@@ -33,7 +33,7 @@ from ..sampling.session import Session
 from .sites import look
 
 WHOLE = ("the prompt does not say where its subject's word stands, so all of the reference is looked at; encode it with "
-         "DreamMatcher Subject, or connect its subject to DreamMatcher ViCo Apply")
+         "Subject (DreamMatcher), or connect its subject to ViCo Apply (DreamMatcher)")
 
 
 @dataclass(frozen=True, eq=False)
