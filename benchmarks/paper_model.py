@@ -25,7 +25,7 @@ def paper_model(host: Host, family: Family, checkpointing: bool | None = None, w
     import comfy.supported_models
 
     module = host.pack().module
-    Conditioning = module("dreammatcher.subject").Conditioning
+    Conditioning, epsilon = module("dreammatcher.subject").Conditioning, module("dreammatcher.training.objective").EPSILON
     device, meta = torch.device("cpu"), torch.device("meta")
 
     class OnPaper(module("dreammatcher.host.training.model").HostDenoiser):  # type: ignore[misc]
@@ -34,7 +34,8 @@ def paper_model(host: Host, family: Family, checkpointing: bool | None = None, w
             config.set_inference_dtype(torch.float16, None)
             base = config.get_model({}, "", device=meta)
             self.model = comfy.model_patcher.ModelPatcher(base, load_device=device, offload_device=meta)
-            self.device, self.checkpointing, self.constant_start, self.text_away = device, checkpointing, False, False
+            self.device, self.checkpointing, self.constant_start = device, checkpointing, False
+            self.prediction, self.text_away, self.reads_alone = epsilon, False, False
             tower, tokens = ((comfy.sdxl_clip.SDXLClipModel, comfy.sdxl_clip.SDXLTokenizer) if family.pooled else
                              (comfy.sd1_clip.SD1ClipModel, comfy.sd1_clip.SD1Tokenizer))
             with torch.no_grad():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 
 import torch
+import torch.nn.functional as F
 
 #: how far a token may be from itself, relative to its size: bfloat16 makes 0.0014; on Toybox the same word of another text is
 #: 0.04 away, and the nearest other word 0.07
@@ -133,6 +135,7 @@ class Conditioning:
     cross_attention: torch.Tensor  # [1, T, C]; [B, T, C] where a batch is learned from
     pooled: torch.Tensor | None = None  # [1, P] or [B, P], models with a pooled text input
     others: Mapping[str, torch.Tensor] = field(default_factory=dict)  # what else some families are told
+    lengths: tuple[int, ...] = ()  # tokens of each prompt of a batch, where zeros fill up the shorter ones
 
     @staticmethod
     def stacked(each: Sequence[Conditioning]) -> Conditioning:
@@ -141,7 +144,28 @@ class Conditioning:
         others = {name: torch.cat([one.others[name] for one in each]) for name in each[0].others}
         return Conditioning(torch.cat([one.cross_attention for one in each]), torch.cat(pooled) if pooled else None, others)
 
+    @staticmethod
+    def filled_up(each: Sequence[Conditioning]) -> Conditioning:
+        """Conditionings [1, T, C] of any lengths as a batch, which :meth:`in_parts` gives at their own lengths again."""
+        lengths = tuple(one.cross_attention.shape[1] for one in each)
+        longest = max(lengths)
+        filled = Conditioning.stacked([replace(one, cross_attention=F.pad(one.cross_attention, (0, 0, 0, longest - length)))
+                                       for one, length in zip(each, lengths)])
+        return replace(filled, lengths=lengths) if len(set(lengths)) > 1 else filled
+
+    def in_parts(self, call: Callable[[torch.Tensor, Conditioning], torch.Tensor]) -> torch.Tensor:
+        """The results [B, ...] of ``call`` for the rows of each length and their conditioning, in the rows' order."""
+        results, order = [], []
+        for length in sorted(set(self.lengths)):
+            rows = [row for row, one in enumerate(self.lengths) if one == length]
+            shorter = replace(self, cross_attention=self.cross_attention[:, :length], lengths=())
+            own = shorter.each(itemgetter(rows))
+            results.append(call(torch.tensor(rows), own))
+            order += rows
+        return torch.cat(results)[torch.tensor(order).argsort()]
+
     def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Conditioning:
         """With ``change`` done to all tensors."""
-        return Conditioning(change(self.cross_attention), None if self.pooled is None else change(self.pooled),
-                            {name: change(value) for name, value in self.others.items()})
+        return replace(self, cross_attention=change(self.cross_attention),
+                       pooled=None if self.pooled is None else change(self.pooled),
+                       others={name: change(value) for name, value in self.others.items()})

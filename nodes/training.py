@@ -224,7 +224,8 @@ class DreamMatcherTrainingDetails(inputs.OptionsNode):
             "text_until": inputs.number("FLOAT", 1.0, 0.01, 1.0, "Share of the steps after which the text encoder stops. 1: "
                                                                  "never.", 0.01),
             "attention": inputs.switch(True, "A LoRA changes the attention of UNet and text encoder."),
-            "feed_forward": inputs.switch(False, "A LoRA changes the feed-forward layers behind attention too, as kohya's does."),
+            "feed_forward": inputs.switch(False, "A LoRA changes the feed-forward layers behind attention too, as kohya's does. "
+                                                 "A transformer's does so without this node."),
             "projections": inputs.switch(False, "A LoRA changes the projections into and out of transformer blocks too, as "
                                                 "kohya's does."),
             "convolutions": inputs.switch(False, "A LoRA changes residual blocks and resizing too, as kohya's does with conv_dim "

@@ -53,7 +53,7 @@ def test_noise_is_added_with_unit_variance_and_velocity_is_its_derivative_by_the
     ahead, behind = (objective.add_noise(clean, noise, torch.cos(angle + step) ** 2) for step in (1e-3, -1e-3))
     assert torch.allclose(objective.target(objective.VELOCITY, clean, noise, ALPHAS), (ahead - behind) / 2e-3, atol=2e-3)
     assert objective.target(objective.EPSILON, clean, noise, ALPHAS) is noise
-    with pytest.raises(ValueError, match="'x0' is neither"):
+    with pytest.raises(ValueError, match="'x0' is none of"):
         objective.target("x0", clean, noise, ALPHAS)
 
 

@@ -17,6 +17,20 @@ from .base import Grid, Site, Tokens, sites_in
 BLOCK = "block"
 #: kind that the network's code gives to the blocks behind those with a stream for each of prompt and picture
 SINGLE = "single"
+#: how the names of the weights end that attention projects with: Z-Image and Lumina 2, Flux and Chroma, Qwen-Image, Krea 2, Wan
+_FUSED = ("linear1.weight", "linear2.weight")  # attention and feed-forward in one, in Flux's blocks with one stream
+PROJECTIONS = (
+    ".attention.qkv.weight", ".attention.out.weight",
+    *(f".{stream}_attn.{layer}.weight" for stream in ("img", "txt") for layer in ("qkv", "proj")), *_FUSED,
+    *(f".attn.{layer}.weight" for layer in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj",
+                                            "to_add_out")),
+    *(f".attn.{layer}.weight" for layer in ("wq", "wk", "wv", "gate", "wo")),
+    *(f".{kind}_attn.{layer}.weight" for kind in ("self", "cross") for layer in ("q", "k", "v", "o")))
+#: and of the layers behind attention
+FEED_FORWARD = (
+    *(f".feed_forward.{layer}.weight" for layer in ("w1", "w2", "w3")),
+    *(f".{stream}_mlp.{layer}.weight" for stream in ("img", "txt") for layer in ("0", "2", "net.0.proj", "net.2")), *_FUSED,
+    *(f".mlp.{layer}.weight" for layer in ("gate", "up", "down")), ".ffn.0.weight", ".ffn.2.weight")
 
 
 

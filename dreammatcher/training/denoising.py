@@ -31,7 +31,7 @@ class FrozenModel(Protocol):
 
     @property
     def alpha_bars(self) -> torch.Tensor:
-        """[T], of every timestep."""
+        """[T], of every timestep: the square of the clean picture's share in x_t."""
 
     @property
     def prediction(self) -> str:
@@ -64,7 +64,7 @@ class Denoiser(FrozenModel, Protocol):
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, weights: WeightOverrides,
                 values: torch.Tensor | None = None, watch: Watch | None = None) -> torch.Tensor:
-        """The model's prediction for ``noisy`` [B, C, h, w] at ``timesteps`` [B], with overrides for weights of its UNet.
+        """The model's prediction for ``noisy`` [B, C, h, w] at ``timesteps`` [B], with overrides for weights of its network.
 
         ``values`` [B, T, D] is a prompt of its own for the values of cross-attention; ``watch`` sees every such layer.
         """
@@ -156,9 +156,10 @@ def errors(model: Predictor, batch: Batch, conditioning: Conditioning, weights: 
         noise = offset_noise(noise, how.offset, generator)
     noise, batch = noise[rows].to(model.device), batch.only(rows)
     clean, alpha_bar = batch.latents.to(model.device), model.alpha_bars[timesteps].to(model.device)
-    predicted = model.predict(add_noise(clean, noise, alpha_bar), timesteps.to(model.device), conditioning, weights)
+    noisy = add_noise(clean, noise, alpha_bar, model.prediction)
+    predicted = model.predict(noisy, timesteps.to(model.device), conditioning, weights)
     mask = batch.masks.to(model.device) if objective.masked and batch.masks is not None else None
-    thresholds = huber_thresholds(how, alpha_bar, timesteps, steps)
+    thresholds = huber_thresholds(how, alpha_bar, timesteps, steps, model.prediction)
     error = picture_errors(predicted, target(model.prediction, clean, noise, alpha_bar), mask, how.loss, thresholds)
     if not finite(error):
         demand(clean, "vae: a picture as latents")

@@ -33,13 +33,15 @@ class TextEncoder:
 
 @dataclass(frozen=True)
 class Layers:
-    """The layers of UNet and text encoder that a LoRA changes. The default is diffusers' (train_dreambooth_lora.py).
+    """The layers of UNet or transformer and of the text encoder that a LoRA changes.
 
-    kohya's networks/lora.py takes attention, feed-forward and projections, and convolutions with its ``conv_dim``.
+    The default is diffusers': attention in UNets (train_dreambooth_lora.py), and feed-forward too in transformers
+    (train_dreambooth_lora_flux.py). kohya's networks/lora.py takes attention, feed-forward and projections, and convolutions with
+    its ``conv_dim``.
     """
 
     attention: bool = True  # the text encoder's too
-    feed_forward: bool = False  # the text encoder's too
+    feed_forward: bool | None = None  # the text encoder's too; None: in transformers, not in UNets
     convolutions: bool = False
     projections: bool = False
     blocks: tuple[str, ...] = ()  # kohya's names of the UNet's blocks, as IN04; none: all
@@ -48,6 +50,11 @@ class Layers:
     def chosen(self) -> tuple[str, ...]:
         """Names of the kinds of layers that learn."""
         return tuple(name for name in ("attention", "feed_forward", "convolutions", "projections") if getattr(self, name))
+
+    @property
+    def usual(self) -> bool:
+        """True where nothing but a UNet's default is chosen."""
+        return replace(self, feed_forward=bool(self.feed_forward)) == Layers(feed_forward=False)
 
 
 def block_names(text: str) -> tuple[str, ...]:
@@ -117,6 +124,12 @@ class Details:
             raise ValueError(f"rank_dropout: {self.rank_dropout:g} leaves out ranks of a LoRA or a DoRA, and algorithm is "
                              f"{self.algorithm}; set it to 0, or choose one of these")
 
+    def on(self, transformer: bool) -> Details:
+        """These choices with what they leave to the kind of network."""
+        if self.layers.feed_forward is not None:
+            return self
+        return replace(self, layers=replace(self.layers, feed_forward=transformer))
+
     def described(self) -> dict[str, Any]:
         """All choices as JSON knows them, which :func:`details_of` reads; empty for the defaults."""
         if self == Details():
@@ -149,7 +162,7 @@ class Uses:
                                                             "text_encoder on in DreamBooth (DreamMatcher)"),
                 ("text_until", details.text.until < 1, self.text, "the text encoder does not learn here: set it to 1, or turn "
                                                                   "text_encoder on in DreamBooth (DreamMatcher)"),
-                ("attention, feed_forward, convolutions, projections and blocks", details.layers != Layers(), self.lora,
+                ("attention, feed_forward, convolutions, projections and blocks", not details.layers.usual, self.lora,
                  "they choose what a LoRA changes, and none learns here: set them back, or take DreamBooth (DreamMatcher) with "
                  "kind LoRA"),
                 ("rank_dropout", details.rank_dropout, self.lora, "no LoRA learns here: set it to 0, or take DreamBooth "

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
+from ..backbones import dit
 from ..backbones.unet import AROUND_BLOCKS, CONVOLUTIONS, FEED_FORWARD, PROJECTIONS, block_name
 from .adapters import Adapter, adapter_of
 from .details import PLAIN, Layers
@@ -22,6 +23,7 @@ TEXT_TARGETS = tuple(f"self_attn.{layer}.weight" for layer in ("q_proj", "k_proj
 UNET_LAYERS = {"attention": UNET_TARGETS, "feed_forward": FEED_FORWARD, "convolutions": CONVOLUTIONS,
                "projections": AROUND_BLOCKS}
 TEXT_LAYERS = {"attention": TEXT_TARGETS, "feed_forward": ("mlp.fc1.weight", "mlp.fc2.weight")}
+TRANSFORMER_LAYERS = {"attention": dit.PROJECTIONS, "feed_forward": dit.FEED_FORWARD}
 #: of a text encoder, what a full training leaves alone: the table of tokens and the projection, which the UNet never sees
 TEXT_KEPT = ("embeddings.", "text_projection.")
 
@@ -45,9 +47,7 @@ def unet_targets(weights: Iterable[str], layers: Layers) -> tuple[str, ...]:
 
     Raises ValueError when there is none, and for a block that the UNet does not have.
     """
-    if not layers.chosen:
-        raise ValueError("attention, feed_forward, convolutions and projections: all are off, so nothing of the model would "
-                         "learn; turn one on")
+    _check_chosen(layers)
     ends = tuple(end for kind in layers.chosen for end in UNET_LAYERS[kind])
     found = [name for name in weights if name.endswith(ends)]
     there = sorted({block_name(name) for name in found} - {""})
@@ -55,6 +55,30 @@ def unet_targets(weights: Iterable[str], layers: Layers) -> tuple[str, ...]:
     if wrong is not None:
         raise ValueError(f"blocks: {wrong!r} has none of the chosen layers in this model; choose among {', '.join(there)}")
     return tuple(name for name in found if not layers.blocks or block_name(name) in layers.blocks)
+
+
+def transformer_targets(weights: Mapping[str, torch.Tensor], layers: Layers) -> tuple[str, ...]:
+    """Names of a transformer's ``weights`` that a LoRA of these ``layers`` changes.
+
+    Raises ValueError when there is none, and for layers that UNets alone have.
+    """
+    _check_chosen(layers)
+    others = [name for name in ("convolutions", "projections", "blocks") if getattr(layers, name)]
+    if others:
+        raise ValueError(f"{' and '.join(others)}: these are layers of a UNet, and this model is a transformer, of which a LoRA "
+                         "changes attention and feed_forward; leave them off and blocks empty in Training Details (DreamMatcher)")
+    ends = tuple(end for kind in layers.chosen for end in TRANSFORMER_LAYERS[kind])
+    found = tuple(name for name, value in weights.items() if name.endswith(ends) and value.ndim == 2)
+    if not found:
+        raise ValueError(f"model: none of its layers has a name that this pack knows of {' and '.join(layers.chosen)}; teach "
+                         "another model")
+    return found
+
+
+def _check_chosen(layers: Layers) -> None:
+    if not layers.chosen:
+        raise ValueError("attention, feed_forward, convolutions and projections: all are off, so nothing of the model would "
+                         "learn; turn one on")
 
 
 def text_targets(layers: Layers) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from .details import DORA, HUBER, LOHA, LOKR, SMOOTH_L1, Details
+from .objective import EPSILON, VELOCITY
 from .sets import TrainingSet
 from .settings import LoraSettings, TrainingSettings
 
@@ -22,6 +23,8 @@ LISTED = 100
 #: keys that a file has of its own, by its name and the time at which it is written
 OWN = ("modelspec.title", "modelspec.date", "modelspec.architecture", "ss_output_name", "ss_training_finished_at")
 ARCHITECTURE = "architecture"
+#: what models predict by ModelSpec's names; it has none for flows
+PREDICTION_TYPES = {EPSILON: "epsilon", VELOCITY: "v"}
 #: losses by kohya's names
 LOSSES = {HUBER: "huber", SMOOTH_L1: "smooth_l1"}
 #: forms of a LoRA by LyCORIS' arguments
@@ -34,7 +37,7 @@ class Base:
 
     architecture: str  # as stable-diffusion-v1
     version: str  # kohya's name of it, as sd_v1
-    velocity: bool  # it predicts v and not noise
+    prediction: str  # as the objective knows it
     side: int  # pixels that it was made for
 
 
@@ -46,7 +49,7 @@ def head(base: Base, subject_set: TrainingSet, prior: TrainingSet | None, settin
     folders = {f"1_{one.called() or 'pictures'}": one for one in subject_set.subjects}
     said = {
         "modelspec.sai_model_spec": "1.0.1", "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
-        "modelspec.resolution": f"{side}x{side}", "modelspec.prediction_type": "v" if base.velocity else "epsilon",
+        "modelspec.resolution": f"{side}x{side}",
         ARCHITECTURE: base.architecture,
         "ss_base_model_version": base.version, "ss_v2": str("v2" in base.version), "ss_learning_rate": f"{rate:g}",
         "ss_max_train_steps": str(settings.steps), "ss_seed": str(settings.seed), "ss_resolution": f"({side}, {side})",
@@ -57,6 +60,8 @@ def head(base: Base, subject_set: TrainingSet, prior: TrainingSet | None, settin
         "ss_dataset_dirs": json.dumps({name: {"n_repeats": 1, "img_count": len(set(one.examples))}
                                        for name, one in folders.items()}),
         "ss_tag_frequency": json.dumps({name: _tags(one, one.called()) for name, one in folders.items()}, ensure_ascii=False)}
+    if base.prediction in PREDICTION_TYPES:
+        said["modelspec.prediction_type"] = PREDICTION_TYPES[base.prediction]
     if subject:
         hint = " or ".join(one.called() for one in subject_set.subjects)
         said |= {"modelspec.trigger_phrase": subject, "modelspec.usage_hint": f"Write {hint} in prompts."}

@@ -10,14 +10,23 @@ import torch
 
 from .details import CONSTANT, EARLY, EXPONENTIAL, HUBER, LATE, SQUARED, UNIFORM, Noise
 
-#: what a model predicts: the noise, or the velocity (Salimans and Ho 2022)
-EPSILON, VELOCITY = "epsilon", "velocity"
+#: what a model predicts: the noise, the velocity (Salimans and Ho 2022), or the flow (Lipman et al. 2023)
+EPSILON, VELOCITY, FLOW = "epsilon", "velocity", "flow"
 
 
-def add_noise(clean: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
-    """x_t = sqrt(a) x_0 + sqrt(1 - a) eps (DDPM, Ho et al. 2020, Eq. 4). ``alpha_bar`` is one number per picture, [B]."""
-    kept = per_picture(alpha_bar, clean)
-    return kept.sqrt() * clean + (1 - kept).sqrt() * noise
+def shares(prediction: str, alpha_bar: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The shares of the clean picture and of the noise in x_t, for a model of this ``prediction``.
+
+    They are sqrt(a) and sqrt(1 - a) (DDPM, Ho et al. 2020, Eq. 4); along a flow 1 - s and s, where ``alpha_bar`` a is (1 - s)^2.
+    """
+    signal = alpha_bar.sqrt()
+    return signal, 1 - signal if prediction == FLOW else (1 - alpha_bar).sqrt()
+
+
+def add_noise(clean: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor, prediction: str = EPSILON) -> torch.Tensor:
+    """x_t of both, by their :func:`shares`. ``alpha_bar`` is one number per picture, [B]."""
+    signal, level = shares(prediction, per_picture(alpha_bar, clean))
+    return signal * clean + level * noise
 
 
 def timesteps_of(count: int, timesteps: int, times: str, generator: torch.Generator) -> torch.Tensor:
@@ -43,20 +52,27 @@ def offset_noise(noise: torch.Tensor, offset: float, generator: torch.Generator)
 
 
 def target(prediction: str, clean: torch.Tensor, noise: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
-    """The model's target for x_t: eps, or v = sqrt(a) eps - sqrt(1 - a) x_0. Raises ValueError for other predictions."""
+    """The model's target for x_t: eps, v = sqrt(a) eps - sqrt(1 - a) x_0, or along a flow eps - x_0 (Esser et al. 2024, Eq. 13).
+
+    Raises ValueError for other predictions.
+    """
     if prediction == EPSILON:
         return noise
+    if prediction == FLOW:
+        return noise - clean
     if prediction == VELOCITY:
         kept = per_picture(alpha_bar, clean)
         return kept.sqrt() * noise - (1 - kept).sqrt() * clean
-    raise ValueError(f"prediction: {prediction!r} is neither {EPSILON!r} nor {VELOCITY!r}")
+    raise ValueError(f"prediction: {prediction!r} is none of {EPSILON!r}, {VELOCITY!r} and {FLOW!r}")
 
 
-def huber_thresholds(noise: Noise, alpha_bar: torch.Tensor, timesteps: torch.Tensor, count: int) -> torch.Tensor | None:
+def huber_thresholds(noise: Noise, alpha_bar: torch.Tensor, timesteps: torch.Tensor, count: int,
+                     prediction: str = EPSILON) -> torch.Tensor | None:
     """The error c [B] above which a loss grows less than its square, of each of ``timesteps`` [B] out of ``count``.
 
     As kohya's ``--huber_schedule`` has it: c itself; c^(t / T), which falls from 1 to c; or, with sigma^2 = (1 - a) / a,
-    (1 - c) / (1 + sigma)^2 + c. None for the squared error.
+    (1 - c) / (1 + sigma)^2 + c. Along a flow, for which kohya has no such schedule, sigma is s / (1 - s), the same ratio of noise
+    to picture. None for the squared error.
     """
     if noise.loss == SQUARED:
         return None
@@ -64,7 +80,8 @@ def huber_thresholds(noise: Noise, alpha_bar: torch.Tensor, timesteps: torch.Ten
         return torch.full_like(alpha_bar, noise.huber_c)
     if noise.huber_schedule == EXPONENTIAL:
         return noise.huber_c ** (timesteps.to(alpha_bar) / count)
-    sigma = ((1 - alpha_bar) / alpha_bar.clamp_min(torch.finfo(alpha_bar.dtype).tiny)).sqrt()
+    present = alpha_bar.clamp_min(torch.finfo(alpha_bar.dtype).tiny)
+    sigma = 1 / present.sqrt() - 1 if prediction == FLOW else ((1 - alpha_bar) / present).sqrt()
     return (1 - noise.huber_c) / (1 + sigma).square() + noise.huber_c
 
 
@@ -98,8 +115,12 @@ def picture_errors(predicted: torch.Tensor, wanted: torch.Tensor, mask: torch.Te
 def min_snr_weights(alpha_bar: torch.Tensor, gamma: float, prediction: str) -> torch.Tensor:
     """Weights [B] of noise levels, min(SNR, gamma) / SNR for noise and / (SNR + 1) for velocity (Hang et al. 2023, Eq. 5).
 
-    SNR is a / (1 - a). At zero terminal SNR the weight for noise is its limit, 1.
+    SNR is a / (1 - a). At zero terminal SNR the weight for noise is its limit, 1. An error of s in the flow is one of s in the
+    clean picture, so along a flow the weight of its square is min(SNR, gamma) s^2, where SNR is (1 - s)^2 / s^2.
     """
+    if prediction == FLOW:
+        level = shares(FLOW, alpha_bar)[1]
+        return torch.minimum(alpha_bar, gamma * level.square())
     snr = alpha_bar / (1 - alpha_bar)
     if prediction == VELOCITY:
         return snr.clamp(max=gamma) / (snr + 1)

@@ -6,12 +6,16 @@ from typing import Any
 
 import torch
 from comfy.ldm.modules import attention
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
+from ...sizes import single_frame
 from ...subject import Conditioning
 from .backbone import network_of
 
 #: the encoded prompts among the arguments
 PROMPT = "c_crossattn"
+#: the scale of guidance that a distilled model is told
+GUIDANCE = "guidance"
 #: attention of the host that trains fast and with little memory; others are replaced by torch's while a model learns, where the
 #: host allows it: some (sage, flash) have no gradient, some (basic, split, sub quadratic) keep every map for it
 SPARING = ("attention_pytorch", "attention_xformers")
@@ -64,21 +68,45 @@ def context_of(arguments: tuple, named: dict[str, Any]) -> torch.Tensor | None:
     return named[PROMPT] if PROMPT in named else next(iter(arguments[3:4]), None)
 
 
-def batch_arguments(base: Any, conditioning: Conditioning, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """:func:`model_arguments` of a batch whose prompts [B, T, D] are pictures' own."""
-    return {**model_arguments(base, conditioning, x), PROMPT: conditioning.cross_attention}
+def batch_arguments(base: Any, conditioning: Conditioning, x: torch.Tensor) -> dict[str, Any]:
+    """:func:`model_arguments` of a batch whose prompts [B, T, D] are pictures' own.
+
+    The scale of guidance that Flux is told is 1, as its trainers have it (diffusers, README_flux.md).
+    """
+    arguments: dict[str, Any] = model_arguments(base, conditioning, x)
+    if isinstance(network_of(base), UNetModel):
+        arguments[PROMPT] = conditioning.cross_attention
+    if told_guidance(base) and GUIDANCE in arguments:
+        arguments[GUIDANCE] = torch.ones_like(arguments[GUIDANCE])
+    return arguments
+
+
+def told_guidance(base: Any) -> bool:
+    """True for a distilled model that is told a scale of guidance and draws without a second prompt: Flux.1 dev and Flux.2."""
+    return bool(getattr(getattr(network_of(base), "params", None), "guidance_embed", False))
+
+
+def with_frames(base: Any, x: torch.Tensor) -> torch.Tensor:
+    """A latent [B, C, H, W] in the model's form: with one frame, [B, C, 1, H, W], where its latents have frames."""
+    return x.unsqueeze(2) if frames(base) and x.ndim == 4 else x
 
 
 def network_call(base: Any, noisy: torch.Tensor, times: torch.Tensor, arguments: dict[str, torch.Tensor],
                  options: dict[str, Any]) -> torch.Tensor:
-    """The network's own output for ``noisy`` [B, C, h, w], in the scale in which it sees it, at ``times`` [B]; float32."""
+    """The network's own output for ``noisy`` [B, C, h, w], in the scale in which it sees it, at ``times`` [B]; float32.
+
+    A model whose latents have frames sees one.
+    """
     others = {name: value for name, value in arguments.items() if name not in ("c_concat", PROMPT)}
     dtype = base.manual_cast_dtype or base.get_dtype()
     concat = arguments.get("c_concat")
-    x = noisy if concat is None else torch.cat([noisy, concat.to(noisy)], 1)
-    others = {name: value.to(dtype) if value.is_floating_point() else value for name, value in others.items()}
+    x = with_frames(base, noisy)
+    x = x if concat is None else torch.cat([x, concat.to(noisy)], 1)
+    others = {name: value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() else value
+              for name, value in others.items()}
     options = {"cond_or_uncond": [0], "sigmas": times, "patches": {}, **options}
     if attention.optimized_attention.__name__ not in SPARING:
         options["optimized_attention_override"] = lambda _, *given, **named: attention.attention_pytorch(*given, **named)
-    return base.diffusion_model(x.to(dtype), times, context=arguments[PROMPT].to(dtype), transformer_options=options,
+    said = base.diffusion_model(x.to(dtype), times, context=arguments[PROMPT].to(dtype), transformer_options=options,
                                 **others).float()
+    return single_frame(said) if noisy.ndim == 4 else said

@@ -24,6 +24,11 @@ def native_side(model) -> int:
     return 512
 
 
+def cell_of(model) -> int:
+    """Side in pixels of a cell of a model's latents."""
+    return getattr(model.model.latent_format, "spacial_downscale_ratio", 8)  # as the host spells it; older ones have 8 alone
+
+
 def architecture_of(model) -> tuple[str, str]:
     """A family's name in Stability's model metadata, and in kohya's: ("stable-diffusion-v1", "sd_v1").
 

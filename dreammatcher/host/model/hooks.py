@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
+import comfy.model_management
 import torch
 from torch.utils.hooks import RemovableHandle
 
@@ -32,6 +33,23 @@ def norms_keep_their_input(module: torch.nn.Module) -> AbstractContextManager:
 
     return removed_after([layer.register_forward_pre_hook(copied) for layer in module.modules()
                           if isinstance(layer, torch.nn.LayerNorm)])
+
+
+@contextmanager
+def told_of_training(learns: bool = True) -> Iterator[None]:
+    """Inside, where something ``learns``, the host computes transformers without its fused kernels, which have no gradient.
+
+    It is the switch that its own trainer sets, and it is as it was afterwards.
+    """
+    before = getattr(comfy.model_management, "in_training", None)
+    if before is None or not learns:
+        yield
+        return
+    comfy.model_management.in_training = True
+    try:
+        yield
+    finally:
+        comfy.model_management.in_training = before
 
 
 def outputs_changed(module: torch.nn.Module, weights: tuple[str, ...],

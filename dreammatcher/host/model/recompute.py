@@ -1,4 +1,4 @@
-"""Gradient checkpointing (Chen et al. 2016): blocks of the host's UNet keep their inputs alone and run again for the gradient.
+"""Gradient checkpointing (Chen et al. 2016): blocks of the host's network keep their inputs alone and run again for the gradient.
 
 Guidance runs its blocks again by the same :class:`~.gradients.Rerun`, and needs no gradient of weights. Here weights learn,
 attention's too.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -20,7 +21,24 @@ from ...weights import LowRank, WeightOverrides
 from .gradients import Rerun
 from .hooks import with_overrides
 
-BLOCKS = (ResBlock, BasicTransformerBlock)  # all that keeps much
+#: blocks of transformers: the host's module and class
+IN_TRANSFORMERS = (("lumina.model", "JointTransformerBlock"), ("flux.layers", "DoubleStreamBlock"),
+                   ("flux.layers", "SingleStreamBlock"), ("qwen_image.model", "QwenImageTransformerBlock"),
+                   ("krea2.model", "SingleStreamBlock"), ("wan.model", "WanAttentionBlock"))
+
+
+def _there() -> tuple[type, ...]:
+    """Those blocks of transformers that the host has."""
+    found: list[type] = []
+    for module, name in IN_TRANSFORMERS:
+        try:
+            found.append(getattr(import_module(f"comfy.ldm.{module}"), name))
+        except (ImportError, AttributeError):
+            continue
+    return tuple(found)
+
+
+BLOCKS = (ResBlock, BasicTransformerBlock, *_there())  # all that keeps much
 #: what a block is run inside of
 Inside = Callable[[torch.nn.Module], AbstractContextManager]
 
@@ -84,9 +102,9 @@ class _Call:
         def given(value: Any) -> Any:
             if isinstance(value, dict):
                 return {name: given(part) for name, part in value.items()}
-            if not isinstance(value, _Place):
-                return value
-            return inputs[value.number].clone()  # the host works on it in place
+            if isinstance(value, _Place):
+                return inputs[value.number].clone()  # the host works on it in place
+            return _each(value, given)
 
         arguments, named = [given(value) for value in self.arguments], {name: given(value) for name, value in self.named.items()}
         device, dtype, enabled = self.autocast
@@ -96,7 +114,16 @@ class _Call:
                                     lambda: self.block.forward(*arguments, **named))
         new = self.collected[before:]
         del self.collected[before:]
-        return [output, *new]
+        return [*(output if isinstance(output, tuple) else (output,)), *new]
+
+
+def _each(value: Any, change: Callable[[Any], Any]) -> Any:
+    """``change`` done to what a tuple, a list or a dataclass holds, as blocks take their modulation; others as they are."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(change, value))
+    if is_dataclass(value) and not isinstance(value, (type, _Place)):
+        return replace(value, **{one.name: change(getattr(value, one.name)) for one in fields(value)})
+    return value
 
 
 @dataclass(frozen=True)
@@ -122,7 +149,7 @@ class _Again:
                 return {name: placed(part) if torch.is_tensor(part) and part.requires_grad else part
                         for name, part in value.items()}
             if not torch.is_tensor(value):
-                return value
+                return _each(value, placed)
             inputs.append(value)
             return _Place(len(inputs) - 1)
 
@@ -140,10 +167,12 @@ class _Again:
         torch.set_grad_enabled(False)
         return None
 
-    def after(self, block: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+    def after(self, block: torch.nn.Module, inputs: tuple, output: Any) -> Any:
         if self.waiting is None:
             return output
         (call, tensors), self.waiting = self.waiting, None
         torch.set_grad_enabled(True)
-        output, *self.collected[self.begun:] = Rerun.apply(call, [output, *self.collected[self.begun:]], *tensors)
-        return output
+        outputs = output if isinstance(output, tuple) else (output,)
+        results = Rerun.apply(call, [*outputs, *self.collected[self.begun:]], *tensors)
+        self.collected[self.begun:] = results[len(outputs):]
+        return tuple(results[:len(outputs)]) if isinstance(output, tuple) else results[0]

@@ -26,6 +26,7 @@ from ..training.going_on import start_of
 from ..training.kept import kept_steps
 from ..training.learn import has_masks
 from ..training.run import ready, run
+from ..training.schedule import check_unet
 from .files import write_sefi
 
 
@@ -59,6 +60,7 @@ def train_sefi(model, clip, vae, subject_set: TrainingSet, chosen: SefiSettings,
     Raises ValueError as :class:`HostDenoiser`, for other text encoders than CLIP's, and for a class word of several tokens: its
     prompt would be longer than the word's, and their tokens could not be compared one by one.
     """
+    check_unet(model, "SeFi-IDE")
     word, class_word = subject_set.naming.identifier, subject_set.naming.class_word
     subject_set, _ = taught(options, Uses("SeFi-IDE", wordless=False), subject_set)
     with ready(model, clip, vae, subject_set, None, settings, options.running) as work:

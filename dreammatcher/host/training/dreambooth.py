@@ -8,8 +8,9 @@ import torch
 
 from ...training.beginning import INPUT, begin
 from ...training.data import LatentSet
-from ...training.details import Details, Layers, Uses
-from ...training.dreambooth import TEXT_KEPT, full_of, lora_of, text_targets, unet_targets
+from ...training.details import Details, Uses
+from ...training.dreambooth import TEXT_KEPT, full_of, lora_of, text_targets, transformer_targets, unet_targets
+from ...training.objective import FLOW
 from ...training.recipe import SubjectRecipe
 from ...training.settings import LoraSettings, ObjectiveSettings
 from ...training.trainables import Trainable
@@ -60,7 +61,7 @@ def recipe_of(work: Ready, prior: LatentSet | None, names: dict[str, dict[str, s
         changes = getattr(begun, part)
         if chosen.kind == LORA:  # with the layers that it begins from
             beyond = [name for name in changes if not name.endswith(targets)]
-            if beyond and details.layers != Layers():
+            if beyond and not details.layers.usual:
                 tell(f"{INPUT}: it changes {len(beyond)} weights beyond the layers that Training Details (DreamMatcher) chooses, "
                      f"as {beyond[0]}; they learn too")
             learns: Trainable = lora_of(weights, (*targets, *changes), chosen.lora, rate, generator, details.rank_dropout,
@@ -72,7 +73,8 @@ def recipe_of(work: Ready, prior: LatentSet | None, names: dict[str, dict[str, s
 
     with torch.inference_mode(False):
         frozen, text = work.denoiser, None
-        unet = differences(frozen.unet, "unet", chosen.rate, unet_targets(frozen.unet, details.layers), ())
+        targets = transformer_targets if frozen.prediction == FLOW else unet_targets
+        unet = differences(frozen.unet, "unet", chosen.rate, targets(frozen.unet, details.layers), ())
         if chosen.text:
             rate = details.text.rate or chosen.rate
             text = differences(frozen.text, "text", rate, text_targets(details.layers), TEXT_KEPT)

@@ -75,8 +75,9 @@ def named(identity: str, base: str, method: str, **choices: object) -> Name:
 
     Finer choices with their defaults do not count: trainings were named without them before there were any.
     """
+    choices = {name: choice.on(False) if isinstance(choice, Details) else choice for name, choice in choices.items()}
     said: dict[str, Any] = {"method": method, "model": base, "latents": digest_of(identity)}
     for name, choice in choices.items():
         said |= {key: value for key, value in _flat(name, choice).items() if key not in said}  # ViCo's masked before the loss's
-    counted = [choice for choice in choices.values() if choice != Details()]
+    counted = [choice for choice in choices.values() if choice != Details().on(False)]
     return replace(job_of(identity, method, *counted), said=said)

@@ -23,6 +23,7 @@ from ...training.recipe import Recipe
 from ...training.settings import LARGEST_SEED, TrainingOptions
 from ..graph.notes import tell
 from ..graph.vae import decoded
+from ..model.arguments import with_frames
 from .estimate import free_on
 from .job_name import Name
 from .keep import Files, numbered_names
@@ -165,7 +166,9 @@ class KeptSteps:
             log.info("DreamMatcher: the autoencoder has no room beside the training; the sheet's samples are rough")
             return rough(recipe, latents)
         with torch.inference_mode(), torch.autocast(denoiser.device.type, enabled=False):
-            picture = decoded(self.vae, denoiser.model.model.process_latent_out(latents.float()), "a sample")[0]
+            base = denoiser.model.model
+            picture = decoded(self.vae, base.process_latent_out(with_frames(base, latents.float())), "a sample")[0]
+            picture = picture[0] if picture.ndim == 4 else picture
         return Image.fromarray((picture[..., :3].float().cpu().clamp(0, 1) * 255).round().byte().numpy())
 
 

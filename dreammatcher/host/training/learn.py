@@ -14,7 +14,6 @@ from ...training.details import Uses
 from ...training.export import TOWERS, Learned, lora_tensors
 from ...training.metadata import Base, head
 from ...training.new_words import initial_words
-from ...training.objective import VELOCITY
 from ...training.recipe import SubjectRecipe
 from ...training.sets import TrainingSet
 from ...training.settings import ObjectiveSettings, TrainingOptions, TrainingSettings
@@ -22,7 +21,7 @@ from ...training.textual_inversion import token_rows
 from ...training.trainables import TokenRows
 from ..graph.notes import tell
 from ..model.family import architecture_of, native_side
-from ..text.towers import encoder_signature
+from ..text.towers import encoder_signature, towers_of
 from .auto import sized
 from .begin_from import Beginning, beginning_of
 from .details import taught
@@ -35,6 +34,7 @@ from .model import HostDenoiser
 from .names import unet_names
 from .plan import check_memory
 from .run import Ready, check_class, check_pictures, check_prior, prompts_of, ready, run
+from .schedule import check_attention_loss, check_text, check_unet, is_transformer
 
 DEFAULT_OPTIONS = TrainingOptions()
 #: the finer choices that the methods of a new word can honour
@@ -67,14 +67,17 @@ def dreambooth(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | 
     :func:`beginning_of`.
     """
     check_pictures(subject_set, options.details.one_picture)
+    check_text(model, clip, chosen.text)
     prior = check_prior(subject_set, prior)
     check_masks(subject_set, objective)
     subject_set, prior = taught(options, uses_of(chosen), subject_set, prior)
+    options = _on(model, options)
     subject_set, options = sized(model, subject_set, options)
     names, begun = names_of(model, clip), beginning_of(model, clip, begin_from)
     if begun is not None:
         begun.only("unet", *(["text"] if chosen.text else []))
-    with ready(model, clip, vae, subject_set, prior, settings, options.running) as work:
+    first = prompts_of(options) if reads_first(model, chosen.text, options) else None
+    with ready(model, clip, vae, subject_set, prior, settings, options.running, prompts=first) as work:
         recipe = recipe_of(work, work.prior, names, chosen, objective, settings.seed, options.details, begun)
         job = work.job("DreamBooth", training_set=subject_set, prior_set=prior, chosen=chosen, objective=objective,
                        settings=settings, details=options.details, **_begun(begun))
@@ -97,11 +100,24 @@ def plan_dreambooth(model, clip, vae, subject_set: TrainingSet, chosen: DreamBoo
     """
     check_pictures(subject_set, options.details.one_picture)
     check_class(subject_set)
+    check_text(model, clip, chosen.text)
     check_masks(subject_set, objective)
     subject_set, _ = taught(options, uses_of(chosen), subject_set)
-    with ready(model, clip, vae, subject_set, None, settings, options.running) as work:
+    options = _on(model, options)
+    first = prompts_of(options) if reads_first(model, chosen.text, options) else None
+    with ready(model, clip, vae, subject_set, None, settings, options.running, prompts=first) as work:
         recipe = recipe_of(work, work.subject_set, names_of(model, clip), chosen, objective, settings.seed, options.details)
         check_memory(recipe, settings, options.running, before=before, prompts=prompts_of(options))
+
+
+def reads_first(model, text_learns: bool, options: TrainingOptions) -> bool:
+    """True where all captions are known and none is read while a transformer learns: its text encoder may be larger than it."""
+    return is_transformer(model) and not text_learns and not options.details.captions.shuffle
+
+
+def _on(model, options: TrainingOptions) -> TrainingOptions:
+    """``options`` with what the finer choices leave to the kind of network."""
+    return replace(options, details=options.details.on(is_transformer(model)))
 
 
 def check_masks(subject_set: TrainingSet, objective: ObjectiveSettings) -> None:
@@ -122,6 +138,8 @@ def textual_inversion(model, clip, vae, subject_set: TrainingSet, initial_word: 
     CLIP.
     """
     words, objective = initial_words(initial_word, subject_set), options.objective(masked=has_masks(subject_set))
+    check_attention_loss(model, penalty)
+    towers_of(clip)
     check_pictures(subject_set, options.details.one_picture)
     subject_set, _ = taught(options, WORD_ALONE, subject_set)
     begun = beginning_of(model, clip, begin_from)
@@ -150,6 +168,7 @@ def custom_diffusion(model, clip, vae, subject_set: TrainingSet, prior: Training
                      begin_from: Learned | None = None) -> tuple[Learned, list[float]]:
     """Keys and values that read the text, and the vector of the identifier of each subject, which are learned jointly (Kumari et
     al. 2023, Sec. 3.3). Raises ValueError as the other two do."""
+    check_unet(model, "Custom Diffusion")
     words, begun = initial_words(initial_word, subject_set), beginning_of(model, clip, begin_from)
     if begun is not None:
         begun.only("unet", "words")
@@ -241,7 +260,7 @@ def has_masks(subject_set: TrainingSet) -> bool:
 
 def _base(denoiser: HostDenoiser) -> Base:
     model = denoiser.model
-    return Base(*architecture_of(model), denoiser.prediction == VELOCITY, native_side(model))
+    return Base(*architecture_of(model), denoiser.prediction, native_side(model))
 
 
 def _about(method: str, subject_set: TrainingSet, settings: TrainingSettings, losses: list[float]) -> dict[str, str]:

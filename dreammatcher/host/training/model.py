@@ -13,10 +13,9 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import comfy.model_management
-import comfy.model_sampling
 import torch
 from einops import rearrange
 
@@ -25,22 +24,20 @@ from ...subject import Conditioning
 from ...texts import holds
 from ...training.custom_diffusion import first_token_constant
 from ...training.denoising import FrozenModel
-from ...training.objective import EPSILON, VELOCITY
+from ...training.objective import FLOW
 from ...training.trainables import TokenRows
 from ...watch import Watch
 from ...weights import WeightOverrides
-from ..model.arguments import batch_arguments, network_call, takes_pooled
-from ..model.gradients import NoGradient, ordinary_weights, statically_loaded
-from ..model.hooks import norms_keep_their_input, outputs_changed, rows_in_place_of, with_overrides
+from ..model.arguments import batch_arguments, network_call, takes_pooled, with_frames
+from ..model.hooks import norms_keep_their_input, outputs_changed, rows_in_place_of, told_of_training, with_overrides
 from ..model.recompute import recomputed, run_again_for_the_gradient
 from ..model.text_patches import text_options
 from ..text.new_words import MARKER, with_markers, without_marker
 from ..text.towers import Tower, towers_of
 from ..text.words import as_columns, width_of
+from .schedule import schedule_of
+from .whole import weights_of, whole, whole_clip
 
-#: how the host turns a prediction into a clean picture -> what it predicts
-PREDICTIONS = {comfy.model_sampling.EPS.calculate_denoised: EPSILON,
-               comfy.model_sampling.V_PREDICTION.calculate_denoised: VELOCITY}
 MOST_KEPT = 256  # captions as the text encoder reads them: shuffled tags would fill the memory
 
 
@@ -56,36 +53,36 @@ class HostDenoiser:
     """MODEL and CLIP of the graph. Raises ValueError when they cannot be trained on, saying what to do."""
 
     def __init__(self, model, clip, latent_size: tuple[int, int], constant_start: bool = False,
-                 checkpointing: bool | None = False):
+                 checkpointing: bool | None = False, prompts: Iterable[str] = ()):
         """``constant_start``: keys and values of the start token learn nothing (Custom Diffusion). ``checkpointing``: blocks of
-        the UNet run again for the gradient; None while that is not chosen yet."""
+        the network run again for the gradient; None while that is not chosen yet. ``prompts``, if any, are read before the
+        network is loaded, and the text encoder is not kept beside it."""
         originals, clip = (model, clip.patcher), without_marker(clip)
-        check_prediction(model)
-        model, clip = _whole("model", model), _whole_clip(clip)
+        schedule = schedule_of(model)
+        model, clip = whole("model", model), whole_clip(clip)
         self.model, self.clip, self.constant_start, self.checkpointing = model, clip, constant_start, checkpointing
         #: copies that were made for this training, and what they were made of
         self.borrowed = [(original, used) for original, used in zip(originals, (model, clip.patcher))
                          if original.model is not used.model]
-        base, sampling = model.model, model.get_model_object("model_sampling")
-        prediction = PREDICTIONS[type(sampling).calculate_denoised]
-        memory = model.memory_required([2, base.latent_format.latent_channels, *latent_size])
-        comfy.model_management.load_models_gpu([model, clip.patcher], memory)
-        self.prediction, self.device = prediction, model.load_device
-        with torch.inference_mode(False):
-            sigmas = sampling.sigmas.detach().float().cpu().clone()
-            self.alpha_bars = 1 / (1 + sigmas**2)
-            self.times = sampling.timestep(sampling.sigmas).detach().float().cpu().clone()  # as the UNet is told
-        self.unet = self._weights("model", base.diffusion_model)
-        self.text = self._weights("clip", clip.cond_stage_model)
+        base = model.model
+        self.prediction, self.alpha_bars, self.times = schedule.prediction, schedule.alpha_bars, schedule.times
+        self.device = model.load_device
         self._encoded: dict[str, Conditioning] = {}
+        self.text: dict[str, torch.Tensor] = {}
         self.text_away = False  # the text encoder comes back for single prompts alone
+        self.reads_alone = bool(prompts)  # nothing of the text encoder learns: its weights may be of any kind
+        if self.reads_alone:
+            self.encode(list(dict.fromkeys((*prompts, ""))))
+            self.text_away = True
+        memory = model.memory_required([2, base.latent_format.latent_channels, *latent_size])
+        loaded = [model] if self.reads_alone else [model, clip.patcher]
+        comfy.model_management.load_models_gpu(loaded, memory)
+        self.unet = weights_of("model", base.diffusion_model, self.device)
+        if not self.reads_alone:
+            self.text = self._text_weights()
 
-    def _weights(self, name: str, module: torch.nn.Module) -> dict[str, torch.Tensor]:
-        try:
-            with torch.inference_mode(False):
-                return ordinary_weights(module, self.device if name == "model" else self.clip.patcher.load_device)
-        except NoGradient as error:
-            raise _refused(name, error) from error
+    def _text_weights(self) -> dict[str, torch.Tensor]:
+        return weights_of("clip", self.clip.cond_stage_model, self.clip.patcher.load_device)
 
     @property
     def denoiser(self) -> HostDenoiser:
@@ -101,7 +98,7 @@ class HostDenoiser:
                rows: Mapping[str, TokenRows] | None = None) -> Conditioning:
         """Conditioning [B, L, D] of the captions, each padded to the longest as the host does, by repetition.
 
-        A caption is encoded once for a batch, and without overrides once for all.
+        A transformer reads each at its own length. A caption is encoded once for a batch, and without overrides once for all.
         """
         known = rows or {}
         if len(self._encoded) > MOST_KEPT and not self.text_away:
@@ -111,6 +108,8 @@ class HostDenoiser:
             if caption not in encoded:
                 encoded[caption] = self._encode(caption, weights or {}, {word: one.rows for word, one in known.items()})
         conditionings = [encoded[caption] for caption in captions]
+        if self.prediction == FLOW:
+            return Conditioning.filled_up(conditionings)
         length = math.lcm(*(one.cross_attention.shape[1] for one in conditionings))
         return Conditioning.stacked([
             Conditioning(one.cross_attention.repeat(1, length // one.cross_attention.shape[1], 1), one.pooled)
@@ -139,7 +138,7 @@ class HostDenoiser:
             cond, pooled = self.clip.encode_from_tokens(tokens, return_pooled=True)
             return Conditioning(cond, pooled).each(lambda value: value.to(self.device))
 
-        if self.text_away and not self.text:
+        if self.text_away:
             return self._with_text_back(lambda: self._run(tokens, weights, vectors))
         tower = self.clip.cond_stage_model
         learns = bool(weights) or vectors is not None
@@ -155,18 +154,17 @@ class HostDenoiser:
 
     def put_text_away(self, captions: Iterable[str]) -> None:
         """Reads the captions, and lets the host take the text encoder off the device. Other prompts have it back for a moment."""
-        self.text_away = True
         self.encode(list(dict.fromkeys((*captions, ""))))
         self._let_text_go()
 
     def _let_text_go(self) -> None:
-        self.text = {}
+        self.text, self.text_away = {}, True
         kept = [loaded for loaded in comfy.model_management.current_loaded_models if loaded.model is self.model]
         comfy.model_management.free_memory(1e30, self.clip.patcher.load_device, keep_loaded=kept)
 
     def _with_text_back(self, encode: Callable[[], Conditioning]) -> Conditioning:
         comfy.model_management.load_models_gpu([self.model, self.clip.patcher])
-        self.text = self._weights("clip", self.clip.cond_stage_model)
+        self.text, self.text_away = {} if self.reads_alone else self._text_weights(), False
         try:
             return encode()
         finally:
@@ -231,24 +229,28 @@ class HostDenoiser:
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning, weights: WeightOverrides,
                 values: torch.Tensor | None = None, watch: Watch | None = None) -> torch.Tensor:
-        """The UNet's prediction for ``noisy`` [B, C, h, w], scaled as the diffusion process has it (variance 1).
+        """The network's prediction for ``noisy`` [B, C, h, w], scaled as the diffusion process has it (variance 1 in UNets).
 
-        With checkpointing, blocks of the UNet run again for the gradient; so does ``watch`` then.
+        With checkpointing, blocks of the network run again for the gradient; so does ``watch`` then.
         """
+        if conditioning.lengths:
+            return conditioning.in_parts(lambda rows, part: self.predict(noisy[rows], timesteps[rows], part, weights, values,
+                                                                         watch))
         base = self.model.model
         with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
             stack.enter_context(self._as_it_learns(base.diffusion_model))
             if self.checkpointing:
                 collected = [] if watch is None else watch.collected
                 stack.enter_context(recomputed(base.diffusion_model, self._as_it_learns, weights, collected))
-            arguments = {name: _normal(value) for name, value in batch_arguments(base, conditioning, noisy).items()}
+            given = batch_arguments(base, conditioning, with_frames(base, noisy))
+            arguments = {name: _normal(value) for name, value in given.items()}
             times, options = self.times[timesteps.cpu()].to(noisy), text_options(base, values, watch)
             return with_overrides(base.diffusion_model, self.unet, weights,
                                   lambda: network_call(base, _normal(noisy), times, arguments, options))
 
     @contextmanager
     def _as_it_learns(self, module: torch.nn.Module) -> Iterator[None]:
-        with norms_keep_their_input(module), self._start_kept(module):
+        with told_of_training(self.prediction == FLOW), norms_keep_their_input(module), self._start_kept(module):
             yield
 
     def _start_kept(self, module: torch.nn.Module) -> AbstractContextManager:
@@ -260,36 +262,6 @@ def _in_front_of(end: int, tokens: Iterable[int | torch.Tensor]) -> list[int | t
     return list(itertools.takewhile(lambda token: torch.is_tensor(token) or token != end, tokens))
 
 
-def check_prediction(model) -> None:
-    """Raises ValueError for a model that predicts something else than noise or velocity."""
-    sampling = model.get_model_object("model_sampling")
-    if type(sampling).calculate_denoised not in PREDICTIONS or not hasattr(sampling, "sigmas"):
-        raise ValueError("model: training knows models that predict noise (EPS) or velocity (V_PREDICTION): SD1.x, SD2.x and "
-                         "SDXL, without LCM, x0 or EDM in ModelSamplingDiscrete; this one predicts something else")
-
-
-def _refused(name: str, error: NoGradient) -> ValueError:
-    return ValueError(f"{name}: it cannot be trained on here ({error}); load it from a file that is not quantised, start ComfyUI "
-                      "with --disable-dynamic-vram, or train on a card with more memory")
-
-
-def _whole(name: str, patcher):
-    try:
-        return statically_loaded(patcher)
-    except NoGradient as error:
-        raise _refused(name, error) from error
-
-
-def _whole_clip(clip):
-    """``clip``, or a copy whose weights stay on the device."""
-    patcher = _whole("clip", clip.patcher)
-    if patcher is clip.patcher:
-        return clip
-    whole = clip.clone()
-    whole.patcher, whole.cond_stage_model = patcher, patcher.model
-    return whole
-
-
-def _normal(value: torch.Tensor) -> torch.Tensor:
-    """``value``, or a copy where it was made in inference mode and could not be kept for a gradient."""
-    return value.clone() if value.is_inference() else value
+def _normal(value: Any) -> Any:
+    """``value``, or a copy of a tensor that was made in inference mode and could not be kept for a gradient."""
+    return value.clone() if torch.is_tensor(value) and value.is_inference() else value

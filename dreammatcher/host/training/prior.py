@@ -23,8 +23,9 @@ from ...training.settings import LARGEST_SEED
 from ..graph.notes import tell
 from ..graph.progress import Interrupted
 from ..graph.vae import decoded
+from ..model.arguments import with_frames
 from ..model.digest import digest
-from ..model.family import native_side
+from ..model.family import cell_of, native_side
 from ..model.identity import clip_identity, model_identity, vae_identity
 from ..text.conditioning import encode
 from .run import check_class
@@ -94,12 +95,14 @@ def _of_class(model, clip, vae, subject_set: TrainingSet, settings: PriorSetting
 
 def _draw(model, vae, positive: list, negative: list, resolution: int, settings: PriorSettings, number: int) -> torch.Tensor:
     """One picture, [H, W, 3] in 0..1."""
-    latent = torch.zeros(1, model.model.latent_format.latent_channels, resolution // 8, resolution // 8)
+    base, side = model.model, resolution // cell_of(model)
+    latent = with_frames(base, torch.zeros(1, base.latent_format.latent_channels, side, side))
     seed = (settings.seed + number) % (LARGEST_SEED + 1)
     noise = comfy.sample.prepare_noise(latent, seed)
     latents = comfy.sample.sample(model, noise, settings.steps, settings.cfg, settings.sampler, settings.scheduler, positive,
                                   negative, latent, disable_pbar=True, seed=seed)
-    return decoded(vae, latents, f"class picture {number + 1}")[0].float().cpu().clamp(0, 1)
+    picture = decoded(vae, latents, f"class picture {number + 1}")[0]
+    return (picture[0] if picture.ndim == 4 else picture).float().cpu().clamp(0, 1)
 
 
 def _key(model, clip, vae, captions: tuple[str, ...], resolution: int, settings: PriorSettings) -> str:

@@ -16,6 +16,7 @@ import comfy.utils
 import torch
 from einops import rearrange
 
+from ...sizes import single_frame
 from ...texts import holds
 from ...training.data import LatentSet
 from ...training.loop import REMEDY, Training, train
@@ -27,6 +28,8 @@ from ...training.state import Checkpoint
 from ..graph.notes import tell
 from ..graph.progress import Interrupted
 from ..graph.vae import encoded
+from ..model.arguments import frames, with_frames
+from ..model.family import cell_of
 from ..model.identity import beside_weights, weights_identity
 from . import safety
 from .going_on import Start, begun
@@ -110,24 +113,30 @@ def check_class(subject_set: TrainingSet) -> None:
 
 @contextmanager
 def ready(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | None, settings: TrainingSettings,
-          running: Running, constant_start: bool = False) -> Iterator[Ready]:
+          running: Running, constant_start: bool = False, prompts: tuple[str, ...] | None = None) -> Iterator[Ready]:
     """Encodes the pictures, then loads the model that learns from them.
 
+    With ``prompts`` these and all captions are read before the network is loaded, and the text encoder is not kept beside it.
     Pictures come first, since encoding may move other models. Copies of the model that were made for this are gone afterwards.
     Raises as :class:`HostDenoiser`.
     """
     def encode(pictures: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(), torch.random.fork_rng():  # older hosts draw from the encoder's distribution
             torch.manual_seed(settings.seed)
-            latents = encoded(vae, rearrange(pictures, "b c h w -> b h w c"), "a picture of the training set")
-            latents = model.model.process_latent_in(latents.float().cpu())
-        return latents.clone()
+            rows = rearrange(pictures, "b c h w -> b h w c")
+            # an autoencoder of films takes several pictures for one film
+            latents = torch.cat([encoded(vae, part, "a picture of the training set")
+                                 for part in (rows.split(1) if frames(model.model) else [rows])])
+            latents = model.model.process_latent_in(with_frames(model.model, latents.float().cpu()))
+        return single_frame(latents).clone()
 
     with torch.inference_mode(False):
         learned = subject_set.prepared(encode)
         known = None if prior is None else prior.same_way(subject_set.preparation).prepared(encode)
-    side = subject_set.preparation.resolution // 8
-    denoiser = HostDenoiser(model, clip, (side, side), constant_start, running.checkpointing)
+    side = subject_set.preparation.resolution // cell_of(model)
+    said = [] if prompts is None else [*prompts, *(text for one in (learned, known) if one for example in one.examples
+                                                   for text in example.captions)]
+    denoiser = HostDenoiser(model, clip, (side, side), constant_start, running.checkpointing, said)
     try:
         towers = [weights_identity(module)
                   for module in (denoiser.model.model.diffusion_model, denoiser.clip.cond_stage_model)]

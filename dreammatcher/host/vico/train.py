@@ -29,6 +29,7 @@ from ..training.kept import kept_steps
 from ..training.learn import has_masks
 from ..training.model import HostDenoiser
 from ..training.run import check_pictures, ready, run
+from ..training.schedule import check_unet
 from .files import write_vico
 from .sites import blocks_of, widths
 
@@ -81,6 +82,7 @@ def train_vico(model, clip, vae, subject_set: TrainingSet, initial_word: str, ch
                options: TrainingOptions) -> tuple[ViCo, list[float]]:
     """Blocks and the vector of the set's identifier. Raises ValueError as :class:`HostDenoiser`, and for models of another kind.
     """
+    check_unet(model, "ViCo")
     word = one_word_of(subject_set, "ViCo")
     check_pictures(subject_set, options.details.one_picture)
     subject_set, _ = taught(options, Uses("ViCo"), subject_set)
