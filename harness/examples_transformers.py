@@ -36,10 +36,10 @@ def _easy(drawn: dict[str, Any], side: int, name: str, steps: dict[str, Any], **
 def toybox() -> dict[str, Any]:
     return _easy(
         {"1": node("ToyboxLoader", model="transformer"),
-         "2": node("ToyboxReference", subject=3, kind="cat", pose=2, background="desert")},
+         "2": node("ToyboxReference", subject=1, kind="robot", pose=1, background="grass")},
         128, "transformer", dict(steps=30, cfg=2.0, sampler_name="euler", scheduler="simple"), latent="EmptyLatentImage",
-        clip=["1", 1], vae=["1", 2], reference_prompt="a photo of a cat in the desert", prompt="a photo of a cat at night",
-        negative="", subject_words="cat")
+        clip=["1", 1], vae=["1", 2], reference_prompt="a photo of a robot on grass", prompt="a photo of a robot in the snow",
+        negative="", subject_words="robot")
 
 
 def _loaded(model: str, encoder: str, kind: str, vae: str) -> dict[str, Any]:
