@@ -127,6 +127,12 @@ def test_checkpointing_gives_the_same_gradients_of_every_layer_and_keeps_less(pa
     assert kept[1] < 0.5 * kept[0], kept
 
 
+@pytest.mark.parametrize(("name", "told"), [("SD3.5", "SD3"), ("HiDream", "HiDream")])
+def test_a_network_that_is_matched_and_not_taught_is_refused_by_its_name(pack, toybox, name, told):
+    with pytest.raises(ValueError, match=f"model: {told}.* is matched and not taught here; teach one of Z-Image, Lumina 2"):
+        denoiser_of(pack, transformer(name), toybox[1])
+
+
 @pytest.mark.parametrize("name", ["Cosmos-Predict2"])
 def test_a_network_without_gradients_is_refused_by_its_name(pack, toybox, name):
     model = transformer(name)
