@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from closeness import RUN, close
+from flow_world import toybox_transformer
 from safetensors.torch import save_file
 
 from harness.library import ROOT
@@ -20,12 +21,7 @@ LAYERS = 2
 @pytest.fixture
 def transformer(pack):
     """Toybox's module of it, where the host has the class."""
-    module = pack.module("toybox.transformer")
-    try:
-        module.host_class()
-    except RuntimeError:
-        pytest.skip("this host does not know Z-Image")
-    return module
+    return toybox_transformer(pack)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import shutil
 import pytest
 import torch
 from closeness import RUN, close
-from flow_world import LEARNING, small_z
+from flow_world import LEARNING, learner, small_z
 from safetensors import safe_open
 from test_guidance import in_inference_mode
 from test_training_model import agree, finite_difference, overrides
@@ -29,12 +29,7 @@ def z(pack, toybox):
 
 @pytest.fixture
 def learn(host, z, training_set):
-    """DreamBooth on Toybox-Z; other nodes by their names."""
-    def learned(node="DreamMatcherDreamBooth", **chosen):
-        given = dict(model=z[0], clip=z[1], vae=z[2], training_set=training_set, steps=2, rate=1e-3, seed=0)
-        given |= {"kind": "LoRA", "rank": 2} if node == "DreamMatcherDreamBooth" else {}
-        return host.nodes[node]().learn(**{**given, **chosen})
-    return learned
+    return learner(host, z, training_set)
 
 
 def denoiser_of(pack, model, clip, **options):

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from closeness import RUN, close
-from flow_world import LEARNING, small_z
+from flow_world import LEARNING, learner, small_z
 from test_guidance import in_inference_mode
 from test_other_encoders import small_qwen
 from transformers_world import drawn, transformer
@@ -25,11 +25,7 @@ def z(pack, toybox):
 
 @pytest.fixture
 def learn(host, z, training_set):
-    def learned(node="DreamMatcherDreamBooth", **chosen):
-        given = dict(model=z[0], clip=z[1], vae=z[2], training_set=training_set, steps=1, rate=1e-3, seed=0)
-        given |= {"kind": "LoRA", "rank": 2} if node == "DreamMatcherDreamBooth" else {}
-        return host.nodes[node]().learn(**{**given, **chosen})
-    return learned
+    return learner(host, z, training_set)
 
 
 def spoken(caplog) -> str:
