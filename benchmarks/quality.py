@@ -184,7 +184,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.study not in STUDIES[options.model]:
         parser.error(f"--study: {options.study!r} is none of {options.model}'s: {', '.join(STUDIES[options.model])}")
-    runner = ToyboxRunner(Host(ROOT / "build" / "host"), options.weights, kind=options.model, steps=options.steps, sampler=options.sampler)
+    runner = ToyboxRunner(Host(ROOT / "build" / "host"), options.weights, kind=options.model, steps=options.steps,
+                          sampler=options.sampler)
     apart = (options.model if options.model != "unet" else "", options.study, options.weights and options.weights.stem,
              options.steps and f"{options.steps} steps", options.sampler, options.seeds and f"seeds {options.seeds}")
     folder = FOLDER / ", ".join(filter(None, apart))

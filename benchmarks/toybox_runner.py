@@ -38,10 +38,11 @@ class ToyboxRunner:
 
     def __init__(self, host: Host, weights: Path | None = None, cfg: float | None = None, kind: str = "unet",
                  steps: int | None = None, sampler: str | None = None):
-        """``weights``: another Toybox file than the shipped one. ``kind``: one of ``SAMPLINGS``, whose settings the others change."""
+        """``weights``: another Toybox file than the shipped one. ``kind``: one of ``SAMPLINGS``; the others change it."""
         self.host, self.module, self.kind = host, host.pack().module, kind
         own = SAMPLINGS[kind]
-        self.sampling = replace(own, steps=steps or own.steps, cfg=own.cfg if cfg is None else cfg, sampler=sampler or own.sampler)
+        self.sampling = replace(own, steps=steps or own.steps, cfg=own.cfg if cfg is None else cfg,
+                                sampler=sampler or own.sampler)
         toybox = self.module("toybox.host")
         if kind == "z":
             self.model, self.clip, self.vae = self.module("toybox.transformer").load(
