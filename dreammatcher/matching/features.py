@@ -139,7 +139,7 @@ class FeatureOptions:
 
 
 class FeatureKey(NamedTuple):
-    """What features were made by, and of which sites."""
+    """The things that features were made by, and their sites."""
 
     network: str  # identity of what the network computes
     kind: str  # of the row
