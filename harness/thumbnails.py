@@ -21,6 +21,8 @@ from .library import ROOT
 from .serving import running
 
 SIDE, GAP = 256, 8
+#: what is seen of the page: a graph is wider than high, Preview after a run is high
+GRAPH, NODE = {"width": 1600, "height": 560}, {"width": 1600, "height": 800}
 
 
 def pictures(host: Host, prompt: dict) -> list[Image.Image]:
@@ -55,10 +57,11 @@ def run_toybox_workflows(host: Host, examples: dict) -> None:
 
 
 def show_graphs(tab, examples: dict) -> None:
+    tab.set_viewport_size(GRAPH)
     for name in examples:
         if "toybox" not in name:
             run(tab, LOAD_AND_FIT, json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
-            shown = shot(tab, {"x": 0, "y": 0, "width": 1600, "height": 560})  # graphs are wider than high
+            shown = shot(tab, {"x": 0, "y": 0, **GRAPH})
             shown.resize((800, 280), Image.Resampling.LANCZOS).save(FOLDER / f"{name}.jpg", quality=88)
 
 
@@ -77,6 +80,7 @@ PLACE = """
 
 
 def show_nodes(tab, names: list[str]) -> None:
+    tab.set_viewport_size(NODE)
     folder = ROOT / "web" / "docs" / "pictures"
     folder.mkdir(exist_ok=True)
     if "DreamMatcherPreview" in names:
@@ -99,7 +103,7 @@ def main(chosen: list[str]) -> None:
                                       if not chosen or name in chosen]
     run_toybox_workflows(host, examples)
     with running(ROOT / "build" / "thumbnails") as address, browsing() as browser:
-        tab = browser.new_page(viewport={"width": 1600, "height": 800})
+        tab = browser.new_page()
         open_host(tab, address)
         tab.add_style_tag(content=".comfy-menu { display: none !important }")
         show_graphs(tab, examples)

@@ -12,10 +12,14 @@ from contextlib import contextmanager
 import pytest
 
 from harness.browser import BROWSER, WANTED, open_host, run
+from harness.examples import EXAMPLES as EVERYWHERE
+from harness.examples_transformers import NEWER
 from harness.library import ROOT, upstream_path
 
 PICTURES = ROOT / "build" / "browser"
 RENDERERS = ["LiteGraph", "Nodes 2.0"] if upstream_path() else ["LiteGraph"]
+#: the example workflows whose nodes this host has
+EXAMPLES = {**EVERYWHERE, **NEWER} if upstream_path() else EVERYWHERE
 NEEDS_A_BROWSER = pytest.mark.skipif(BROWSER is None or not WANTED, reason="no Chromium or Chrome here (CHROMIUM may name one), "
                                      "or BROWSER=0")
 OWN_PAGE = re.compile(r"/docs/\w+/\w+\.md")  # the host asks for a help page in the interface's language first

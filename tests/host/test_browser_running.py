@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from browser_page import NEEDS_A_BROWSER, SEEDS, Page, workflow
+from browser_page import EXAMPLES, NEEDS_A_BROWSER, SEEDS, Page, workflow
 
 from harness.browser import FIT
-from harness.examples import EXAMPLES
 from harness.serving import get
 
 pytestmark = NEEDS_A_BROWSER
