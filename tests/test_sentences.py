@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -24,8 +25,15 @@ WORD = re.compile(r"(?<![\w.])[A-Za-z][a-z']+(?![\w.])")
 def sentences() -> set[str]:
     """Texts of at least three words: no formulas, patterns and captions, and not what is only logged."""
     files = {path for pattern in SPEAKING for path in ROOT.glob(pattern)}
-    return {without_values(text).replace("\n", " ") for path in files for text in strings_of(path)
-            if len(WORD.findall(text)) >= 3 and not NO_SENTENCE.search(text)}
+    texts = {without_values(text).replace("\n", " ") for path in files for text in strings_of(path)}
+    return {text for text in texts | set(in_place_of_a_bypass()) if len(WORD.findall(text)) >= 3 and not NO_SENTENCE.search(text)}
+
+
+def in_place_of_a_bypass() -> list[str]:
+    """What nodes say to do where they are bypassed; the other texts in their files are in the locales."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "nodes").glob("*.py")]
+    return [ast.literal_eval(part.value) for tree in trees for part in ast.walk(tree)
+            if isinstance(part, ast.Assign) and ast.unparse(part.targets[0]) == "INSTEAD"]
 
 
 def listed(path: Path) -> list[str]:

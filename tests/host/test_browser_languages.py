@@ -55,8 +55,8 @@ def test_notes_after_a_run_are_told_in_the_interfaces_language(page, language):
         apply["widgets_values"][-1] = "trusted"
         page.load(graph)
         page.queue()
-        shown = page.tab.locator(".dreammatcher.live").filter(visible=True)
-        assert live in shown.inner_text()
+        page.show("DreamMatcherApply")
+        page.tab.locator(".dreammatcher.live").get_by_text(live).wait_for(state="visible")
         page.run("app.graph._nodes.find((own) => own.type === 'DreamMatcherMask').mode = 4; await app.queuePrompt(0, 1)")
         said = page.tab.locator(".dreammatcher.inspector").get_by_text(nothing).first
         said.wait_for(state="attached", timeout=240_000)
