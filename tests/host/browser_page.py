@@ -45,6 +45,7 @@ class Page:
         """The page as it was opened: no graph, no dialog, no errors."""
         for _ in range(2):
             self.tab.keyboard.press("Escape")
+        self.tab.mouse.move(750, 950)  # off the nodes, whose tooltips stay
         self.run("app.ui.dialog?.close?.(); app.graph.clear(); await new Promise((done) => setTimeout(done, 300))")
         self.errors.clear()
 
