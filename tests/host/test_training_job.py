@@ -93,6 +93,12 @@ def refused(pack, monkeypatch):
     return said
 
 
+def here(pack) -> tuple:
+    """This process alone, and how it loads the model that ships with the pack."""
+    train = pack.module("dreammatcher.cli.train")
+    return train.ALONE, train.load_toybox
+
+
 def finished(done: subprocess.CompletedProcess) -> str:
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -158,9 +164,8 @@ def by_two(write, died) -> dict[str, dict[str, torch.Tensor]]:
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_of_one_picture_learn_as_one_process_of_two(pack, write, by_two, method):
     prior, chosen = METHODS[method]
-    train, job = pack.module("dreammatcher.cli.train"), pack.module("dreammatcher.training.job")
-    path = write("one", method, prior=prior, batch=2, **chosen)
-    _, said = pack.module("dreammatcher.host.training.job").run_job(job.read(path), train.ALONE, train.load_toybox)
+    job = pack.module("dreammatcher.training.job").read(write("one", method, prior=prior, batch=2, **chosen))
+    _, said = pack.module("dreammatcher.host.training.job").run_job(job, *here(pack))
     alone, = learned(said)
     assert alike(by_two[method], alone)
 
@@ -182,6 +187,26 @@ def test_how_often_a_state_is_kept_travels_with_the_job_and_older_jobs_are_read(
     assert read(path).options.running.keep_minutes == 10
     path.write_text(json.dumps({**said, "keep_every": 100}))
     assert read(path).options.running.keep_minutes == 10
+
+
+def test_a_job_may_begin_from_what_was_learned_before_whoever_made_it(host, pack, write, pictures, fresh, refused):
+    read = pack.module("dreammatcher.training.job").read
+    before = host.nodes["DreamMatcherDreamBooth"]().learn(*fresh, a_set(host, pictures), "LoRA", 2, 1e-2, 1, rank=2)[2]
+    job = read(write("begins", begin_from=before, rank=4, steps=1, rate=1e-12))
+    assert job.begin.about == before.about and alike(job.begin.lora, before.lora)
+    _, said = pack.module("dreammatcher.host.training.job").run_job(job, *here(pack))
+    tensors, = learned(said)
+    for name in before.lora:
+        if name.endswith("lora_up.weight"):
+            stem = name.removesuffix("lora_up.weight")
+            wanted, found = (one[name].float().flatten(1) @ one[f"{stem}lora_down.weight"].float().flatten(1) * (
+                one[f"{stem}alpha"] / one[name].shape[1]) for one in (before.lora, tensors))
+            assert (found - wanted).norm() <= 4 * HALF * wanted.norm(), name
+    assert write("begins", begin_from=before, steps=9).parent.name == "begins_2"
+    path = write("does not fit", "Textual Inversion", begin_from=before)
+    assert "begin_from: it holds weights of the UNet, which this node does not teach" in refused(path, *where())
+    path.with_name("begin.safetensors").unlink()
+    assert "cannot be read as a job" in refused(path, *where())
 
 
 def test_the_same_job_is_written_to_the_same_folder_and_another_one_beside_it(write):
