@@ -14,6 +14,7 @@ from ..uncopied import Uncopied
 from .captions import Naming
 from .data import Encode, Example, LatentSet, Preparation, prepare
 from .details import CaptionChanges
+from .shelf import Shelf
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +43,16 @@ class TrainingSet(Uncopied):
             return change(self)
         return replace(self, **_of_parts(tuple(change(one) for one in self.parts)))
 
-    def prepared(self, encode: Encode) -> LatentSet:
-        """Latents of every picture; one that comes several times is encoded once. Of several subjects, each is drawn equally
-        often."""
+    def prepared(self, encode: Encode, shelf: Shelf | None = None) -> LatentSet:
+        """Latents of every picture, on the ``shelf`` beyond its room; one that comes several times is encoded once. Of several
+        subjects, each is drawn equally often."""
         if self.parts:
-            sets = [one.prepared(encode).examples for one in self.parts]
+            sets = [one.prepared(encode, shelf).examples for one in self.parts]
             owners = tuple(number for number, examples in enumerate(sets) for _ in examples)
             return LatentSet(tuple(example for examples in sets for example in examples), self.changes, owners)
-        latents = {example: prepare(example, self.preparation, encode) for example in dict.fromkeys(self.examples)}
+        once = dict.fromkeys(self.examples)
+        made = (prepare(example, self.preparation, encode) for example in once)
+        latents = dict(zip(once, made if shelf is None else shelf.shelved(made), strict=True))
         return LatentSet(tuple(latents[example] for example in self.examples), self.changes)
 
     def joined(self, others: TrainingSet | None, repeats: int = 1) -> TrainingSet:

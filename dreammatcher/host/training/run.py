@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import comfy.model_management
 import comfy.utils
+import folder_paths
 import torch
 from einops import rearrange
 
@@ -24,7 +25,8 @@ from ...training.recipe import Recipe
 from ...training.records import Records, check_records
 from ...training.sets import TrainingSet
 from ...training.settings import NO_RECORDS, Running, TrainingOptions, TrainingSettings
-from ...training.state import Checkpoint
+from ...training.shelf import Shelf
+from ...training.state import Checkpoint, in_words
 from ..graph.notes import tell
 from ..graph.progress import Interrupted
 from ..graph.vae import encoded
@@ -117,7 +119,8 @@ def ready(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | None,
     """Encodes the pictures, then loads the model that learns from them.
 
     With ``prompts`` these and all captions are read before the network is loaded, and the text encoder is not kept beside it.
-    Pictures come first, since encoding may move other models. Copies of the model that were made for this are gone afterwards.
+    Pictures come first, since encoding may move other models. Latents beyond a size are kept in the host's temporary folder. They
+    and copies of the model that were made for this are gone afterwards.
     Raises as :class:`HostDenoiser`.
     """
     def encode(pictures: torch.Tensor) -> torch.Tensor:
@@ -130,21 +133,24 @@ def ready(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | None,
             latents = model.model.process_latent_in(with_frames(model.model, latents.float().cpu()))
         return single_frame(latents).clone()
 
-    with torch.inference_mode(False):
-        learned = subject_set.prepared(encode)
-        known = None if prior is None else prior.same_way(subject_set.preparation).prepared(encode)
-    side = subject_set.preparation.resolution // cell_of(model)
-    said = [] if prompts is None else [*prompts, *(text for one in (learned, known) if one for example in one.examples
-                                                   for text in example.captions)]
-    denoiser = HostDenoiser(model, clip, (side, side), constant_start, running.checkpointing, said)
-    try:
-        towers = [weights_identity(module)
-                  for module in (denoiser.model.model.diffusion_model, denoiser.clip.cond_stage_model)]
-        sums = [float(example.latents.double().sum()) for each in (learned, known) if each for example in each.examples]
-        beside = beside_weights(denoiser.model)
-        yield Ready(denoiser, learned, known, vae, json.dumps([*towers, sums, beside]), digest_of([*towers, beside]))
-    finally:
-        denoiser.give_back()
+    with closing(Shelf(Path(folder_paths.get_temp_directory()) / "dreammatcher", tell=tell)) as shelf:
+        with torch.inference_mode(False):
+            learned = subject_set.prepared(encode, shelf)
+            known = None if prior is None else prior.same_way(subject_set.preparation).prepared(encode, shelf)
+        if shelf.size:
+            log.info("DreamMatcher: %s of latents are kept in %s while it trains", in_words(shelf.size), shelf.folder)
+        side = subject_set.preparation.resolution // cell_of(model)
+        said = [] if prompts is None else [*prompts, *(text for one in (learned, known) if one for example in one.examples
+                                                       for text in example.captions)]
+        denoiser = HostDenoiser(model, clip, (side, side), constant_start, running.checkpointing, said)
+        try:
+            towers = [weights_identity(module)
+                      for module in (denoiser.model.model.diffusion_model, denoiser.clip.cond_stage_model)]
+            sums = [float(example.latents.double().sum()) for each in (learned, known) if each for example in each.examples]
+            beside = beside_weights(denoiser.model)
+            yield Ready(denoiser, learned, known, vae, json.dumps([*towers, sums, beside]), digest_of([*towers, beside]))
+        finally:
+            denoiser.give_back()
 
 
 def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, options: TrainingOptions,
