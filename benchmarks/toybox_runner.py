@@ -29,8 +29,18 @@ class Sampling:
     scheduler: str
 
 
-#: by kind of Toybox: the UNet, and the transformer (hosts that know Z-Image only)
-SAMPLINGS = {"unet": Sampling(STEPS, CFG, "ddim", "ddim_uniform"), "z": Sampling(30, 2.0, "euler", "simple")}
+@dataclass(frozen=True, eq=False)
+class Prompted:
+    """A model with prompts of its own."""
+
+    model: Any
+    positive: list
+    negative: list
+
+
+FLOW = Sampling(30, 2.0, "euler", "simple")
+#: by kind of Toybox: the UNet, the transformer and the edit model made of it (both on hosts that know Z-Image only)
+SAMPLINGS = {"unet": Sampling(STEPS, CFG, "ddim", "ddim_uniform"), "z": FLOW, "z-edit": FLOW}
 
 
 class ToyboxRunner:
@@ -44,7 +54,7 @@ class ToyboxRunner:
         self.sampling = replace(own, steps=steps or own.steps, cfg=own.cfg if cfg is None else cfg,
                                 sampler=sampler or own.sampler)
         toybox = self.module("toybox.host")
-        if kind == "z":
+        if kind != "unet":
             self.model, self.clip, self.vae = self.module("toybox.transformer").load(
                 weights or FOLDER / "model_z.safetensors", FOLDER / "model.safetensors", TOKENIZER_DIR,
                 toybox.embedding_folders())
