@@ -37,7 +37,7 @@ APART_KEY = "dreammatcher_apart"
 
 @dataclass(frozen=True, eq=False)
 class Apart:
-    """What all queries of a transformer's block see but those of some cells, which see what the method made."""
+    """Inputs of all queries of a transformer's block but those of some cells, which take what the method made."""
 
     inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # queries, keys and values
     cells: torch.Tensor  # bool [B, N, 1]
