@@ -283,7 +283,7 @@ def test_a_bypassed_easy_is_told_to_use_strength_0(host, pack):
     assert {name for _, name in lacking(host, prompt, whole)} == {"positive", "negative"}
     sent = {"prompt": prompt, "extra_data": {"extra_pnginfo": {"workflow": switched(workflow_of(path), number)}}}
     gap, = pack.module("dreammatcher.host.graph.bypass").gaps(sent, pack.module("nodes").NODE_CLASS_MAPPINGS, host.nodes)
-    assert "positive of KSampler, negative of KSampler" in gap.text and "set its strength to 0" in gap.text
+    assert "nothing comes to positive of KSampler, negative of KSampler: it" in gap.text and "set its strength to 0" in gap.text
 
 
 def test_prompts_without_a_workflow_and_workflows_without_a_bypass_are_left_alone(pack, host):
