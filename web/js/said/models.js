@@ -61,4 +61,8 @@ export default [
         "使用 DreamMatcher 的运行只在一块 GPU 上采样：引导的两行都参与匹配",
         "DreamMatcher の実行は 1 台の GPU でサンプリングします。ガイダンスの組の両方の行がマッチに加わるからです",
         "DreamMatcher 실행은 GPU 하나에서 샘플링합니다. 가이던스 쌍의 두 행이 모두 매칭에 참여하기 때문입니다"],
+    ["model: {network} makes a picture of another one and begins with no noise, so it is not matched; use an {known} checkpoint",
+        "model：{network} 由另一张图片生成图片，不从噪声开始，因此不匹配；请使用 {known} 的 checkpoint",
+        "model：{network} は別の画像から画像を作り、ノイズから始めないので、マッチできません。{known} の checkpoint を使ってください",
+        "model: {network}은(는) 다른 그림에서 그림을 만들고 노이즈로 시작하지 않아 매칭하지 않습니다. {known} checkpoint를 쓰십시오"],
 ];

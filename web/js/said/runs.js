@@ -293,4 +293,8 @@ export default [
         "preset：没有 {preset}；请从 {known} 中选择",
         "preset：{preset} はありません。{known} から選んでください",
         "preset: {preset}은(는) 없습니다. {known} 중에서 고르십시오"],
+    ["blocks that can be locked",
+        "可锁定的块",
+        "ロックできるブロック",
+        "잠글 수 있는 블록"],
 ];
