@@ -75,8 +75,9 @@ def backbone_of(base: Any) -> AnyBackbone:
         reason = "and DreamMatcher works inside a UNet's self-attention" if len(BACKBONES) == 1 else \
             "nor a transformer that DreamMatcher knows"
         config = getattr(base, "model_config", None)
-        family = "" if config is None else f", so {type(config).__name__} is not matched"
-        raise ValueError(f"model: {type(network).__name__} is not a UNet, {reason}{family}; use an {KNOWN} checkpoint")
+        if config is not None:
+            reason = f"{reason}, so {type(config).__name__} is not matched"
+        raise ValueError(f"model: {type(network).__name__} is not a UNet, {reason}; use an {KNOWN} checkpoint")
     return read(network, base.model_type.name)
 
 
