@@ -18,7 +18,7 @@ from harness.library import ROOT
 from toybox.evaluation import cases
 
 from .tables import markdown, means
-from .toybox_runner import SAMPLINGS, ToyboxRunner
+from .toybox_runner import ToyboxRunner
 
 COLUMNS: Mapping[str, tuple[str, int]] = {"iou": ("IoU ↑", 3), "found": ("found ↑", 3), "touching": ("touching ↑", 3)}
 FOUND, MAP = "found once, by the features", "map of one noise level, Otsu"
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=40)
     parser.add_argument("--first", type=int, default=300)
-    parser.add_argument("--model", choices=list(SAMPLINGS), default="unet", help="z: the transformer, where the host knows it")
+    parser.add_argument("--model", choices=("unet", "z"), default="unet", help="z: the transformer, where the host knows it")
     options = parser.parse_args()
     runner = ToyboxRunner(Host(ROOT / "build" / "host"), kind=options.model)
     foregrounds = runner.module("dreammatcher.host.matching.reference_foreground")
@@ -49,7 +49,8 @@ def main() -> None:
             given = runner.model.model, backbone, ready.reference
             found = foregrounds.find_foreground(*given, ready.mask.reference_subject, torch.device("cpu"))
             middle = ready.reference.trajectory.sigmas[len(ready.reference.trajectory.sigmas) // 2]
-            seen = passes.reference_pass(*given, "cond", ready.mask.reference_subject, middle, torch.device("cpu")).subject
+            seen = passes.reference_pass(*given, "cond", ready.mask.reference_subject, middle, torch.device("cpu"),
+                                         frozenset()).subject
             size = tuple(found.shape[-2:])
             covered = F.adaptive_avg_pool2d(torch.from_numpy(ready.parts > 0).float()[None, None], size)
             for name, cells in ((FOUND, found), (MAP, F.interpolate(attention.otsu(seen), size=size))):

@@ -35,16 +35,20 @@ from toybox.judge import Judge, load_judge, look
 from toybox.layout import recoloured
 from toybox.world import random_pose, random_scene, unseen_subject
 
-from . import transformer_arms
+from . import edit_arms, transformer_arms
 from .arms import PICTURES, PLAIN
 from .arms import STUDIES as UNET_STUDIES
-from .toybox_runner import ToyboxRunner
+from .toybox_runner import Prompted, ToyboxRunner
 
 FOLDER = ROOT / "build" / "quality"
 FILE = FOLDER.with_suffix(".json")
-RECOLOURED, TIME = "plain, recoloured to the reference", "time"
+#: an arm in the reference's colours
+RECOLOURS, TIME = "{}, recoloured to the reference", "time"
+RECOLOURED = RECOLOURS.format(PLAIN)
 #: by kind of Toybox
-STUDIES = {"unet": UNET_STUDIES, "z": transformer_arms.STUDIES}
+STUDIES = {"unet": UNET_STUDIES, "z": transformer_arms.STUDIES, "z-edit": edit_arms.STUDIES}
+#: by kind of Toybox: the arm that all others are compared with, where it is not the plain one
+BASES = {"z-edit": edit_arms.IN_SEQUENCE}
 NEAR = 10  # CIEDE2000: a subject error that few would object to
 
 
@@ -73,20 +77,21 @@ def png(picture: np.ndarray) -> bytes:
 
 
 def draw(runner: ToyboxRunner, case: Case, ready: SimpleNamespace, models: dict[str, object],
-         others: dict[str, np.ndarray] | None = None) -> dict[str, tuple[np.ndarray, float | None]]:
+         others: dict[str, np.ndarray] | None = None, base: str = PLAIN) -> dict[str, tuple[np.ndarray, float | None]]:
     """A picture of every model with its seconds, and the pictures they are compared with.
 
-    Those are ``others``, drawn elsewhere, and the plain picture recoloured, through the autoencoder.
+    Those are ``others``, drawn elsewhere, and the picture of the arm ``base`` recoloured, through the autoencoder.
     """
     pictures: dict[str, tuple[np.ndarray, float | None]] = {}
     for name, model in models.items():
+        given = model if isinstance(model, Prompted) else Prompted(model, ready.target, ready.negative)
         start = time.perf_counter()
-        picture = runner.sample(model, ready.target, ready.negative, case.seed)
+        picture = runner.sample(given.model, given.positive, given.negative, case.seed)
         pictures[name] = picture, time.perf_counter() - start
     pictures.update({name: (picture, None) for name, picture in (others or {}).items()})
-    plain = pictures[PLAIN][0]
+    plain = pictures[base][0]
     goal = recoloured(plain, look(judge(), plain).parts, ready.picture, ready.parts, case.subject.kind)
-    return {**pictures, RECOLOURED: (runner.decode(runner.encode(goal)), None)}
+    return {**pictures, RECOLOURS.format(base): (runner.decode(runner.encode(goal)), None)}
 
 
 def keep(folder: Path, case: protocols.Case, pictures: dict[str, tuple[np.ndarray, float | None]]) -> None:
@@ -95,21 +100,22 @@ def keep(folder: Path, case: protocols.Case, pictures: dict[str, tuple[np.ndarra
         Folder(folder / name).keep(case, {"prompt": case.plain_text(), "seed": case.seed, "seconds": seconds}, png(picture))
 
 
-def arms_in(folder: Path, chosen: list[protocols.Case]) -> list[Measured]:
-    """Every arm of a folder, the plain one first, with its scores and its time against plain.
+def arms_in(folder: Path, chosen: list[protocols.Case], base: str = PLAIN) -> list[Measured]:
+    """Every arm of a folder, the arm ``base`` first, with its scores and its time against that.
 
     The subject's error is over the cases in which every arm shows a subject, so that arms compare.
     """
-    names = sorted((path.name for path in folder.iterdir() if (path / "cases").is_dir()), key=lambda name: order(folder, name))
-    plain, arms = Folder(folder / PLAIN), []
+    names = sorted((path.name for path in folder.iterdir() if (path / "cases").is_dir()),
+                   key=lambda name: order(folder, name, base))
+    plain, arms = Folder(folder / base), []
     for name in names:
         arm = Folder(folder / name)
         done = {case.key: arm.picture(case) for case in chosen if arm.done(case)}
         scores = judged(done, {case.key: plain.picture(case) for case in chosen})
         for case in chosen:
-            seconds, base = (each.described(case).get("seconds") for each in (arm, plain))
-            if case.key in scores and seconds and base:
-                scores[case.key][TIME] = seconds / base
+            seconds, usual = (each.described(case).get("seconds") for each in (arm, plain))
+            if case.key in scores and seconds and usual:
+                scores[case.key][TIME] = seconds / usual
         arms.append(Measured(name, scores, {case.key: case.subject.name for case in chosen}, done,
                              {ERROR: "CIEDE2000, by Toybox's judge"}))
     shared = {case.key for case in chosen if all(ERROR in arm.scores.get(case.key, {}) for arm in arms)}
@@ -152,22 +158,24 @@ def spread(arm: Measured, plain: Measured) -> str:
             f"{', '.join(f'{each:.1%}' for each in halos)}")
 
 
-def order(folder: Path, name: str) -> tuple:
-    """Plain first, then as the arms were made."""
-    return name != PLAIN, name == RECOLOURED, min(path.stat().st_mtime_ns for path in (folder / name / "cases").iterdir())
+def order(folder: Path, name: str, base: str) -> tuple:
+    """The arm ``base`` first, then as the arms were made."""
+    made = min(path.stat().st_mtime_ns for path in (folder / name / "cases").iterdir())
+    return name != base, name == RECOLOURS.format(base), made
 
 
 def run(runner: ToyboxRunner, study: str, count: int, first: int, folder: Path, seeds: int = 0) -> list[Measured]:
     """The arms of a study over ``count`` cases, whose pictures are kept in ``folder``."""
-    chosen = list(protocol(folder / "references", count, first, seeds).cases())
+    chosen, base = list(protocol(folder / "references", count, first, seeds).cases()), BASES.get(runner.kind, PLAIN)
     with torch.inference_mode():
         for number, (case, facts) in enumerate(zip(chosen, cases(count, first, seeds))):
-            if not Folder(folder / RECOLOURED).done(case):
-                ready = runner.ahead(runner.prepare(facts), both_rows=True)
+            if not Folder(folder / RECOLOURS.format(base)).done(case):
+                ready = edit_arms.prepare(runner, facts) if runner.kind == "z-edit" else \
+                    runner.ahead(runner.prepare(facts), both_rows=True)
                 extra = PICTURES[study](runner, ready, facts) if study in PICTURES else {}
-                keep(folder, case, draw(runner, facts, ready, STUDIES[runner.kind][study](runner, ready), extra))
+                keep(folder, case, draw(runner, facts, ready, STUDIES[runner.kind][study](runner, ready), extra, base))
             print(f"case {number + 1} of {count}", flush=True)
-    return arms_in(folder, chosen)
+    return arms_in(folder, chosen, base)
 
 
 def main() -> None:
@@ -175,17 +183,22 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=COUNT)
     parser.add_argument("--first", type=int, default=FIRST, help="the defaults were chosen on cases 0 to 39")
     parser.add_argument("--seeds", type=int, default=0, help="0, 1, 2 ...: other noise for the same subjects and scenes")
-    parser.add_argument("--study", choices=sorted({*STUDIES["unet"], *STUDIES["z"]}), default="arms",
+    parser.add_argument("--study", choices=sorted({name for studies in STUDIES.values() for name in studies}), default="arms",
                         help="'arms' of the UNet writes build/quality.json, others only reports")
-    parser.add_argument("--model", choices=list(STUDIES), default="unet", help="z: the transformer, where the host knows it")
+    parser.add_argument("--model", choices=list(STUDIES), default="unet",
+                        help="on hosts that know Z-Image: z, the transformer; z-edit, the edit model made of it (--weights)")
     parser.add_argument("--steps", type=int, help="steps of the sampler other than the model's own")
+    parser.add_argument("--sampler", help="KSampler's sampler other than the model's own")
     parser.add_argument("--weights", type=Path, help="a Toybox file other than the shipped one")
     options = parser.parse_args()
+    if options.model == "z-edit" and not options.weights:
+        parser.error("--weights: they are not shipped; name the file that `python -m toybox.making.train_edit` wrote")
     if options.study not in STUDIES[options.model]:
         parser.error(f"--study: {options.study!r} is none of {options.model}'s: {', '.join(STUDIES[options.model])}")
-    runner = ToyboxRunner(Host(ROOT / "build" / "host"), options.weights, kind=options.model, steps=options.steps)
+    runner = ToyboxRunner(Host(ROOT / "build" / "host"), options.weights, kind=options.model, steps=options.steps,
+                          sampler=options.sampler)
     apart = (options.model if options.model != "unet" else "", options.study, options.weights and options.weights.stem,
-             options.steps and f"{options.steps} steps", options.seeds and f"seeds {options.seeds}")
+             options.steps and f"{options.steps} steps", options.sampler, options.seeds and f"seeds {options.seeds}")
     folder = FOLDER / ", ".join(filter(None, apart))
     arms = run(runner, options.study, options.cases, options.first, folder, options.seeds)
     if options.study == "arms" and options.model == "unet":

@@ -29,21 +29,32 @@ class Sampling:
     scheduler: str
 
 
-#: by kind of Toybox: the UNet, and the transformer (hosts that know Z-Image only)
-SAMPLINGS = {"unet": Sampling(STEPS, CFG, "ddim", "ddim_uniform"), "z": Sampling(30, 2.0, "euler", "simple")}
+@dataclass(frozen=True, eq=False)
+class Prompted:
+    """A model with prompts of its own."""
+
+    model: Any
+    positive: list
+    negative: list
+
+
+FLOW = Sampling(30, 2.0, "euler", "simple")
+#: by kind of Toybox: the UNet, the transformer and the edit model made of it (both on hosts that know Z-Image only)
+SAMPLINGS = {"unet": Sampling(STEPS, CFG, "ddim", "ddim_uniform"), "z": FLOW, "z-edit": FLOW}
 
 
 class ToyboxRunner:
     """Toybox in the host, and one way to sample for every arm."""
 
     def __init__(self, host: Host, weights: Path | None = None, cfg: float | None = None, kind: str = "unet",
-                 steps: int | None = None):
-        """``weights``: another Toybox file than the shipped one. ``kind``: one of ``SAMPLINGS``."""
+                 steps: int | None = None, sampler: str | None = None):
+        """``weights``: another Toybox file than the shipped one. ``kind``: one of ``SAMPLINGS``; the others change it."""
         self.host, self.module, self.kind = host, host.pack().module, kind
         own = SAMPLINGS[kind]
-        self.sampling = replace(own, steps=steps or own.steps, cfg=own.cfg if cfg is None else cfg)
+        self.sampling = replace(own, steps=steps or own.steps, cfg=own.cfg if cfg is None else cfg,
+                                sampler=sampler or own.sampler)
         toybox = self.module("toybox.host")
-        if kind == "z":
+        if kind != "unet":
             self.model, self.clip, self.vae = self.module("toybox.transformer").load(
                 weights or FOLDER / "model_z.safetensors", FOLDER / "model.safetensors", TOKENIZER_DIR,
                 toybox.embedding_folders())

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from ..backbones.base import Grid, Site
+from ..backbones.base import Grid, Site, sites_in
 from ..backbones.dit import DiTBackbone
 from ..uncopied import Bystander, Uncopied
 from .appearance import match_appearance
@@ -95,16 +96,23 @@ class LockPlan(Uncopied):
     masks: torch.Tensor | None  # [R, 1, H, W], white where the subject is, of the references that are matched, in their order
     trace: LockTrace
     node: str = ""  # its number in the graph, where the host tells
+    names: str = ""  # numbers of the blocks whose values are taken over, with commas; empty are all that can be
 
     @property
     def tap(self) -> int:
         """The number of the block whose values are matched."""
         return self.backbone.taps[-1]
 
-    @property
+    @cached_property
     def layers(self) -> tuple[Site, ...]:
-        """Sites whose values are taken over: from the block that is matched on."""
-        return tuple(site for site in self.backbone.matched if site[1] >= self.tap)
+        """Sites whose values are taken over: from the block that is matched on, or those of them that are named."""
+        behind = tuple(site for site in self.backbone.matched if site[1] >= self.tap)
+        return sites_in(self.names, behind, "blocks that can be locked")
+
+    @cached_property
+    def heard(self) -> frozenset[Site]:
+        """Sites that a run has to pass: the one that is matched and those whose values are taken over."""
+        return frozenset((*self.layers, *(site for site in self.backbone.matched if site[1] == self.tap)))
 
     def content_identity(self) -> tuple:
         """Everything that the plan changes in a model's results."""

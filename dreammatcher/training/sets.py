@@ -94,17 +94,19 @@ class TrainingSet(Uncopied):
             head = f"{len(self.parts)} sets, each drawn equally often"
             return "\n".join([head, *(one.described() for one in self.parts)])
         times = Counter(self.examples)
-        lines = [f"{len(times)} picture{'s' if len(times) > 1 else ''} of {self.naming.subject!r}"]
+        named = self.naming.subject
+        lines = [f"{len(times)} pictures of {named!r}" if len(times) > 1 else f"1 picture of {named!r}"]
         for example in times:
             height, width = example.picture.shape[-2:]
-            size = "at the model's own size"
+            said = f"{width}x{height} at the model's own size: {example.captions[0]}"
             if self.preparation.resolution:
                 rows, columns = self.preparation.size(height, width)
-                size = f"as {columns}x{rows}"
-            more = f" and {len(example.captions) - 1} more captions" if len(example.captions) > 1 else ""
-            lines.append(f"{width}x{height} {size}: {example.captions[0]}{more}"
-                         f"{', with a mask' if example.mask is not None else ''}"
-                         f"{f', {times[example]} times as often' if times[example] > 1 else ''}")
+                said = f"{width}x{height} as {columns}x{rows}: {example.captions[0]}"
+            if len(example.captions) > 1:
+                said = f"{said} and {len(example.captions) - 1} more captions"
+            if example.mask is not None:
+                said = f"{said}, with a mask"
+            lines.append(f"{said}, {times[example]} times as often" if times[example] > 1 else said)
         return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ PALETTES = (None, *permutations(COLOURS, 2))
 FACINGS = (None, "left", "right")
 PLACES = (None, *SCENES)
 ANSWERS = (KINDS, PALETTES, FACINGS, PLACES)
+FACTS = ("class", "colours", "facing", "scene")
 
 
 PALETTE_PLACES = {pair: place for place, pair in enumerate(PALETTES)}
@@ -29,7 +30,7 @@ def facts_of(subject: Subject, pose: Pose, scene: Scene) -> tuple[int, int, int,
 def told(facts: torch.Tensor) -> torch.Tensor:
     """[B, 4] facts, of which each but the class is left out (0) at the world's rates."""
     kept = torch.ones_like(facts)
-    for column, name in enumerate(("colours", "facing", "scene"), start=1):
+    for column, name in enumerate(FACTS[1:], start=1):
         kept[:, column] = torch.rand(len(facts), device=facts.device) < CAPTION_RATES[name]
     return facts * kept
 

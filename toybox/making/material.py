@@ -37,9 +37,12 @@ class Material:
     def singles(self, count: int) -> Batch:
         """``count`` pictures with captions that leave out what captions leave out."""
         rows = self._random(count, len(self.latents))
-        captions = Captions.numbers(told(self.facts[rows]))
+        return self.shown(rows, told(self.facts[rows]))
+
+    def shown(self, rows: torch.Tensor, facts: torch.Tensor) -> Batch:
+        """The pictures ``rows`` [B] with captions that tell ``facts`` [B, 4], some of them empty."""
         return Batch(self.latents[rows].float(), {side: parts[rows] for side, parts in self.parts.items()},
-                     self._dropped(captions))
+                     self._dropped(Captions.numbers(facts)))
 
     def pairs(self, count: int) -> Batch:
         """``count`` diptychs, twice as wide, with captions that tell the class and no more.

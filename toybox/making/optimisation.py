@@ -49,10 +49,10 @@ def half_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device))
 
 
-def rate_factor(step: int, total: int) -> float:
-    """Learning-rate factor of a step: linear warm-up, constant, then linear down to zero at ``total``."""
+def rate_factor(step: int, total: int, warmup: int = WARMUP_STEPS) -> float:
+    """Learning-rate factor of a step: linear up over ``warmup`` steps, constant, then linear down to zero at ``total``."""
     falling = total - CONSTANT_SHARE * total
-    return max(0.0, min((step + 1) / WARMUP_STEPS, 1.0, (total - step) / falling))
+    return max(0.0, min((step + 1) / warmup, 1.0, (total - step) / falling))
 
 
 def as_matrix(weight: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -162,8 +162,9 @@ class Run:
     """
 
     def __init__(self, name: str, folder: Path, model: nn.Module, steps: int, rate: float,
-                 decays: tuple[float, ...] = (0.999,), network: nn.Module | None = None):
+                 decays: tuple[float, ...] = (0.999,), network: nn.Module | None = None, warmup: int = WARMUP_STEPS):
         self.name, self.path, self.model, self.steps, self.rate = name, folder / f"{name}.pt", model, steps, rate
+        self.warmup = warmup
         self.parameters = [value for value in model.parameters() if value.requires_grad]
         self.device = self.parameters[0].device
         self.optimisers = Optimisers(model, network or model, self.device)
@@ -202,7 +203,7 @@ class Run:
     def advance(self, step: Captured) -> None:
         """Makes one step; logs and saves as time passes. Raises FloatingPointError when a loss that it looks at is not finite."""
         torch.manual_seed(self.step)
-        self.optimisers.set_rate(self.rate * rate_factor(self.step, self.steps))
+        self.optimisers.set_rate(self.rate * rate_factor(self.step, self.steps, self.warmup))
         for average in self.averages:
             average.set_step(self.step)
         loss = step()

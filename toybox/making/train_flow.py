@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import comfy.ops
@@ -56,9 +57,14 @@ class FlowDenoiser(nn.Module):
     def _keep(self, _module, _inputs, output: torch.Tensor) -> None:
         self.features = output
 
-    def forward(self, noisy: torch.Tensor, sigmas: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
-        """Velocities [B, 4, H, W] of ``noisy`` at noise levels ``sigmas`` [B] in 0..1, for numbers of captions [B]."""
-        return self.transformer(noisy, sigmas, self.context[captions].float(), self.context.shape[1])
+    def forward(self, noisy: torch.Tensor, sigmas: torch.Tensor, captions: torch.Tensor,
+                references: Sequence[torch.Tensor] = ()) -> torch.Tensor:
+        """Velocities [B, 4, H, W] of ``noisy`` at noise levels ``sigmas`` [B] in 0..1, for numbers of captions [B].
+
+        ``references`` are clean latents [B, 4, H, W], whose tokens stand in the sequence before those of ``noisy``.
+        """
+        return self.transformer(noisy, sigmas, self.context[captions].float(), self.context.shape[1],
+                                ref_latents=list(references))
 
 
 def prepare(denoiser: FlowDenoiser) -> None:
@@ -92,17 +98,17 @@ def part_loss(denoiser: FlowDenoiser, parts: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(told.float().transpose(1, 2), cells, reduction="none").mean(1)
 
 
-def velocity_loss(denoiser: FlowDenoiser, batch: Batch) -> torch.Tensor:
+def velocity_loss(denoiser: FlowDenoiser, batch: Batch, references: Sequence[torch.Tensor] = ()) -> torch.Tensor:
     """MSE of the velocity n - x0 at x = (1 - s) x0 + s n, divided by what is usual at its noise level, plus the parts' loss.
 
     Rectified flow (Liu et al. 2023); weights as in :func:`toybox.making.train_diffusion.noise_loss`. The part labels' loss is
-    multiplied by 1 - s, since parts can be told only where the picture can be seen.
+    multiplied by 1 - s, since parts can be told only where the picture can be seen. Nothing is asked of ``references``.
     """
     device = batch.clean.device
     noise, sigmas = torch.randn_like(batch.clean), noise_levels(len(batch.clean), device)
     noisy = torch.lerp(batch.clean, noise, sigmas[:, None, None, None])
     with half_precision(device):
-        velocity = denoiser(noisy, sigmas, batch.captions)
+        velocity = denoiser(noisy, sigmas, batch.captions, references)
         parts = part_loss(denoiser, batch.parts[SIDE])
     error = F.mse_loss(velocity.float(), noise - batch.clean, reduction="none").mean((1, 2, 3))
     bins = (sigmas * BINS).long().clamp(max=BINS - 1)

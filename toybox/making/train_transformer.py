@@ -21,7 +21,8 @@ from harness.library import use_library
 
 from ..vocab import TOKENIZER_DIR
 from .attention import attention
-from .dataset import BUILD, open_dataset
+from .captions import Captions
+from .dataset import BUILD, Dataset, open_dataset
 from .train import MODEL_FILE, load, parts_of
 
 log = logging.getLogger("toybox")
@@ -64,6 +65,63 @@ def encode_pictures(encode: Callable[[torch.Tensor], torch.Tensor], pictures: np
     return latents[:len(pictures)]
 
 
+@dataclass(frozen=True, eq=False)
+class Workshop:
+    """What every training of a transformer needs beside its own weights."""
+
+    data: Dataset
+    vae: torch.nn.Module
+    words: Captions
+    context: torch.Tensor  # float16 [captions, 77, 96]
+    device: torch.device
+
+    def latents(self, pictures: np.ndarray, path: Path) -> torch.Tensor:
+        """Latents of uint8 [N, 128, 128, 3], kept in ``path``."""
+        from .train_autoencoder import encode
+
+        return encode_pictures(lambda part: encode(self.vae, part), pictures, path)
+
+
+def open_workshop(device: torch.device) -> Workshop:
+    """Pictures, autoencoder and encoded captions on ``device``. This process only trains from now on."""
+    import comfy.ldm.lumina.model
+    import comfy.model_management
+    import comfy.taesd.taesd
+
+    from toybox import host as toybox
+    from toybox.int8 import dequantise
+
+    comfy.model_management.in_training = True  # the host's fused norm and rotation has no gradient
+    if device.type == "cpu":
+        comfy.ldm.lumina.model.optimized_attention_masked = attention
+    text_prefix = toybox.CLIP_PREFIX + "clip_l.transformer."
+    shipped = parts_of(dequantise(load_file(MODEL_FILE)), (text_prefix, toybox.VAE_PREFIX))
+    vae = comfy.taesd.taesd.TAESD().to(device).requires_grad_(False)
+    load(vae, shipped[toybox.VAE_PREFIX])
+    clip = toybox.build_clip(TOKENIZER_DIR)
+    words = Captions(clip.tokenize, device)
+    text = clip.cond_stage_model.clip_l.transformer.float().to(device)
+    load(text, shipped[text_prefix])
+    return Workshop(open_dataset(), vae, words, encode_captions(text, words.tokens, words.ends), device)
+
+
+def export(transformer: torch.nn.Module, path: Path, kind: str, step: int, batch: int) -> None:
+    """Writes the weights to ``path`` as ToyboxLoader reads them."""
+    from toybox.host import UNET_PREFIX
+    from toybox.int8 import quantise
+
+    weights = {UNET_PREFIX + key: value.detach().cpu() for key, value in transformer.state_dict().items()}
+    save_file(quantise(weights), path, metadata={"format": kind, "steps": str(step), "batch": str(batch)})
+    log.info("wrote %s after %d steps of %d pictures", path, step, batch)
+
+
+def training_device() -> torch.device:
+    """Starts the host and the log of a training, and chooses its device."""
+    use_library(BUILD / "host", "--use-pytorch-cross-attention")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, help="length of the schedule")
@@ -73,43 +131,18 @@ def main() -> None:
     parser.add_argument("--export-now", action="store_true")
     parser.add_argument("--output", type=Path, default=TRANSFORMER_FILE)
     options = parser.parse_args()
-    use_library(BUILD / "host", "--use-pytorch-cross-attention")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = training_device()
     chosen = {name: value for name in ("layers", "pictures", "steps", "batch") if (value := getattr(options, name))}
     plan = replace(PLANS[device.type], **chosen)
 
-    import comfy.ldm.lumina.model
-    import comfy.model_management
-    import comfy.taesd.taesd
+    from . import material, train_flow
 
-    from toybox import host as toybox
-    from toybox.int8 import dequantise, quantise
-
-    from . import captions, material, train_autoencoder, train_flow
-
-    comfy.model_management.in_training = True  # the host's fused norm and rotation has no gradient
-    if device.type == "cpu":  # this process only trains
-        comfy.ldm.lumina.model.optimized_attention_masked = attention
-    text_prefix = toybox.CLIP_PREFIX + "clip_l.transformer."
-    shipped = parts_of(dequantise(load_file(MODEL_FILE)), (text_prefix, toybox.VAE_PREFIX))
-    data = open_dataset()
-    vae = comfy.taesd.taesd.TAESD().to(device).requires_grad_(False)
-    load(vae, shipped[toybox.VAE_PREFIX])
-    latents = encode_pictures(lambda pictures: train_autoencoder.encode(vae, pictures), data.pictures[:plan.pictures],
-                              BUILD / "latents_z.pt")
-
-    clip = toybox.build_clip(TOKENIZER_DIR)
-    words = captions.Captions(clip.tokenize, device)
-    text = clip.cond_stage_model.clip_l.transformer.float().to(device)
-    load(text, shipped[text_prefix])
-    denoiser = train_flow.FlowDenoiser(plan.layers, encode_captions(text, words.tokens, words.ends), device)
-    learned_from = material.material(data, latents, (train_flow.SIDE,), words.empty, device)
+    shop = open_workshop(device)
+    latents = shop.latents(shop.data.pictures[:plan.pictures], BUILD / "latents_z.pt")
+    denoiser = train_flow.FlowDenoiser(plan.layers, shop.context, device)
+    learned_from = material.material(shop.data, latents, (train_flow.SIDE,), shop.words.empty, device)
     step = train_flow.train(denoiser, learned_from, BUILD, plan.steps, plan.batch, limit=1 if options.export_now else None)
-
-    weights = {toybox.UNET_PREFIX + key: value.detach().cpu() for key, value in denoiser.transformer.state_dict().items()}
-    save_file(quantise(weights), options.output, metadata={"format": "toybox-z-1", "steps": str(step), "batch": str(plan.batch)})
-    log.info("wrote %s after %d steps of %d pictures", options.output, step, plan.batch)
+    export(denoiser.transformer, options.output, "toybox-z-1", step, plan.batch)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ class LockCall:
     def take(self, site: Site, pictures: Pictures) -> torch.Tensor:
         """The picture's values [K * B, N, C] at one block, locked to the references."""
         session, plan = self.session, self.session.plan
-        if site not in plan.layers:
+        if site not in plan.heard:
             return pictures.value
         chosen = plan.settings.chosen(len(pictures.others))
         if not chosen:
@@ -88,7 +88,7 @@ class LockCall:
         others = tuple(pictures.others[number] for number in chosen)
         if site[1] == plan.tap:
             self.lock = self._found(pictures, others, tuple(pictures.grids[number] for number in chosen))
-        if self.lock is None:
+        if self.lock is None or site not in plan.layers:
             return pictures.value
         plan.trace.layers += 1
         return locked(pictures.value, others, self.lock)
@@ -121,17 +121,18 @@ def _joined(locks: list[Lock]) -> Lock:
     return Lock(torch.cat([each.indices for each in locks]), torch.cat([each.weight for each in locks]))
 
 
-def lock(model: ModelPatcher, settings: LockSettings, masks: torch.Tensor | None = None,
-         node: str = "") -> tuple[ModelPatcher, LockTrace]:
+def lock(model: ModelPatcher, settings: LockSettings, masks: torch.Tensor | None = None, node: str = "",
+         layers: str = "") -> tuple[ModelPatcher, LockTrace]:
     """A clone of ``model`` that locks its pictures to the references in its sequence, and the trace it fills.
 
-    ``masks`` [R, 1, H, W] belong to the references that are matched, in their order. Raises ValueError for a model that has no
-    references in its sequence, and for a mask that is empty.
+    ``masks`` [R, 1, H, W] belong to the references that are matched, in their order. ``layers``: numbers of the blocks whose
+    values are taken over, with commas; empty are all that can be. Raises ValueError for a model that has no references in its
+    sequence, for a mask that is empty and for blocks that are none of those.
     """
     backbone = edit_backbone_of(model.model)
     if masks is not None and not bool((masks > 0.5).flatten(1).any(1).all()):
         raise ValueError("reference_mask: it is empty, so there would be nothing to match; paint the subject white")
-    plan = LockPlan(backbone, settings, masks, LockTrace(), node)
+    plan = LockPlan(backbone, settings, masks, LockTrace(), node, layers)
     clone, _ = install_plan(model, plan, LOCKED_KEY, _begin, lambda clone: around_calls(clone, LOCKED_KEY, _around))
     return clone, plan.trace
 
@@ -141,7 +142,7 @@ def _begin(plan: LockPlan, start: Start) -> LockSession:
     plan.trace.off = plan.settings.strength == 0
     hide()
     clock = Clock.between(start.sampling, plan.settings.start, plan.settings.end)
-    return LockSession(start.base, clock, RowBook(start.size), CallWatch(frozenset((BEGIN, *plan.layers))), plan.trace.skipped,
+    return LockSession(start.base, clock, RowBook(start.size), CallWatch(plan.heard | {BEGIN}), plan.trace.skipped,
                        partial(_conclude, plan), plan=plan)
 
 
@@ -171,7 +172,7 @@ def _around(call: Callable, *arguments, **named) -> torch.Tensor:
         session.calls.heard.clear()
     result = heard_call(call, arguments, named, POINTS, sessions[0].plan.backbone)
     for session, before in zip(sessions, begun):
-        lost = [site[1] for site in session.plan.layers if site not in session.calls.heard]
+        lost = [site[1] for site in sorted(session.plan.heard) if site not in session.calls.heard]
         if lost and session.calls.forwards > before and not session.plan.trace.off:
             session.leave(UNHEARD.format(blocks=blocks_between(lost)))
     return result

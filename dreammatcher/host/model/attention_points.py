@@ -26,7 +26,8 @@ from ...sizes import single_frame, spatial_size
 from .backbone import OTHERS, backbone_of
 from .compiling import hidden
 from .options import POINTS_KEY, exchanged, options_of
-from .patch_points import Pictures, Points
+from .patch_points import APART_KEY, Apart, Pictures, Points
+from .sequence import by_head, tokens_of, with_parts, with_tokens
 
 try:
     from comfy.patcher_extension import WrappersMP
@@ -189,11 +190,15 @@ def _attend(func: Callable, arguments: tuple, named: dict[str, Any]) -> torch.Te
     heads = arguments[3] if len(arguments) > 3 else named.get("heads")
     query, key, value = arguments[:3]  # SD3 has its values cut into heads already, [B, L, heads, D]
     inputs = query, key, value.flatten(2) if value.ndim > query.ndim else value
-    for each in heard:
+    for each in sorted(heard, key=lambda each: each.points.pictures is None):  # those that leave nothing apart first
         if not each.backbone.cross:
             _shown_in_one(each, inputs, heads, options)
         inputs = _changed(each, inputs, options)
-    return call(*inputs, *arguments[3:], **named)
+    made = call(*inputs, *arguments[3:], **named)
+    if (apart := options.pop(APART_KEY, None)) is None:
+        return made
+    cells = apart.cells if made.ndim == 3 else apart.cells.unsqueeze(1)
+    return torch.where(cells, made, call(*apart.inputs, *arguments[3:], **named))
 
 
 def _changed(heard: Listening, inputs: tuple, options: dict[str, Any]) -> tuple:
@@ -211,14 +216,18 @@ def _changed(heard: Listening, inputs: tuple, options: dict[str, Any]) -> tuple:
         return inputs
     if points.pictures is not None and places is not None:
         return *inputs[:2], _with_pictures(points.pictures, backbone, site, inputs[2], (picture, *places), options)
-    query, key, value = parts = tuple(_tokens(each, picture) for each in inputs)
+    query, key, value = parts = tuple(tokens_of(each, picture) for each in inputs)
     if tapped and points.feature is not None:
         height, _ = backbone.grid(site, sequence.latent)
         points.feature(site[1], rearrange(value, "b (h w) c -> b c h w", h=height), options)
     if points.values is None or site not in backbone.matched:
         return inputs
     made = points.values(site, query, key, value, options)
-    return tuple(whole if new is old else _with(whole, picture, new) for whole, old, new in zip(inputs, parts, made))
+    if (apart := options.get(APART_KEY)) is not None:
+        cells = apart.cells.new_zeros(len(apart.cells), inputs[0].shape[-2], 1)
+        cells[:, picture] = apart.cells
+        options[APART_KEY] = Apart(with_parts(inputs, picture, parts, apart.inputs), cells)
+    return with_parts(inputs, picture, parts, made)
 
 
 def _shown(heard: Listening, arguments: tuple, options: dict[str, Any]) -> None:
@@ -227,7 +236,7 @@ def _shown(heard: Listening, arguments: tuple, options: dict[str, Any]) -> None:
     site = heard.backbone.site(options.get(KIND), options[NUMBER])
     query, key = arguments[:2]
     if points.prompt is not None and site in heard.backbone.readers and key.shape[-2] == sequence.text:
-        picture, text = _tokens(query, slice(None)), _tokens(key, slice(None))
+        picture, text = tokens_of(query, slice(None)), tokens_of(key, slice(None))
         points.prompt(site, picture, text, text, options)
 
 
@@ -240,16 +249,11 @@ def _shown_in_one(heard: Listening, inputs: tuple, heads: int | None, options: d
     picture, _ = _picture(backbone, site, inputs, options)
     if picture is not None:
         depth = inputs[0].shape[-1] // (1 if inputs[0].ndim == 4 else heads)
-        query, key = (_by_head(each, depth) for each in inputs[:2])
+        query, key = (by_head(each, depth) for each in inputs[:2])
         text = backbone.prompt_tokens(site, sequence.latent, sequence.beside(()))
         prompt = key[:, :, text]
         keys = torch.cat((prompt, key[:, :, :text.start], key[:, :, text.stop:]), 2) if text.start else key
         points.prompt(site, query[:, :, picture], prompt, keys, options)
-
-
-def _by_head(whole: torch.Tensor, depth: int) -> torch.Tensor:
-    """Queries or keys as [B, heads, L, depth]."""
-    return whole if whole.ndim == 4 else rearrange(whole, "b n (h d) -> b h n d", d=depth)
 
 
 def _picture(backbone: DiTBackbone, site: Site, inputs: tuple, options: dict[str, Any]) -> tuple[Tokens | None, int]:
@@ -273,20 +277,7 @@ def _with_pictures(look: Callable, backbone: DiTBackbone, site: Site, whole: tor
                    options: dict[str, Any]) -> torch.Tensor:
     """All values of a block, with what a method makes of the picture's, at the first of ``places``, by the other pictures'."""
     sequence = options[SEQUENCE_KEY]
-    value, *others = (_tokens(whole, place) for place in places)
+    value, *others = (tokens_of(whole, place) for place in places)
     grid, *grids = (backbone.grid(site, size) for size in (sequence.latent, *sequence.pictures))
     made = look(site, Pictures(value, grid, tuple(others), tuple(grids)), options)
-    return whole if made is value else _with(whole, places[0], made)
-
-
-def _tokens(whole: torch.Tensor, picture: Tokens) -> torch.Tensor:
-    """The picture's tokens with all heads, [B, N, C]."""
-    part = whole[..., picture, :]
-    return rearrange(part, "b h n d -> b n (h d)") if whole.ndim == 4 else part
-
-
-def _with(whole: torch.Tensor, picture: Tokens, part: torch.Tensor) -> torch.Tensor:
-    """A copy of ``whole`` with other tokens [B, N, C] in the picture's place."""
-    changed = whole.clone()
-    changed[..., picture, :] = rearrange(part, "b n (h d) -> b h n d", h=whole.shape[1]) if whole.ndim == 4 else part
-    return changed
+    return whole if made is value else with_tokens(whole, places[0], made)

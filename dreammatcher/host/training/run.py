@@ -69,9 +69,8 @@ def check_pictures(subject_set: TrainingSet, allow_one: bool = False) -> None:
         return
     whose = f" of {alone[0].naming.subject!r}" if subject_set.parts else ""
     if not allow_one:
-        message = ("training_set: it has one picture, from which the background would be learned as well; give 3 to 5 in "
-                   "different places and poses, or turn allow_one_picture on in Training Details (DreamMatcher)")
-        raise ValueError(message.replace("one picture,", f"one picture{whose},"))
+        raise ValueError(f"training_set: it has one picture{whose}, from which the background would be learned as well; give 3 "
+                         "to 5 in different places and poses, or turn allow_one_picture on in Training Details (DreamMatcher)")
     tell(f"training_set: it has one picture{whose}, and allow_one_picture is on. What this costs: background, light, pose and "
          "framing are learned with the subject and come back in other prompts, and the more so the longer it trains. A mask of "
          "the subject, a caption that names the rest, class pictures and fewer steps keep more of it apart")
@@ -91,10 +90,9 @@ def check_prior(subject_set: TrainingSet, prior: TrainingSet | None) -> Training
     for one in subject_set.subjects:
         word = one.naming.identifier
         if not one.naming.class_word:
-            message = ("class_word: it is empty in the training set, and prior preservation needs the subject's class; write it "
-                       "there, or take the prior set away")
             which = f" of {word!r}" if subject_set.parts else ""
-            raise ValueError(message.replace("training set,", f"training set{which},"))
+            raise ValueError(f"class_word: it is empty in the training set{which}, and prior preservation needs the subject's "
+                             "class; write it there, or take the prior set away")
         named = next((text for example in prior.examples for text in example.captions if holds(text, word)), None)
         if named is not None:
             raise ValueError(f"prior_set: its caption {named!r} holds the identifier {word!r}, so pictures of the class would be "
