@@ -23,6 +23,7 @@ from einops import rearrange
 from ...backbones.base import Grid, Site, Tokens
 from ...backbones.dit import Beside, DiTBackbone, Numbers
 from ...sizes import single_frame, spatial_size
+from .attention_layouts import by_head, tokens_of, with_output, with_tokens
 from .backbone import OTHERS, backbone_of
 from .compiling import hidden
 from .options import POINTS_KEY, exchanged, options_of
@@ -193,7 +194,27 @@ def _attend(func: Callable, arguments: tuple, named: dict[str, Any]) -> torch.Te
         if not each.backbone.cross:
             _shown_in_one(each, inputs, heads, options)
         inputs = _changed(each, inputs, options)
-    return call(*inputs, *arguments[3:], **named)
+    output = call(*inputs, *arguments[3:], **named)
+    if heads is not None:
+        mask = arguments[4] if len(arguments) > 4 else named.get("mask")
+        for each in heard:
+            output = _followed(each, output, inputs, heads, mask, options)
+    return output
+
+
+def _followed(heard: Listening, output: torch.Tensor, inputs: tuple, heads: int, mask: torch.Tensor | None,
+              options: dict[str, Any]) -> torch.Tensor:
+    """The output of one block's attention with what a method makes of the picture's part."""
+    points, backbone, sequence = heard.points, heard.backbone, options[SEQUENCE_KEY]
+    site = backbone.site(options.get(KIND), options[NUMBER])
+    if points.attended is None or site not in backbone.matched:
+        return output
+    picture, tokens = _picture(backbone, site, inputs, options)
+    places = None if picture is None else _places(backbone, site, picture, tokens, sequence)
+    if places is None:
+        return output
+    attended = partial(points.attended, site, options=options)
+    return with_output(attended, output, inputs, heads, picture, places, mask)
 
 
 def _changed(heard: Listening, inputs: tuple, options: dict[str, Any]) -> tuple:
@@ -211,14 +232,14 @@ def _changed(heard: Listening, inputs: tuple, options: dict[str, Any]) -> tuple:
         return inputs
     if points.pictures is not None and places is not None:
         return *inputs[:2], _with_pictures(points.pictures, backbone, site, inputs[2], (picture, *places), options)
-    query, key, value = parts = tuple(_tokens(each, picture) for each in inputs)
+    query, key, value = parts = tuple(tokens_of(each, picture) for each in inputs)
     if tapped and points.feature is not None:
         height, _ = backbone.grid(site, sequence.latent)
         points.feature(site[1], rearrange(value, "b (h w) c -> b c h w", h=height), options)
     if points.values is None or site not in backbone.matched:
         return inputs
     made = points.values(site, query, key, value, options)
-    return tuple(whole if new is old else _with(whole, picture, new) for whole, old, new in zip(inputs, parts, made))
+    return tuple(whole if new is old else with_tokens(whole, picture, new) for whole, old, new in zip(inputs, parts, made))
 
 
 def _shown(heard: Listening, arguments: tuple, options: dict[str, Any]) -> None:
@@ -227,7 +248,7 @@ def _shown(heard: Listening, arguments: tuple, options: dict[str, Any]) -> None:
     site = heard.backbone.site(options.get(KIND), options[NUMBER])
     query, key = arguments[:2]
     if points.prompt is not None and site in heard.backbone.readers and key.shape[-2] == sequence.text:
-        picture, text = _tokens(query, slice(None)), _tokens(key, slice(None))
+        picture, text = tokens_of(query, slice(None)), tokens_of(key, slice(None))
         points.prompt(site, picture, text, text, options)
 
 
@@ -240,16 +261,11 @@ def _shown_in_one(heard: Listening, inputs: tuple, heads: int | None, options: d
     picture, _ = _picture(backbone, site, inputs, options)
     if picture is not None:
         depth = inputs[0].shape[-1] // (1 if inputs[0].ndim == 4 else heads)
-        query, key = (_by_head(each, depth) for each in inputs[:2])
+        query, key = (by_head(each, depth) for each in inputs[:2])
         text = backbone.prompt_tokens(site, sequence.latent, sequence.beside(()))
         prompt = key[:, :, text]
         keys = torch.cat((prompt, key[:, :, :text.start], key[:, :, text.stop:]), 2) if text.start else key
         points.prompt(site, query[:, :, picture], prompt, keys, options)
-
-
-def _by_head(whole: torch.Tensor, depth: int) -> torch.Tensor:
-    """Queries or keys as [B, heads, L, depth]."""
-    return whole if whole.ndim == 4 else rearrange(whole, "b n (h d) -> b h n d", d=depth)
 
 
 def _picture(backbone: DiTBackbone, site: Site, inputs: tuple, options: dict[str, Any]) -> tuple[Tokens | None, int]:
@@ -273,20 +289,7 @@ def _with_pictures(look: Callable, backbone: DiTBackbone, site: Site, whole: tor
                    options: dict[str, Any]) -> torch.Tensor:
     """All values of a block, with what a method makes of the picture's, at the first of ``places``, by the other pictures'."""
     sequence = options[SEQUENCE_KEY]
-    value, *others = (_tokens(whole, place) for place in places)
+    value, *others = (tokens_of(whole, place) for place in places)
     grid, *grids = (backbone.grid(site, size) for size in (sequence.latent, *sequence.pictures))
     made = look(site, Pictures(value, grid, tuple(others), tuple(grids)), options)
-    return whole if made is value else _with(whole, places[0], made)
-
-
-def _tokens(whole: torch.Tensor, picture: Tokens) -> torch.Tensor:
-    """The picture's tokens with all heads, [B, N, C]."""
-    part = whole[..., picture, :]
-    return rearrange(part, "b h n d -> b n (h d)") if whole.ndim == 4 else part
-
-
-def _with(whole: torch.Tensor, picture: Tokens, part: torch.Tensor) -> torch.Tensor:
-    """A copy of ``whole`` with other tokens [B, N, C] in the picture's place."""
-    changed = whole.clone()
-    changed[..., picture, :] = rearrange(part, "b n (h d) -> b h n d", h=whole.shape[1]) if whole.ndim == 4 else part
-    return changed
+    return whole if made is value else with_tokens(whole, places[0], made)
