@@ -104,7 +104,7 @@ class LockCall:
         chosen = [attended.others[number] for number in plan.settings.chosen(len(attended.others))]
         order = torch.cat([torch.arange(each.start, each.stop, device=self.lock.indices.device) for each in chosen])
         factor = 1 + self.lock.weight.flatten(1) * (FACTOR - 1)
-        return raised(attended.output, attended.query, attended.key, attended.value, order[self.lock.indices], factor,
+        return raised(attended.output, attended.query, attended.key, attended.value, order.take(self.lock.indices), factor,
                       attended.mask)
 
     def _found(self, pictures: Pictures, others: tuple[torch.Tensor, ...], grids: tuple[Grid, ...]) -> Lock:
