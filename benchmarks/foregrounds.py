@@ -49,7 +49,8 @@ def main() -> None:
             given = runner.model.model, backbone, ready.reference
             found = foregrounds.find_foreground(*given, ready.mask.reference_subject, torch.device("cpu"))
             middle = ready.reference.trajectory.sigmas[len(ready.reference.trajectory.sigmas) // 2]
-            seen = passes.reference_pass(*given, "cond", ready.mask.reference_subject, middle, torch.device("cpu")).subject
+            seen = passes.reference_pass(*given, "cond", ready.mask.reference_subject, middle, torch.device("cpu"),
+                                         frozenset()).subject
             size = tuple(found.shape[-2:])
             covered = F.adaptive_avg_pool2d(torch.from_numpy(ready.parts > 0).float()[None, None], size)
             for name, cells in ((FOUND, found), (MAP, F.interpolate(attention.otsu(seen), size=size))):

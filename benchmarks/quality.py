@@ -188,15 +188,17 @@ def main() -> None:
     parser.add_argument("--model", choices=list(STUDIES), default="unet",
                         help="on hosts that know Z-Image: z, the transformer; z-edit, the edit model made of it (--weights)")
     parser.add_argument("--steps", type=int, help="steps of the sampler other than the model's own")
+    parser.add_argument("--sampler", help="KSampler's sampler other than the model's own")
     parser.add_argument("--weights", type=Path, help="a Toybox file other than the shipped one")
     options = parser.parse_args()
     if options.model == "z-edit" and not options.weights:
         parser.error("--weights: they are not shipped; name the file that `python -m toybox.making.train_edit` wrote")
     if options.study not in STUDIES[options.model]:
         parser.error(f"--study: {options.study!r} is none of {options.model}'s: {', '.join(STUDIES[options.model])}")
-    runner = ToyboxRunner(Host(ROOT / "build" / "host"), options.weights, kind=options.model, steps=options.steps)
+    runner = ToyboxRunner(Host(ROOT / "build" / "host"), options.weights, kind=options.model, steps=options.steps,
+                          sampler=options.sampler)
     apart = (options.model if options.model != "unet" else "", options.study, options.weights and options.weights.stem,
-             options.steps and f"{options.steps} steps", options.seeds and f"seeds {options.seeds}")
+             options.steps and f"{options.steps} steps", options.sampler, options.seeds and f"seeds {options.seeds}")
     folder = FOLDER / ", ".join(filter(None, apart))
     arms = run(runner, options.study, options.cases, options.first, folder, options.seeds)
     if options.study == "arms" and options.model == "unet":

@@ -23,6 +23,8 @@ from toybox.world import caption, random_pose, random_scene
 from .tables import markdown, means
 from .toybox_runner import ToyboxRunner, save_strip
 
+#: by kind of Toybox: the sampler that draws best, where that is not the one of the other benchmarks
+SAMPLERS = {"z": "euler_ancestral"}
 RENDERS, SAMPLES = "renders through the autoencoder", "samples"
 COLUMNS = {PURITY: ("purity ↑", 3), "inner": ("purity inside ↑", 3), COHERENCE: ("coherence ↓", 1),
            "parts": ("parts found ↑", 2), CLASS: ("class ↑", 2), SCENE: ("scene ↑", 2), "colours": ("named colours ↑", 2)}
@@ -72,10 +74,12 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=7000)
     parser.add_argument("--model", choices=("unet", "z"), default="unet", help="z: the transformer, where the host knows it")
     parser.add_argument("--cfg", type=float, help="guidance scale other than the model's own")
+    parser.add_argument("--sampler", help="KSampler's sampler other than the one that draws best with the model")
     parser.add_argument("--pictures", type=Path, help="folder for a strip of pictures per case: render, sample, named colours")
     parser.add_argument("--weights", type=Path, help="a Toybox file other than the shipped one")
     options = parser.parse_args()
-    runner = ToyboxRunner(Host(ROOT / "build" / "host"), options.weights, options.cfg, options.model)
+    runner = ToyboxRunner(Host(ROOT / "build" / "host"), options.weights, options.cfg, options.model,
+                          sampler=options.sampler or SAMPLERS.get(options.model))
     print(markdown(run(runner, cases(options.cases, options.first), options.pictures), COLUMNS))
 
 

@@ -48,11 +48,12 @@ class ToyboxRunner:
     """Toybox in the host, and one way to sample for every arm."""
 
     def __init__(self, host: Host, weights: Path | None = None, cfg: float | None = None, kind: str = "unet",
-                 steps: int | None = None):
-        """``weights``: another Toybox file than the shipped one. ``kind``: one of ``SAMPLINGS``."""
+                 steps: int | None = None, sampler: str | None = None):
+        """``weights``: another Toybox file than the shipped one. ``kind``: one of ``SAMPLINGS``; the others change it."""
         self.host, self.module, self.kind = host, host.pack().module, kind
         own = SAMPLINGS[kind]
-        self.sampling = replace(own, steps=steps or own.steps, cfg=own.cfg if cfg is None else cfg)
+        self.sampling = replace(own, steps=steps or own.steps, cfg=own.cfg if cfg is None else cfg,
+                                sampler=sampler or own.sampler)
         toybox = self.module("toybox.host")
         if kind != "unet":
             fast = kind == "z-edit" and has_fast_bfloat16(torch.device("cpu"))  # its training computed so too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
@@ -12,6 +13,9 @@ import torch.nn.functional as F
 #: how far a token may be from itself, relative to its size: bfloat16 makes 0.0014; on Toybox the same word of another text is
 #: 0.04 away, and the nearest other word 0.07
 NEAR = 0.01
+#: what a prompt of Anima tells beside one encoder's states: the numbers of the tokens whose columns its network reads, and the
+#: columns that these become at least
+READ, READ_COLUMNS = "t5xxl_ids", 512
 CHANGED = ("the prompt that is sampled is not as it was encoded for the subject {words!r} (averaged, or changed by another "
            "node); its words are looked for where they stood")
 ELSEWHERE = ("the prompt that is sampled does not hold the subject {words!r} of the text {prompt!r}; connect the conditioning "
@@ -128,6 +132,19 @@ def text_starts(whole: torch.Tensor, text: torch.Tensor) -> list[int]:
             if bool(((text[start:start + len(whole)] - whole).abs().mean(1) <= NEAR * sizes).all())]
 
 
+def text_read(states: torch.Tensor, told: Mapping) -> torch.Tensor:
+    """The text [T, C] in whose columns a network reads words: a prompt's ``states`` [T, C] themselves, or, where tokens are
+    ``told`` beside them, what the columns of these tokens are known by: each its own place in a text of these very tokens."""
+    tokens = told.get(READ)
+    if tokens is None:
+        return states
+    numbers = torch.as_tensor(tokens).flatten().long().tolist()
+    whole = int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:6], "big")
+    rows = [[bit == "1" for bit in f"{whole:048b}{column:016b}"] for column in range(len(numbers))]
+    text = torch.tensor(rows, dtype=torch.float32).reshape(len(numbers), 64) * 2 - 1
+    return F.pad(text, (0, 0, 0, max(0, READ_COLUMNS - len(numbers))))
+
+
 @dataclass(frozen=True, eq=False)
 class Conditioning:
     """An encoded prompt."""
@@ -136,6 +153,11 @@ class Conditioning:
     pooled: torch.Tensor | None = None  # [1, P] or [B, P], models with a pooled text input
     others: Mapping[str, torch.Tensor] = field(default_factory=dict)  # what else some families are told
     lengths: tuple[int, ...] = ()  # tokens of each prompt of a batch, where zeros fill up the shorter ones
+
+    @property
+    def text(self) -> torch.Tensor:
+        """The first prompt's text [T, C], in which a subject's columns stand."""
+        return text_read(self.cross_attention[0], self.others)
 
     @staticmethod
     def stacked(each: Sequence[Conditioning]) -> Conditioning:

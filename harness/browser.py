@@ -41,8 +41,10 @@ def browsing() -> Iterator[Browser]:
 
 def open_host(tab, address: str) -> None:
     """Opens ComfyUI in a tab and waits until it is ready."""
+    tab.set_default_navigation_timeout(240_000)  # a front end is large, and machines are slow
     tab.goto(address)
     ready = "app?.vueAppReady && app.canvas?.graph" if upstream_path() else "app?.graph && app.canvas"
+    ready += " && ['Note', 'DreamMatcherEasy'].every((name) => window.LiteGraph?.registered_node_types[name])"
     for _ in range(240):
         if tab.evaluate(f"async () => {{ const app = {APP}; return Boolean({ready}) }}"):
             break

@@ -59,7 +59,7 @@ def z_image() -> dict[str, Any]:
 
 
 def anima() -> dict[str, Any]:
-    """Anima, prompted with tags. Its text encoders do not tell where a word stands, so the subject is painted."""
+    """Anima, prompted with tags. No tag names all of the character, so that it is painted."""
     drawn = _loaded("anima-base-v1.0.safetensors", "qwen_3_06b_base.safetensors", "stable_diffusion",
                     "qwen_image_vae.safetensors")
     character = "1girl, solo, red hair, twin braids, green eyes, school uniform"
@@ -79,7 +79,7 @@ TRANSFORMERS = {
         "and the picture you want in prompt, and click the words that name the subject." + BLOCKS + "\n\nEight steps carry over "
         "less than thirty: with Z-Image Base take 30 steps and CFG 4."]),
     "dreammatcher_27_anima": (anima, [
-        "A character's picture and Anima, prompted with tags.\n\nAnima's text encoders do not tell where a word stands: "
+        "A character's picture and Anima, prompted with tags.\n\nNo tag names all of the character, so paint it: "
         "right-click the picture in Load Image, open the mask editor and paint the character." + BLOCKS]),
 }
 #: all that the packaged host has no nodes or models for

@@ -33,7 +33,7 @@ def running(folder: Path) -> Iterator[str]:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
     address = f"http://127.0.0.1:{port}"
     try:
-        wait_until(lambda: answers(address, process, folder), 120)
+        wait_until(lambda: answers(address, process, folder), 300)
         yield address
     finally:
         process.terminate()

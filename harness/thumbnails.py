@@ -2,12 +2,14 @@
 
 A Toybox workflow is run and shows its references and what became of them; one that needs a checkpoint shows its graph. A help
 page shows its node, that of the preview after a run. On a current ComfyUI: those workflows that the packaged host does not know.
+Names of example workflows and of nodes behind the command leave out the others.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import sys
 
 from PIL import Image
 
@@ -19,6 +21,8 @@ from .library import ROOT
 from .serving import running
 
 SIDE, GAP = 256, 8
+#: what is seen of the page: a graph is wider than high, Preview after a run is high
+GRAPH, NODE = {"width": 1600, "height": 560}, {"width": 1600, "height": 800}
 
 
 def pictures(host: Host, prompt: dict) -> list[Image.Image]:
@@ -41,8 +45,7 @@ def strip(shown: list[Image.Image]) -> Image.Image:
     return page
 
 
-def run_toybox_workflows(host: Host, examples: dict) -> list[str]:
-    """Runs the Toybox workflows, and returns the names of our nodes."""
+def run_toybox_workflows(host: Host, examples: dict) -> None:
     for name, (make, _) in examples.items():
         if "toybox" not in name:
             continue
@@ -51,14 +54,14 @@ def run_toybox_workflows(host: Host, examples: dict) -> list[str]:
             prompt["7"]["inputs"]["file"] = host.run(save_and_load()).ui["15"]["text"][0].replace("\\", "/").rsplit("/", 1)[1]
         strip(pictures(host, prompt)).save(FOLDER / f"{name}.jpg", quality=90)
         print(name, flush=True)
-    return list(host.pack().module("nodes").NODE_CLASS_MAPPINGS)
 
 
 def show_graphs(tab, examples: dict) -> None:
+    tab.set_viewport_size(GRAPH)
     for name in examples:
         if "toybox" not in name:
             run(tab, LOAD_AND_FIT, json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")))
-            shown = shot(tab, {"x": 0, "y": 0, "width": 1600, "height": 560})  # graphs are wider than high
+            shown = shot(tab, {"x": 0, "y": 0, **GRAPH})
             shown.resize((800, 280), Image.Resampling.LANCZOS).save(FOLDER / f"{name}.jpg", quality=88)
 
 
@@ -77,11 +80,13 @@ PLACE = """
 
 
 def show_nodes(tab, names: list[str]) -> None:
+    tab.set_viewport_size(NODE)
     folder = ROOT / "web" / "docs" / "pictures"
     folder.mkdir(exist_ok=True)
-    run(tab, "await app.loadGraphData(given); await app.queuePrompt(0, 1)",
-        json.loads((FOLDER / "dreammatcher_04_toybox.json").read_text(encoding="utf-8")))
-    tab.wait_for_function("() => document.querySelector('.dreammatcher.inspector').dataset.cell", timeout=300_000)
+    if "DreamMatcherPreview" in names:
+        run(tab, "await app.loadGraphData(given); await app.queuePrompt(0, 1)",
+            json.loads((FOLDER / "dreammatcher_04_toybox.json").read_text(encoding="utf-8")))
+        tab.wait_for_function("() => document.querySelector('.dreammatcher.inspector').dataset.cell", timeout=300_000)
     for name in sorted(names, key=lambda node: node != "DreamMatcherPreview"):
         shot(tab, run(tab, PLACE, name)).save(folder / f"{name}.jpg", quality=90)
 
@@ -91,18 +96,19 @@ def shot(tab, clip: dict) -> Image.Image:
     return Image.open(io.BytesIO(tab.screenshot(clip=clip))).convert("RGB")
 
 
-def main() -> None:
+def main(chosen: list[str]) -> None:
     host = Host(ROOT / "build" / "host")
-    examples = NEWER if host.upstream else EXAMPLES
-    names = run_toybox_workflows(host, examples)
+    examples = {name: made for name, made in (NEWER if host.upstream else EXAMPLES).items() if not chosen or name in chosen}
+    nodes = [] if host.upstream else [name for name in host.pack().module("nodes").NODE_CLASS_MAPPINGS
+                                      if not chosen or name in chosen]
+    run_toybox_workflows(host, examples)
     with running(ROOT / "build" / "thumbnails") as address, browsing() as browser:
-        tab = browser.new_page(viewport={"width": 1600, "height": 800})
+        tab = browser.new_page()
         open_host(tab, address)
         tab.add_style_tag(content=".comfy-menu { display: none !important }")
         show_graphs(tab, examples)
-        if not host.upstream:
-            show_nodes(tab, names)
+        show_nodes(tab, nodes)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -81,7 +81,8 @@ class DreamMatcherApply:
                                       "highest decoder levels that have self-attention, as in the paper."),
         }, "optional": {
             "preset": (list(PRESETS), {"default": BEST, "tooltip":
-                       "best: as balanced, and the subject's cells look at fewer others, so that thin parts keep their colours. "
+                       "best: as balanced, and the subject's cells look at fewer others, so that thin parts keep their colours; "
+                       "in transformers the surroundings also keep theirs. "
                        "balanced: one reference pass and one match for both rows of the guidance pair, descriptors as they are. "
                        "fast: a new match only at every second evaluation of the model. paper: the authors' way, PCA 256 and "
                        "everything for each row."}),

@@ -153,12 +153,14 @@ class DreamMatcherFeatures:
             "mask": ("DM_MASK", {"tooltip": "From Mask (DreamMatcher): whose subject map is recorded. Or give both subjects, as "
                                             "to Apply (DreamMatcher)."}),
             **inputs.SUBJECTS,
+            "layers": inputs.text("", "The same as at Apply (DreamMatcher): features are made for these blocks alone."),
         }}
 
     def prepare(self, model, reference=None, mask=None, pca=256, storage_device="cpu", dtype="model", noise_levels=0,
-                rows=ROWS[0], reference_subject=None, target_subject=None):
+                rows=ROWS[0], reference_subject=None, target_subject=None, layers=""):
         mask, remarks = mask_or_subjects(mask, reference_subject, target_subject)
-        options = FeatureOptions(pca or None, storage_device, PRECISIONS[dtype], rows == ROWS[1], noise_levels or None)
+        options = FeatureOptions(pca or None, storage_device, PRECISIONS[dtype], rows == ROWS[1], noise_levels or None,
+                                 layers)
         prepared = (invert.prepare_or_pass(model, reference, mask, options),)
         return with_remarks(prepared, remarks) if remarks else prepared
 

@@ -44,16 +44,17 @@ class DreamMatcherTrainingJob:
             "bfloat16": inputs.BFLOAT16,
             "options": inputs.OPTIONS,
             "word_rate": inputs.WORD_RATE,
+            "begin_from": inputs.begin_from("It is written beside the job."),
         }}
 
     def write(self, ckpt_name, training_set, method, name, steps, rate, seed, prior_set=None, prior_weight=1.0, batch=0, rank=4,
               text_encoder=False, masked=False, initial_word="", vectors=1, sizes=True, bfloat16=False, options=DEFAULT_OPTIONS,
-              word_rate=0.0):
+              word_rate=0.0, begin_from=None):
         numbers, options = numbers_for(method, None, rate, batch, options, text_encoder,
                                        counted(training_set, prior_set, prior_weight))
         choices = Choices(numbers.rate, prior_weight, rank, text_encoder, masked, initial_word.strip(), vectors, sizes, word_rate)
         path, how = write_job(ckpt_name, training_set, prior_set, method, name, choices,
-                              options.training(steps, numbers.batch, seed, bfloat16), options)
+                              options.training(steps, numbers.batch, seed, bfloat16), options, begin_from)
         return {"ui": {"text": [how]}, "result": (str(path),)}
 
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from texts_of_code import LANGUAGES, rows, strings_of
 
 from harness.library import ROOT
 from harness.locales import file_of
 
 FAMILY = "DreamMatcher"
 ENDING = f" ({FAMILY})"
-TRANSLATIONS = ("zh", "ja", "ko")
 METHODS = ("DreamBooth", "Textual Inversion", "Custom Diffusion")  # a paper's method as well as a node
 OTHERS = ("Invert Mask", "Object Prompts", "Live Subject Prompts")  # a node of ComfyUI's, parts of a data set
-TEXTS, SERVER = "texts.js", "server_texts.js"  # the front end's own sentences, and those of the server
+TEXTS = "texts.js"  # the front end's own sentences
 QUOTED = r'"((?:[^"\\\n]|\\.)*)"'
 
 
@@ -61,20 +60,6 @@ def misnamed(text: str, shown: dict[str, str]) -> list[str]:
     return faults
 
 
-def strings_of(path: Path) -> Iterator[str]:
-    """The texts of a Python file without its docstrings; values of f-strings are left out."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    skipped = {id(node.body[0].value) for node in ast.walk(tree)
-               if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-               and node.body and isinstance(node.body[0], ast.Expr)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.JoinedStr):
-            skipped |= {id(part) for part in node.values}
-            yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
-            yield node.value
-
-
 def leaves(tree: object) -> Iterator[str]:
     """Every text in what a JSON file holds."""
     if isinstance(tree, str):
@@ -94,7 +79,7 @@ def english_texts() -> Iterator[tuple[str, str]]:
     for folder in ("dreammatcher", "nodes", "toybox"):
         yield from ((str(path), text) for path in (ROOT / folder).rglob("*.py") for text in strings_of(path))
     for path in (ROOT / "web" / "js").glob("*.js"):
-        if path.name not in (TEXTS, SERVER):  # the languages' own test reads it
+        if path.name != TEXTS:  # the languages' own test reads it
             yield from ((str(path), text) for text in re.findall(QUOTED, path.read_text(encoding="utf-8")))
     for path in (*(ROOT / "example_workflows").glob("*.json"), *(ROOT / "subgraphs").glob("*.json")):
         yield from ((str(path), text) for text in leaves(json.loads(path.read_text(encoding="utf-8"))))
@@ -102,19 +87,13 @@ def english_texts() -> Iterator[tuple[str, str]]:
         yield from ((str(path), text) for text in paragraphs(path))
 
 
-def front_end(language: str, file: str) -> list[tuple[str, str]]:
-    """The sentences of a script of the front end's: English, and in a language."""
-    text = (ROOT / "web" / "js" / file).read_text(encoding="utf-8")
+def front_end(language: str) -> list[tuple[str, str]]:
+    """The sentences of the front end and those of the server: English, and in a language."""
+    text = (ROOT / "web" / "js" / TEXTS).read_text(encoding="utf-8")
     part = re.search(rf"^    {language}: \{{\n(.*?)^    \}},", text, re.MULTILINE | re.DOTALL)
     assert part, language
-    return re.findall(rf"{QUOTED}:\s*{QUOTED}", part[1])
-
-
-def test_every_sentence_of_the_server_that_the_front_end_translates_is_one_of_the_code():
-    said = {re.sub(r"\{[^{}]*\}", "…", text) for folder in ("dreammatcher", "nodes")
-            for path in (ROOT / folder).rglob("*.py") for text in strings_of(path)}
-    sentences = [english for english, _ in front_end(TRANSLATIONS[0], SERVER)]
-    assert len(sentences) > 40 and [text for text in sentences if re.sub(r"\{\w+\}", "…", text) not in said] == []
+    column = 1 + LANGUAGES.index(language)
+    return [*re.findall(rf"{QUOTED}:\s*{QUOTED}", part[1]), *((row[0], row[column]) for row in rows())]
 
 
 def pairs(tree: dict, other: dict) -> Iterator[tuple[str, str]]:
@@ -148,10 +127,10 @@ def test_the_documents_have_no_former_names():
         assert re.findall(rf"DreamMatcher \(?(?:{own})\b", text) == [], path.name
 
 
-@pytest.mark.parametrize("language", TRANSLATIONS)
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_other_languages_name_the_same_nodes_by_the_titles_that_they_show(language):
     english, shown = titles("en"), titles(language)
     tree = [json.loads(file_of(each).read_text(encoding="utf-8")) for each in ("en", language)]
-    for said, translated in (*pairs(*tree), *front_end(language, TEXTS), *front_end(language, SERVER)):
+    for said, translated in (*pairs(*tree), *front_end(language)):
         assert misnamed(said, english) == misnamed(translated, shown) == [], translated
         assert named(translated, shown)[0] == named(said, english)[0], translated

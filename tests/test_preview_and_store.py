@@ -12,7 +12,7 @@ import pytest
 import torch
 from closeness import RUN, close
 
-from dreammatcher.matching.features import FeatureOptions, FeatureStore, RowFeatures
+from dreammatcher.matching.features import FeatureKey, FeatureOptions, FeatureStore, RowFeatures
 from dreammatcher.matching.inspection import cells, chosen
 from dreammatcher.matching.preview import panels, sheet, spread, warped, wheel
 from dreammatcher.matching.settings import ApplySettings, MaskSettings, Snapshot, Trace
@@ -24,8 +24,19 @@ def snapshot(height=6, width=9, reference=(6, 9), batch=1, flow=None) -> Snapsho
                     torch.linspace(0, 1, batch * height * width).view(batch, 1, height, width), reference)
 
 
-def row(fill: float) -> RowFeatures:
-    return RowFeatures((torch.full((1, 2, 4, 4), fill),), {("output", 3, 0): torch.full((1, 16, 8), fill)}, None)
+SITES = tuple(("output", number, 0) for number in (3, 4))
+
+
+def row(fill: float, sites: tuple = SITES[:1]) -> RowFeatures:
+    return RowFeatures((torch.full((1, 2, 4, 4), fill),), {site: torch.full((1, 16, 8), fill) for site in sites}, None)
+
+
+def key(sigma: float, sites: tuple = SITES[:1], kind: str = "cond") -> FeatureKey:
+    return FeatureKey("network", kind, sigma, None, frozenset(sites))
+
+
+def found(store: FeatureStore, wanted: FeatureKey) -> RowFeatures | None:
+    return store.get(wanted, torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.parametrize("size, reference", [((48, 72), (48, 72)), ((50, 31), (64, 20)), ((16, 160), (33, 33))])
@@ -115,23 +126,23 @@ def test_points_are_spread_and_only_where_there_is_trust():
 
 def test_a_full_store_forgets_what_no_run_has_used_for_longest():
     store = FeatureStore(capacity=2 * row(0).bytes())
-    for key in range(3):
+    for number in range(3):
         store.start_run()
-        store.put((key,), row(key))
-    assert store.get((0,), torch.device("cpu"), torch.float32) is None
-    assert store.get((2,), torch.device("cpu"), torch.float32).scales[0].max() == 2
-    store.put((2,), row(5))
+        store.put(key(number), row(number))
+    assert found(store, key(0)) is None
+    assert found(store, key(2)).scales[0].max() == 2
+    store.put(key(2), row(5))
     assert store.bytes() == 2 * row(0).bytes() == sum(kept.bytes() for _, kept in store.rows.values())
 
 
 def test_using_an_entry_keeps_it_from_being_forgotten():
     store = FeatureStore(capacity=2 * row(0).bytes())
-    store.put((0,), row(0))
-    store.put((1,), row(1))
+    store.put(key(0), row(0))
+    store.put(key(1), row(1))
     store.start_run()
-    store.get((0,), torch.device("cpu"), torch.float32)
-    store.put((2,), row(2))
-    assert store.get((1,), torch.device("cpu"), torch.float32) is None
+    found(store, key(0))
+    store.put(key(2), row(2))
+    assert found(store, key(1)) is None
 
 
 def test_runs_that_need_more_than_there_is_room_for_find_the_first_part_again():
@@ -141,11 +152,25 @@ def test_runs_that_need_more_than_there_is_room_for_find_the_first_part_again():
         store.start_run()
         hits.append(0)
         for sigma in range(10):
-            if store.get((sigma,), torch.device("cpu"), torch.float32) is None:
-                store.put((sigma,), row(sigma))
+            if found(store, key(sigma)) is None:
+                store.put(key(sigma), row(sigma))
             else:
                 hits[-1] += 1
     assert hits == [0, 3, 3] and store.bytes() <= store.capacity
+
+
+def test_features_are_found_for_the_sites_they_hold_and_for_fewer():
+    store = FeatureStore()
+    store.put(key(1.0, SITES), row(2.0, SITES))
+    assert found(store, key(1.0, SITES)).hidden.keys() == set(SITES)
+    fewer = found(store, key(1.0, SITES[:1]))
+    assert fewer.hidden.keys() == {SITES[0]} and fewer.scales[0].max() == 2
+    other = FeatureStore()
+    other.put(key(1.0, SITES[:1]), row(3.0))
+    assert found(other, key(1.0, SITES)) is None and found(other, key(1.0, SITES[1:])) is None
+    assert found(store, key(2.0, SITES)) is None and found(store, key(1.0, SITES, "uncond")) is None
+    other.put(key(1.0, SITES[1:]), row(4.0, SITES[1:]))
+    assert [float(found(other, key(1.0, (site,))).scales[0].max()) for site in SITES] == [3.0, 4.0]
 
 
 def test_features_made_ahead_stand_in_for_the_nearest_noise_levels():
@@ -167,8 +192,8 @@ def test_descriptors_stored_at_low_rank_take_less_room_and_come_back_nearly_as_t
     features = RowFeatures((scale,), {}, None)
     whole, small, useless = FeatureStore(), FeatureStore(FeatureOptions(pca=3)), FeatureStore(FeatureOptions(pca=48))
     for store in (whole, small, useless):
-        store.put((0,), features)
-    back = [store.get((0,), torch.device("cpu"), torch.float32).scales[0] for store in (whole, small, useless)]
+        store.put(key(0), features)
+    back = [found(store, key(0)).scales[0] for store in (whole, small, useless)]
     assert torch.equal(back[0], scale) and torch.equal(back[2], scale)
     assert close(back[1], scale, RUN)
     assert small.bytes() == 4 * (48 + 48 * 3 + 64 * 3) < whole.bytes() == useless.bytes()
@@ -177,9 +202,9 @@ def test_descriptors_stored_at_low_rank_take_less_room_and_come_back_nearly_as_t
 def test_storage_precision_halves_the_bytes():
     full, half = FeatureStore(), FeatureStore(FeatureOptions(dtype=torch.float16))
     for store in (full, half):
-        store.put((0,), row(1.0))
+        store.put(key(0), row(1.0))
     assert half.bytes() * 2 == full.bytes()
-    assert half.get((0,), torch.device("cpu"), torch.float32).scales[0].dtype == torch.float32
+    assert found(half, key(0)).scales[0].dtype == torch.float32
 
 
 @pytest.mark.parametrize("thing", [FeatureStore(), Trace(), MaskSettings(target_mask=torch.ones(1, 1, 2, 2))])

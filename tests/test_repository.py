@@ -65,11 +65,13 @@ def test_changelog_and_pyproject_agree_on_the_version_which_stands_nowhere_else(
     assert not [name for name, text in texts.items() if name != "CHANGELOG.md" and f'"{version()}"' in text]
 
 
-def test_the_gallery_shows_ten_graphs_with_the_picture_that_is_made_of_each():
+def test_the_gallery_shows_ten_graphs_with_the_picture_that_is_made_of_each_and_names_the_others():
     text = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
     graphs, shown = (re.findall(rf"\(\.\./example_workflows/(\w+)\.{end}\)", text) for end in ("json", "jpg"))
     assert graphs == shown and len(set(graphs)) == 10
     assert all((ROOT / "example_workflows" / f"{name}.{end}").is_file() for name in graphs for end in ("json", "jpg"))
+    known = [path.stem for path in (ROOT / "example_workflows").glob("*.json")]
+    assert [name for name in known if f"`{name.removeprefix('dreammatcher_')}`" not in text and name not in graphs] == []
     assert "docs/gallery.md" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -6,12 +6,14 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
 
 from ..backbones.base import Site
 from ..store import RunStore
+from ..subject import Subject
 from .descriptors import principal_directions
 
 #: bytes of a store that are kept in page-locked memory, from which they travel to CUDA while the model computes; torch may
@@ -75,7 +77,7 @@ class RowFeatures:
     """One row (cond or uncond) of one pass."""
 
     scales: tuple[torch.Tensor | LowRank, ...]  # decoder features [1, C_l, H_l, W_l], coarse to fine
-    hidden: dict[Site, torch.Tensor]  # inputs of self-attention [1, N, C]
+    hidden: dict[Site, torch.Tensor]  # inputs of self-attention [1, N, C], of the sites that were asked for
     subject: torch.Tensor | None  # soft foreground [1, 1, h, w] at the maps' own size; None on the uncond row
 
     def each(self, change: Change) -> RowFeatures:
@@ -86,6 +88,10 @@ class RowFeatures:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> RowFeatures:
         return self.each(lambda x: moved(x, torch.device(device), dtype))
+
+    def only(self, sites: frozenset[Site]) -> RowFeatures:
+        """The features with no other hidden inputs than those of ``sites``."""
+        return replace(self, hidden={site: x for site, x in self.hidden.items() if site in sites})
 
     def packed(self, rank: int | None) -> RowFeatures:
         """The same with scales at low rank."""
@@ -114,6 +120,7 @@ class FeatureOptions:
     dtype: torch.dtype | None = None  # storage precision; None keeps the model's own
     both_rows: bool = False  # ahead of sampling: also for the negative prompt, as a match that shares nothing needs
     noise_levels: int | None = None  # ahead of sampling: at how many; None: at each of the inversion's
+    layers: str = ""  # ahead of sampling: numbers of the blocks that will be matched; empty: those that are without a choice
 
     def __post_init__(self) -> None:
         if self.pca is not None and self.pca < 1:
@@ -131,9 +138,23 @@ class FeatureOptions:
         return tuple(sigmas[round(number * (len(sigmas) - 1) / (count - 1))] for number in range(count))
 
 
+class FeatureKey(NamedTuple):
+    """The things that features were made by, and their sites."""
+
+    network: str  # identity of what the network computes
+    kind: str  # of the row
+    sigma: float
+    subject: Subject | None
+    sites: frozenset[Site]
+
+    def covers(self, other: FeatureKey) -> bool:
+        """True if features of this key hold those of the ``other``."""
+        return self[:-1] == other[:-1] and self.sites >= other.sites
+
+
 @dataclass(eq=False)
 class FeatureStore(RunStore):
-    """Features by (identity of the network, row, sigma, subject), shared by every run of one reference."""
+    """Features by what they were made by, shared by every run of one reference, whichever sites it matches."""
 
     options: FeatureOptions = FeatureOptions()
     capacity: int | None = None  # bytes of its own; None: whoever puts features in says how much there is room for
@@ -143,11 +164,17 @@ class FeatureStore(RunStore):
         """The sigma at which features stand in for those at ``sigma``: the nearest in log distance, if made ahead."""
         return min(self.sigmas, key=lambda stored: abs(math.log(stored) - math.log(max(sigma, 1e-8))), default=sigma)
 
-    def get(self, key: tuple, device: torch.device, dtype: torch.dtype) -> RowFeatures | None:
-        row = self.find(key)
-        return None if row is None else row.to(device, dtype).unpacked()
+    def get(self, key: FeatureKey, device: torch.device, dtype: torch.dtype) -> RowFeatures | None:
+        """The features of ``key``, also where those of more sites are kept."""
+        row = self.find(self._covering(key))
+        return None if row is None else row.only(key.sites).to(device, dtype).unpacked()
 
-    def put(self, key: tuple, row: RowFeatures, room: int = 2 << 30) -> None:
+    def _covering(self, key: FeatureKey) -> FeatureKey:
+        if key in self.rows:
+            return key
+        return next((kept for kept in self.rows if isinstance(kept, FeatureKey) and kept.covers(key)), key)
+
+    def put(self, key: FeatureKey, row: RowFeatures, room: int = 2 << 30) -> None:
         """Keeps the features of a row, within the store's ``capacity`` or else within ``room`` bytes."""
         self.forget(key)
         device = row.scales[0].device

@@ -77,7 +77,7 @@ def members_in_use(given: Reference | ReferenceSet, mask: MaskSettings | None,
 def _located(subject: Subject | None, reference: Reference, warn: Callable[[str], None]) -> Subject | None:
     if subject is None:
         return None
-    located, remark = subject.located(reference.positive.cross_attention[0], subject == reference.subject)
+    located, remark = subject.located(reference.positive.text, subject == reference.subject)
     if remark:
         warn(f"reference: {remark}")
     return located

@@ -52,6 +52,7 @@ class MatchSettings:
     every: int = 1  # evaluations of the model from one match to the next
     least_slack: float = 1.5  # cells that a match may always miss: it goes from cell to cell and can be no finer
     sharpness: float = 0.0  # how much longer the queries of the subject's cells are: they mix fewer of the others' colours
+    apart: bool = False  # transformers: the other cells and the prompt see the picture's own values, by a second attention
 
     def __post_init__(self) -> None:
         if self.pca is not None and self.pca < 1:
@@ -66,7 +67,7 @@ class MatchSettings:
 
 BEST, BALANCED = "best", "balanced"
 #: choices that trade likeness for time; the figures of docs/measured.md are their reason
-PRESETS = {BEST: MatchSettings(sharpness=0.5), BALANCED: MatchSettings(), "fast": MatchSettings(every=2),
+PRESETS = {BEST: MatchSettings(sharpness=0.5, apart=True), BALANCED: MatchSettings(), "fast": MatchSettings(every=2),
            "paper": MatchSettings(pca=PAPER_PCA, shared=False, least_slack=0.0)}
 #: share of the schedule after which new nodes match: the plain model finds the layout first. The paper begins at 0.08
 BEST_START = 0.2

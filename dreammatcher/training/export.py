@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -26,6 +27,13 @@ class Learned(Uncopied):
     def size(self) -> int:
         """Count of numbers in what was learned."""
         return sum(value.numel() for value in (*self.lora.values(), *self.embeddings.values()))
+
+    def digest(self) -> str:
+        """The same text for the same numbers."""
+        digest = hashlib.sha256()
+        for name, value in sorted({**self.lora, **self.embeddings}.items()):
+            digest.update(name.encode() + value.float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def embedding_tensors(rows: torch.Tensor, about: Mapping[str, str]) -> dict[str, torch.Tensor]:

@@ -16,11 +16,12 @@ from ..files import atomic_write, read_tensors, write_tensors
 from .captions import Naming
 from .data import Example, Preparation
 from .details import details_of
+from .export import Learned
 from .sets import TrainingSet
 from .settings import Keeping, OptimiserSettings, Running, TrainingOptions, TrainingSettings
 
 FORMAT = "dreammatcher-job-1"
-FILE, PICTURES = "job.json", "pictures.safetensors"
+FILE, PICTURES, BEGIN = "job.json", "pictures.safetensors", "begin.safetensors"
 #: in place of a checkpoint: the small model that ships with the pack
 TOYBOX = "Toybox"
 DREAMBOOTH_LORA, DREAMBOOTH_FULL = "DreamBooth LoRA", "DreamBooth full"
@@ -56,6 +57,7 @@ class Job:
     settings: TrainingSettings  # the batch is that of each process
     options: TrainingOptions
     host: Mapping[str, str]  # who wrote it, to be told: "code" is its folder, "base" that of its models, input and output
+    begin: Learned | None = None  # what was learned before, from which it begins
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -65,6 +67,9 @@ class Job:
         """Writes the job into a folder, its description last; returns the description's path."""
         tensors = _tensors("own", self.subject_set) | ({} if self.prior is None else _tensors("prior", self.prior))
         write_tensors(folder / PICTURES, tensors)
+        if self.begin is not None:
+            write_tensors(folder / BEGIN, {f"{part}.{name}": value.cpu().contiguous().clone() for part, values in (
+                ("lora", self.begin.lora), ("word", self.begin.embeddings)) for name, value in values.items()})
         with atomic_write(folder / FILE) as partial:
             partial.write_text(json.dumps(self.described(), indent=1), encoding="utf-8")
         return folder / FILE
@@ -80,6 +85,7 @@ class Job:
                 "keep_minutes": self.options.running.keep_minutes, "when_it_differs": self.options.running.differs,
                 "keeping": {**asdict(keeping), "prompts": list(keeping.prompts)}, "own": _set(self.subject_set),
                 "prior": None if self.prior is None else _set(self.prior), "details": self.options.details.described(),
+                "begin": None if self.begin is None else {"about": dict(self.begin.about), "digest": self.begin.digest()},
                 "host": dict(self.host)}
 
 
@@ -88,6 +94,8 @@ def read(path: Path) -> Job:
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         tensors, _ = read_tensors(path.with_name(PICTURES))
+        begins = isinstance(said, dict) and bool(said.get("begin"))
+        learned, _ = read_tensors(path.with_name(BEGIN)) if begins else ({}, {})
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"{path}: it cannot be read as a job ({error}); let Training Job (DreamMatcher) write it "
                          "again") from error
@@ -104,10 +112,19 @@ def read(path: Path) -> Job:
         options = TrainingOptions(optimiser, **said["options"], running=running, keeping=keeping,
                                   details=details_of(said.get("details", {})))
         return Job(said["name"], said["method"], said["checkpoint"], _read_set(said["own"], "own", tensors), prior,
-                   Choices(**said["choices"]), TrainingSettings(**said["settings"], optimiser=optimiser), options, said["host"])
+                   Choices(**said["choices"]), TrainingSettings(**said["settings"], optimiser=optimiser), options, said["host"],
+                   _read_begin(said["begin"]["about"], learned) if begins else None)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: it holds something else than a job of this version ({error}); let Training Job (DreamMatcher) "
                          "write it again") from error
+
+
+def _read_begin(about: dict[str, str], tensors: Mapping[str, torch.Tensor]) -> Learned:
+    parts: dict[str, dict[str, torch.Tensor]] = {"lora": {}, "word": {}}
+    for key, value in tensors.items():
+        part, _, name = key.partition(".")
+        parts[part][name] = value
+    return Learned(parts["lora"], parts["word"], about)
 
 
 def _set(pictures: TrainingSet) -> dict[str, Any]:

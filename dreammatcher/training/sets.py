@@ -14,6 +14,7 @@ from ..uncopied import Uncopied
 from .captions import Naming
 from .data import Encode, Example, LatentSet, Preparation, prepare
 from .details import CaptionChanges
+from .shelf import Shelf
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +43,16 @@ class TrainingSet(Uncopied):
             return change(self)
         return replace(self, **_of_parts(tuple(change(one) for one in self.parts)))
 
-    def prepared(self, encode: Encode) -> LatentSet:
-        """Latents of every picture; one that comes several times is encoded once. Of several subjects, each is drawn equally
-        often."""
+    def prepared(self, encode: Encode, shelf: Shelf | None = None) -> LatentSet:
+        """Latents of every picture, on the ``shelf`` beyond its room; one that comes several times is encoded once. Of several
+        subjects, each is drawn equally often."""
         if self.parts:
-            sets = [one.prepared(encode).examples for one in self.parts]
+            sets = [one.prepared(encode, shelf).examples for one in self.parts]
             owners = tuple(number for number, examples in enumerate(sets) for _ in examples)
             return LatentSet(tuple(example for examples in sets for example in examples), self.changes, owners)
-        latents = {example: prepare(example, self.preparation, encode) for example in dict.fromkeys(self.examples)}
+        once = dict.fromkeys(self.examples)
+        made = (prepare(example, self.preparation, encode) for example in once)
+        latents = dict(zip(once, made if shelf is None else shelf.shelved(made), strict=True))
         return LatentSet(tuple(latents[example] for example in self.examples), self.changes)
 
     def joined(self, others: TrainingSet | None, repeats: int = 1) -> TrainingSet:
@@ -91,17 +94,19 @@ class TrainingSet(Uncopied):
             head = f"{len(self.parts)} sets, each drawn equally often"
             return "\n".join([head, *(one.described() for one in self.parts)])
         times = Counter(self.examples)
-        lines = [f"{len(times)} picture{'s' if len(times) > 1 else ''} of {self.naming.subject!r}"]
+        named = self.naming.subject
+        lines = [f"{len(times)} pictures of {named!r}" if len(times) > 1 else f"1 picture of {named!r}"]
         for example in times:
             height, width = example.picture.shape[-2:]
-            size = "at the model's own size"
+            said = f"{width}x{height} at the model's own size: {example.captions[0]}"
             if self.preparation.resolution:
                 rows, columns = self.preparation.size(height, width)
-                size = f"as {columns}x{rows}"
-            more = f" and {len(example.captions) - 1} more captions" if len(example.captions) > 1 else ""
-            lines.append(f"{width}x{height} {size}: {example.captions[0]}{more}"
-                         f"{', with a mask' if example.mask is not None else ''}"
-                         f"{f', {times[example]} times as often' if times[example] > 1 else ''}")
+                said = f"{width}x{height} as {columns}x{rows}: {example.captions[0]}"
+            if len(example.captions) > 1:
+                said = f"{said} and {len(example.captions) - 1} more captions"
+            if example.mask is not None:
+                said = f"{said}, with a mask"
+            lines.append(f"{said}, {times[example]} times as often" if times[example] > 1 else said)
         return "\n".join(lines)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 import torch
 from browser_page import RENDERERS, opened
@@ -52,10 +54,27 @@ def browser():
         yield launched
 
 
+@pytest.fixture(scope="module")
+def pages(server, browser):
+    """Gives the page of a renderer, which is opened once: a front end takes longer to load than most tests."""
+    with ExitStack() as stack:
+        known = {}
+
+        def page_in(renderer):
+            if renderer not in known:
+                known[renderer] = stack.enter_context(opened(browser, server, renderer))
+            return known[renderer]
+
+        yield page_in
+
+
 @pytest.fixture(params=RENDERERS)
-def page(server, browser, request):
-    with opened(browser, server, request.param) as tab:
-        yield tab
+def page(pages, request):
+    """An empty page of a renderer. Errors of ours in its console fail the test."""
+    tab = pages(request.param)
+    tab.clear()
+    yield tab
+    assert not tab.errors, tab.errors
 
 
 @pytest.fixture

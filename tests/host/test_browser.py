@@ -9,10 +9,9 @@ import json
 import re
 
 import pytest
-from browser_page import NEEDS_A_BROWSER, SEEDS, Page, workflow
+from browser_page import EXAMPLES, NEEDS_A_BROWSER, SEEDS, Page, workflow
 
 from harness.blueprint import FILE, NAME, wiring
-from harness.examples import EXAMPLES
 from harness.library import ROOT, upstream_path
 from harness.serving import get
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from browser_page import NEEDS_A_BROWSER, SEEDS, Page, workflow
+from browser_page import EXAMPLES, NEEDS_A_BROWSER, SEEDS, Page, workflow
 
 from harness.browser import FIT
-from harness.examples import EXAMPLES
 from harness.serving import get
 
 pytestmark = NEEDS_A_BROWSER
@@ -64,6 +63,34 @@ def test_with_apply_bypassed_the_graph_runs_and_preview_says_that_nothing_was_ma
     page.show("DreamMatcherPreview")
     page.tab.locator(".dreammatcher.inspector").get_by_text("Nothing was matched: there is no trace").wait_for(state="visible")
     page.picture("apply_bypassed")
+
+
+#: what a node of a class says: newer front ends show it as a text of theirs, ours draws it in older ones
+NOTE = """
+    const node = app.graph._nodes.find((own) => own.type === given);
+    return node.dreammatcherNote || node.widgets.find((own) => own.name === "$$node-text-preview")?.value || "";
+"""
+
+
+def test_with_easy_bypassed_the_node_says_that_strength_0_is_the_plain_picture_and_so_it_is(page):
+    page.load(workflow("dreammatcher_01_easy_toybox", steps=3))
+    bypass(page, "DreamMatcherEasy")
+    page.run("await app.queuePrompt(0, 1)")
+    for _ in range(60):
+        if said := page.run(NOTE, "DreamMatcherEasy"):
+            break
+        page.tab.wait_for_timeout(500)
+    assert "set its strength to 0 instead, which is the plain picture" in said
+    page.picture("easy_bypassed")
+    page.tab.keyboard.press("Escape")
+    page.run("""
+        app.ui.dialog?.close?.();
+        const easy = app.graph._nodes.find((own) => own.type === "DreamMatcherEasy");
+        easy.mode = 0;
+        easy.widgets.find((own) => own.name === "strength").value = 0;
+    """)
+    run_to_its_end(page)
+    page.tab.locator(".dreammatcher.inspector").get_by_text("Nothing was matched: strength is 0").wait_for(state="attached")
 
 
 def test_with_guidance_bypassed_the_graph_runs_and_the_match_is_shown(page):

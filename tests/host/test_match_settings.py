@@ -74,7 +74,7 @@ def test_a_reference_pass_ends_with_the_last_feature_that_is_wanted(pack, family
         capture.ode_derivative(base, prompt, x, sigma, points(values=keep))
         hook = base.diffusion_model.out.register_forward_hook(lambda *_: ends.append(1))
         reference_pass = pack.module("dreammatcher.host.matching.reference_pass").reference_pass
-        made = reference_pass(base, backbone, reference, kind, bench.subjects[0], sigma, x.device)
+        made = reference_pass(base, backbone, reference, kind, bench.subjects[0], sigma, x.device, frozenset(backbone.matched))
         hook.remove()
     assert not ends and (made.subject is not None) == (kind == "cond") and len(made.scales) == len(backbone.taps)
     assert made.hidden.keys() == backbone.self_attention.keys()

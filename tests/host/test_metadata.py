@@ -51,7 +51,8 @@ def test_finer_choices_that_kohya_s_trainer_has_too_have_its_keys(host, fresh, s
     keys = {"ss_text_encoder_lr": "0.0005", "ss_noise_offset": "0.05", "ss_caption_dropout_rate": "0.1",
             "ss_loss_type": "smooth_l1", "ss_huber_schedule": "snr", "ss_huber_c": "0.2",
             "ss_network_args": '{"rank_dropout": "0.25"}'}
-    assert {key: text for key, text in finer.items() if key not in learned()} == keys
+    plain = learned()
+    assert {key: text for key, text in finer.items() if key not in plain} == keys
 
 
 def test_an_embedding_and_every_kept_step_say_the_same_of_themselves(host, learn, loras, embeddings):  # noqa: F811

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import sys
 
 import pytest
 from test_kept_steps import learn, loras, runs, same, stop_at  # noqa: F401  fixtures
@@ -62,8 +63,8 @@ def test_a_table_that_cannot_be_written_costs_nothing_but_the_table(pack, learn,
     assert len(said) == 1 and "the records of this training cannot be written to" in said[0]
 
 
-@pytest.mark.skipif(WITH_BOARD, reason="tensorboard is installed")
-def test_events_without_their_package_are_refused_before_the_first_step(learn, runs):  # noqa: F811
+def test_events_without_their_package_are_refused_before_the_first_step(learn, runs, monkeypatch):  # noqa: F811
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(ValueError, match="records: TensorBoard's events need the package tensorboard, which is not installed"):
         learn(records="CSV and TensorBoard")
     assert not runs.exists()

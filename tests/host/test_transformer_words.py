@@ -212,10 +212,10 @@ def test_words_and_a_soft_or_hard_map_are_drawn_with(pack, name, monkeypatch):
 
 
 def test_easy_takes_a_mask_alone_where_the_text_encoders_do_not_tell_where_words_stand(host, pack, toybox):
-    """As Anima's, of which two make the prompt together."""
+    """As those of HunyuanVideo, of which two make the prompt together."""
     clip, picture = toybox[1].clone(), host.nodes["ToyboxReference"]().draw(3, "robot", 1, "grass")[0]
     cut = clip.tokenize
-    clip.tokenize = lambda text, **options: {**cut(text, **options), "qwen3_06b": cut(text, **options)["l"]}
+    clip.tokenize = lambda text, **options: {**cut(text, **options), "llama": cut(text, **options)["l"]}
     easy = pack.module("dreammatcher.host.matching.easy")
 
     def matched(mask, strength):

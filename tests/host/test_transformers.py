@@ -107,7 +107,7 @@ def test_what_is_matched_is_the_references_value_at_the_match(pack, family):
     for model, name in ((family.model, "plain"), (matched, "matched")):
         evaluated(watched(model, name), family.positive, family.negative, [(x, SIGMA)] * 2)
     features = pack.module("dreammatcher.host.matching.reference_pass").reference_pass(
-        family.model.model, family.backbone, reference, "cond", None, SIGMA, torch.device("cpu"))
+        family.model.model, family.backbone, reference, "cond", None, SIGMA, torch.device("cpu"), frozenset({site}))
     height, width = family.backbone.grid(site, SIZE)
     picture = family.backbone.picture_tokens(site, SIZE, values["plain"].shape[-2])
     flat = {name: value.transpose(1, 2).flatten(2) if value.ndim == 4 else value for name, value in values.items()}

@@ -42,8 +42,8 @@ test("a sentence within a sentence, behind an input's name and on a line of its 
 test("nodes have the titles that the interface shows", () => {
     const titles = titlesIn("zh", LOCALES);
     assert.deepEqual(titles, { "Apply (DreamMatcher)": "应用 (DreamMatcher)", "ViCo Apply (DreamMatcher)": "ViCo 应用 (DreamMatcher)" });
-    const said = translated("zh", "trace: nothing is connected, or ViCo Apply (DreamMatcher) is bypassed or muted; no masks are shown", titles);
-    assert.equal(said, "trace：没有连接，或者“ViCo 应用 (DreamMatcher)”被绕过或静音；no masks are shown");
+    const said = translated("zh", "trace: nothing is connected, or ViCo Apply (DreamMatcher) is bypassed or muted; nobody knows this", titles);
+    assert.equal(said, "trace：没有连接，或者“ViCo 应用 (DreamMatcher)”被绕过或静音；nobody knows this");
     assert.deepEqual(titlesIn("fr", LOCALES), {});
     assert.deepEqual(titlesIn("zh-TW", LOCALES), titles);
 });
@@ -51,5 +51,5 @@ test("nodes have the titles that the interface shows", () => {
 test("English, an unknown language and an unknown sentence stay as they are", () => {
     for (const language of ["en", "fr", undefined, "constructor"]) assert.equal(translated(language, "strength is 0"), "strength is 0");
     assert.equal(translated("zh-TW", "strength is 0"), SENTENCES.zh["strength is 0"]);
-    for (const text of ["", "models/loras/cat.safetensors", "folder: 'a' is no folder in b", "prompt: $& {word}"]) assert.equal(translated("zh", text), text);
+    for (const text of ["", "models/loras/cat.safetensors", "folder: nobody knows 'a'", "prompt: $& {word}"]) assert.equal(translated("zh", text), text);
 });

@@ -6,7 +6,7 @@ import { inLanguage, LANGUAGES, sentences } from "../../web/js/texts.js";
 
 const FOLDER = new URL("../../web/js/", import.meta.url);
 const places = (text) => (text.match(/\{\w+\}/g) ?? []).sort();
-const scripts = readdirSync(FOLDER).filter((name) => name !== "texts.js")
+const scripts = readdirSync(FOLDER).filter((name) => name.endsWith(".js") && name !== "texts.js")
     .map((name) => readFileSync(new URL(name, FOLDER), "utf8")).join("\n");
 
 test("every language has the same sentences, with the same places for values", () => {

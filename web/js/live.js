@@ -1,6 +1,6 @@
 /** One picture that changes while the sampler runs. */
 
-import { say } from "./language.js";
+import { say, sayOfServer } from "./language.js";
 import { addStyle, element } from "./style.js";
 
 export class LivePicture {
@@ -15,7 +15,7 @@ export class LivePicture {
     /** @param detail {image: data URL, text} of the server's message */
     show({ image, text }) {
         this.image.src = image;
-        this.says.textContent = text;
+        this.says.textContent = sayOfServer(text);
         this.element.hidden = false;
         this.shown = true;
     }

@@ -28,7 +28,8 @@ def begin(plan: Plan, start: Start) -> MatchingSession:
         view.store.start_run()
     clock = Clock.between(start.sampling, plan.settings.start, plan.settings.end)
     network = "" if plan.trace.off else start.identity()  # nothing is asked of the references then
-    references = References(start.base, plan.backbone, plan.views, network, share_of_memory(len(plan.views)))
+    references = References(start.base, plan.backbone, plan.views, network, frozenset(plan.layers),
+                            share_of_memory(len(plan.views)))
     heard = points_heard(plan.backbone) | frozenset(plan.layers)
     return MatchingSession(
         start.base, clock, RowBook(start.size, plan.mask.target_subject), CallWatch(heard), plan.trace.skipped,

@@ -16,7 +16,7 @@ from ...guidance_rows import COND, Row
 from ...matching.appearance import match_appearance, sharpened
 from ...matching.correspondence import JointMatch
 from ...matching.matcher import Described
-from ...matching.settings import MATCHED_EVERYWHERE, REPLACED, Snapshot
+from ...matching.settings import MATCHED, MATCHED_EVERYWHERE, REPLACED, Snapshot
 from ..model.capture import SubjectMaps
 from .session import MatchingSession
 
@@ -48,6 +48,12 @@ class Call:
     @property
     def sigma(self) -> float:
         return self.session.clock.current
+
+    @property
+    def apart(self) -> bool:
+        """True if the queries of all other cells see the values that were there before."""
+        plan = self.session.plan
+        return plan.settings.match.apart and plan.settings.injection == MATCHED and plan.backbone.same_call
 
     def chunk(self, number: int, batch: int) -> slice:
         size = batch // len(self.rows)

@@ -76,7 +76,7 @@ def match_subject(model, clip, vae, reference: torch.Tensor, reference_prompt: s
         reference_mask = subject_mask("reference", reference[:1])
     shown = encode(clip, reference_prompt)
     if reference_subject is not None:
-        reference_subject = encoded_as(clip, reference_subject, clip.tokenize(reference_prompt), shown[0][0][0])
+        reference_subject = encoded_as(clip, reference_subject, clip.tokenize(reference_prompt), shown[0])
     mask = mask_settings(reference_subject, target_subject, reference_mask, None, THRESHOLD, True, best or target_subject is None)
     inverted = kept.inverted(model, encoded(vae, picture, "reference: it"), shown, avoided)
     matched, trace = apply(model, inverted, mask, settings)

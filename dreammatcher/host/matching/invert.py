@@ -11,7 +11,7 @@ import comfy.samplers
 import torch
 
 from ...guidance_rows import COND, UNCOND
-from ...matching.features import FeatureOptions, FeatureStore
+from ...matching.features import FeatureKey, FeatureOptions, FeatureStore
 from ...matching.inversion import invert, psnr, reconstruct
 from ...matching.plan import members_in_use
 from ...matching.reference import Reference, ReferenceSet, combined
@@ -120,12 +120,12 @@ def _prepared(model, reference: Reference, subject: Subject | None, options: Fea
     backbone = backbone_of(model.model)
     check_family(reference, backbone.family, model.model.latent_format.latent_channels)
     load(model, reference.latent.unsqueeze(2) if frames(model.model) else reference.latent)
-    network = network_identity(model)
+    network, sites = network_identity(model), frozenset(backbone.chosen(options.layers))
     store = FeatureStore(options, sigmas=sigmas)
     for done, sigma in enumerate(sigmas, 1):
         for kind in (COND, UNCOND) if options.both_rows else (COND,):
-            row = reference_pass(model.model, backbone, reference, kind, subject, sigma, model.load_device)
-            store.put((network, kind, sigma, subject), row, room=1 << 62)
+            row = reference_pass(model.model, backbone, reference, kind, subject, sigma, model.load_device, sites)
+            store.put(FeatureKey(network, kind, sigma, subject, sites), row, room=1 << 62)
         step(before + done, 0)
     store.capacity = 2 * store.held  # room for those of one other state of the network
     return reference.with_store(store)

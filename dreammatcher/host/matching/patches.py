@@ -18,7 +18,7 @@ from ...sizes import spatial_size
 from ..model.attention_points import heard_call
 from ..model.capture import SubjectMaps
 from ..model.options import options_of
-from ..model.patch_points import Points, install_in_front
+from ..model.patch_points import APART_KEY, Apart, Points, install_in_front
 from ..sampling.lifecycle import names_of
 from ..sampling.model_calls import WrappersMP, around_calls
 from ..sampling.runs import FOREIGN_KEY, INPUT_KEY, installed_on
@@ -118,10 +118,15 @@ def _inject(site: Site, n, context, value, extra: dict) -> tuple:
     calls = extra.get(CALLS_KEY, ())
     _hear(extra, VALUES, site)
     n, context, value = _detached(calls, n, context, value)
+    others = None
     with torch.no_grad():
-        for call in calls:
-            if _takes_part(call, site):
-                n, context, value = call.inject(site, n, context, value)
+        for call in sorted((call for call in calls if _takes_part(call, site)), key=lambda call: call.apart):
+            given = n, context, value
+            n, context, value = call.inject(site, n, context, value)
+            if call.apart and others is None and value is not given[2]:
+                others = given
+        if others is not None:
+            extra[APART_KEY] = Apart(others, (value != others[2]).any(-1, keepdim=True))
     return n, context, value
 
 

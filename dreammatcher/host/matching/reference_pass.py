@@ -32,16 +32,16 @@ def record(base: Any, prompt: Conditioning, x: torch.Tensor, sigma: float, point
 
 def reference_pass(
     base: Any, backbone: Backbone, reference: Reference, kind: str, subject: Subject | None,
-    sigma: float, device: torch.device,
+    sigma: float, device: torch.device, sites: frozenset[Site],
 ) -> RowFeatures:
     """Runs the network on the reference at ``sigma`` with its own prompt and nobody else's patches.
 
-    ``kind`` picks the positive or the negative prompt. Only the cond row has a subject map. The pass ends as soon as the last of
-    all this is recorded, mostly in front of the last matched site. Raises ValueError when it holds NaN or infinity.
+    ``kind`` picks the positive or the negative prompt. Only the cond row has a subject map. Hidden inputs are kept of ``sites``
+    alone. The pass ends as soon as the last of all this is recorded, mostly in front of the last site. Raises ValueError when it
+    holds NaN or infinity.
     """
     x = reference.trajectory.at(sigma).to(device)
     size = spatial_size(x)
-    matched = frozenset(backbone.matched)
     maps = SubjectMaps.of(base, backbone, subject, size) if kind == COND and subject else None
     scales: dict[Tap, torch.Tensor] = {}
     hidden: dict[Site, torch.Tensor] = {}
@@ -49,12 +49,12 @@ def reference_pass(
     wanted_maps = len(maps.modules) if maps else 0
 
     def end_with_the_last() -> None:
-        wanted = (len(matched), len(backbone.taps), wanted_maps)
+        wanted = (len(sites), len(backbone.taps), wanted_maps)
         if (len(hidden), len(scales), len(subject_maps)) == wanted:
             raise Recorded
 
     def keep_hidden(site, n, context, value, extra):
-        if site in matched:
+        if site in sites:
             hidden[site] = value.clone()
             end_with_the_last()
         return n, context, value

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ...backbones.base import Backbone
-from ...matching.features import RowFeatures
+from ...backbones.base import Backbone, Site
+from ...matching.features import FeatureKey, RowFeatures
 from ...matching.foreground import painted_cells
 from ...matching.plan import View
 from ...sizes import spatial_size
@@ -24,9 +24,10 @@ class References:
     backbone: Backbone
     views: tuple[View, ...]
     network: str  # identity of what the network computes, part of the feature store's keys
+    sites: frozenset[Site]  # whose hidden inputs are asked for
     room: int  # bytes that each store may fill
     _foregrounds: dict[int, torch.Tensor] = field(default_factory=dict)
-    _current: dict[tuple, RowFeatures] = field(default_factory=dict)  # of the current sigma, on the device
+    _current: dict[tuple[int, FeatureKey], RowFeatures] = field(default_factory=dict)  # of the current sigma, on the device
 
     def __call__(self, kind: str, sigma: float, like: torch.Tensor) -> list[RowFeatures]:
         """Features of every reference for a row of the guidance pair, on the device and in the precision of ``like``."""
@@ -46,14 +47,14 @@ class References:
 
     def _of(self, number: int, view: View, kind: str, sigma: float, like: torch.Tensor) -> RowFeatures:
         sigma = view.store.snap(sigma)
-        key = (self.network, kind, sigma, view.subject)
+        key = FeatureKey(self.network, kind, sigma, view.subject, self.sites)
         if (number, key) not in self._current:
             row = view.store.get(key, like.device, like.dtype)
             if row is None:
-                row = reference_pass(self.base, self.backbone, view.reference, kind, view.subject, sigma, like.device)
+                row = reference_pass(self.base, self.backbone, view.reference, kind, view.subject, sigma, like.device, self.sites)
                 view.store.put(key, row, self.room)
                 row = row.to(like.device, like.dtype)
             self._current = {slot: value for slot, value in self._current.items()
-                             if slot[0] != number or slot[1][2] == sigma}
+                             if slot[0] != number or slot[1].sigma == sigma}
             self._current[number, key] = row
         return self._current[number, key]

@@ -23,11 +23,12 @@ from einops import rearrange
 from ...backbones.base import Grid, Site, Tokens
 from ...backbones.dit import Beside, DiTBackbone, Numbers
 from ...sizes import single_frame, spatial_size
-from .attention_layouts import by_head, tokens_of, with_output, with_tokens
 from .backbone import OTHERS, backbone_of
 from .compiling import hidden
 from .options import POINTS_KEY, exchanged, options_of
-from .patch_points import Pictures, Points
+from .outputs import with_output
+from .patch_points import APART_KEY, Apart, Pictures, Points
+from .sequence import by_head, tokens_of, with_parts, with_tokens
 
 try:
     from comfy.patcher_extension import WrappersMP
@@ -190,31 +191,29 @@ def _attend(func: Callable, arguments: tuple, named: dict[str, Any]) -> torch.Te
     heads = arguments[3] if len(arguments) > 3 else named.get("heads")
     query, key, value = arguments[:3]  # SD3 has its values cut into heads already, [B, L, heads, D]
     inputs = query, key, value.flatten(2) if value.ndim > query.ndim else value
-    for each in heard:
+    for each in sorted(heard, key=lambda each: each.points.pictures is None):  # those that leave nothing apart first
         if not each.backbone.cross:
             _shown_in_one(each, inputs, heads, options)
         inputs = _changed(each, inputs, options)
-    output = call(*inputs, *arguments[3:], **named)
-    if heads is not None:
-        mask = arguments[4] if len(arguments) > 4 else named.get("mask")
-        for each in heard:
-            output = _followed(each, output, inputs, heads, mask, options)
-    return output
+    made = call(*inputs, *arguments[3:], **named)
+    if (apart := options.pop(APART_KEY, None)) is not None:
+        cells = apart.cells if made.ndim == 3 else apart.cells.unsqueeze(1)
+        made = torch.where(cells, made, call(*apart.inputs, *arguments[3:], **named))
+    mask = arguments[4] if len(arguments) > 4 else named.get("mask")
+    return made if heads is None else _followed(heard, made, inputs, heads, mask, options)
 
 
-def _followed(heard: Listening, output: torch.Tensor, inputs: tuple, heads: int, mask: torch.Tensor | None,
+def _followed(heard: Iterable[Listening], output: torch.Tensor, inputs: tuple, heads: int, mask: torch.Tensor | None,
               options: dict[str, Any]) -> torch.Tensor:
-    """The output of one block's attention with what a method makes of the picture's part."""
-    points, backbone, sequence = heard.points, heard.backbone, options[SEQUENCE_KEY]
-    site = backbone.site(options.get(KIND), options[NUMBER])
-    if points.attended is None or site not in backbone.matched:
-        return output
-    picture, tokens = _picture(backbone, site, inputs, options)
-    places = None if picture is None else _places(backbone, site, picture, tokens, sequence)
-    if places is None:
-        return output
-    attended = partial(points.attended, site, options=options)
-    return with_output(attended, output, inputs, heads, picture, places, mask)
+    """The output of one block's attention with what methods make of the picture's part."""
+    for each in heard:
+        site = each.backbone.site(options.get(KIND), options[NUMBER])
+        if (look := each.points.attended) is None or site not in each.backbone.matched:
+            continue
+        picture, tokens = _picture(each.backbone, site, inputs, options)
+        if picture is not None and (places := _places(each.backbone, site, picture, tokens, options[SEQUENCE_KEY])) is not None:
+            output = with_output(partial(look, site), output, inputs, heads, picture, places, mask, options)
+    return output
 
 
 def _changed(heard: Listening, inputs: tuple, options: dict[str, Any]) -> tuple:
@@ -239,7 +238,11 @@ def _changed(heard: Listening, inputs: tuple, options: dict[str, Any]) -> tuple:
     if points.values is None or site not in backbone.matched:
         return inputs
     made = points.values(site, query, key, value, options)
-    return tuple(whole if new is old else with_tokens(whole, picture, new) for whole, old, new in zip(inputs, parts, made))
+    if (apart := options.get(APART_KEY)) is not None:
+        cells = apart.cells.new_zeros(len(apart.cells), inputs[0].shape[-2], 1)
+        cells[:, picture] = apart.cells
+        options[APART_KEY] = Apart(with_parts(inputs, picture, parts, apart.inputs), cells)
+    return with_parts(inputs, picture, parts, made)
 
 
 def _shown(heard: Listening, arguments: tuple, options: dict[str, Any]) -> None:

@@ -47,6 +47,8 @@ KNOWN = KNOWN_UNETS if len(BACKBONES) == 1 else (
 OTHERS = "ref_latents"
 #: those that take other pictures into their sequence
 EDITED = "Flux.1 Kontext, Flux.2, Qwen-Image-Edit and Z-Image Omni"
+#: the host's types of models that make a picture of another one instead of noise
+WITHOUT_NOISE = ("IMG_TO_IMG", "IMG_TO_IMG_FLOW")
 #: how the host turns an answer of the network into a clean picture -> the process that this belongs to
 PROCESSES = ((getattr(comfy.model_sampling, "CONST", None), CONST), (comfy.model_sampling.V_PREDICTION, V),
              (comfy.model_sampling.EPS, EPS))
@@ -61,17 +63,21 @@ def network_of(base: Any) -> Any:
 def backbone_of(base: Any) -> AnyBackbone:
     """The backbone of the host's BaseModel.
 
-    Raises ValueError, listing the families that are known, for a class of network that is none of them, and for a network that
-    has nothing to match.
+    Raises ValueError, listing the families that are known, for a class of network that is none of them, for a network that has
+    nothing to match, and for one that begins with no noise.
     """
     network = network_of(base)
+    if getattr(getattr(base, "model_type", None), "name", "") in WITHOUT_NOISE:
+        raise ValueError(f"model: {type(base.model_config).__name__} makes a picture of another one and begins with no noise, so "
+                         f"it is not matched; use an {KNOWN} checkpoint")
     read = BACKBONES.get(type(network)) or (BACKBONES[UNetModel] if isinstance(network, UNetModel) else None)
     if read is None:
         reason = "and DreamMatcher works inside a UNet's self-attention" if len(BACKBONES) == 1 else \
             "nor a transformer that DreamMatcher knows"
         config = getattr(base, "model_config", None)
-        family = "" if config is None else f", so {type(config).__name__} is not matched"
-        raise ValueError(f"model: {type(network).__name__} is not a UNet, {reason}{family}; use an {KNOWN} checkpoint")
+        if config is not None:
+            reason = f"{reason}, so {type(config).__name__} is not matched"
+        raise ValueError(f"model: {type(network).__name__} is not a UNet, {reason}; use an {KNOWN} checkpoint")
     return read(network, base.model_type.name)
 
 

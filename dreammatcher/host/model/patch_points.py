@@ -31,6 +31,18 @@ class Pictures:
     grids: tuple[Grid, ...]
 
 
+#: under which a method leaves :class:`Apart` in the options of a transformer's block
+APART_KEY = "dreammatcher_apart"
+
+
+@dataclass(frozen=True, eq=False)
+class Apart:
+    """Inputs of all queries of a transformer's block but those of some cells, which take what the method made."""
+
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # queries, keys and values
+    cells: torch.Tensor  # bool [B, N, 1]
+
+
 @dataclass(frozen=True, eq=False)
 class Attended:
     """A transformer's attention at one site: what the picture got, its queries, and all keys and values, by heads."""

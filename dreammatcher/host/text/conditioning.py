@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ...finite import finite
-from ...subject import Conditioning, Subject
+from ...subject import READ, Conditioning, Subject, text_read
 from .markup import Markup, advice_on, embeddings_of, words_asked_for, words_of
 from .other_encoders import UnknownEncoder, is_clip, starts
 from .subject_words import subject_words
@@ -27,7 +27,7 @@ SUBJECT_KEY = "dreammatcher_subject"
 TEXTS_KEY = "dreammatcher_texts"
 
 #: what else belongs to a prompt in some families: tokens of a second encoder, its layers, padding, guidance that was distilled
-TOLD = ("t5xxl_ids", "t5xxl_weights", "conditioning_llama3", "attention_mask", "guidance")
+TOLD = (READ, "t5xxl_weights", "conditioning_llama3", "attention_mask", "guidance")
 
 
 def in_the_log(text: str) -> None:
@@ -57,7 +57,7 @@ def from_host(conditioning: list, name: str, warn: Warn = in_the_log, pooled: bo
         raise ValueError(f"{name}: this CONDITIONING holds NaN or infinity; check the text encoder and embeddings")
     subject, remark = options.get(SUBJECT_KEY), ""
     if subject is not None:
-        subject, remark = subject.located(tensor[0], True)
+        subject, remark = subject.located(text_read(tensor[0], options), True)
     if remark:
         warn(f"{name}: {remark}")
     kept = {key: (value[:1] if value.ndim > 1 else value).detach().clone() for key, value in others.items()}
@@ -192,14 +192,15 @@ def encode(clip, prompt: str, subject: Subject | None = None) -> list:
         entries = [[cond, {"pooled_output": pooled}]]
     if subject is None:
         return [[cond, {**options}] for cond, options in entries]
-    return [[cond, {**options, SUBJECT_KEY: encoded_as(clip, subject, tokens, cond[0])}] for cond, options in entries]
+    return [[cond, {**options, SUBJECT_KEY: encoded_as(clip, subject, tokens, [cond, options])}] for cond, options in entries]
 
 
-def encoded_as(clip, subject: Subject, tokens: dict[str, list], text: torch.Tensor) -> Subject:
-    """The subject with its tokens' vectors from its encoded prompt ``text`` [T, C], at its columns there.
+def encoded_as(clip, subject: Subject, tokens: dict[str, list], entry: list) -> Subject:
+    """The subject with its tokens' vectors from an ``entry`` of its encoded prompt, at its columns there.
 
     Text encoders with a template leave the front of it out. Raises ValueError for a text that is longer or shorter than that.
     """
+    text = text_read(entry[0][0], entry[1])
     front = subject.tokens - len(text)
     if front and not all(map(is_clip, starts(clip, tokens))):
         if front < 0 or len(tokens) > 1 or min(subject.columns) < front:

@@ -13,13 +13,16 @@ from typing import Any
 
 import torch
 
+from ...subject import READ_COLUMNS
 from .markup import Markup
 from .pieces import WORD_END, Piece
 from .towers import ORDER
 
 T5 = "t5xxl"
+#: Anima's text encoders
+ANIMA = frozenset(("qwen3_06b", T5))
 #: sets of text encoders of which only some make the prompt that the network reads
-READ_ALONE = {frozenset(("l", T5)): T5, frozenset(("l", "g", T5, "llama")): T5}
+READ_ALONE = {frozenset(("l", T5)): T5, frozenset(("l", "g", T5, "llama")): T5, ANIMA: T5}
 #: a token that stands for letters which a vocabulary does not have, and what it is taken as
 UNKNOWN, UNSPELLED = "<unk>", "\ufffd"
 SPACE, BYTE_SPACE, BYTE = "\u2581", "\u0120", re.compile("<0x([0-9A-F]{2})>")
@@ -52,6 +55,12 @@ def starts(clip: Any, cut: dict[str, list]) -> dict[str, int]:
     if name is None or _vocabulary(clip, name) is None:
         raise UnknownEncoder(cut)
     return {name: 0}
+
+
+def length(cut: dict[str, list], tower: str) -> int:
+    """Columns that the tokens of a text encoder become. Anima's network makes them by itself, and more of short prompts."""
+    own = sum(map(len, cut[tower]))
+    return max(own, READ_COLUMNS) if frozenset(cut) == ANIMA else own
 
 
 def is_clip(tower: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ...subject import Subject
+from ...subject import READ, Subject, text_read
 from .conditioning import SUBJECT_KEY, TEXTS_KEY
 
 DIFFERENT = "the pictures of a batch have prompts of their own, in which the subject {words!r} stands at different places"
@@ -22,7 +22,7 @@ DIFFERENT = "the pictures of a batch have prompts of their own, in which the sub
 class Encoded:
     """One conditioning entry as it is sampled, before the host repeats it to the length of others."""
 
-    text: torch.Tensor | None  # [B, T, C]; None where the host does not tell
+    text: torch.Tensor | None  # [B, T, C], in which words stand; None where the host does not tell
     mark: Subject | None = None  # the subject that it carries
     texts: object = None  # that stand in for it at some noise levels
 
@@ -66,8 +66,11 @@ class Prompt:
         """The prompt of one conditioning entry, which calls of the UNet will refer to by ``name``."""
         span = float(entry.get("timestep_start", math.inf)), float(entry.get("timestep_end", 0.0))
         mark, text = entry.get(SUBJECT_KEY), entry.get("cross_attn")
+        known = text if torch.is_tensor(text) and text.ndim == 3 else None
+        if known is not None and entry.get(READ) is not None:
+            known = text_read(known[0], entry)[None]
         return Prompt((name,), mark, entry.get("area"), entry.get("mask") is not None, (span,),
-                      {name: Encoded(text if torch.is_tensor(text) and text.ndim == 3 else None, mark, entry.get(TEXTS_KEY))})
+                      {name: Encoded(known, mark, entry.get(TEXTS_KEY))})
 
     def follows(self, other: Prompt) -> bool:
         """True if both are the same prompt of a subject, encoded for different spans of the schedule."""

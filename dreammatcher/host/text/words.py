@@ -42,7 +42,7 @@ class Text:
         cut = clip.tokenize(text, return_word_ids=True)
         tower = next(iter(cut)) if tower is None else tower
         if not other_encoders.is_clip(tower):
-            return Text(other_encoders.pieces(clip, text, tower), sum(map(len, cut[tower])), tower)
+            return Text(other_encoders.pieces(clip, text, tower), other_encoders.length(cut, tower), tower)
         width, length, entries, left_out = width_of(clip, tower), 0, [], 0
         for chunk in cut[tower]:
             kept = as_encoded(chunk, width)

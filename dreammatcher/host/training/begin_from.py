@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,7 +71,7 @@ def beginning_of(model, clip, learned: Learned | None) -> Beginning | None:
                                  "the model in front")
             part, name = (unet, key.removeprefix(UNET)) if key.startswith(UNET) else (text, key)
             part[name] = _change(name, patch)
-    return Beginning(unet, text, dict(learned.embeddings), _digest(learned))
+    return Beginning(unet, text, dict(learned.embeddings), learned.digest())
 
 
 def _change(name: str, patch: Any) -> Change:
@@ -104,10 +103,3 @@ def _factors(kind: str, values: Sequence[Any]) -> Factors | None:
     if set(there) not in wanted or over_outputs or any(torch.is_tensor(value) for value in values[len(ends):]):
         return None
     return Factors(algorithm, there, None if alpha is None else float(alpha))
-
-
-def _digest(learned: Learned) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted({**learned.lora, **learned.embeddings}.items()):
-        digest.update(name.encode() + value.float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

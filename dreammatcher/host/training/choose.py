@@ -44,7 +44,7 @@ def choose(model, clip, run_name: str, step: int, learned: Learned | None) -> tu
         return learned, run, f"run {run.name}, step {learned.about.get('steps', '?')}, its end; {there}"
     number = step or max(steps)
     if number not in steps:
-        raise ValueError(f"step: {number} of the run {run.name!r} is not kept; there {_listed('is', list(map(str, steps)))}")
+        raise ValueError(f"step: {number} of the run {run.name!r} is not kept; there {_listed(list(map(str, steps)))}")
     return read_step(model, clip, run, number, steps[number]), run, f"run {run.name}, step {number}; {there}"
 
 
@@ -121,10 +121,11 @@ def _there(kind: str, path: Path) -> Path:
 
 
 def _names_of_runs() -> str:
-    return _listed("is", [run.name for run in runs()])
+    return _listed([run.name for run in runs()])
 
 
-def _listed(verb: str, names: list[str]) -> str:
+def _listed(names: list[str]) -> str:
     if not names:
-        return f"{verb} none"
-    return f"{verb if len(names) == 1 else 'are'} {', '.join(names[:20])}{' and more' if len(names) > 20 else ''}"
+        return "is none"
+    listed = f"{', '.join(names[:20])}{' and more' if len(names) > 20 else ''}"
+    return f"is {listed}" if len(names) == 1 else f"are {listed}"

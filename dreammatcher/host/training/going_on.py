@@ -107,7 +107,8 @@ def begun(recipe: Recipe[HostLearner], start: Start, checkpoint: Checkpoint) -> 
     if own is not None or source is None:
         return own
     anew = source.files is not None or any(name in start.changed for name in FRESH)
-    tell(f"goes on from step {source.step} of the run {start.name!r}{', with a fresh optimiser' if anew else ''}")
+    tell(f"goes on from step {source.step} of the run {start.name!r}, with a fresh optimiser" if anew else
+         f"goes on from step {source.step} of the run {start.name!r}")
     if source.files is not None:
         _begin(recipe, source)
         losses = [*source.losses[:source.step], *[source.losses[-1] if source.losses else 0.0] * source.step][:source.step]

@@ -73,11 +73,11 @@ def load_checkpoint(path: str, given: bool = False) -> tuple:
 
 
 def write_job(checkpoint: str, subject_set: TrainingSet, prior: TrainingSet | None, method: str, name: str, choices: Choices,
-              settings: TrainingSettings, options: TrainingOptions) -> tuple[Path, str]:
+              settings: TrainingSettings, options: TrainingOptions, begin_from: Learned | None = None) -> tuple[Path, str]:
     """Writes the job to a folder in the host's output folder; returns its description's path and the commands that run it.
 
     The same job is written to the same folder; another one of the same name gets a number. Raises ValueError for what the
-    training itself would refuse before it loads a model.
+    training itself would refuse before it loads a model; whether ``begin_from`` fits the model is seen when it runs.
     """
     check_name(name)
     check_pictures(subject_set, options.details.one_picture)
@@ -94,7 +94,7 @@ def write_job(checkpoint: str, subject_set: TrainingSet, prior: TrainingSet | No
     if path is None:
         raise ValueError(f"ckpt_name: {checkpoint!r} is not in ComfyUI's folders of checkpoints")
     host = {"code": str(Path(comfy.__path__[0]).resolve().parent), "base": str(folder_paths.base_path)}
-    job = Job(name.strip(), method, path, subject_set, prior, choices, settings, options, host)
+    job = Job(name.strip(), method, path, subject_set, prior, choices, settings, options, host, begin_from)
     file = job.write(_folder(name.strip(), job))
     pack = Path(__file__).resolve().parents[3]
     run = f"-m dreammatcher.training \"{file}\" --comfyui \"{host['code']}\""
@@ -147,10 +147,12 @@ def _learn(job: Job, model, clip, vae, options: TrainingOptions) -> tuple[Learne
     chosen, subject_set, prior, settings = job.choices, job.subject_set, job.prior, job.settings
     if job.method in (DREAMBOOTH_LORA, DREAMBOOTH_FULL):
         weights, objective = _dreambooth(job.method, chosen, options)
-        return dreambooth(model, clip, vae, subject_set, prior, weights, objective, settings, options)
+        return dreambooth(model, clip, vae, subject_set, prior, weights, objective, settings, options, job.begin)
     word = _initial_word(chosen, subject_set)
     if job.method == TEXTUAL_INVERSION:
-        return textual_inversion(model, clip, vae, subject_set, word, chosen.vectors, chosen.rate, settings, options)
+        return textual_inversion(model, clip, vae, subject_set, word, chosen.vectors, chosen.rate, settings, options,
+                                 begin_from=job.begin)
     assert job.method == CUSTOM_DIFFUSION
     how = CustomDiffusionSettings(chosen.rate, chosen.word_rate, chosen.sizes)
-    return custom_diffusion(model, clip, vae, subject_set, prior, word, how, chosen.prior_weight, settings, options)
+    return custom_diffusion(model, clip, vae, subject_set, prior, word, how, chosen.prior_weight, settings, options,
+                            begin_from=job.begin)

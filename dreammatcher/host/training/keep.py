@@ -82,8 +82,9 @@ def save_learned(learned: Learned, name: str) -> tuple[Path, str]:
     files = write_learned(learned, name)
     said, shown = [], {word: f"embedding:{path.stem}" for word, path in files.words.items()}
     for word, path in files.words.items():
-        which = f", the word {word!r}" if len(learned.embeddings) > 1 else ""
-        said.append(f"Saved as {path}{which}. Write {in_prompts(learned.about, {word: shown[word]})} in prompts.")
+        written = in_prompts(learned.about, {word: shown[word]})
+        said.append(f"Saved as {path}, the word {word!r}. Write {written} in prompts." if len(learned.embeddings) > 1 else
+                    f"Saved as {path}. Write {written} in prompts.")
     if files.file:
         said.append(f"Saved as {files.file}. Load it with Load LoRA, and write {in_prompts(learned.about, shown)} in prompts.")
     return files.first, "\n".join(said)

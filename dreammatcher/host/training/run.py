@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import comfy.model_management
 import comfy.utils
+import folder_paths
 import torch
 from einops import rearrange
 
@@ -24,7 +25,8 @@ from ...training.recipe import Recipe
 from ...training.records import Records, check_records
 from ...training.sets import TrainingSet
 from ...training.settings import NO_RECORDS, Running, TrainingOptions, TrainingSettings
-from ...training.state import Checkpoint
+from ...training.shelf import Shelf
+from ...training.state import Checkpoint, in_words
 from ..graph.notes import tell
 from ..graph.progress import Interrupted
 from ..graph.vae import encoded
@@ -67,9 +69,8 @@ def check_pictures(subject_set: TrainingSet, allow_one: bool = False) -> None:
         return
     whose = f" of {alone[0].naming.subject!r}" if subject_set.parts else ""
     if not allow_one:
-        message = ("training_set: it has one picture, from which the background would be learned as well; give 3 to 5 in "
-                   "different places and poses, or turn allow_one_picture on in Training Details (DreamMatcher)")
-        raise ValueError(message.replace("one picture,", f"one picture{whose},"))
+        raise ValueError(f"training_set: it has one picture{whose}, from which the background would be learned as well; give 3 "
+                         "to 5 in different places and poses, or turn allow_one_picture on in Training Details (DreamMatcher)")
     tell(f"training_set: it has one picture{whose}, and allow_one_picture is on. What this costs: background, light, pose and "
          "framing are learned with the subject and come back in other prompts, and the more so the longer it trains. A mask of "
          "the subject, a caption that names the rest, class pictures and fewer steps keep more of it apart")
@@ -89,10 +90,9 @@ def check_prior(subject_set: TrainingSet, prior: TrainingSet | None) -> Training
     for one in subject_set.subjects:
         word = one.naming.identifier
         if not one.naming.class_word:
-            message = ("class_word: it is empty in the training set, and prior preservation needs the subject's class; write it "
-                       "there, or take the prior set away")
             which = f" of {word!r}" if subject_set.parts else ""
-            raise ValueError(message.replace("training set,", f"training set{which},"))
+            raise ValueError(f"class_word: it is empty in the training set{which}, and prior preservation needs the subject's "
+                             "class; write it there, or take the prior set away")
         named = next((text for example in prior.examples for text in example.captions if holds(text, word)), None)
         if named is not None:
             raise ValueError(f"prior_set: its caption {named!r} holds the identifier {word!r}, so pictures of the class would be "
@@ -119,7 +119,8 @@ def ready(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | None,
     """Encodes the pictures, then loads the model that learns from them.
 
     With ``prompts`` these and all captions are read before the network is loaded, and the text encoder is not kept beside it.
-    Pictures come first, since encoding may move other models. Copies of the model that were made for this are gone afterwards.
+    Pictures come first, since encoding may move other models. Latents beyond a size are kept in the host's temporary folder. They
+    and copies of the model that were made for this are gone afterwards.
     Raises as :class:`HostDenoiser`.
     """
     def encode(pictures: torch.Tensor) -> torch.Tensor:
@@ -132,21 +133,24 @@ def ready(model, clip, vae, subject_set: TrainingSet, prior: TrainingSet | None,
             latents = model.model.process_latent_in(with_frames(model.model, latents.float().cpu()))
         return single_frame(latents).clone()
 
-    with torch.inference_mode(False):
-        learned = subject_set.prepared(encode)
-        known = None if prior is None else prior.same_way(subject_set.preparation).prepared(encode)
-    side = subject_set.preparation.resolution // cell_of(model)
-    said = [] if prompts is None else [*prompts, *(text for one in (learned, known) if one for example in one.examples
-                                                   for text in example.captions)]
-    denoiser = HostDenoiser(model, clip, (side, side), constant_start, running.checkpointing, said)
-    try:
-        towers = [weights_identity(module)
-                  for module in (denoiser.model.model.diffusion_model, denoiser.clip.cond_stage_model)]
-        sums = [float(example.latents.double().sum()) for each in (learned, known) if each for example in each.examples]
-        beside = beside_weights(denoiser.model)
-        yield Ready(denoiser, learned, known, vae, json.dumps([*towers, sums, beside]), digest_of([*towers, beside]))
-    finally:
-        denoiser.give_back()
+    with closing(Shelf(Path(folder_paths.get_temp_directory()) / "dreammatcher", tell=tell)) as shelf:
+        with torch.inference_mode(False):
+            learned = subject_set.prepared(encode, shelf)
+            known = None if prior is None else prior.same_way(subject_set.preparation).prepared(encode, shelf)
+        if shelf.size:
+            log.info("DreamMatcher: %s of latents are kept in %s while it trains", in_words(shelf.size), shelf.folder)
+        side = subject_set.preparation.resolution // cell_of(model)
+        said = [] if prompts is None else [*prompts, *(text for one in (learned, known) if one for example in one.examples
+                                                       for text in example.captions)]
+        denoiser = HostDenoiser(model, clip, (side, side), constant_start, running.checkpointing, said)
+        try:
+            towers = [weights_identity(module)
+                      for module in (denoiser.model.model.diffusion_model, denoiser.clip.cond_stage_model)]
+            sums = [float(example.latents.double().sum()) for each in (learned, known) if each for example in each.examples]
+            beside = beside_weights(denoiser.model)
+            yield Ready(denoiser, learned, known, vae, json.dumps([*towers, sums, beside]), digest_of([*towers, beside]))
+        finally:
+            denoiser.give_back()
 
 
 def run(recipe: Recipe[HostLearner], settings: TrainingSettings, name: Name, options: TrainingOptions,
