@@ -14,6 +14,7 @@ from PIL import Image
 from harness.boot import Host
 from harness.graphs import CFG, STEPS
 from toybox.evaluation import Case
+from toybox.making.precision import has_fast_bfloat16
 from toybox.vocab import TOKENIZER_DIR
 
 FOLDER = TOKENIZER_DIR.parent
@@ -55,9 +56,10 @@ class ToyboxRunner:
                                 sampler=sampler or own.sampler)
         toybox = self.module("toybox.host")
         if kind != "unet":
+            fast = kind == "z-edit" and has_fast_bfloat16(torch.device("cpu"))  # its training computed so too
             self.model, self.clip, self.vae = self.module("toybox.transformer").load(
                 weights or FOLDER / "model_z.safetensors", FOLDER / "model.safetensors", TOKENIZER_DIR,
-                toybox.embedding_folders())
+                toybox.embedding_folders(), torch.bfloat16 if fast else torch.float32)
         elif weights:
             self.model, self.clip, self.vae = toybox.load(weights, TOKENIZER_DIR, toybox.embedding_folders())
         else:

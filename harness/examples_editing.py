@@ -9,7 +9,7 @@ from typing import Any
 
 from .graphs import node
 
-LOCK = dict(strength=1.0, start=0.08, end=1.0, reference=0, similarity=0.2, cycle_threshold=0.1)
+LOCK = dict(strength=1.0, start=0.08, end=1.0, reference=0, similarity=0.2, cycle_threshold=0.1, way="attention")
 
 
 def klein() -> dict[str, Any]:

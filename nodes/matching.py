@@ -9,7 +9,7 @@ from ..dreammatcher.host.matching.live import FOREGROUND, OFF, TRUSTED, Live
 from ..dreammatcher.host.matching.lock import lock
 from ..dreammatcher.host.matching.masks import THRESHOLD, mask_or_subjects, mask_settings, shared_subjects
 from ..dreammatcher.matching.guidance import BEST_GUIDANCE, FAST, INSIDE, PAPER, GuidanceSettings
-from ..dreammatcher.matching.locking import LockSettings
+from ..dreammatcher.matching.locking import ATTENTION, VALUES, LockSettings
 from ..dreammatcher.matching.settings import BALANCED, BEST, BEST_START, PRESETS, ApplySettings, match_settings_of
 from . import inputs
 from .reference import with_remarks
@@ -164,10 +164,15 @@ class DreamMatcherLock:
         }, "optional": {
             "reference_mask": ("MASK", {"tooltip": "White where the subject is in the reference: what matches the rest is left "
                                                    "alone. A batch has one for each reference, in their order."}),
+            "way": ([ATTENTION, VALUES], {"default": ATTENTION, "tooltip":
+                    "attention: each place looks more at its match in the reference, and the model takes from there what it has "
+                    "learned to take. values: the reference's values go in the picture's place, which changes more and can "
+                    "spoil it."}),
         }, "hidden": {"unique_id": "UNIQUE_ID"}}
 
-    def lock(self, model, strength, start, end, reference, similarity, cycle_threshold, reference_mask=None, unique_id=""):
-        settings = LockSettings(strength, start, end, reference, similarity, cycle_threshold)
+    def lock(self, model, strength, start, end, reference, similarity, cycle_threshold, reference_mask=None, way=VALUES,
+             unique_id=""):
+        settings = LockSettings(strength, start, end, reference, similarity, cycle_threshold, way)
         return lock(model, settings, mask_grid("reference_mask", reference_mask), unique_id)[:1]
 
 

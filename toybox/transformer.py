@@ -58,16 +58,17 @@ def layers_of(weights: dict[str, torch.Tensor]) -> int:
     return len({name.split(".")[1] for name in weights if name.startswith("layers.")})
 
 
-def load(path: Path, others: Path, tokenizer_dir: Path, embedding_directory=None, disable_dynamic: bool = False):
-    """MODEL from the transformer's file at ``path``, CLIP and VAE from the Toybox file ``others``.
+def load(path: Path, others: Path, tokenizer_dir: Path, embedding_directory=None, dtype: torch.dtype = torch.float32,
+         disable_dynamic: bool = False):
+    """MODEL, in ``dtype``, from the transformer's file at ``path``, CLIP and VAE from the Toybox file ``others``.
 
     Raises RuntimeError on older hosts, FileNotFoundError or ValueError, naming the file, when one is missing or no such model.
     """
     host_class()
     weights = read(path, (UNET_PREFIX,))[UNET_PREFIX]
-    base = transformer_model(layers_of(weights))
+    base = transformer_model(layers_of(weights), dtype)
     base.diffusion_model.load_state_dict(weights)
     patcher = patcher_of(base, disable_dynamic)
-    patcher.cached_patcher_init = (load, (path, others, tokenizer_dir, embedding_directory), 0)
+    patcher.cached_patcher_init = (load, (path, others, tokenizer_dir, embedding_directory, dtype), 0)
     parts = read(others, (CLIP_PREFIX, VAE_PREFIX))
     return patcher, *text_and_vae(others, parts, tokenizer_dir, embedding_directory, disable_dynamic)

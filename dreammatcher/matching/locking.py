@@ -1,8 +1,8 @@
 """Appearance matching inside an edit model, whose references stand in its sequence. Not in the paper.
 
 The picture's tokens and those of every reference go through the same blocks together, so one block says which of them belong
-together (Eq. 5 and 8) and the blocks behind it take the references' values where that is trusted (Eq. 7). There is nothing to
-invert, no pass over the reference and nothing to keep.
+together (Eq. 5 and 8), and in blocks behind it, where that is trusted, each place attends more to its match, or takes the match's
+values (Eq. 7). There is nothing to invert, no pass over the reference and nothing to keep.
 """
 
 from __future__ import annotations
@@ -23,6 +23,12 @@ from .correspondence import JointMatch, match
 from .foreground import carried_over, painted_cells
 from .settings import check_span
 
+#: what a lock does with a match: see LockSettings
+ATTENTION, VALUES = "attention", "values"
+#: how much more a place attends to its match, at full strength
+FACTOR = 55.0
+#: scores of attention that are held at a time
+SCORES_AT_ONCE = 2**26
 #: cells that the way there and back may always miss: it goes from cell to cell and can be no finer
 LEAST_SLACK = 1.5
 NO_PICTURE = ("the model got no reference picture: connect ReferenceLatent, or a text encoder for edit models with its vae and a "
@@ -43,11 +49,15 @@ class LockSettings:
     reference: int = 0  # number of the picture in the sequence, from 1 on; 0 for all
     similarity: float = 0.2  # least cosine of a match
     threshold: float = 0.1  # how far the way there and back may miss, as a share of the picture's side
+    #: ATTENTION: a place attends more to its match; VALUES: it takes the match's values
+    way: str = VALUES
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength: {self.strength} is outside 0..1")
         check_span(self.start, self.end)
+        if self.way not in (ATTENTION, VALUES):
+            raise ValueError(f"way: {self.way!r} is none of {ATTENTION}, {VALUES}")
         if self.reference < 0:
             raise ValueError(f"reference: {self.reference} is not at least 0; 1 is the first picture, 0 all of them")
         if not -1 <= self.similarity <= 1:
@@ -96,7 +106,7 @@ class LockPlan(Uncopied):
     masks: torch.Tensor | None  # [R, 1, H, W], white where the subject is, of the references that are matched, in their order
     trace: LockTrace
     node: str = ""  # its number in the graph, where the host tells
-    names: str = ""  # numbers of the blocks whose values are taken over, with commas; empty are all that can be
+    names: str = ""  # numbers of the blocks that are locked, with commas; empty are those of the way that is chosen
 
     @property
     def tap(self) -> int:
@@ -105,13 +115,14 @@ class LockPlan(Uncopied):
 
     @cached_property
     def layers(self) -> tuple[Site, ...]:
-        """Sites whose values are taken over: from the block that is matched on, or those of them that are named."""
+        """Sites that are locked: by attention the last quarter, by values all from the one that is matched on, or those named."""
         behind = tuple(site for site in self.backbone.matched if site[1] >= self.tap)
-        return sites_in(self.names, behind, "blocks that can be locked")
+        last = tuple(site for site in self.backbone.chosen("") if site in behind)
+        return sites_in(self.names, behind, "blocks that can be locked", own=last if self.settings.way == ATTENTION else behind)
 
     @cached_property
     def heard(self) -> frozenset[Site]:
-        """Sites that a run has to pass: the one that is matched and those whose values are taken over."""
+        """Sites that a run has to pass: the one that is matched and those that are locked."""
         return frozenset((*self.layers, *(site for site in self.backbone.matched if site[1] == self.tap)))
 
     def content_identity(self) -> tuple:
@@ -165,3 +176,25 @@ def locked(value: torch.Tensor, others: Sequence[torch.Tensor], lock: Lock) -> t
     """V' = (1 - M U) V + M U V_ref[match] (Eq. 7): values [B, N, C] with those of the references [B, M, C] blended in."""
     reference = others[0] if len(others) == 1 else torch.cat(list(others), 1)
     return match_appearance(value, reference, lock.indices, lock.weight)
+
+
+def raised(output: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, positions: torch.Tensor,
+           factor: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """The output of softmax attention [B, H, N, D] as it is when each query's weight of one key is multiplied.
+
+    ``query`` [B, H, N, D], ``key`` and ``value`` [B, H, L, D]; ``positions`` [B, N] are the places of those keys, ``factor``
+    [B, N] is by how much. A weight of p becomes f p / (1 + (f - 1) p), and all others shrink alike. ``mask`` is added to the
+    scores and can be broadcast to [B, H, N, L].
+    """
+    depth = query.shape[-1]
+    places = positions[:, None, :, None].expand(-1, query.shape[1], -1, 1)
+    at_once = max(1, SCORES_AT_ONCE // (query.shape[0] * query.shape[1] * key.shape[2]))
+    parts = []
+    for first in range(0, query.shape[2], at_once):
+        rows = slice(first, first + at_once)
+        scores = (query[:, :, rows] @ key.transpose(-1, -2)).float() * depth ** -0.5
+        if mask is not None:
+            scores = scores + (mask if mask.shape[-2] == 1 else mask[..., rows, :])
+        parts.append((scores.gather(3, places[:, :, rows]) - scores.logsumexp(3, keepdim=True)).exp())
+    more = torch.cat(parts, 2) * (factor[:, None, :, None] - 1)
+    return torch.lerp(output, value.gather(2, places.expand(-1, -1, -1, depth)), (more / (1 + more)).to(output.dtype))

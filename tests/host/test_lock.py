@@ -9,6 +9,7 @@ from lock_world import EDITED, locked, places, values_of, with_pictures, without
 from test_transformers import with_one_token_more
 from transformers_world import SIGMA, SIZE, bench_of, drawn, evaluated, latent_of, made
 
+WAYS = ("attention", "values")
 NO_PICTURE = "the model got no reference picture: connect ReferenceLatent"
 
 
@@ -21,16 +22,17 @@ def roll(x: torch.Tensor, bench, down: int, right: int) -> torch.Tensor:
     return torch.roll(x, (down * bench.backbone.patch, right * bench.backbone.patch), (-2, -1))
 
 
-def test_strength_0_and_a_span_that_has_no_step_leave_every_bit(family):
+@pytest.mark.parametrize("way", WAYS)
+def test_strength_0_and_a_span_that_has_no_step_leave_every_bit(family, way):
     edited = with_pictures(family, family.longer, latent_of(family.model, 3, *SIZE))
     plain = drawn(family.model, edited, family.negative, cfg=3.0)
-    off, trace = locked(family, strength=0.0)
+    off, trace = locked(family, strength=0.0, way=way)
     assert torch.equal(drawn(off, edited, family.negative, cfg=3.0), plain)
     assert trace.why_nothing_locked() == "strength is 0"
-    late, trace = locked(family, start=0.98, end=1.0)
+    late, trace = locked(family, start=0.98, end=1.0, way=way)
     assert torch.equal(drawn(late, edited, family.negative, cfg=3.0), plain)
     assert "no step lies between start and end" in trace.why_nothing_locked()
-    on, trace = locked(family)
+    on, trace = locked(family, way=way)
     assert not close(drawn(on, edited, family.negative, cfg=3.0), plain, RUN)
     assert trace.layers and not trace.skipped and not trace.why_nothing_locked()
 
@@ -73,6 +75,42 @@ def test_a_known_shift_of_a_reference_is_found_exactly_and_its_values_land_there
     others = [number for number in range(value.shape[1]) if number not in range(value.shape[1])[picture]]
     assert torch.equal(plain[:, others], value[:, others]) and not torch.equal(plain[:, picture], value[:, picture])
     assert all(torch.equal(seen["plain"][block], seen["locked"][block]) for block in range(tap))
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_by_attention_each_place_looks_more_at_its_place_in_a_reference_that_is_shifted(family, pack, monkeypatch, number):
+    """The second of two; values stay as they are."""
+    x, sizes = made(family)[2], ((8, 8), SIZE)
+    edited = with_pictures(family, family.positive, latent_of(family.model, 20, *sizes[0]), roll(x, family, 2, 1))
+    lock, given = pack.module("dreammatcher.host.matching.lock"), []
+    raised = lock.raised
+    monkeypatch.setattr(lock, "raised", lambda *each: given.append((*each, raised(*each))) or given[-1][-1])
+    model, trace = locked(family, reference=number, way="attention")
+    watched, values = values_of(family, model)
+    before, plain = values_of(family, family.model)
+    results = [evaluated(each, edited, family.negative, [(x, SIGMA)])[0] for each in (watched, before)]
+    first = family.backbone.blocks * 3 // 4
+    assert not close(results[0], results[1], RUN) and not trace.skipped
+    assert trace.layers == len(given) == family.backbone.blocks - first and torch.equal(values[first], plain[first])
+    grid = family.backbone.grid(family.backbone.matched[0], SIZE)
+    _, _, reference = places(family, values[first], *sizes)
+    output, query, key, value, positions, factor, mask, after = given[0]
+    wanted = torch.arange(reference.start, reference.stop).unflatten(0, grid).roll((-2, -1), (0, 1)).flatten()
+    assert torch.equal(positions[0], wanted) and bool((factor == lock.FACTOR).all())
+    assert torch.equal(value.transpose(1, 2).flatten(2), values[first]) and output.shape == query.shape
+    weights = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + (0 if mask is None else mask)).softmax(-1)
+    assert close(output, weights @ value, RUN), "what attention gave is of these queries, keys and values"
+    weights[:, :, torch.arange(len(wanted)), wanted] *= lock.FACTOR
+    assert close(after, weights / weights.sum(-1, keepdim=True) @ value, RUN) and not close(after, output, RUN)
+
+
+def test_a_workflow_that_was_saved_before_there_were_two_ways_goes_by_values(host, family):
+    edited = with_pictures(family, family.positive, latent_of(family.model, 3, *SIZE))
+    node = host.nodes["DreamMatcherLock"]
+    results = {way: drawn(node().lock(family.model, 1.0, 0.0, 1.0, 0, -1.0, 10.0, **({"way": way} if way else {}))[0], edited,
+                          family.negative) for way in ("", *WAYS)}
+    assert torch.equal(results[""], results["values"]) and not close(results["attention"], results["values"], RUN)
+    assert node.INPUT_TYPES()["optional"]["way"][1]["default"] == "attention", "new nodes go by attention"
 
 
 def test_tokens_that_do_not_fit_leave_the_call_alone_with_one_message(family):
@@ -190,12 +228,13 @@ def test_a_stricter_lock_trusts_less_and_half_the_strength_goes_half_the_way(fam
     assert close(half, (loose + nothing) / 2, RUN)
 
 
-def test_batches_odd_sizes_and_the_stock_sampler(host, family):
+@pytest.mark.parametrize("way", WAYS)
+def test_batches_odd_sizes_and_the_stock_sampler(host, family, way):
     """Prompts of different lengths come in two calls of one evaluation."""
     shown = with_pictures(family, family.longer, latent_of(family.model, 3, 10, 14), latent_of(family.model, 4, 16, 8))
     negative = with_pictures(family, family.negative, latent_of(family.model, 3, 10, 14))
     with torch.inference_mode():
-        model, = host.nodes["DreamMatcherLock"]().lock(family.model, 1.0, 0.0, 1.0, 0, -1.0, 10.0)
+        model, = host.nodes["DreamMatcherLock"]().lock(family.model, 1.0, 0.0, 1.0, 0, -1.0, 10.0, way=way)
         latent = {"samples": torch.zeros_like(latent_of(family.model, 7, 11, 15, 2))}
         plain, result = (host.nodes["KSampler"]().sample(each, 1, 4, 3.0, "euler", "simple", shown, negative,
                                                          latent)[0]["samples"] for each in (family.model, model))

@@ -119,17 +119,19 @@ def test_a_call_that_another_pack_makes_of_its_own_picture_is_left_alone(flux):
         assert torch.equal(drawn(model, edited, flux.negative), expected) and trace.layers == 2 * 4
 
 
-def test_a_compiled_model_gives_the_same_picture(flux, no_graphs):
+@pytest.mark.parametrize("way", ["attention", "values"])
+def test_a_compiled_model_gives_the_same_picture(flux, no_graphs, way):
     from test_never_silently_plain import compiled
 
     edited = edited_by(flux)
-    plain, expected = drawn(flux.model, edited, flux.negative), drawn(locked(flux)[0], edited, flux.negative)
+    plain, expected = drawn(flux.model, edited, flux.negative), drawn(locked(flux, way=way)[0], edited, flux.negative)
     assert close(drawn(compiled(flux.model), edited, flux.negative), plain, RUN)
-    model, trace = locked(flux)
+    model, trace = locked(flux, way=way)
     assert close(drawn(compiled(model), edited, flux.negative), expected, RUN) and not trace.skipped
 
 
-def test_a_locked_step_takes_at_most_a_twentieth_more_arithmetic_and_waits_once(pack):
+@pytest.mark.parametrize("way", ["attention", "values"])
+def test_a_locked_step_takes_at_most_a_twentieth_more_arithmetic_and_waits_once(pack, way):
     """Waits are counted as for matching on UNets: one, to read the noise level; the run's end reads one more number."""
     from test_cost_of_a_step import WAITS
     from torch.profiler import ProfilerActivity, profile
@@ -137,7 +139,7 @@ def test_a_locked_step_takes_at_most_a_twentieth_more_arithmetic_and_waits_once(
     bench = bench_of(pack, "Flux.1")
     edited = with_pictures(bench, bench.positive, made(bench, 3)[2])
     flops, counts = {}, {}
-    for name, model in (("plain", bench.model), ("locked", locked(bench)[0])):
+    for name, model in (("plain", bench.model), ("locked", locked(bench, way=way)[0])):
         with FlopCounterMode(display=False) as counter:
             drawn(model, edited, bench.negative, steps=2)
         flops[name] = counter.get_total_flops()

@@ -147,3 +147,28 @@ def test_training_begins_with_the_given_weights_and_one_that_was_cut_off_ends_wi
     assert torch.equal(whole["x_pad_token"], weights["x_pad_token"])
     name = "layers.0.attention.qkv.weight"
     assert 0 < (whole[name] - weights[name]).norm() < 0.2 * weights[name].norm(), "a few steps from where it began"
+
+
+@pytest.mark.parametrize("study", ["arms", "parts"])
+def test_every_arm_of_the_edit_models_studies_runs_and_the_reference_and_each_lock_change_the_picture(
+        flow, denoiser, transformer, tmp_path, host, monkeypatch, study):  # noqa: F811
+    import comfy.model_management
+
+    from benchmarks import edit_arms
+    from benchmarks.toybox_runner import Prompted, ToyboxRunner
+    from toybox.evaluation import cases
+
+    awake(denoiser)
+    monkeypatch.setattr(comfy.model_management, "in_training", False)
+    runner = ToyboxRunner(host, file_of(denoiser, tmp_path), kind="z-edit", steps=3)
+    case = cases(1)[0]
+    with torch.inference_mode():
+        ready = edit_arms.prepare(runner, case)
+        assert "reference_latents" in ready.target[0][1] and "reference_latents" not in ready.bare[0][1]
+        drawn = {}
+        for name, model in edit_arms.STUDIES[study](runner, ready).items():
+            given = model if isinstance(model, Prompted) else Prompted(model, ready.target, ready.negative)
+            drawn[name] = runner.sample(given.model, given.positive, given.negative, case.seed)
+    assert drawn.keys() >= {edit_arms.NO_REFERENCE, edit_arms.IN_SEQUENCE}
+    for name, shown in drawn.items():
+        assert name == edit_arms.IN_SEQUENCE or (shown != drawn[edit_arms.IN_SEQUENCE]).any(), name

@@ -25,7 +25,8 @@ const SLOW = ["DreamMatcherLearn", "DreamMatcherPriorSet", "DreamMatcherDreamBoo
     "DreamMatcherCustomDiffusion", "DreamMatcherViCoTrain",
     "DreamMatcherSeFiTrain", "DreamMatcherTrainingJob"];
 /** Widgets that came later, with the value that a workflow has which was saved before: it keeps its picture. */
-const BEFORE = { DreamMatcherEasy: { preset: "balanced" }, DreamMatcherApply: { preset: "balanced" } };
+const BEFORE = { DreamMatcherEasy: { preset: "balanced" }, DreamMatcherApply: { preset: "balanced" },
+    DreamMatcherLock: { way: "values" } };
 const OURS = /^(DreamMatcher|Toybox)/;
 const INSTALLATION = "DreamMatcher Report";
 const LIVE_EVENT = "dreammatcher.live";

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -12,6 +12,8 @@ from comfy.model_patcher import ModelPatcher
 from ...backbones.base import Grid, Site
 from ...guidance_rows import COND, UNCOND
 from ...matching.locking import (
+    ATTENTION,
+    FACTOR,
     NO_PICTURE,
     TOO_FEW,
     Lock,
@@ -21,13 +23,14 @@ from ...matching.locking import (
     foregrounds_at,
     found,
     locked,
+    raised,
 )
 from ..graph.notes import server, show, tell
 from ..model.attention_points import heard_call
 from ..model.backbone import edit_backbone_of
 from ..model.compiling import hide
 from ..model.options import options_of
-from ..model.patch_points import Pictures, Points
+from ..model.patch_points import Attended, Pictures, Points
 from ..sampling.lifecycle import install_plan, names_of
 from ..sampling.model_calls import around_calls
 from ..sampling.rows import RowBook
@@ -91,7 +94,18 @@ class LockCall:
         if self.lock is None or site not in plan.layers:
             return pictures.value
         plan.trace.layers += 1
-        return locked(pictures.value, others, self.lock)
+        return pictures.value if plan.settings.way == ATTENTION else locked(pictures.value, others, self.lock)
+
+    def follow(self, site: Site, attended: Attended) -> torch.Tensor:
+        """The picture's output [K * B, heads, N, d] at one block, with more of its matches where the lock goes by attention."""
+        plan = self.session.plan
+        if plan.settings.way != ATTENTION or self.lock is None or site not in plan.layers:
+            return attended.output
+        chosen = [attended.others[number] for number in plan.settings.chosen(len(attended.others))]
+        order = torch.cat([torch.arange(each.start, each.stop, device=self.lock.indices.device) for each in chosen])
+        factor = 1 + self.lock.weight.flatten(1) * (FACTOR - 1)
+        return raised(attended.output, attended.query, attended.key, attended.value, order.take(self.lock.indices), factor,
+                      attended.mask)
 
     def _found(self, pictures: Pictures, others: tuple[torch.Tensor, ...], grids: tuple[Grid, ...]) -> Lock:
         """The lock of all chunks: positive prompts have a match of their own, and their negative takes the same."""
@@ -125,8 +139,8 @@ def lock(model: ModelPatcher, settings: LockSettings, masks: torch.Tensor | None
          layers: str = "") -> tuple[ModelPatcher, LockTrace]:
     """A clone of ``model`` that locks its pictures to the references in its sequence, and the trace it fills.
 
-    ``masks`` [R, 1, H, W] belong to the references that are matched, in their order. ``layers``: numbers of the blocks whose
-    values are taken over, with commas; empty are all that can be. Raises ValueError for a model that has no references in its
+    ``masks`` [R, 1, H, W] belong to the references that are matched, in their order. ``layers``: numbers of the blocks that are
+    locked, with commas; empty are those of the way that is chosen. Raises ValueError for a model that has no references in its
     sequence, for a mask that is empty and for blocks that are none of those.
     """
     backbone = edit_backbone_of(model.model)
@@ -215,6 +229,14 @@ def _take(site: Site, pictures: Pictures, options: dict) -> torch.Tensor:
     return value
 
 
+def _follow(site: Site, attended: Attended, options: dict) -> torch.Tensor:
+    output = attended.output
+    with torch.no_grad():
+        for call in options.get(CALLS_KEY, ()):
+            output = call.follow(site, replace(attended, output=output))
+    return output
+
+
 def _misfit(site: Site, options: dict) -> None:
     _hear(site, options)
     for call in options.get(CALLS_KEY, ()):
@@ -227,4 +249,4 @@ def _hear(site: Site, options: dict) -> None:
 
 
 #: what is done at the points of a call
-POINTS = Points(begin=_begin_calls, pictures=_take, misfit=_misfit)
+POINTS = Points(begin=_begin_calls, pictures=_take, misfit=_misfit, attended=_follow)

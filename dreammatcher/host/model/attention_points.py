@@ -26,6 +26,7 @@ from ...sizes import single_frame, spatial_size
 from .backbone import OTHERS, backbone_of
 from .compiling import hidden
 from .options import POINTS_KEY, exchanged, options_of
+from .outputs import with_output
 from .patch_points import APART_KEY, Apart, Pictures, Points
 from .sequence import by_head, tokens_of, with_parts, with_tokens
 
@@ -195,10 +196,24 @@ def _attend(func: Callable, arguments: tuple, named: dict[str, Any]) -> torch.Te
             _shown_in_one(each, inputs, heads, options)
         inputs = _changed(each, inputs, options)
     made = call(*inputs, *arguments[3:], **named)
-    if (apart := options.pop(APART_KEY, None)) is None:
-        return made
-    cells = apart.cells if made.ndim == 3 else apart.cells.unsqueeze(1)
-    return torch.where(cells, made, call(*apart.inputs, *arguments[3:], **named))
+    if (apart := options.pop(APART_KEY, None)) is not None:
+        cells = apart.cells if made.ndim == 3 else apart.cells.unsqueeze(1)
+        made = torch.where(cells, made, call(*apart.inputs, *arguments[3:], **named))
+    mask = arguments[4] if len(arguments) > 4 else named.get("mask")
+    return made if heads is None else _followed(heard, made, inputs, heads, mask, options)
+
+
+def _followed(heard: Iterable[Listening], output: torch.Tensor, inputs: tuple, heads: int, mask: torch.Tensor | None,
+              options: dict[str, Any]) -> torch.Tensor:
+    """The output of one block's attention with what methods make of the picture's part."""
+    for each in heard:
+        site = each.backbone.site(options.get(KIND), options[NUMBER])
+        if (look := each.points.attended) is None or site not in each.backbone.matched:
+            continue
+        picture, tokens = _picture(each.backbone, site, inputs, options)
+        if picture is not None and (places := _places(each.backbone, site, picture, tokens, options[SEQUENCE_KEY])) is not None:
+            output = with_output(partial(look, site), output, inputs, heads, picture, places, mask, options)
+    return output
 
 
 def _changed(heard: Listening, inputs: tuple, options: dict[str, Any]) -> tuple:

@@ -44,6 +44,18 @@ class Apart:
 
 
 @dataclass(frozen=True, eq=False)
+class Attended:
+    """A transformer's attention at one site: what the picture got, its queries, and all keys and values, by heads."""
+
+    output: torch.Tensor  # [B, heads, N, d]
+    query: torch.Tensor  # [B, heads, N, d]
+    key: torch.Tensor  # [B, heads, L, d]
+    value: torch.Tensor  # [B, heads, L, d]
+    others: tuple[slice, ...]  # the places of the other pictures among L
+    mask: torch.Tensor | None  # added to the scores, can be broadcast to [B, heads, N, L]
+
+
+@dataclass(frozen=True, eq=False)
 class Points:
     """The actions of a method at the points of a call; where there is None the call is left alone."""
 
@@ -54,6 +66,7 @@ class Points:
     feature: Callable[[int, torch.Tensor, dict[str, Any]], None] | None = None  # (tap, feature [B, C, h, w], options)
     misfit: Callable[[Site, dict[str, Any]], None] | None = None  # transformers: (where tokens do not fit the latent, options)
     pictures: Callable[[Site, Pictures, dict[str, Any]], torch.Tensor] | None = None  # transformers: the picture's values
+    attended: Callable[[Site, Attended, dict[str, Any]], torch.Tensor] | None = None  # transformers: the picture's output
 
     def patches(self) -> dict[str, Callable]:
         """The host's patches by name, new functions at every call.
