@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from .dataset import BUILD
 from .train import parts_of
-from .train_transformer import TRANSFORMER_FILE, export, open_workshop, training_device
+from .train_transformer import TRANSFORMER_FILE, export, open_inputs, training_device
 
 EDIT_FILE = BUILD / "model_z_edit.safetensors"
 
@@ -67,12 +67,12 @@ def main() -> None:
 
     from . import material, train_flow, train_reference, views
 
-    shop = open_workshop(device)
-    latents = shop.latents(shop.data.pictures[:plan.pairs], BUILD / "latents_z.pt")
-    second = shop.latents(draw_views(plan.pairs, BUILD / "views.npy"), BUILD / "latents_views.pt")
+    inputs = open_inputs(device)
+    latents = inputs.latents(inputs.data.pictures[:plan.pairs], BUILD / "latents_z.pt")
+    second = inputs.latents(draw_views(plan.pairs, BUILD / "views.npy"), BUILD / "latents_views.pt")
     weights = parts_of(dequantise(load_file(options.weights)), (UNET_PREFIX,))[UNET_PREFIX]
-    denoiser = train_flow.FlowDenoiser(layers_of(weights), shop.context, device)
-    pictures = material.material(shop.data, latents, (train_flow.SIDE,), shop.words.empty, device)
+    denoiser = train_flow.FlowDenoiser(layers_of(weights), inputs.context, device)
+    pictures = material.material(inputs.data, latents, (train_flow.SIDE,), inputs.words.empty, device)
     step = train_reference.train(denoiser, views.Views(pictures, second.to(device)), weights, BUILD, plan.steps, plan.batch,
                                  limit=1 if options.export_now else None, rate=plan.rate)
     export(denoiser.transformer, options.output, "toybox-z-edit-1", step, plan.batch)

@@ -66,8 +66,8 @@ def encode_pictures(encode: Callable[[torch.Tensor], torch.Tensor], pictures: np
 
 
 @dataclass(frozen=True, eq=False)
-class Workshop:
-    """What every training of a transformer needs beside its own weights."""
+class Inputs:
+    """Pictures, autoencoder and encoded captions for any training of a transformer."""
 
     data: Dataset
     vae: torch.nn.Module
@@ -82,7 +82,7 @@ class Workshop:
         return encode_pictures(lambda part: encode(self.vae, part), pictures, path)
 
 
-def open_workshop(device: torch.device) -> Workshop:
+def open_inputs(device: torch.device) -> Inputs:
     """Pictures, autoencoder and encoded captions on ``device``. This process only trains from now on."""
     import comfy.ldm.lumina.model
     import comfy.model_management
@@ -102,7 +102,7 @@ def open_workshop(device: torch.device) -> Workshop:
     words = Captions(clip.tokenize, device)
     text = clip.cond_stage_model.clip_l.transformer.float().to(device)
     load(text, shipped[text_prefix])
-    return Workshop(open_dataset(), vae, words, encode_captions(text, words.tokens, words.ends), device)
+    return Inputs(open_dataset(), vae, words, encode_captions(text, words.tokens, words.ends), device)
 
 
 def export(transformer: torch.nn.Module, path: Path, kind: str, step: int, batch: int) -> None:
@@ -137,10 +137,10 @@ def main() -> None:
 
     from . import material, train_flow
 
-    shop = open_workshop(device)
-    latents = shop.latents(shop.data.pictures[:plan.pictures], BUILD / "latents_z.pt")
-    denoiser = train_flow.FlowDenoiser(plan.layers, shop.context, device)
-    learned_from = material.material(shop.data, latents, (train_flow.SIDE,), shop.words.empty, device)
+    inputs = open_inputs(device)
+    latents = inputs.latents(inputs.data.pictures[:plan.pictures], BUILD / "latents_z.pt")
+    denoiser = train_flow.FlowDenoiser(plan.layers, inputs.context, device)
+    learned_from = material.material(inputs.data, latents, (train_flow.SIDE,), inputs.words.empty, device)
     step = train_flow.train(denoiser, learned_from, BUILD, plan.steps, plan.batch, limit=1 if options.export_now else None)
     export(denoiser.transformer, options.output, "toybox-z-1", step, plan.batch)
 
