@@ -148,8 +148,9 @@ class FeatureKey(NamedTuple):
     sites: frozenset[Site]
 
     def covers(self, other: FeatureKey) -> bool:
-        """True if features of this key hold those of the ``other``."""
-        return self[:-1] == other[:-1] and self.sites >= other.sites
+        """True if features of this key hold those of the ``other``: of more sites, or of a subject where none is asked for."""
+        alike = self[:3] == other[:3] and other.subject in (None, self.subject)
+        return alike and self.sites >= other.sites
 
 
 @dataclass(eq=False)

@@ -266,3 +266,38 @@ def test_easys_best_way_is_that_of_new_apply_and_guidance_nodes(host, pack, toyb
 def test_the_mask_node_carries_over_by_default(toybox):
     matched = toybox.apply()
     assert not torch.equal(toybox.sample(matched[0]), toybox.sample(toybox.apply(binarise="otsu")[0]))
+
+
+@pytest.mark.parametrize("carry", [True, False])
+def test_the_reference_pass_reads_words_only_where_the_foreground_is_not_carried_over(pack, bench, monkeypatch, carry):
+    references = pack.module("dreammatcher.host.matching.references")
+    store, asked = pack.module("dreammatcher.matching.features").FeatureStore(), []
+    original = references.reference_pass
+
+    def noted(base, backbone, reference, kind, subject, *rest):
+        asked.append(subject)
+        return original(base, backbone, reference, kind, subject, *rest)
+
+    monkeypatch.setattr(references, "reference_pass", noted)
+    matched, trace = bench.apply(reference=bench.reference.with_store(store), mask=bench.mask(carried=carry))
+    bench.sample(matched, steps=4)
+    assert trace.layers and asked and all((subject is None) == carry for subject in asked)
+
+
+def test_features_made_ahead_with_words_serve_a_foreground_that_is_carried_over(pack, bench):
+    features, invert = (pack.module(f"dreammatcher.{name}") for name in ("matching.features", "host.matching.invert"))
+    fresh = bench.reference.with_store(features.FeatureStore())
+    ahead = invert.prepare_features(bench.model, fresh, bench.mask(), features.FeatureOptions())
+    kept = len(ahead.store.rows)
+    matched, trace = bench.apply(reference=ahead, mask=bench.mask(carried=True))
+    bench.sample(matched, steps=4)
+    assert trace.layers and kept and sum(isinstance(key, features.FeatureKey) for key in ahead.store.rows) == kept
+
+
+def test_the_preview_shows_the_foreground_that_is_carried_over(pack, bench, monkeypatch):
+    references = pack.module("dreammatcher.host.matching.references").References
+    shown, original = [], references.foreground
+    monkeypatch.setattr(references, "foreground", lambda *given: shown.append(original(*given)) or shown[-1])
+    matched, trace = bench.apply(mask=bench.mask(carried=True))
+    bench.sample(matched, steps=4)
+    assert torch.equal(trace.last().reference_mask, shown[-1].cpu())

@@ -29,7 +29,7 @@ def begin(plan: Plan, start: Start) -> MatchingSession:
     clock = Clock.between(start.sampling, plan.settings.start, plan.settings.end)
     network = "" if plan.trace.off else start.identity()  # nothing is asked of the references then
     references = References(start.base, plan.backbone, plan.views, network, frozenset(plan.layers),
-                            share_of_memory(len(plan.views)))
+                            share_of_memory(len(plan.views)), not plan.mask.carried)
     heard = points_heard(plan.backbone) | frozenset(plan.layers)
     return MatchingSession(
         start.base, clock, RowBook(start.size, plan.mask.target_subject), CallWatch(heard), plan.trace.skipped,

@@ -172,9 +172,9 @@ class Call:
         return known[0] if len(known) == 1 else torch.cat(known, 1)
 
     def _record(self, match: JointMatch, mask: torch.Tensor, confidence: torch.Tensor) -> None:
-        view = self.session.plan.views[0]
-        row = self.session.matcher.references(COND, self.sigma, mask)[0]
-        reference_mask = view.mask if view.mask is not None else row.subject
+        view, matcher = self.session.plan.views[0], self.session.matcher
+        read = view.mask if view.mask is not None else matcher.references(COND, self.sigma, mask)[0].subject
+        reference_mask = matcher.foregrounds(0, mask.device) if self.session.carries else read
         first, *others = match.matches
         self.session.plan.trace.snapshots[self.sigma] = Snapshot(
             self.sigma, mask, reference_mask, confidence, first.flow, match.pick([each.similarity for each in match.matches]),

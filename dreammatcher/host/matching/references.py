@@ -26,6 +26,7 @@ class References:
     network: str  # identity of what the network computes, part of the feature store's keys
     sites: frozenset[Site]  # whose hidden inputs are asked for
     room: int  # bytes that each store may fill
+    maps: bool = True  # the pass reads where the subject's words look; a foreground that is carried over asks for none
     _foregrounds: dict[int, torch.Tensor] = field(default_factory=dict)
     _current: dict[tuple[int, FeatureKey], RowFeatures] = field(default_factory=dict)  # of the current sigma, on the device
 
@@ -46,12 +47,12 @@ class References:
         return self._foregrounds[number]
 
     def _of(self, number: int, view: View, kind: str, sigma: float, like: torch.Tensor) -> RowFeatures:
-        sigma = view.store.snap(sigma)
-        key = FeatureKey(self.network, kind, sigma, view.subject, self.sites)
+        sigma, subject = view.store.snap(sigma), view.subject if self.maps else None
+        key = FeatureKey(self.network, kind, sigma, subject, self.sites)
         if (number, key) not in self._current:
             row = view.store.get(key, like.device, like.dtype)
             if row is None:
-                row = reference_pass(self.base, self.backbone, view.reference, kind, view.subject, sigma, like.device, self.sites)
+                row = reference_pass(self.base, self.backbone, view.reference, kind, subject, sigma, like.device, self.sites)
                 view.store.put(key, row, self.room)
                 row = row.to(like.device, like.dtype)
             self._current = {slot: value for slot, value in self._current.items()
