@@ -24,6 +24,7 @@ import torch
 from harness.boot import Host
 from harness.library import ROOT
 
+from . import timing_transformer
 from .official import official_model
 from .timing_model import (
     ALL,
@@ -38,16 +39,20 @@ from .timing_model import (
     VICO_CACHED,
     VICO_FIRST,
     Clock,
+    TimingCase,
     TimingModel,
 )
+from .timing_transformer import LOCKED, TRANSFORMERS, TimingTransformer, TransformerCase
 
 FILE = ROOT / "build" / "bench.json"
+EVERY: dict[str, TimingCase | TransformerCase] = {**CASES, **TRANSFORMERS}
 
 
 def arms(timing: TimingModel) -> dict[str, Callable[[], object]]:
     """Makers of the model of each arm; ``first picture`` gets an empty store each time."""
     FeatureStore = timing.module("dreammatcher.matching.features").FeatureStore
     cached, balanced, looking = timing.matched(timing.kept), timing.matched(timing.kept, "balanced"), functools.cache(timing.vico)
+    locked = {LOCKED: timing.locked} if isinstance(timing, TimingTransformer) else {}
     return {
         PLAIN: lambda: timing.model,
         FIRST: lambda: timing.matched(FeatureStore(capacity=1 << 40)),
@@ -58,6 +63,7 @@ def arms(timing: TimingModel) -> dict[str, Callable[[], object]]:
         OFFICIAL: lambda: official_model(timing),
         VICO_FIRST: timing.vico,
         VICO_CACHED: looking,
+        **locked,
     }
 
 
@@ -111,7 +117,7 @@ def measure(timing: TimingModel, rounds: int) -> dict[str, dict]:
     The first step of a run warms up and has nothing to match: it is in no ratio.
     """
     makers = {name: make for name, make in arms(timing).items() if name in timing.case.arms}
-    if not timing.kept.rows:
+    if CACHED in makers and not timing.kept.rows:
         timing.seconds(makers[CACHED]())  # fills the store
     if VICO_CACHED in makers:
         timing.seconds(makers[VICO_CACHED]())
@@ -148,6 +154,8 @@ def peak_bytes(timing: TimingModel) -> dict[str, int | None]:
 
 def match_seconds(timing: TimingModel) -> dict[str, float]:
     """The match alone at the finest grid, between the reference's features and the same mirrored."""
+    if not timing.kept.rows:
+        return {}
     correspondence = timing.module("dreammatcher.matching.correspondence")
     descriptors = timing.module("dreammatcher.matching.descriptors")
     _, row = next(iter(timing.kept.rows.values()))
@@ -187,7 +195,7 @@ def known_results(here: dict) -> dict[str, dict]:
     if not FILE.exists():
         return {}
     known = json.loads(FILE.read_text(encoding="utf-8"))
-    return {name: known[name] for name in CASES
+    return {name: known[name] for name in EVERY
             if name in known and all(known[name][key] == here[key] for key in ("device", "dtype"))}
 
 
@@ -200,14 +208,22 @@ def best_dtype(device: torch.device) -> torch.dtype:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", nargs="*", choices=CASES, default=list(CASES))
-    parser.add_argument("--arms", nargs="*", choices=ALL, help="only these, plain and cached")
-    parser.add_argument("--width", type=int, help="base channels, for a quick look that writes nothing; 320 is the real size")
+    parser.add_argument("--scenes", nargs="*", choices=EVERY, default=list(EVERY))
+    parser.add_argument("--arms", nargs="*", choices=(*ALL, LOCKED), help="only these, plain and cached")
+    parser.add_argument("--width", type=int, help="base channels, for a quick look that writes nothing; 320 is a UNet's real "
+                                                  "size, 3840 Z-Image's and 3072 Flux.1's")
+    parser.add_argument("--blocks", type=int, help="of a transformer; default: as many as half of the free memory holds")
+    parser.add_argument("--pixels", type=int, help="side of a transformer's picture, for a quick look that writes nothing")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: half where the processor has it")
     parser.add_argument("--steps", type=int, default=2, help="of a run; the first one is not counted")
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--processor-time", action="store_true", help="count the seconds of the processor instead of the wall "
+                                                                      "clock's, on a CPU that others use too; writes nothing")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="also measure peaks")
     options = parser.parse_args()
+    if options.processor_time:
+        Clock.read = staticmethod(time.process_time)
+    quick = bool(options.width or options.pixels or options.processor_time)
     host = Host(ROOT / "build" / "host")
     import comfy.model_management
 
@@ -223,23 +239,32 @@ def main() -> None:
             "import_seconds": import_seconds()}
     results = known_results(here)
     for name in options.scenes:
-        case = CASES[name]
-        if options.width:
+        case = EVERY[name]
+        if isinstance(case, TransformerCase):
+            if not timing_transformer.known():
+                print(f"{name}: left out, this ComfyUI does not let us into transformers")
+                continue
+            case = replace(case, blocks=options.blocks or 0, width=options.width or case.width,
+                           side=options.pixels // 8 if options.pixels else case.side).fitting(free, dtype)
+            print(f"{name}: {case.blocks} of {case.whole} blocks, {case.width} channels, latents {case.side}x{case.side}")
+        elif options.width:
             case = replace(case, width=options.width)
         elif free / 1e9 < case.gigabytes * dtype.itemsize / 4:
             print(f"{name}: left out, {free / 1e9:.0f} GB are free and {case.gigabytes * dtype.itemsize / 4:.0f} are needed")
             continue
         if options.arms:
-            case = replace(case, arms=tuple({PLAIN: None, CACHED: None, **dict.fromkeys(options.arms)}))
+            chosen = tuple({PLAIN: None, CACHED: None, **dict.fromkeys(options.arms)})
+            case = replace(case, arms=chosen) if isinstance(case, TransformerCase) else replace(case, arms=chosen)
         with torch.inference_mode():
-            timing = TimingModel(host, case, options.steps, dtype, device)
+            kind = TimingTransformer if isinstance(case, TransformerCase) else TimingModel
+            timing = kind(host, case, options.steps, dtype, device)
             result = {**here, "arms": measure(timing, options.rounds),
                       "peak_bytes": peak_bytes(timing) if options.memory else {},
                       "match": match_seconds(timing),
                       "cache_bytes_per_step": timing.kept.bytes() // max(1, len(timing.kept.rows)),
                       "rows_together": timing.rows_together()}
         results[name] = result
-        if not options.width:
+        if not quick:
             FILE.parent.mkdir(parents=True, exist_ok=True)
             FILE.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(f"{name}: {result['device']}, {result['dtype']}; cache {result['cache_bytes_per_step'] / 1e6:.0f} MB per step; a "

@@ -17,8 +17,9 @@ from .timing_model import Family
 CELL = 8  # pixels
 
 
-def paper_model(host: Host, family: Family, checkpointing: bool | None = None, width: int = 320) -> Any:
-    """A family's UNet and text encoders in half precision, as training sees them; the same tensors on every host."""
+def paper_model(host: Host, family: Family, checkpointing: bool | None = None, width: int = 320,
+                dtype: torch.dtype = torch.float16) -> Any:
+    """A family's UNet and text encoders as training sees them, in half precision unless told; the same tensors on every host."""
     import comfy.model_patcher
     import comfy.sd1_clip
     import comfy.sdxl_clip
@@ -31,7 +32,7 @@ def paper_model(host: Host, family: Family, checkpointing: bool | None = None, w
     class OnPaper(module("dreammatcher.host.training.model").HostDenoiser):  # type: ignore[misc]
         def __init__(self) -> None:
             config = getattr(comfy.supported_models, family.host_class)(family.config(width))
-            config.set_inference_dtype(torch.float16, None)
+            config.set_inference_dtype(dtype, None)
             base = config.get_model({}, "", device=meta)
             self.model = comfy.model_patcher.ModelPatcher(base, load_device=device, offload_device=meta)
             self.device, self.checkpointing, self.constant_start = device, checkpointing, False
@@ -39,7 +40,7 @@ def paper_model(host: Host, family: Family, checkpointing: bool | None = None, w
             tower, tokens = ((comfy.sdxl_clip.SDXLClipModel, comfy.sdxl_clip.SDXLTokenizer) if family.pooled else
                              (comfy.sd1_clip.SD1ClipModel, comfy.sd1_clip.SD1Tokenizer))
             with torch.no_grad():
-                encoder, tokenizer = tower(device=meta, dtype=torch.float16), tokens(embedding_directory=None)
+                encoder, tokenizer = tower(device=meta, dtype=dtype), tokens(embedding_directory=None)
             self.clip = SimpleNamespace(
                 cond_stage_model=encoder, patcher=SimpleNamespace(load_device=device, offload_device=meta),
                 tokenize=tokenizer.tokenize_with_weights,

@@ -1,10 +1,15 @@
-"""The models that ``make bench`` times: UNets of real size with random weights, since only the work counts."""
+"""The models that ``make bench`` times: UNets of real size with random weights, since only the work counts.
+
+Transformers are in :mod:`.timing_transformer`.
+"""
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -70,10 +75,15 @@ CASES = {
 
 def random_unet(family: Family, width: int, dtype: torch.dtype, device: torch.device):
     """The host's ModelPatcher around a family's UNet, with weights that keep activations in range."""
-    import comfy.model_patcher
     import comfy.supported_models
 
-    config = getattr(comfy.supported_models, family.host_class)(family.config(width))
+    return random_model(getattr(comfy.supported_models, family.host_class)(family.config(width)), dtype, device)
+
+
+def random_model(config, dtype: torch.dtype, device: torch.device):
+    """The host's ModelPatcher around the network of one of its configurations, as :func:`random_unet`."""
+    import comfy.model_patcher
+
     config.set_inference_dtype(dtype, None)
     base = config.get_model({}, "", device=device)
     torch.manual_seed(0)
@@ -88,13 +98,15 @@ def random_unet(family: Family, width: int, dtype: torch.dtype, device: torch.de
 class Clock:
     """Wall time of what is done inside, the device's work included."""
 
+    read: Callable[[], float] = staticmethod(time.perf_counter)
+
     def __init__(self, device: torch.device):
         self.cuda, self.seconds = device.type == "cuda", 0.0
 
     def now(self) -> float:
         if self.cuda:
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return self.read()
 
     def __enter__(self) -> Clock:
         self.started = self.now()
@@ -107,19 +119,31 @@ class Clock:
 class TimingModel:
     """A case's model with an inverted reference."""
 
-    def __init__(self, host: Host, case: TimingCase, steps: int, dtype: torch.dtype, device: torch.device):
+    tokens = 77  # of a prompt
+    cfg, level = 7.5, 1.0  # a noise level that the family has
+
+    case: Any  # TimingCase, or a transformer's
+
+    def __init__(self, host: Host, case: Any, steps: int, dtype: torch.dtype, device: torch.device):
         self.module = host.pack().module
         self.case, self.steps, self.device = case, steps, device
-        self.model = random_unet(case.family, case.width, dtype, device)
+        self.model = self.build(dtype)
+        self.channels = self.model.model.latent_format.latent_channels
         self.side = case.side
         self.kept = self.module("dreammatcher.matching.features").FeatureStore(capacity=1 << 40)
         Subject = self.module("dreammatcher.matching.reference").Subject
         self.mask = self.module("dreammatcher.matching.settings").MaskSettings(
-            Subject("dog", "a dog", (5,), 77), Subject("dog", "the dog", (6,), 77))
-        latent = {"samples": torch.randn(1, 4, self.side, self.side, generator=torch.Generator().manual_seed(7))}
+            Subject("dog", "a dog", (5,), self.tokens), Subject("dog", "the dog", (6,), self.tokens))
+        latent = {"samples": self.noise(1, 7)}
         # inverted at the noise levels that are sampled: fewer steps of another schedule would visit others
         self.reference, _ = self.module("dreammatcher.host.matching.invert").invert_reference(
             self.model, latent, self.prompt(1), self.prompt(2), steps, "normal")
+
+    def build(self, dtype: torch.dtype):
+        return random_unet(self.case.family, self.case.width, dtype, self.device)
+
+    def noise(self, pictures: int, seed: int) -> torch.Tensor:
+        return torch.randn(pictures, self.channels, self.side, self.side, generator=torch.Generator().manual_seed(seed))
 
     def prompt(self, seed: int) -> list:
         generator, family = torch.Generator().manual_seed(seed), self.case.family
@@ -139,7 +163,7 @@ class TimingModel:
         learned = self.module("dreammatcher.vico.learned")
         blocks = block.begun(sites.widths(self.model.model), torch.Generator().manual_seed(0))
         vico = learned.ViCo(learned.tensors_of(blocks), torch.ones(1, self.case.family.context), {"word": "sks"})
-        reference = torch.randn(1, 4, self.side, self.side, generator=torch.Generator().manual_seed(7))
+        reference = self.noise(1, 7)
         settings = self.module("dreammatcher.vico.settings").LookSettings()
         return self.module("dreammatcher.host.vico.apply").apply_vico(
             self.model, vico, reference, settings, self.mask.reference_subject)[0]
@@ -152,22 +176,22 @@ class TimingModel:
         """Seconds of each step. The first one counts from the call, and has nothing to match."""
         import comfy.sample
 
-        noise = torch.randn(self.case.batch, 4, self.side, self.side, generator=torch.Generator().manual_seed(3))
+        noise = self.noise(self.case.batch, 3)
         clock = Clock(self.device)
         marks = [clock.now()]
-        comfy.sample.sample(model, noise, self.steps, 7.5, "euler", "normal", self.prompt(3), self.prompt(2),
+        comfy.sample.sample(model, noise, self.steps, self.cfg, "euler", "normal", self.prompt(3), self.prompt(2),
                             torch.zeros_like(noise), callback=lambda *_: marks.append(clock.now()), disable_pbar=True, seed=0)
         return [after - before for before, after in zip(marks, marks[1:])]
 
     def rows_together(self) -> float:
-        """Time of one UNet call with the reference's row beside a guidance pair, against two calls of their own."""
+        """Time of one call of the network with the reference's row beside a guidance pair, against two calls of their own."""
         ode_derivative = self.module("dreammatcher.host.model.capture").ode_derivative
         taken: dict[int, list[float]] = {1: [], 2: [], 3: []}
         for _ in range(3):
             for rows, times in taken.items():
-                x = torch.randn(rows, 4, self.side, self.side, device=self.device)
+                x = self.noise(rows, 5).to(self.device)
                 with Clock(self.device) as clock:
-                    ode_derivative(self.model.model, self.reference.positive, x, 1.0)
+                    ode_derivative(self.model.model, self.reference.positive, x, self.level)
                 times.append(clock.seconds)
         one, two, three = (statistics.median(times) for times in taken.values())
         return round(three / (one + two), 3)

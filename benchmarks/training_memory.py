@@ -65,15 +65,18 @@ def rows_of(host: Host, case: Case) -> list[Row]:
     module = host.pack().module
     estimate, plan = (module(f"dreammatcher.host.training.{name}") for name in ("estimate", "plan"))
     settings, recipes = (module(f"dreammatcher.training.{name}") for name in ("settings", "recipe"))
-    rows = []
+    rows: list[Row] = []
+    needs: dict[tuple, Any] = {}
     with torch.inference_mode(False), attention_of_cards():
         model = paper_model(host, case.family)
         recipe = recipe_of(host, model, case, recipes, settings)
         asked = settings.TrainingSettings()
         for way in plan.plans(recipe, asked, settings.Running()):
             planned = way.settings(asked)
-            need = estimate.need_of(recipe, model.changed(checkpointing=way.checkpointing), planned,
-                                    recipe.streams * planned.batch, (case.side // CELL, case.side // CELL))
+            if way.computing not in needs:
+                needs[way.computing] = estimate.need_of(recipe, model.changed(checkpointing=way.checkpointing), planned,
+                                                        recipe.streams * planned.batch, (case.side // CELL, case.side // CELL))
+            need = needs[way.computing]
             weights = sum(value.nbytes for value in model.unet.values())
             weights += 0 if way.text_away else sum(value.nbytes for value in model.text.values())
             rows.append(Row(", ".join(way.said(asked)), weights + need.total + plan.WORKSPACE))

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from kept_memory import kept_for_the_gradient
 from small_training import Linear, latents, normal, seeded
 
 from dreammatcher.training.adapters import MAGNITUDES, Dora, Factors, Loha, Lokr, adapter_of, column_norms, divided
@@ -88,15 +89,10 @@ def test_a_lokr_whose_rank_saves_nothing_keeps_its_second_matrix_whole_and_unsca
 @pytest.mark.parametrize("algorithm", FORMS)
 def test_no_step_keeps_more_than_the_factors_beside_what_the_model_sees(algorithm):
     weights = {"a.weight": normal(256, 128)}
-    adapter, kept = drawn(algorithm, weights=weights), {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    adapter = drawn(algorithm, weights=weights)
+    with kept_for_the_gradient() as kept:
         adapter.weights(weights)
-    assert sum(kept.values()) <= 2 * sum(value.nbytes for value in adapter.parameters()) < weights["a.weight"].nbytes
+    assert kept.beside() <= 2 * sum(value.nbytes for value in adapter.parameters()) < weights["a.weight"].nbytes
 
 
 @pytest.mark.parametrize("algorithm", FORMS)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
 from browser_page import NEEDS_A_BROWSER, Page, workflow
+
+from harness.blueprint import FILE
+from harness.library import upstream_path
 
 pytestmark = NEEDS_A_BROWSER
 
@@ -79,3 +85,12 @@ def test_a_text_box_that_is_filled_shows_its_name(page):
     page.tab.wait_for_function("(text) => [...document.querySelectorAll('textarea')].some((own) => own.value === text)", arg=text)
     page.picture("named_box")
     assert page.run(NAMED, text) == ["prompt", "prompt"]
+
+
+@pytest.mark.skipif(upstream_path() is None, reason="the packaged host knows no subgraphs")
+def test_a_text_box_of_the_blueprint_shows_its_name_too(page):
+    page.load(json.loads(FILE.read_text(encoding="utf-8")))
+    page.run("app.canvas.ds.offset = [300, 200]; app.canvas.setDirty(true, true)")
+    page.tab.locator(".dreammatcher.picker .chip").first.wait_for(state="visible")
+    page.picture("named_box_of_the_blueprint")
+    assert page.run(NAMED, "a photo of a dog on the beach") == ["prompt", "prompt"]

@@ -9,6 +9,7 @@ from functools import cache
 
 import pytest
 import torch
+from kept_memory import kept_for_the_gradient
 from test_two_text_encoders import two_encoders
 from world import family_unet
 
@@ -280,19 +281,15 @@ def test_checkpointing_changes_nothing_of_what_is_learned_whatever_else_is_chose
 
 def gradients(pack, train, checkpointing: bool) -> tuple[dict[str, torch.Tensor], int]:
     """Gradients of the first step, and the bytes that autograd keeps for them beside the model's weights."""
-    loop, gradient_of, kept, weights = pack.module("dreammatcher.training.loop"), {}, {}, set()
-
-    def note(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+    loop, gradient_of, taken = pack.module("dreammatcher.training.loop"), {}, []
 
     class Noting(loop.Training):
         def _loss(self):
             model = self.recipe.model.denoiser
-            weights.update(value.untyped_storage().data_ptr() for value in (*model.unet.values(), *model.text.values()))
-            kept.clear()
-            with torch.autograd.graph.saved_tensors_hooks(note, lambda one: one):
-                return super()._loss()
+            with kept_for_the_gradient() as kept:
+                loss = super()._loss()
+            taken.append(kept.beside(model.unet.values(), model.text.values()))
+            return loss
 
         def _clipped(self):
             gradient_of.update({name: value.grad.clone() for name, value in self.recipe.learned.named_parameters()
@@ -302,7 +299,7 @@ def gradients(pack, train, checkpointing: bool) -> tuple[dict[str, torch.Tensor]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "Training", Noting)
         train(checkpointing)
-    return gradient_of, sum(size for place, size in kept.items() if place not in weights)
+    return gradient_of, taken[-1]
 
 
 TERMS = {"DreamBooth LoRA": {"text_encoder": True, "prior_set": "there"}, "DreamBooth full": {"batch": 8}, "Textual Inversion":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from closeness import RUN, close
+from kept_memory import Kept, kept_for_the_gradient
 from world import Bench, noise_following_unet, random_unet, same_weights, weights
 
 
@@ -92,22 +93,18 @@ def test_activations_are_recomputed_to_the_same_gradient_with_half_the_memory(pa
         return n.detach(), context.detach(), value.detach()
 
     def bytes_and_gradient():
-        saved: dict[int, int] = {}
-
-        def keep(tensor):
-            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
+        found: list[Kept] = []
 
         def gradient(leaf, ready):
             options = {"patches": {"attn1_patch": [detach], "attn2_patch": [detach]}, "cond_or_uncond": [0, 1]}
-            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            with kept_for_the_gradient() as kept:
                 clean = base.apply_model(leaf, ready[0], c_crossattn=ready[1], transformer_options=options)
+            found.append(kept)
             return guide.prediction_gradient(base, clean, leaf, ready[0], slopes)
 
         with torch.inference_mode():
-            weights = {value.untyped_storage().data_ptr() for value in base.parameters()}
             computed = gradients.with_gradients(base, x, (torch.tensor([1.7, 1.7]), context), gradient)
-        return sum(size for where, size in saved.items() if where not in weights), computed
+        return found[-1].beside(base.parameters()), computed
 
     small, recomputed = bytes_and_gradient()
     monkeypatch.setattr(gradients, "recomputed", lambda unet: nullcontext())

@@ -66,7 +66,9 @@ def test_every_input_and_output_explains_itself(host, name):
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
-def test_the_shipped_workflow_is_what_its_prompt_says_and_runs(host, name):
+def test_the_shipped_workflow_is_what_its_prompt_says_and_runs(host, pack, monkeypatch, name):
+    easy = pack.module("dreammatcher.host.training.easy")
+    monkeypatch.setattr(easy, "BUDGETS", dict.fromkeys(easy.BUDGETS, easy.TrainingBudget(steps=6, prior=2)))
     workflow = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text())
     make, notes = ALL[name]
     if name in NEWER and not host.upstream:

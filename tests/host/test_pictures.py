@@ -322,5 +322,7 @@ def test_a_latent_without_factors_of_its_own_is_seen_in_grey_by_its_brightness(p
 
 @pytest.mark.parametrize("count, few", [(2, True), (11, True), (12, False), (50, False)])
 def test_a_run_of_few_steps_says_how_many_they_were(pack, count, few):
-    said = pack.module("dreammatcher.host.matching.preview").about_few_levels(count)
-    assert bool(said) == few and (str(count) in said or not few)
+    about = pack.module("dreammatcher.host.matching.preview").about_few_levels
+    for matched, said in ((count - 1, "the first has nothing to match with yet"), (count, "all of them were matched")):
+        text = about(count, matched)
+        assert bool(text) == few and (not few or (str(count) in text and said in text))

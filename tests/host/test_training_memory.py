@@ -7,6 +7,7 @@ import logging
 import pytest
 import torch
 from closeness import LEARNED, close
+from kept_memory import kept_for_the_gradient
 
 pytestmark = pytest.mark.usefixtures("as_in_a_graph")
 
@@ -19,17 +20,10 @@ def kept_by(model, learning, low, text: bool, rows: int) -> int:
         seen = type(seen)(seen.cross_attention.clone().requires_grad_(text))
         noisy = torch.randn(rows, 4, 16, 16)
     factors = [factor for one in low.values() for factor in (one.down, one.up)]
-    held = {value.untyped_storage().data_ptr() for value in (*model.unet.values(), *learned.values(), *factors)}
-    storages = {}
-
-    def note(tensor):
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
-        return tensor
-
-    with torch.inference_mode(False), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda one: one):
+    with torch.inference_mode(False), torch.enable_grad(), kept_for_the_gradient() as kept:
         loss = model.predict(noisy, torch.full((rows,), 300), seen, {**learned, **low}).square().mean()
     assert loss.requires_grad
-    return sum(storage.nbytes() for place, storage in storages.items() if place not in held)
+    return kept.beside(model.unet.values(), learned.values(), factors)
 
 
 @pytest.mark.parametrize("rows", [1, 4])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from closeness import RUN, close
+from kept_memory import kept_for_the_gradient
 from test_guidance import in_inference_mode
 from world import family_unet, picture, prompt, random_unet, same_weights, weights
 
@@ -224,19 +225,13 @@ def test_checkpointing_gives_the_same_gradients_and_keeps_less(make, toybox, pac
     gradients, kept = [], []
     for checkpointing in (False, True):
         denoiser = HostDenoiser(in_inference_mode(random_unet()), toybox[1], (16, 16), constant, checkpointing)
-        text, learned, sizes = denoiser.encode(["a photo of a robot"]), overrides(denoiser.unet, names), {}
-
-        def note(tensor, sizes=sizes):
-            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        held = {value.untyped_storage().data_ptr() for value in (*denoiser.unet.values(), *learned.values())}
+        text, learned = denoiser.encode(["a photo of a robot"]), overrides(denoiser.unet, names)
         with torch.inference_mode(False), torch.enable_grad():
-            with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            with kept_for_the_gradient() as found:
                 loss = denoiser.predict(picture(3), torch.tensor([300]), text, learned).square().mean()
             loss.backward()
         gradients.append([learned[name].grad for name in names])
-        kept.append(sum(size for place, size in sizes.items() if place not in held))
+        kept.append(found.beside(denoiser.unet.values(), learned.values()))
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in denoiser.model.model.modules())
     assert all(close(again, plain, RUN) for plain, again in zip(*gradients))
     assert all(gradient.any() for gradient in gradients[0])

@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from kept_memory import kept_for_the_gradient
 
 from benchmarks.paper_model import attention_of_cards, paper_model
 from benchmarks.training_memory import CASES, GB, LIST, PAGE, listed, rows_of
@@ -52,17 +53,13 @@ def test_what_a_text_encoder_keeps_by_arithmetic_is_what_it_really_keeps(pack, f
     model = pack.module("dreammatcher.host.training.model").HostDenoiser(fresh[0], fresh[1], (16, 16))
     with torch.inference_mode(False):
         lora = methods.lora_of(model.text, methods.TEXT_TARGETS, settings.LoraSettings(), 1e-4, torch.Generator())
-    known = {value.untyped_storage().data_ptr() for value in (*model.text.values(), *lora.parameters())}
-    kept: dict[int, dict[int, torch.UntypedStorage]] = {False: {}, True: {}}
-    for again, storages in kept.items():
-        def note(tensor, storages=storages):
-            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
-            return tensor
-
-        with torch.inference_mode(False), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda one: one):
+    found = []
+    for again in (False, True):
+        with torch.inference_mode(False), torch.enable_grad(), kept_for_the_gradient() as kept:
             said = model.changed(checkpointing=again).encode(["a photo of a robot"], lora.weights(model.text))
         assert said.cross_attention.requires_grad
-    real, saving = (sum(one.nbytes() for place, one in storages.items() if place not in known) for storages in kept.values())
+        found.append(kept.beside(model.text.values(), lora.parameters()))
+    real, saving = found
     assert estimate.text_activations(model, lora) == pytest.approx(real, rel=0.15) and saving < 0.1 * real
 
 

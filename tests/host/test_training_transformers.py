@@ -10,6 +10,7 @@ import pytest
 import torch
 from closeness import RUN, close
 from flow_world import LEARNING, learner, small_z
+from kept_memory import kept_for_the_gradient
 from safetensors import safe_open
 from test_guidance import in_inference_mode
 from test_training_model import agree, finite_difference, overrides
@@ -102,19 +103,13 @@ def test_checkpointing_gives_the_same_gradients_of_every_layer_and_keeps_less(pa
     for checkpointing in (False, True):
         denoiser = denoiser_of(pack, in_inference_mode(transformer(name)), toybox[1], checkpointing=checkpointing)
         learned = overrides(denoiser.unet, targets(pack, denoiser))
-        text, sizes = denoiser.encode([SHORT]), {}
-
-        def note(tensor, sizes=sizes):
-            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        held = {value.untyped_storage().data_ptr() for value in (*denoiser.unet.values(), *learned.values())}
+        text = denoiser.encode([SHORT])
         with torch.inference_mode(False), torch.enable_grad():
-            with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            with kept_for_the_gradient() as noted:
                 loss = denoiser.predict(noisy_of(denoiser, 1), torch.tensor([300]), text, learned).square().mean()
             found = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
         gradients.append([torch.zeros_like(value) if one is None else one for one, value in zip(found, learned.values())])
-        kept.append(sum(size for place, size in sizes.items() if place not in held))
+        kept.append(noted.beside(denoiser.unet.values(), learned.values()))
     assert all(close(again, plain, RUN) for plain, again in zip(*gradients))
     still = [key for key, one in zip(learned, gradients[0]) if not one.any()]
     last = len(denoiser.model.model.diffusion_model.transformer_blocks) - 1 if name == "Qwen-Image" else None

@@ -9,6 +9,7 @@ import pytest
 import torch
 from closeness import RUN, close
 from flow_world import LEARNING, learner, small_z
+from kept_memory import kept_for_the_gradient
 from test_guidance import in_inference_mode
 from test_other_encoders import small_qwen
 from transformers_world import drawn, transformer
@@ -173,20 +174,12 @@ def test_the_estimate_of_memory_is_what_autograd_keeps(pack, toybox, name):
             low = lora.low_rank()
         estimated = estimate.activations(model, [], low, False, 2, (16, 16), False)
         found.append(estimated)
-        held = {value.untyped_storage().data_ptr() for value in (*model.unet.values(), *lora.parameters())}
-        storages = {}
-
-        def note(tensor, storages=storages):
-            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
-            return tensor
-
         if not checkpointing:
             with torch.inference_mode(False), torch.enable_grad():
                 noisy = torch.randn(2, model.model.model.latent_format.latent_channels, 16, 16)
-                with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+                with kept_for_the_gradient() as kept:
                     model.predict(noisy, torch.tensor([300, 300]), model.encode(["a robot"] * 2), low)
-            kept = sum(storage.nbytes() for place, storage in storages.items() if place not in held)
-            assert estimated == pytest.approx(kept, rel=0.15)
+            assert estimated == pytest.approx(kept.beside(model.unet.values(), lora.parameters()), rel=0.15)
         assert estimate.work_of(model, 2, (16, 16)) > 0
     assert found[1] < 0.7 * found[0]
 

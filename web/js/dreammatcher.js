@@ -135,7 +135,9 @@ function addPickerOutside(node) {
     const names = [...PROMPTS.DreamMatcherEasy, "subject_words"];
     const ready = () => names.every((name) => node.widgets?.some((own) => own.name === name));
     const inside = node.subgraph?._nodes ?? [];
-    if (inside.some((own) => own.type in PROMPTS) && ready()) addPicker(node);
+    if (!inside.some((own) => own.type in PROMPTS) || !ready()) return;
+    addPicker(node);
+    labelTexts(node);
 }
 
 function keepOlder(node) {

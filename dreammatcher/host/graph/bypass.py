@@ -66,7 +66,7 @@ def gaps(sent: Mapping[str, Any], kinds: Mapping[str, type[Any]], known: Mapping
         for number, node in nodes.items():
             if node.get("mode") != BYPASSED or node.get("type") not in kinds:
                 continue
-            lacking = list(_lacking(number, nodes, links, prompt, prefix, known))
+            lacking = list(dict.fromkeys(_lacking(number, nodes, links, prompt, prefix, known)))  # nodes may share a title
             if lacking:
                 kind = kinds[node["type"]]
                 text = (f"{kind.TITLE} is bypassed, and nothing comes to {', '.join(lacking)}: "

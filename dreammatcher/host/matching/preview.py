@@ -66,14 +66,18 @@ def show(trace: Trace | None, images: torch.Tensor, reference: Images, plain: to
         "steps": [{"sigma": known.sigma, **folder.data("step", [cells(known, first + item) for item in range(len(images))])}
                   for known in recorded(trace, len(images))],
     }
-    inspected["remark"] = about_few_levels(trace.noise_levels)
+    inspected["remark"] = about_few_levels(trace.noise_levels, len(trace.snapshots))
     return torch.stack(shown), {"images": sheets, "dreammatcher": [inspected]}
 
 
-def about_few_levels(count: int) -> str:
-    """A remark on a run that visited ``count`` noise levels between start and end, or an empty string."""
+def about_few_levels(count: int, matched: int) -> str:
+    """A remark on a run that visited ``count`` noise levels between start and end, of which so many were ``matched``, or an empty
+    string."""
     if count >= ENOUGH:
         return ""
+    if matched >= count:
+        return (f"few steps: {count} noise levels lie between start and end, and all of them were matched; with fewer than "
+                f"{ENOUGH}, less of the reference is carried over")
     return (f"few steps: {count} noise levels lie between start and end, and the first has nothing to match with yet; with fewer "
             f"than {ENOUGH}, less of the reference is carried over")
 

@@ -16,7 +16,7 @@ from ...training.recipe import Recipe, SubjectRecipe
 from ...training.settings import Running, TrainingSettings
 from ..graph.notes import tell
 from . import estimate
-from .estimate import GB
+from .estimate import GB, Need
 from .model import HostDenoiser, HostLearner
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,11 @@ class Plan:
     text_away: bool = False  # the text encoder leaves the device once every caption is read
     bfloat16: bool = False
     parts: int = 1  # of a batch, one after the other
+
+    @property
+    def computing(self) -> tuple[bool, bool, int]:
+        """The parts that decide what training takes beside the model."""
+        return self.checkpointing, self.bfloat16, self.parts
 
     def settings(self, asked: TrainingSettings) -> TrainingSettings:
         return replace(asked, bfloat16=self.bfloat16, batch=asked.batch // self.parts, accumulate=asked.accumulate * self.parts)
@@ -93,11 +98,13 @@ def check_memory(recipe: Recipe[HostLearner], settings: TrainingSettings, runnin
     open_choice = model.checkpointing is None
     size = max((spatial_size(example.latents) for example in recipe.subject_set.examples), key=math.prod)
     reserve = WORKSPACE if device.type == "cuda" else 0
-    ways = list(plans(recipe, settings, running))
+    ways, needs = list(plans(recipe, settings, running)), dict[tuple, Need]()
     for plan in ways:
         planned, tried = plan.settings(settings), model.changed(checkpointing=plan.checkpointing)
         try:
-            need = estimate.need_of(recipe, tried, planned, recipe.streams * planned.batch, size)
+            if plan.computing not in needs:
+                needs[plan.computing] = estimate.need_of(recipe, tried, planned, recipe.streams * planned.batch, size)
+            need = needs[plan.computing]
         except Exception as error:  # attention or packs that need real memory; no training fails for want of an estimate
             log.info("DreamMatcher: how much memory training takes is not known here (%s: %s)", type(error).__name__, error)
             _say(running, [])

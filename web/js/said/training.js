@@ -249,4 +249,8 @@ export default [
         "{weight}：LoRA 文件没有这个权重的名称，因此它学到的内容无法保存",
         "{weight}：LoRA のファイルにこの重みの名前がないので、学んだものを保存できません",
         "{weight}: LoRA 파일에 이 가중치의 이름이 없어 배운 것을 저장할 수 없습니다"],
+    ["latents cannot be kept in {folder} ({error}); they stay in main memory",
+        "latent 无法存放在 {folder}（{error}）；它们留在主内存中",
+        "latent を {folder} に置けません（{error}）。メインメモリーに残します",
+        "latent를 {folder}에 둘 수 없습니다({error}). 주 메모리에 남깁니다"],
 ];
