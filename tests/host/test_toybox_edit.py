@@ -118,7 +118,7 @@ def test_a_reference_is_shown_as_the_hosts_own_node_shows_it(host, flow, denoise
     assert close(ours, velocity, RUN) and not close(bare, clean, RUN)
 
 
-def test_one_step_in_ten_shows_no_reference():
+def test_one_step_in_ten_shows_no_reference(flow):  # noqa: F811
     from toybox.making.train_reference import alone
 
     assert sum(map(alone, range(5000))) / 5000 == pytest.approx(0.1, abs=0.02)
