@@ -67,7 +67,7 @@ def encode_pictures(encode: Callable[[torch.Tensor], torch.Tensor], pictures: np
 
 @dataclass(frozen=True, eq=False)
 class Workshop:
-    """What every training of a transformer needs beside its own weights."""
+    """The data, captions and autoencoder that every training of a transformer needs beside its own weights."""
 
     data: Dataset
     vae: torch.nn.Module
