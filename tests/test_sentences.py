@@ -43,6 +43,7 @@ def listed(path: Path) -> list[str]:
 def test_every_sentence_that_is_translated_is_one_of_the_code():
     said = {without_values(text) for folder in ("dreammatcher", "nodes", "toybox") for path in (ROOT / folder).rglob("*.py")
             for text in strings_of(path)}
+    assert len({without_values(row[0]) for row in rows()}) == len(rows()), "a sentence is translated twice"
     assert len(rows()) > 300 and [row[0] for row in rows() if without_values(row[0]) not in said] == []
 
 
