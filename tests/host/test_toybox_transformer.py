@@ -113,7 +113,7 @@ def test_the_model_predicts_the_velocity_from_clean_to_noise(flow, denoiser):
     batch = batch_of(4)
     torch.manual_seed(3)
     noise = torch.randn_like(batch.clean)
-    denoiser.forward = lambda noisy, sigmas, captions: (denoiser.transformer(
+    denoiser.forward = lambda noisy, sigmas, captions, references: (denoiser.transformer(
         noisy, sigmas, denoiser.context[captions], 77) * 0 + noise - batch.clean)
     torch.manual_seed(3)
     loss = flow.velocity_loss(denoiser, batch)
