@@ -98,6 +98,9 @@ def shot(tab, clip: dict) -> Image.Image:
 
 def main(chosen: list[str]) -> None:
     host = Host(ROOT / "build" / "host")
+    known = {*EXAMPLES, *NEWER, *host.pack().module("nodes").NODE_CLASS_MAPPINGS}
+    if unknown := sorted(set(chosen) - known):
+        raise SystemExit(f"no example workflow or node is called {', '.join(unknown)}; files are named as in {FOLDER.name}/")
     examples = {name: made for name, made in (NEWER if host.upstream else EXAMPLES).items() if not chosen or name in chosen}
     nodes = [] if host.upstream else [name for name in host.pack().module("nodes").NODE_CLASS_MAPPINGS
                                       if not chosen or name in chosen]
