@@ -119,7 +119,7 @@ def save_and_load() -> dict[str, Any]:
     prompt["16"] = node("SaveImage", images=["14", 0], filename_prefix="dreammatcher/prepared")
     prompt["12"]["inputs"]["model"] = ["9", 0]
     prompt["18"] = node("DreamMatcherFeatures", model=["1", 0], reference=["7", 0], pca=256, storage_device="cpu", dtype="model",
-                        noise_levels=0, rows="one", **SUBJECTS)
+                        noise_levels=0, rows="one", layers="", **SUBJECTS)
     prompt["9"]["inputs"]["reference"] = ["18", 0]
     return prompt
 
