@@ -13,7 +13,7 @@ COLUMN = WIDTH + 40
 SHOWN = {"LoadImage": (WIDTH, 300), "SaveImage": (WIDTH, 320), "DreamMatcherPreview": (520, 760),
          "KSampler": (WIDTH, 240), "PreviewImage": (WIDTH, 320), "DreamMatcherSubject": (WIDTH, 90),
          "DreamMatcherSubjects": (WIDTH, 130), "DreamMatcherEasy": (WIDTH, 130), "DreamMatcherApply": (WIDTH, 260),
-         "DreamMatcherSeFiTrain": (WIDTH, 260)}
+         "DreamMatcherSeFiTrain": (WIDTH, 260), "DreamMatcherEvaluate": (WIDTH, 180)}
 
 
 def inputs_of(node: type[Any]) -> dict[str, tuple]:
