@@ -254,7 +254,7 @@ def main() -> None:
             continue
         if options.arms:
             chosen = tuple({PLAIN: None, CACHED: None, **dict.fromkeys(options.arms)})
-            case = replace(case, arms=chosen) if isinstance(case, TransformerCase) else replace(case, arms=chosen)
+            case = replace(case, arms=chosen)
         with torch.inference_mode():
             kind = TimingTransformer if isinstance(case, TransformerCase) else TimingModel
             timing = kind(host, case, options.steps, dtype, device)

@@ -41,7 +41,7 @@ class Example:
 
 
 EXAMPLES = {"01_easy": Example(easy, "night"), "04": Example(full_control, "snow")}
-NEWER = {"25_transformer": Example(toybox, "snow", 6.8, 0.57)}
+NEWER = {"25_transformer": Example(toybox, "snow", 6.6, 0.59)}
 
 
 def pictures(host: Host, prompt: dict[str, Any], seed: int) -> list[np.ndarray]:

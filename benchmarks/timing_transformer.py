@@ -93,5 +93,6 @@ class TimingTransformer(TimingModel):
         return [[torch.randn(1, self.tokens, self.case.context, generator=generator), told]]
 
     def locked(self):
-        settings = self.module("dreammatcher.matching.locking").LockSettings()
-        return self.module("dreammatcher.host.matching.lock").lock(self.model, settings)[0]
+        """The model with a lock as new nodes have it."""
+        locking = self.module("dreammatcher.matching.locking")
+        return self.module("dreammatcher.host.matching.lock").lock(self.model, locking.LockSettings(way=locking.ATTENTION))[0]

@@ -106,6 +106,14 @@ def opened(browser, server: str, renderer: str) -> Iterator[Page]:
     context.close()
 
 
+def with_live_preview(steps: int) -> dict:
+    """The example with Preview, with the live preview of Apply on."""
+    graph = workflow("dreammatcher_04_toybox", steps=steps)
+    apply = next(node for node in graph["nodes"] if node["type"] == "DreamMatcherApply")
+    apply["widgets_values"][-1] = "trusted"
+    return graph
+
+
 def workflow(name: str, steps: int = 6) -> dict:
     """An example with few steps and a seed of its own: a server shows nothing of what it has made already."""
     seed = next(SEEDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from closeness import RUN, close
-from test_other_encoders import PROMPT, SMALL, tokenizer_of
+from test_other_encoders import PROMPT, SMALL, random_clip, tokenizer_of
 from transformers_world import SIGMA, SIZE, TRANSFORMERS, applied, bench_of, drawn, evaluated, made, reference_of
 
 COLUMNS = 512  # that the network makes of shorter prompts
@@ -13,32 +13,12 @@ COLUMNS = 512  # that the network makes of shorter prompts
 
 @pytest.fixture(scope="module")
 def clip(host):
-    """The host's text encoder of Anima with a small network and random weights; its vectors are as wide as the real ones."""
+    """The host's text encoder of Anima; its vectors are as wide as the real ones."""
     tokenizer_of("anima", "AnimaTokenizer")
-    import comfy.sd
-    from comfy import sd1_clip
-    from comfy.supported_models_base import ClipTarget
     from comfy.text_encoders import anima, llama
 
-    small = {**SMALL, "hidden_size": 1024, "intermediate_size": 64}
-
-    class Tower(sd1_clip.SDClipModel):
-        def __init__(self, device="cpu", dtype=None, model_options=None, **_):
-            super().__init__(device=device, layer="last", textmodel_json_config=small, dtype=dtype,
-                             special_tokens={"pad": 151643}, layer_norm_hidden_state=False, model_class=llama.Qwen3_06B,
-                             enable_attention_masks=True, return_attention_masks=True, model_options=model_options or {})
-
-    class Model(anima.AnimaTEModel):
-        def __init__(self, device="cpu", dtype=None, model_options=None):
-            sd1_clip.SD1ClipModel.__init__(self, device=device, dtype=dtype, name="qwen3_06b", clip_model=Tower,
-                                           model_options=model_options or {})
-
-    with torch.no_grad():
-        made_clip = comfy.sd.CLIP(ClipTarget(anima.AnimaTokenizer, Model))
-        generator = torch.Generator().manual_seed(0)
-        for value in made_clip.cond_stage_model.parameters():
-            value.copy_(torch.randn(value.shape, generator=generator) * 0.05)
-    return made_clip
+    return random_clip(anima.AnimaTokenizer, anima.AnimaTEModel, "qwen3_06b", llama.Qwen3_06B,
+                       {**SMALL, "hidden_size": 1024, "intermediate_size": 64})
 
 
 @pytest.fixture

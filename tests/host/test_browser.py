@@ -9,7 +9,7 @@ import json
 import re
 
 import pytest
-from browser_page import EXAMPLES, NEEDS_A_BROWSER, SEEDS, Page, workflow
+from browser_page import EXAMPLES, NEEDS_A_BROWSER, SEEDS, Page, with_live_preview, workflow
 
 from harness.blueprint import FILE, NAME, wiring
 from harness.library import ROOT, upstream_path
@@ -103,10 +103,7 @@ def test_steps_overlays_and_the_comparison_with_plain_change_what_is_shown(page)
 
 
 def test_the_live_preview_shows_the_picture_while_it_is_made(page):
-    graph = workflow("dreammatcher_04_toybox", steps=9)
-    apply = next(node for node in graph["nodes"] if node["type"] == "DreamMatcherApply")
-    apply["widgets_values"][-1] = "trusted"
-    page.load(graph)
+    page.load(with_live_preview(steps=9))
     page.queue()
     page.show("DreamMatcherApply")
     live = page.tab.locator(".dreammatcher.live")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from browser_page import NEEDS_A_BROWSER, workflow
+from browser_page import NEEDS_A_BROWSER, with_live_preview, workflow
 
 from harness.library import upstream_path
 
@@ -50,10 +50,7 @@ NOTES = {
 def test_notes_after_a_run_are_told_in_the_interfaces_language(page, language):
     missing, nothing, guidance, live = NOTES[language]
     with page.speaking(language):
-        graph = workflow("dreammatcher_04_toybox", steps=4)
-        apply = next(node for node in graph["nodes"] if node["type"] == "DreamMatcherApply")
-        apply["widgets_values"][-1] = "trusted"
-        page.load(graph)
+        page.load(with_live_preview(steps=4))
         page.queue()
         page.show("DreamMatcherApply")
         page.tab.locator(".dreammatcher.live").get_by_text(live).wait_for(state="visible")

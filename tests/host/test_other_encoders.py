@@ -127,32 +127,37 @@ def test_text_encoders_that_do_not_tell_are_refused_and_a_mask_is_asked_for(pack
         read(pack, clip, PROMPT, "robot")
 
 
-def small_qwen(host):
-    """The host's text encoder of Qwen-Image with a small network and random weights."""
+def random_clip(tokenizer, encoder: type, name: str, network: type, small: dict):
+    """The host's CLIP of a text encoder around one of Qwen's networks, with a small one and random weights."""
     import comfy.sd
     from comfy import sd1_clip
     from comfy.supported_models_base import ClipTarget
 
-    tokenizer_of("qwen_image", "QwenImageTokenizer")
-    from comfy.text_encoders import llama, qwen_image
-
     class Tower(sd1_clip.SDClipModel):
         def __init__(self, device="cpu", dtype=None, model_options=None, **_):
-            super().__init__(device=device, layer="last", textmodel_json_config=SMALL, dtype=dtype,
-                             special_tokens={"pad": 151643}, layer_norm_hidden_state=False, model_class=llama.Qwen25_7BVLI,
+            super().__init__(device=device, layer="last", textmodel_json_config=small, dtype=dtype,
+                             special_tokens={"pad": 151643}, layer_norm_hidden_state=False, model_class=network,
                              enable_attention_masks=True, return_attention_masks=True, model_options=model_options or {})
 
-    class Model(qwen_image.QwenImageTEModel):
+    class Model(encoder):
         def __init__(self, device="cpu", dtype=None, model_options=None):
-            sd1_clip.SD1ClipModel.__init__(self, device=device, dtype=dtype, name="qwen25_7b", clip_model=Tower,
+            sd1_clip.SD1ClipModel.__init__(self, device=device, dtype=dtype, name=name, clip_model=Tower,
                                            model_options=model_options or {})
 
     with torch.no_grad():
-        clip = comfy.sd.CLIP(ClipTarget(qwen_image.QwenImageTokenizer, Model))
+        made = comfy.sd.CLIP(ClipTarget(tokenizer, Model))
         generator = torch.Generator().manual_seed(0)
-        for value in clip.cond_stage_model.parameters():
+        for value in made.cond_stage_model.parameters():
             value.copy_(torch.randn(value.shape, generator=generator) * 0.05)
-    return clip
+    return made
+
+
+def small_qwen(host):
+    """The host's text encoder of Qwen-Image."""
+    tokenizer_of("qwen_image", "QwenImageTokenizer")
+    from comfy.text_encoders import llama, qwen_image
+
+    return random_clip(qwen_image.QwenImageTokenizer, qwen_image.QwenImageTEModel, "qwen25_7b", llama.Qwen25_7BVLI, SMALL)
 
 
 def test_columns_are_counted_behind_the_template_that_the_encoder_leaves_out(host, pack):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from .dataset import BUILD
 from .train import parts_of
-from .train_transformer import TRANSFORMER_FILE, export, open_inputs, training_device
+from .train_transformer import TRANSFORMER_FILE, begun, export, open_inputs
 
 EDIT_FILE = BUILD / "model_z_edit.safetensors"
 
@@ -49,17 +49,10 @@ def draw_views(count: int, path: Path) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, help="length of the schedule")
-    parser.add_argument("--batch", type=int, help="pairs in a step")
-    parser.add_argument("--pairs", type=int, help="how many pairs are learned from")
-    parser.add_argument("--rate", type=float, help="learning rate")
     parser.add_argument("--weights", type=Path, default=TRANSFORMER_FILE, help="the Toybox-Z to begin with")
-    parser.add_argument("--export-now", action="store_true")
-    parser.add_argument("--output", type=Path, default=EDIT_FILE)
-    options = parser.parse_args()
-    device = training_device()
-    chosen = {name: value for name in ("pairs", "steps", "batch", "rate") if (value := getattr(options, name))}
-    plan = replace(PLANS[device.type], **chosen)
+    options, device, plan = begun(parser, PLANS, {
+        "steps": "length of the schedule", "batch": "pairs in a step", "pairs": "how many pairs are learned from",
+        "rate": "learning rate"}, EDIT_FILE)
 
     from toybox.host import UNET_PREFIX
     from toybox.int8 import dequantise

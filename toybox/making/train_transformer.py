@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from .dataset import BUILD, Dataset, open_dataset
 from .train import MODEL_FILE, load, parts_of
 
 log = logging.getLogger("toybox")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+P = TypeVar("P", bound="DataclassInstance")  # a plan
 
 TRANSFORMER_FILE = MODEL_FILE.with_name("model_z.safetensors")
 #: pictures between two writes of their latents
@@ -122,18 +126,27 @@ def training_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, help="length of the schedule")
-    parser.add_argument("--layers", type=int, help="blocks of the transformer")
-    parser.add_argument("--batch", type=int, help="pictures in a step")
-    parser.add_argument("--pictures", type=int, help="how many of the drawn pictures are learned from")
+def begun(parser: argparse.ArgumentParser, plans: Mapping[str, P], texts: Mapping[str, str],
+          output: Path) -> tuple[argparse.Namespace, torch.device, P]:
+    """The options of a training's command, its device, and that device's plan with what the options change.
+
+    ``texts`` say what the fields of a plan are; ``output`` is the file that is written without another name.
+    """
+    for name, text in texts.items():
+        parser.add_argument(f"--{name}", type=type(getattr(plans["cpu"], name)), help=text)
     parser.add_argument("--export-now", action="store_true")
-    parser.add_argument("--output", type=Path, default=TRANSFORMER_FILE)
+    parser.add_argument("--output", type=Path, default=output)
     options = parser.parse_args()
     device = training_device()
-    chosen = {name: value for name in ("layers", "pictures", "steps", "batch") if (value := getattr(options, name))}
-    plan = replace(PLANS[device.type], **chosen)
+    chosen: dict[str, Any] = {name: value for name in texts if (value := getattr(options, name))}
+    return options, device, replace(plans[device.type], **chosen)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options, device, plan = begun(parser, PLANS, {
+        "steps": "length of the schedule", "layers": "blocks of the transformer", "batch": "pictures in a step",
+        "pictures": "how many of the drawn pictures are learned from"}, TRANSFORMER_FILE)
 
     from . import material, train_flow
 

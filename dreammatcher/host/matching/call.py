@@ -173,8 +173,8 @@ class Call:
 
     def _record(self, match: JointMatch, mask: torch.Tensor, confidence: torch.Tensor) -> None:
         view, matcher = self.session.plan.views[0], self.session.matcher
-        read = view.mask if view.mask is not None else matcher.references(COND, self.sigma, mask)[0].subject
-        reference_mask = matcher.foregrounds(0, mask.device) if self.session.carries else read
+        reference_mask = (matcher.foregrounds(0, mask.device) if self.session.carries else view.mask if view.mask is not None
+                          else matcher.references(COND, self.sigma, mask)[0].subject)
         first, *others = match.matches
         self.session.plan.trace.snapshots[self.sigma] = Snapshot(
             self.sigma, mask, reference_mask, confidence, first.flow, match.pick([each.similarity for each in match.matches]),
